@@ -1,0 +1,343 @@
+//! Reading a port name: one cursor over the text, one function per production of the grammar in
+//! [the parent module](super), every refusal at the byte where it is noticed.
+//!
+//! Invariant: never panics and never allocates more than the name's own length and a message.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use super::{Conf, FLAG_LETTERS, NameError, NameFlags, PortKind, PortName, RingSel};
+
+/// `IFNAMSIZ`: the kernel's room for an interface name and its NUL; netmap borrows the number.
+const NAME_ROOM: usize = 16;
+/// Ring numbers lie in `[0, NETMAP_RING_MASK)`.
+const RING_LIMIT: u32 = 0x0fff;
+/// Characters that end an interface name because they mean something after it.
+const AFTER_NAME: &[u8] = b"*^-/@{}";
+
+/// Reads a port name. Never panics, whatever it is given.
+pub fn parse(name: &str) -> Result<PortName, NameError> {
+    let mut cursor = Cursor { name, at: 0 };
+    let mut port = PortName::new(cursor.kind()?);
+    if matches!(port.kind, PortKind::Pcap(_)) {
+        return Ok(port);
+    }
+    port.rings = cursor.rings()?;
+    cursor.rest(&mut port)?;
+    Ok(port)
+}
+
+/// Reads the name of a switch as control commands take it: `valeA`, or `valeA:`.
+pub fn parse_switch(name: &str) -> Result<String, NameError> {
+    let mut cursor = Cursor { name, at: 0 };
+    let switch = cursor.switch()?;
+    if cursor.eat(b':') && cursor.peek().is_some() {
+        return cursor.fail("this names a port; a switch is written `valeA` or `valeA:`");
+    }
+    match cursor.peek() {
+        None => Ok(switch),
+        Some(_) => cursor.fail("not allowed in a switch name (0-9, A-Z, a-z, _)"),
+    }
+}
+
+/// Reading position. Only steps over ASCII, so `at` is always a character boundary.
+struct Cursor<'a> {
+    name: &'a str,
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn rest_of_name(&self) -> &'a str {
+        &self.name[self.at..]
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.name.as_bytes().get(self.at).copied()
+    }
+
+    fn eat(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn eat_word(&mut self, word: &str) -> bool {
+        let found = self.rest_of_name().starts_with(word);
+        self.at += if found { word.len() } else { 0 };
+        found
+    }
+
+    fn take_while(&mut self, keep: impl Fn(u8) -> bool) -> &'a str {
+        let from = self.at;
+        while self.peek().is_some_and(&keep) {
+            self.at += 1;
+        }
+        &self.name[from..self.at]
+    }
+
+    fn fail<T>(&self, why: impl Into<Cow<'static, str>>) -> Result<T, NameError> {
+        self.fail_at(self.at, why)
+    }
+
+    fn fail_at<T>(&self, at: usize, why: impl Into<Cow<'static, str>>) -> Result<T, NameError> {
+        Err(NameError {
+            name: self.name.to_owned(),
+            at,
+            why: why.into(),
+        })
+    }
+
+    fn kind(&mut self) -> Result<PortKind, NameError> {
+        if self.name.is_empty() {
+            return self.fail("it is empty; try valeA:x, tap:t0, pcap:FILE or null:");
+        }
+        if self.eat_word("pcap:") {
+            return self.path();
+        }
+        if self.eat_word("netmap:") {
+            return Ok(PortKind::Netmap(self.interface()?));
+        }
+        if self.eat_word("tap:") {
+            return Ok(PortKind::Tap(self.interface()?));
+        }
+        if self.eat_word("null:") {
+            return Ok(PortKind::Null);
+        }
+        if self.name.starts_with("vale") {
+            let switch = self.switch()?;
+            return self.vale_port(switch);
+        }
+        let prefix = self.name.split([':', '@', '/']).next().unwrap_or_default();
+        if self.name.as_bytes().get(prefix.len()) == Some(&b':') {
+            return self
+                .fail("no such kind of port; known are valeX:, tap:, pcap:, null: and netmap:");
+        }
+        Ok(match self.interface()? {
+            name if name == "null" => PortKind::Null,
+            name if name.starts_with("tap") => PortKind::Tap(name),
+            name => PortKind::Netmap(name),
+        })
+    }
+
+    fn path(&mut self) -> Result<PortKind, NameError> {
+        let path = self.rest_of_name();
+        if path.is_empty() {
+            return self.fail("a file name is missing after `pcap:` (`-` is stdin or stdout)");
+        }
+        if let Some(nul) = path.find('\0') {
+            return self.fail_at(self.at + nul, "a file name cannot hold a NUL");
+        }
+        Ok(PortKind::Pcap(PathBuf::from(path)))
+    }
+
+    fn switch(&mut self) -> Result<String, NameError> {
+        if !self.name.starts_with("vale") {
+            return self.fail("the name of a switch begins with `vale`");
+        }
+        let switch = self.take_while(is_id);
+        if switch.len() >= NAME_ROOM {
+            return self.fail_at(NAME_ROOM - 1, "a switch name has at most 15 characters");
+        }
+        Ok(switch.to_owned())
+    }
+
+    fn vale_port(&mut self, switch: String) -> Result<PortKind, NameError> {
+        if !self.eat(b':') {
+            return match self.peek() {
+                None => self.fail("`:` and a port are missing after the switch, as in valeA:x"),
+                Some(_) => {
+                    self.fail("not allowed in a switch name (0-9, A-Z, a-z, _ and then `:`)")
+                }
+            };
+        }
+        let from = self.at;
+        let port = self.take_while(is_id);
+        if port.is_empty() {
+            return self.fail("the port is missing after `:`, as in valeA:x");
+        }
+        if port.len() >= NAME_ROOM {
+            return self.fail_at(
+                from + NAME_ROOM - 1,
+                "a port name has at most 15 characters",
+            );
+        }
+        self.after_name("not allowed in a port name (0-9, A-Z, a-z, _)")?;
+        Ok(PortKind::Vale {
+            switch,
+            port: port.to_owned(),
+        })
+    }
+
+    fn interface(&mut self) -> Result<String, NameError> {
+        let from = self.at;
+        let name = self.take_while(|byte| is_id(byte) || byte == b'.');
+        if name.len() >= NAME_ROOM {
+            return self.fail_at(
+                from + NAME_ROOM - 1,
+                "an interface name has at most 15 characters",
+            );
+        }
+        self.after_name("not allowed in an interface name (0-9, A-Z, a-z, _ and .)")?;
+        match name {
+            "" => self.fail("the interface name is missing"),
+            "." | ".." => self.fail_at(from, "no interface can have this name"),
+            name => Ok(name.to_owned()),
+        }
+    }
+
+    /// What follows a name must be able to follow one.
+    fn after_name(&self, why: &'static str) -> Result<(), NameError> {
+        match self.peek() {
+            Some(b'{' | b'}') => self.fail("netmap pipes are not supported yet"),
+            Some(byte) if !AFTER_NAME.contains(&byte) => self.fail(why),
+            _ => Ok(()),
+        }
+    }
+
+    fn rings(&mut self) -> Result<RingSel, NameError> {
+        if self.eat(b'*') {
+            return Ok(RingSel::All);
+        }
+        if self.eat(b'-') {
+            return Ok(RingSel::One(self.ring()?));
+        }
+        if self.eat(b'^') {
+            return Ok(match self.peek() {
+                Some(b'0'..=b'9') => RingSel::HostOne(self.ring()?),
+                _ => RingSel::Host,
+            });
+        }
+        Ok(RingSel::All)
+    }
+
+    fn ring(&mut self) -> Result<u16, NameError> {
+        let ring = self.number("a ring number", 0, RING_LIMIT - 1)?;
+        Ok(u16::try_from(ring).expect("below RING_LIMIT, which fits 12 bits"))
+    }
+
+    /// A decimal number of `[low, high]`. An error about its value points at its first digit.
+    fn number(&mut self, what: &str, low: u32, high: u32) -> Result<u32, NameError> {
+        let from = self.at;
+        let digits = self.take_while(|byte| byte.is_ascii_digit());
+        if digits.is_empty() {
+            return self.fail(format!("{what} is missing here"));
+        }
+        match digits.parse::<u32>() {
+            Ok(value) if (low..=high).contains(&value) => Ok(value),
+            _ => self.fail_at(from, format!("{what} must be between {low} and {high}")),
+        }
+    }
+
+    /// Flags, memory id and options, up to the end. libnetmap takes the id on either side of the
+    /// flags, and so do we; printing settles on `/flags@id`.
+    fn rest(&mut self, port: &mut PortName) -> Result<(), NameError> {
+        let mut options = false;
+        while self.peek().is_some() {
+            if !options && self.eat(b'/') {
+                self.flags(&mut port.flags)?;
+            } else if self.eat(b'@') {
+                if self.peek().is_some_and(|byte| byte.is_ascii_digit()) && !options {
+                    let from = self.at;
+                    let id = self.number("a memory id", 1, u16::MAX.into())?;
+                    if port.mem_id.is_some() {
+                        return self.fail_at(from, "the memory id is given twice");
+                    }
+                    port.mem_id = u16::try_from(id).ok();
+                } else {
+                    self.option(&mut port.conf)?;
+                    options = true;
+                }
+            } else {
+                return match self.peek() {
+                    Some(b'{' | b'}') => self.fail("netmap pipes are not supported yet"),
+                    _ if options => self.fail("expected `,` and another key, `@` or the end"),
+                    _ => self.fail("expected `/` and flags, `@` and options, or the end"),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn flags(&mut self, flags: &mut NameFlags) -> Result<(), NameError> {
+        const EXPECTED: &str = "expected a flag: x exclusive, z zero-copy monitor, t and r monitor \
+                                of tx and rx, R and T rx or tx rings only";
+        let from = self.at;
+        while let Some(byte) = self.peek().filter(|byte| !matches!(byte, b'/' | b'@')) {
+            let Some((_, flag)) = FLAG_LETTERS.iter().find(|(letter, _)| *letter == byte) else {
+                return self.fail(EXPECTED);
+            };
+            *flags |= *flag;
+            if flags.contains(NameFlags::RX_ONLY | NameFlags::TX_ONLY) {
+                return self.fail("R and T exclude each other; with neither, both are bound");
+            }
+            self.at += 1;
+        }
+        if self.at == from {
+            self.fail(EXPECTED)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn option(&mut self, conf: &mut Conf) -> Result<(), NameError> {
+        let from = self.at;
+        let key = self.take_while(|byte| byte.is_ascii_alphabetic());
+        match key {
+            "conf" => {}
+            "share" | "extmem" | "offset" => {
+                return self.fail_at(from, format!("option `{key}` is not supported yet"));
+            }
+            _ => return self.fail_at(from, "expected a memory id (a number) or `conf:`"),
+        }
+        if !self.eat(b':') {
+            return self.fail("expected `:` and keys, as in @conf:rings=2,slots=512");
+        }
+        loop {
+            self.conf_key(conf)?;
+            if !self.eat(b',') {
+                return Ok(());
+            }
+        }
+    }
+
+    fn conf_key(&mut self, conf: &mut Conf) -> Result<(), NameError> {
+        let from = self.at;
+        let key = self.take_while(|byte| byte.is_ascii_alphabetic() || byte == b'-');
+        let (host, noun) = match key.strip_prefix("host-") {
+            Some(noun) => (true, noun),
+            None => (false, key),
+        };
+        let (tx, rx, noun) = match noun.split_once('-') {
+            Some(("tx", noun)) => (true, false, noun),
+            Some(("rx", noun)) => (false, true, noun),
+            _ => (true, true, noun),
+        };
+        if noun != "rings" && (noun != "slots" || host) {
+            let why =
+                "expected rings, slots, tx- or rx- of them, or host-rings, host-tx-, host-rx-";
+            return self.fail_at(from, why);
+        }
+        if !self.eat(b'=') {
+            return self.fail(format!("expected `=` and a number after `{key}`"));
+        }
+        if noun == "slots" {
+            let slots = Some(self.number("a number of slots", 1, u32::MAX)?);
+            conf.tx_slots = if tx { slots } else { conf.tx_slots };
+            conf.rx_slots = if rx { slots } else { conf.rx_slots };
+            return Ok(());
+        }
+        let rings = u16::try_from(self.number("a number of rings", 1, RING_LIMIT)?).ok();
+        let (for_tx, for_rx) = match host {
+            true => (&mut conf.host_tx_rings, &mut conf.host_rx_rings),
+            false => (&mut conf.tx_rings, &mut conf.rx_rings),
+        };
+        *for_tx = if tx { rings } else { *for_tx };
+        *for_rx = if rx { rings } else { *for_rx };
+        Ok(())
+    }
+}
+
+/// `nm_is_id_char` of the kernel.
+pub(super) fn is_id(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}

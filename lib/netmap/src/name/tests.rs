@@ -1,0 +1,329 @@
+//! Tests of the port name grammar: a table of good names with their canonical spelling, a table of
+//! bad ones with the place of the error, and the two properties (round trip, no panic).
+
+use proptest::prelude::*;
+
+use super::parse::is_id;
+use super::*;
+
+/// As given, as printed.
+const GOOD: &[(&str, &str)] = &[
+    ("valeA:x", "valeA:x"),
+    ("vale:x", "vale:x"),
+    ("vale0:eth0", "vale0:eth0"),
+    (
+        "vale_long_name1:port_15_letters",
+        "vale_long_name1:port_15_letters",
+    ),
+    ("valeA:x*", "valeA:x"),
+    ("valeA:x-3", "valeA:x-3"),
+    ("valeA:x-4094", "valeA:x-4094"),
+    ("valeA:x/x", "valeA:x/x"),
+    ("valeA:x-0/Tx", "valeA:x-0/xT"),
+    ("valeA:x/R@7", "valeA:x/R@7"),
+    ("valeA:x@7/R", "valeA:x/R@7"),
+    ("valeA:x/x/R", "valeA:x/xR"),
+    ("valeA:x@65535", "valeA:x@65535"),
+    ("valeA:x@conf:rings=4", "valeA:x@conf:rings=4"),
+    (
+        "valeA:x@conf:slots=256,rings=2",
+        "valeA:x@conf:rings=2,slots=256",
+    ),
+    (
+        "valeA:x@conf:tx-rings=4,rx-rings=2",
+        "valeA:x@conf:tx-rings=4,rx-rings=2",
+    ),
+    (
+        "valeA:x@conf:rings=4,rx-rings=2",
+        "valeA:x@conf:tx-rings=4,rx-rings=2",
+    ),
+    (
+        "valeA:x@conf:tx-slots=64@conf:rx-slots=64",
+        "valeA:x@conf:slots=64",
+    ),
+    (
+        "netmap:eth0^@conf:host-rings=2",
+        "netmap:eth0^@conf:host-rings=2",
+    ),
+    (
+        "netmap:eth0@conf:host-tx-rings=2",
+        "netmap:eth0@conf:host-tx-rings=2",
+    ),
+    ("valeA:x-1/zr@3@conf:rings=2", "valeA:x-1/zr@3@conf:rings=2"),
+    ("eth0", "netmap:eth0"),
+    ("eth0^", "netmap:eth0^"),
+    ("eth0^2", "netmap:eth0^2"),
+    ("enp3s0f0.100", "netmap:enp3s0f0.100"),
+    ("netmap:eth0-2/x", "netmap:eth0-2/x"),
+    ("tap0", "tap:tap0"),
+    ("tap", "tap:tap"),
+    ("tap:t0", "tap:t0"),
+    ("tap:t0-0", "tap:t0-0"),
+    ("null", "null:"),
+    ("null:", "null:"),
+    ("null-1", "null:-1"),
+    ("nullius", "netmap:nullius"),
+    ("pcap:trace.pcap", "pcap:trace.pcap"),
+    ("pcap:/tmp/a b/{x}@1.pcap", "pcap:/tmp/a b/{x}@1.pcap"),
+    ("pcap:-", "pcap:-"),
+];
+
+/// As given, byte of the caret, a part of the message.
+const BAD: &[(&str, usize, &str)] = &[
+    ("", 0, "empty"),
+    ("valeA", 5, "`:` and a port are missing"),
+    ("valeA:", 6, "port is missing"),
+    ("valeA:x:y", 7, "port name"),
+    ("valeA:x.y", 7, "port name"),
+    ("valeA:../x", 6, "port is missing"),
+    ("vale../A:x", 4, "switch name"),
+    ("vale/A:x", 4, "switch name"),
+    ("valeA:x y", 7, "port name"),
+    ("valeA:\u{e4}", 6, "port is missing"),
+    ("valeA:x\u{e4}", 7, "port name"),
+    ("vale_long_name12:x", 15, "at most 15"),
+    ("valeA:port_16_letters_", 21, "at most 15"),
+    ("valeA:x{1", 7, "pipes are not supported yet"),
+    ("valeA:x}1", 7, "pipes are not supported yet"),
+    ("valeA:x-0{1", 9, "pipes are not supported yet"),
+    ("netmap:eth0{a", 11, "pipes are not supported yet"),
+    ("eth0}a", 4, "pipes are not supported yet"),
+    ("valeA:x-", 8, "ring number is missing"),
+    ("valeA:x-y", 8, "ring number is missing"),
+    ("valeA:x-4095", 8, "between 0 and 4094"),
+    ("valeA:x-99999999999999999999", 8, "between 0 and 4094"),
+    ("valeA:x-1z", 9, "expected `/`"),
+    ("valeA:x*^", 8, "expected `/`"),
+    ("valeA:x/", 8, "expected a flag"),
+    ("valeA:x/xq", 9, "expected a flag"),
+    ("valeA:x/RT", 9, "exclude each other"),
+    ("valeA:x/T/R", 10, "exclude each other"),
+    ("valeA:x@0", 8, "between 1 and 65535"),
+    ("valeA:x@65536", 8, "between 1 and 65535"),
+    ("valeA:x@1@2", 10, "given twice"),
+    ("valeA:x@", 8, "memory id"),
+    ("valeA:x@konf:rings=1", 8, "memory id"),
+    ("valeA:x@extmem:file=/tmp/x", 8, "not supported yet"),
+    ("valeA:x@share:y", 8, "not supported yet"),
+    ("valeA:x@conf", 12, "expected `:`"),
+    ("valeA:x@conf:", 13, "expected rings"),
+    ("valeA:x@conf:ring=1", 13, "expected rings"),
+    ("valeA:x@conf:host-slots=1", 13, "expected rings"),
+    ("valeA:x@conf:rings", 18, "expected `=`"),
+    ("valeA:x@conf:rings=", 19, "missing"),
+    ("valeA:x@conf:rings=0", 19, "between 1"),
+    ("valeA:x@conf:rings=2,", 21, "expected rings"),
+    ("valeA:x@conf:rings=2x", 20, "expected `,`"),
+    ("valeA:x@conf:rings=2/x", 20, "expected `,`"),
+    ("valeA:x@conf:rings=2@1", 21, "memory id"),
+    ("tap:", 4, "interface name is missing"),
+    ("tap:.", 4, "no interface"),
+    ("tap:..", 4, "no interface"),
+    ("tap:a/b", 6, "expected a flag"),
+    ("tap:interface_16_let", 19, "at most 15"),
+    ("..", 0, "no interface"),
+    ("../x", 0, "no interface"),
+    ("/x", 0, "interface name is missing"),
+    ("pcap:", 5, "file name is missing"),
+    ("pcap:a\0b", 6, "NUL"),
+    ("xdp:eth0", 0, "no such kind"),
+    ("foo:bar", 0, "no such kind"),
+    (":x", 0, "no such kind"),
+    ("null:x", 5, "expected `/`"),
+];
+
+#[test]
+fn parse_good_name_prints_canonically_and_round_trips() {
+    for (given, printed) in GOOD {
+        let name = parse(given).unwrap_or_else(|error| panic!("{given}: {error}"));
+        assert_eq!(name.to_string(), *printed, "{given}");
+        assert_eq!(parse(printed).as_ref(), Ok(&name), "{given}");
+        assert_eq!(name.check(), Ok(()), "{given}");
+    }
+}
+
+#[test]
+fn parse_bad_name_points_at_offending_character() {
+    for (given, at, why) in BAD {
+        let error = parse(given).expect_err(given);
+        assert_eq!(
+            (error.at, error.name.as_str()),
+            (*at, *given),
+            "{given}: {error}"
+        );
+        assert!(error.why.contains(why), "{given}: {error}");
+    }
+}
+
+#[test]
+fn parse_takes_name_apart() {
+    let name = parse("valeA:x-1/xT@3@conf:rings=2,tx-slots=512").unwrap();
+    let expected = PortName {
+        kind: PortKind::Vale {
+            switch: "valeA".into(),
+            port: "x".into(),
+        },
+        rings: RingSel::One(1),
+        mem_id: Some(3),
+        flags: NameFlags::EXCLUSIVE | NameFlags::TX_ONLY,
+        conf: Conf {
+            tx_rings: Some(2),
+            rx_rings: Some(2),
+            tx_slots: Some(512),
+            ..Conf::default()
+        },
+    };
+    assert_eq!(name, expected);
+}
+
+#[test]
+fn error_display_puts_caret_under_character() {
+    let text = parse("valeA:x-y").unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "bad port name: a ring number is missing here\n  valeA:x-y\n          ^"
+    );
+}
+
+#[test]
+fn error_display_of_long_or_unprintable_name_stays_short_and_clean() {
+    let long = format!("pcap:{}\0{}", "a".repeat(5000), "b".repeat(5000));
+    let text = parse(&long).unwrap_err().to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(text.len() < 300, "{text}");
+    assert_eq!(
+        lines[1].chars().position(|c| c == '\u{fffd}'),
+        lines[2].find('^')
+    );
+    assert!(
+        !parse("valeA:x\x1b[31m")
+            .unwrap_err()
+            .to_string()
+            .contains('\x1b')
+    );
+}
+
+#[test]
+fn check_refuses_fields_that_no_name_could_give() {
+    let vale = |switch: &str, port: &str| {
+        PortName::new(PortKind::Vale {
+            switch: switch.into(),
+            port: port.into(),
+        })
+    };
+    assert_eq!(vale("valeA", "x").check(), Ok(()));
+    assert_eq!(vale("valeA", "x").with_rings(RingSel::Nic).check(), Ok(()));
+    for (switch, port) in [
+        ("../x", "x"),
+        ("valeA", "../x"),
+        ("valeA", "x-1"),
+        ("tap", "x"),
+    ] {
+        assert!(vale(switch, port).check().is_err(), "{switch} {port}");
+    }
+    assert!(PortName::new(PortKind::Tap("a/b".into())).check().is_err());
+    assert!(
+        PortName::new(PortKind::Netmap("tap:x".into()))
+            .check()
+            .is_err()
+    );
+}
+
+#[test]
+fn parse_switch_takes_name_with_and_without_colon() {
+    assert_eq!(parse_switch("valeA").as_deref(), Ok("valeA"));
+    assert_eq!(parse_switch("vale:").as_deref(), Ok("vale"));
+    for (given, at) in [
+        ("valeA:x", 6),
+        ("A", 0),
+        ("valeA/", 5),
+        ("vale_long_name12", 15),
+    ] {
+        assert_eq!(parse_switch(given).unwrap_err().at, at, "{given}");
+    }
+}
+
+fn kind() -> impl Strategy<Value = PortKind> {
+    prop_oneof![
+        ("vale[0-9A-Za-z_]{0,11}", "[0-9A-Za-z_]{1,15}")
+            .prop_map(|(switch, port)| PortKind::Vale { switch, port }),
+        "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(PortKind::Tap),
+        "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(PortKind::Netmap),
+        Just(PortKind::Null),
+    ]
+}
+
+fn port_name() -> impl Strategy<Value = PortName> {
+    let rings = prop_oneof![
+        Just(RingSel::All),
+        Just(RingSel::Host),
+        (0..4095u16).prop_map(RingSel::One),
+        (0..4095u16).prop_map(RingSel::HostOne),
+    ];
+    let count = || prop::option::of(1..=4095u16);
+    let conf = (
+        count(),
+        count(),
+        count(),
+        count(),
+        any::<[Option<u32>; 2]>(),
+    )
+        .prop_map(
+            |(tx_rings, rx_rings, host_tx_rings, host_rx_rings, slots)| Conf {
+                tx_rings,
+                rx_rings,
+                host_tx_rings,
+                host_rx_rings,
+                tx_slots: slots[0].filter(|slots| *slots > 0),
+                rx_slots: slots[1].filter(|slots| *slots > 0),
+            },
+        );
+    let flags = any::<u8>().prop_map(|bits| {
+        let flags = NameFlags::from_bits_truncate(bits);
+        if flags.contains(NameFlags::RX_ONLY) {
+            flags - NameFlags::TX_ONLY
+        } else {
+            flags
+        }
+    });
+    let mem_id = prop::option::of(1..=u16::MAX);
+    (kind(), rings, mem_id, flags, conf).prop_map(|(kind, rings, mem_id, flags, conf)| PortName {
+        kind,
+        rings,
+        mem_id,
+        flags,
+        conf,
+    })
+}
+
+proptest! {
+    #[test]
+    fn display_then_parse_gives_same_name(name in port_name()) {
+        prop_assert_eq!(parse(&name.to_string()), Ok(name));
+    }
+
+    #[test]
+    fn parse_anything_never_panics_and_errs_on_a_boundary(text in any::<String>()) {
+        if let Err(error) = parse(&text) {
+            prop_assert!(text.is_char_boundary(error.at));
+            prop_assert!(!error.to_string().is_empty());
+        }
+        let _ = parse_switch(&text);
+    }
+
+    /// Text near the grammar gets deeper into it than random text does.
+    #[test]
+    fn parse_of_mutated_name_is_canonical_or_refused(
+        name in port_name(), at in any::<prop::sample::Index>(), with in "[-*^/@{}:=,.x0-9\u{e4}\0]{0,3}"
+    ) {
+        let mut text = name.to_string();
+        text.insert_str(at.index(text.len() + 1), &with);
+        if let Ok(name) = parse(&text) {
+            prop_assert_eq!(parse(&name.to_string()), Ok(name.clone()));
+            if let PortKind::Vale { switch, port } = &name.kind {
+                prop_assert!(switch.bytes().chain(port.bytes()).all(is_id));
+                prop_assert!(switch.len() < 16 && port.len() < 16 && !port.is_empty());
+            }
+        }
+    }
+}
