@@ -1,0 +1,137 @@
+//! CPU lists in the kernel's notation (`0,2-3`, as in taskset and cpusets) and pinning of threads.
+
+use std::fmt;
+use std::str::FromStr;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+/// CPUs in the order in which threads are to take them; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuList(Vec<usize>);
+
+/// Why a list was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuListError(String);
+
+impl fmt::Display for CpuListError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for CpuListError {}
+
+impl CpuList {
+    /// The CPU of the `index`-th thread; the list starts again after its end.
+    pub fn nth(&self, index: usize) -> usize {
+        self.0[index % self.0.len()]
+    }
+
+    /// All CPUs of the list.
+    pub fn as_slice(&self) -> &[usize] {
+        &self.0
+    }
+}
+
+impl FromStr for CpuList {
+    type Err = CpuListError;
+
+    fn from_str(text: &str) -> Result<CpuList, CpuListError> {
+        let number = |part: &str| match part.trim().parse::<usize>() {
+            Ok(cpu) if cpu < CpuSet::count() => Ok(cpu),
+            Ok(cpu) => Err(CpuListError(format!(
+                "CPU {cpu} is beyond the largest, {}",
+                CpuSet::count() - 1
+            ))),
+            Err(_) => Err(CpuListError(
+                "not a CPU list; write it as 0,2-3".to_string(),
+            )),
+        };
+        let mut cpus = Vec::new();
+        for part in text.split(',') {
+            match part.split_once('-') {
+                None => cpus.push(number(part)?),
+                Some((low, high)) => {
+                    let (low, high) = (number(low)?, number(high)?);
+                    if low > high {
+                        return Err(CpuListError(format!(
+                            "CPU range {low}-{high} ends before it begins"
+                        )));
+                    }
+                    cpus.extend(low..=high);
+                }
+            }
+        }
+        Ok(CpuList(cpus))
+    }
+}
+
+impl fmt::Display for CpuList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, cpu) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{cpu}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Binds the calling thread to one CPU.
+pub fn pin_thread(cpu: usize) -> anyhow::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .map_err(|errno| {
+            anyhow::anyhow!(
+                "pinning a thread to CPU {cpu}: {} (is there such a CPU here?)",
+                errno.desc()
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::sched_getaffinity;
+
+    use super::*;
+
+    #[test]
+    fn list_keeps_order_and_wraps() {
+        let list: CpuList = "3,0-1".parse().expect("valid");
+        assert_eq!(list.as_slice(), [3, 0, 1]);
+        assert_eq!(list.nth(4), 0);
+        assert_eq!(list.to_string(), "3,0,1");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", "a", "1-", "3-1", "0,,1", "99999999", "-1"] {
+            assert!(text.parse::<CpuList>().is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn pin_thread_moves_the_caller_only() {
+        let me = Pid::from_raw(0);
+        let before = sched_getaffinity(me).expect("affinity");
+        let cpu = (0..CpuSet::count())
+            .find(|&c| before.is_set(c).unwrap_or(false))
+            .expect("runs somewhere");
+        std::thread::spawn(move || {
+            pin_thread(cpu).expect("own CPU");
+            let now = sched_getaffinity(me).expect("affinity");
+            assert_eq!(
+                (0..CpuSet::count())
+                    .filter(|&c| now.is_set(c).unwrap_or(false))
+                    .collect::<Vec<_>>(),
+                [cpu]
+            );
+        })
+        .join()
+        .expect("thread");
+        assert_eq!(sched_getaffinity(me).expect("affinity"), before);
+    }
+}
