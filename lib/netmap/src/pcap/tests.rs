@@ -37,8 +37,11 @@ fn words(words: &[u32], big: bool) -> Vec<u8> {
         .collect()
 }
 
+/// Time, length on the wire, data.
+type Record = (Duration, u32, Vec<u8>);
+
 /// Everything that a reader gives, and how it ended.
-fn read_all(bytes: &[u8]) -> (Vec<(Duration, u32, Vec<u8>)>, Result<()>) {
+fn read_all(bytes: &[u8]) -> (Vec<Record>, Result<()>) {
     let mut packets = Vec::new();
     let mut reader = match Reader::new(bytes) {
         Ok(reader) => reader,
