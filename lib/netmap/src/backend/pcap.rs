@@ -15,7 +15,7 @@ use crate::pcap::{Reader, Writer};
 
 /// The device behind `pcap:`.
 #[derive(Debug)]
-pub enum Pcap {
+pub enum PcapDevice {
     /// Replays.
     Replay {
         /// The file, one packet ahead of what was received.
@@ -32,9 +32,9 @@ pub enum Pcap {
     },
 }
 
-impl Pcap {
+impl PcapDevice {
     /// Opens `path` to be received from (`rx`), sent to (`tx`), or whichever the file allows.
-    pub fn open(path: &Path, rx: bool, tx: bool) -> Result<Pcap> {
+    pub fn open(path: &Path, rx: bool, tx: bool) -> Result<PcapDevice> {
         if rx && tx && path == Path::new("-") {
             return Err(Error::Invalid {
                 name: "pcap:-".into(),
@@ -42,7 +42,7 @@ impl Pcap {
             });
         }
         if !tx || (rx && path.exists()) {
-            let mut replay = Pcap::Replay {
+            let mut replay = PcapDevice::Replay {
                 reader: Reader::open(path)?,
                 next: None,
             };
@@ -51,11 +51,11 @@ impl Pcap {
         }
         let mut writer = Writer::create(path, 0)?;
         writer.flush()?; // A reader of the file finds a capture in it from the start.
-        Ok(Pcap::Record { writer, now: None })
+        Ok(PcapDevice::Record { writer, now: None })
     }
 
     fn read_ahead(&mut self) -> Result<()> {
-        if let Pcap::Replay { reader, next } = self {
+        if let PcapDevice::Replay { reader, next } = self {
             let mut buffer = next.take().unwrap_or_default();
             if let Some(packet) = reader.next()? {
                 buffer.clear();
@@ -67,9 +67,9 @@ impl Pcap {
     }
 }
 
-impl Device for Pcap {
+impl Device for PcapDevice {
     fn send(&mut self, packet: &[u8]) -> Result<Sent> {
-        let Pcap::Record { writer, now } = self else {
+        let PcapDevice::Record { writer, now } = self else {
             return Ok(Sent::Refused);
         };
         let clock = || {
@@ -84,7 +84,7 @@ impl Device for Pcap {
     }
 
     fn flush(&mut self) -> Result<()> {
-        if let Pcap::Record { writer, now } = self {
+        if let PcapDevice::Record { writer, now } = self {
             *now = None;
             writer.flush()?;
         }
@@ -92,7 +92,7 @@ impl Device for Pcap {
     }
 
     fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
-        let Pcap::Replay {
+        let PcapDevice::Replay {
             next: Some(packet), ..
         } = self
         else {
@@ -110,7 +110,7 @@ impl Device for Pcap {
     }
 
     fn has_more(&self) -> bool {
-        matches!(self, Pcap::Replay { next: Some(_), .. })
+        matches!(self, PcapDevice::Replay { next: Some(_), .. })
     }
 }
 
@@ -122,7 +122,7 @@ mod tests {
     fn recorded_then_replayed_gives_packets_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.pcap");
-        let mut record = Pcap::open(&path, true, true).unwrap();
+        let mut record = PcapDevice::open(&path, true, true).unwrap();
         let mut buf = [0; 64];
         assert!(!record.has_more() && record.receive(&mut buf).unwrap().is_none());
         for n in 1..=3 {
@@ -130,7 +130,7 @@ mod tests {
         }
         record.flush().unwrap();
 
-        let mut replay = Pcap::open(&path, true, true).unwrap();
+        let mut replay = PcapDevice::open(&path, true, true).unwrap();
         assert_eq!(replay.send(&[9; 60]).unwrap(), Sent::Refused);
         for n in 1..=3 {
             assert!(replay.has_more());
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn open_for_receiving_a_missing_file_is_an_error() {
-        let error = Pcap::open(Path::new("/nonexistent/a.pcap"), true, false).unwrap_err();
+        let error = PcapDevice::open(Path::new("/nonexistent/a.pcap"), true, false).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/a.pcap"), "{error}");
     }
 
@@ -151,12 +151,12 @@ mod tests {
     fn open_for_sending_replaces_and_for_both_replays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.pcap");
-        let mut record = Pcap::open(&path, false, true).unwrap();
+        let mut record = PcapDevice::open(&path, false, true).unwrap();
         record.send(&[1; 60]).unwrap();
         drop(record);
-        assert!(Pcap::open(&path, true, true).unwrap().has_more());
-        drop(Pcap::open(&path, false, true).unwrap());
-        assert!(!Pcap::open(&path, true, true).unwrap().has_more());
-        assert!(Pcap::open(Path::new("-"), true, true).is_err());
+        assert!(PcapDevice::open(&path, true, true).unwrap().has_more());
+        drop(PcapDevice::open(&path, false, true).unwrap());
+        assert!(!PcapDevice::open(&path, true, true).unwrap().has_more());
+        assert!(PcapDevice::open(Path::new("-"), true, true).is_err());
     }
 }

@@ -1,0 +1,59 @@
+//! Ports that are not on a switch: something that takes and gives one packet at a time, behind
+//! the same rings as a VALE port.
+//!
+//! Invariant: a device never blocks; "not now" is a value. The ring work (slots, fragments,
+//! counters) is done once, in `crate::device_port`, for all kinds.
+
+use std::fmt::Debug;
+use std::os::fd::BorrowedFd;
+
+use crate::error::Result;
+
+pub mod null;
+pub mod pcap;
+pub mod tap;
+
+/// Whether a device took a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It did.
+    Done,
+    /// It has no room now; offer the packet again after `fd` turns writable.
+    Again,
+    /// It cannot take this packet ever (too long, malformed); count it as dropped.
+    Refused,
+}
+
+/// A packet device.
+pub trait Device: Debug + Send {
+    /// Offers one packet (an Ethernet frame without CRC, at most 64 KiB).
+    fn send(&mut self, packet: &[u8]) -> Result<Sent>;
+
+    /// Called at the end of each txsync that sent something: pass on what was buffered.
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Asks for one packet, written to the start of `buf` (at least 64 KiB + vnet header). `None`:
+    /// nothing now.
+    fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>>;
+
+    /// True if the device only counts what it is sent, so that data need not be looked at.
+    fn is_sink(&self) -> bool {
+        false
+    }
+
+    /// Becomes readable when `receive` has something, writable when `send` would work. `None`:
+    /// always ready to send, and `has_more` tells about receiving.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// For devices without `fd`: whether `receive` would yield a packet now.
+    fn has_more(&self) -> bool {
+        false
+    }
+
+    /// The hardware address, if the device has one.
+    fn mac(&self) -> Option<[u8; 6]> {
+        None
+    }
+}

@@ -1,0 +1,407 @@
+//! What `vale-ctl` does, as functions: list, inspect and change switches and ports.
+//!
+//! Invariant: nothing here disturbs the data path. Readers look at counters that others write;
+//! changes are made under the root's lock.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::mem::Region;
+use crate::name::{PortKind, PortName};
+use crate::port::Options;
+use crate::stats::Counters;
+use crate::vale::attach;
+use crate::vale::fdb::Clock;
+use crate::vale::portfile::PortFile;
+use crate::vale::root::Root;
+use crate::vale::switch::{self, ListedHandle, Settings};
+
+/// The root directory that this process uses.
+#[must_use]
+pub fn root() -> PathBuf {
+    Root::locate()
+}
+
+/// A switch as it is now.
+#[derive(Clone, Debug)]
+pub struct SwitchInfo {
+    /// Full name: `valeA`.
+    pub name: String,
+    /// Stays when its last port goes.
+    pub persistent: bool,
+    /// Senders wait at full destinations instead of dropping.
+    pub backpressure: bool,
+    /// After this time an address that was not seen is forgotten; `None`: never.
+    pub ageing: Option<Duration>,
+    /// Its ports, by index.
+    pub ports: Vec<PortInfo>,
+    /// Addresses in the learning table.
+    pub fdb_entries: usize,
+    /// Sum of the ports' counters.
+    pub counters: Counters,
+}
+
+/// A port as it is now.
+#[derive(Clone, Debug)]
+pub struct PortInfo {
+    /// Name without the switch.
+    pub name: String,
+    /// Index in the switch, 0 to 253.
+    pub index: u8,
+    /// Stays when its last user closes it.
+    pub persistent: bool,
+    /// Number of TX rings.
+    pub tx_rings: u16,
+    /// Number of RX rings.
+    pub rx_rings: u16,
+    /// Slots per TX ring.
+    pub tx_slots: u32,
+    /// Slots per RX ring.
+    pub rx_slots: u32,
+    /// Name of the memory region.
+    pub memory: String,
+    /// Size of that region in bytes.
+    pub memory_bytes: u64,
+    /// Who has it open.
+    pub users: Vec<User>,
+    /// Sum of the rings' counters.
+    pub counters: Counters,
+    /// The rings.
+    pub rings: Vec<RingInfo>,
+}
+
+/// A process that has a port open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Process, in the PID namespace where it opened the port.
+    pub pid: u32,
+    /// Its command name; empty if this process cannot see it.
+    pub command: String,
+}
+
+/// Direction of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dir {
+    /// Transmit.
+    Tx,
+    /// Receive.
+    Rx,
+}
+
+/// A ring as it is now.
+#[derive(Clone, Debug)]
+pub struct RingInfo {
+    /// Direction.
+    pub dir: Dir,
+    /// Number.
+    pub index: u16,
+    /// Slots occupied now: not sent, or not read.
+    pub used: u32,
+    /// What happened on it.
+    pub counters: Counters,
+}
+
+/// An address that a switch has learnt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// The address.
+    pub mac: [u8; 6],
+    /// Port behind which it was last seen.
+    pub port: String,
+    /// Since when it was not seen, to a 64th of the ageing time; zero if ageing is off.
+    pub age: Duration,
+}
+
+/// Settings for a new switch.
+#[derive(Clone, Debug)]
+pub struct SwitchOptions {
+    /// Stays when its last port goes.
+    pub persistent: bool,
+    /// Senders wait at full destinations instead of dropping.
+    pub backpressure: bool,
+    /// After this time an address that was not seen is forgotten; `None`: never.
+    pub ageing: Option<Duration>,
+}
+
+impl Default for SwitchOptions {
+    fn default() -> Self {
+        Self {
+            persistent: true,
+            backpressure: false,
+            ageing: Some(Duration::from_millis(switch::DEFAULT_AGEING_MS)),
+        }
+    }
+}
+
+/// All switches, after clearing away what the dead left.
+///
+/// # Errors
+/// The root directory cannot be used.
+pub fn list() -> Result<Vec<SwitchInfo>> {
+    let root = Root::open()?;
+    let mut all = Vec::new();
+    for name in root.switches()? {
+        if let Ok(switch) = Switch::open(&name) {
+            all.push(switch.info()?);
+        }
+    }
+    Ok(all)
+}
+
+/// A switch to inspect or change.
+#[derive(Debug)]
+pub struct Switch {
+    inner: switch::Switch,
+}
+
+impl Switch {
+    /// Opens a switch, after clearing away what the dead left on it.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    pub fn open(name: &str) -> Result<Self> {
+        check(name)?;
+        let root = Root::open()?;
+        let missing = || Error::NotFound {
+            name: format!("switch {name}"),
+        };
+        let lock = root.lock()?;
+        let inner = switch::Switch::open_existing(&root, name)?.ok_or_else(missing)?;
+        attach::reap(&inner, &lock)?;
+        // Reaping may have removed it.
+        let inner = switch::Switch::open_existing(&root, name)?.ok_or_else(missing)?;
+        Ok(Self { inner })
+    }
+
+    /// Makes a switch; one that is there gets the settings.
+    ///
+    /// # Errors
+    /// The root directory cannot be used, or no space.
+    pub fn create(name: &str, options: &SwitchOptions) -> Result<Self> {
+        check(name)?;
+        let root = Root::open()?;
+        let lock = root.lock()?;
+        let (inner, made) = switch::Switch::open_or_create(&root, &lock, name)?;
+        inner.set(
+            &lock,
+            Settings {
+                persistent: options.persistent,
+                backpressure: options.backpressure,
+                ageing_ms: ageing_ms(options.ageing),
+            },
+        );
+        if !made {
+            attach::reap(&inner, &lock)?;
+        }
+        Ok(Self { inner })
+    }
+
+    /// The switch as it is now.
+    ///
+    /// # Errors
+    /// None at present; a port that goes meanwhile is left out.
+    pub fn info(&self) -> Result<SwitchInfo> {
+        let settings = self.inner.settings();
+        let handles = self.inner.live_handles();
+        let listed = self.inner.list();
+        let ports: Vec<PortInfo> = listed
+            .iter()
+            .filter_map(|l| port_info(&self.inner, l, &handles))
+            .collect();
+        Ok(SwitchInfo {
+            name: self.inner.name().into(),
+            persistent: settings.persistent,
+            backpressure: settings.backpressure,
+            ageing: (settings.ageing_ms != 0).then(|| Duration::from_millis(settings.ageing_ms)),
+            fdb_entries: self.inner.fdb().entries(&self.clock()).len(),
+            counters: ports.iter().map(|p| p.counters).sum(),
+            ports,
+        })
+    }
+
+    fn clock(&self) -> Clock {
+        Clock::new(switch::now_ms(), self.inner.ageing_ms())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Settings)) -> Result<()> {
+        let lock = self.inner.root().lock()?;
+        let mut settings = self.inner.settings();
+        change(&mut settings);
+        self.inner.set(&lock, settings);
+        attach::reap(&self.inner, &lock)
+    }
+
+    /// Sets the ageing time; `None`: never forget. All addresses count as seen now.
+    ///
+    /// # Errors
+    /// The root's lock cannot be had.
+    pub fn set_ageing(&self, ageing: Option<Duration>) -> Result<()> {
+        self.change(|s| s.ageing_ms = ageing_ms(ageing))
+    }
+
+    /// Makes senders wait at full destinations, or drop.
+    ///
+    /// # Errors
+    /// The root's lock cannot be had.
+    pub fn set_backpressure(&self, on: bool) -> Result<()> {
+        self.change(|s| s.backpressure = on)
+    }
+
+    /// Makes the switch stay when its last port goes. One without ports goes at once otherwise.
+    ///
+    /// # Errors
+    /// The root's lock cannot be had.
+    pub fn set_persistent(&self, on: bool) -> Result<()> {
+        self.change(|s| s.persistent = on)
+    }
+
+    /// The addresses learnt, in no particular order.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn fdb(&self) -> Result<Vec<FdbEntry>> {
+        let names: std::collections::HashMap<u8, String> = self
+            .inner
+            .list()
+            .into_iter()
+            .map(|l| (l.index, l.name))
+            .collect();
+        let entries = self.inner.fdb().entries(&self.clock());
+        Ok(entries
+            .into_iter()
+            .filter_map(|e| {
+                let port = names.get(&e.port)?.clone();
+                Some(FdbEntry {
+                    mac: e.mac,
+                    port,
+                    age: Duration::from_millis(e.age_ms),
+                })
+            })
+            .collect())
+    }
+
+    /// Forgets addresses, of one port or one address or all, and returns how many.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such port.
+    pub fn fdb_flush(&self, port: Option<&str>, mac: Option<[u8; 6]>) -> Result<usize> {
+        let index = match port {
+            None => None,
+            Some(port) => {
+                Some(
+                    self.inner
+                        .find(port)
+                        .map(|l| l.index)
+                        .ok_or_else(|| Error::NotFound {
+                            name: format!("port {}:{port}", self.inner.name()),
+                        })?,
+                )
+            }
+        };
+        let key = mac.map(crate::vale::fdb::key);
+        Ok(self
+            .inner
+            .fdb()
+            .remove_if(|m, p| index.is_none_or(|i| i == p) && key.is_none_or(|k| k == m)))
+    }
+
+    /// Ends the switch's persistence and removes it; it must have no ports.
+    ///
+    /// # Errors
+    /// `Busy` if it has ports.
+    pub fn delete(self) -> Result<()> {
+        let lock = self.inner.root().lock()?;
+        attach::reap(&self.inner, &lock)?;
+        let ports = self.inner.list();
+        if let Some(first) = ports.first() {
+            let why = format!("it has {} ports, {} among them", ports.len(), first.name);
+            return Err(Error::Busy {
+                name: self.inner.name().into(),
+                why,
+            });
+        }
+        let settings = self.inner.settings();
+        self.inner.set(
+            &lock,
+            Settings {
+                persistent: false,
+                ..settings
+            },
+        );
+        attach::reap(&self.inner, &lock)
+    }
+}
+
+fn ageing_ms(ageing: Option<Duration>) -> u64 {
+    // A day-long maximum keeps products within range; below a millisecond would mean never.
+    ageing.map_or(0, |a| (a.as_millis() as u64).clamp(1, 1 << 40))
+}
+
+fn check(switch: &str) -> Result<()> {
+    crate::name::parse_switch(switch)?;
+    Ok(())
+}
+
+/// Makes a port that stays when its last user closes it.
+///
+/// # Errors
+/// `Exists`; the name is not a VALE port's; no space; a limit.
+pub fn create_port(name: &PortName, options: &Options) -> Result<()> {
+    let (switch, port) = vale(name)?;
+    attach::create_persistent(&Root::open()?, switch, port, &options.with_name(name))
+}
+
+/// Removes a port made by `create_port`; nobody may have it open.
+///
+/// # Errors
+/// `NotFound`, `Busy`.
+pub fn delete_port(name: &PortName) -> Result<()> {
+    let (switch, port) = vale(name)?;
+    attach::delete_persistent(&Root::open()?, switch, port)
+}
+
+fn vale(name: &PortName) -> Result<(&str, &str)> {
+    name.check()?;
+    match &name.kind {
+        PortKind::Vale { switch, port } => Ok((switch, port)),
+        _ => Err(Error::Invalid {
+            name: name.to_string(),
+            why: "it is not a port of a switch; those are named valeSWITCH:PORT".into(),
+        }),
+    }
+}
+
+fn port_info(
+    switch: &switch::Switch,
+    listed: &switch::Listed,
+    handles: &[ListedHandle],
+) -> Option<PortInfo> {
+    let file = PortFile::open(&switch.port_path(&listed.name)).ok()?;
+    let shape = &file.shape;
+    let region = Region::open(&switch.region_path(&shape.region)).ok()?;
+    let rings = file.rings(&region);
+    let users = handles.iter().filter(|h| h.port == listed.index);
+    Some(PortInfo {
+        name: listed.name.clone(),
+        index: listed.index,
+        persistent: listed.persistent,
+        tx_rings: shape.tx_cells.len() as u16,
+        rx_rings: shape.rx_cells.len() as u16,
+        tx_slots: shape.tx_slots,
+        rx_slots: shape.rx_slots,
+        memory: shape.region.clone(),
+        memory_bytes: region.bytes(),
+        users: users.map(|h| user(h.pid)).collect(),
+        counters: rings.iter().map(|r| r.counters).sum(),
+        rings,
+    })
+}
+
+fn user(pid: u32) -> User {
+    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    User {
+        pid,
+        command: command.trim_end().into(),
+    }
+}

@@ -1,0 +1,273 @@
+//! Rings in front of a packet device: a tap, a capture file, nothing at all.
+//!
+//! Invariant: the rings behave as those of a VALE port do (head, cur, tail, one slot empty), in
+//! memory that no other process has; a packet that the device cannot take now stays queued.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::eventfd::EventFd;
+
+use crate::abi::{NETMAP_MAX_FRAGS, SlotFlags, SlotValue};
+use crate::backend::{Device, Sent};
+use crate::error::{Error, Result};
+use crate::mem::{Region, STRIDE};
+use crate::port::{Interest, Options};
+use crate::ring::RingRef;
+use crate::stats::C;
+use crate::sync::core_atomic::Ordering;
+use crate::vale::attach::{Sizes, make_if, make_rings};
+use crate::vale::portfile::{PortFile, Shape};
+
+/// Longest packet: what 64 KiB of Ethernet payload and its headers need.
+const PACKET_BYTES: usize = 65536 + 64;
+
+/// A device with rings.
+#[derive(Debug)]
+pub struct DevicePort {
+    pub(crate) file: PortFile,
+    pub(crate) region: Region,
+    device: Box<dyn Device>,
+    packet: Vec<u8>,
+    if_cell: u32,
+    /// What `fd` yields for devices without one: never ready.
+    never: EventFd,
+}
+
+impl DevicePort {
+    /// One ring pair in front of `device`.
+    pub fn new(device: Box<dyn Device>, name: &str, options: &Options) -> Result<Self> {
+        let sizes = Sizes::from_options(name, options)?;
+        if sizes.tx_rings != 1 || sizes.rx_rings != 1 {
+            let why = "this kind of port has one ring pair; leave the number of rings out".into();
+            return Err(Error::Invalid {
+                name: name.into(),
+                why,
+            });
+        }
+        let region = Region::anonymous()?;
+        region.count_port();
+        let (tx_cells, rx_cells) = make_rings(&region, sizes)?;
+        let shape = Shape {
+            index: 0,
+            generation: 1,
+            tx_slots: sizes.tx_slots,
+            rx_slots: sizes.rx_slots,
+            region: String::from("private"),
+            tx_cells,
+            rx_cells,
+        };
+        let if_cell = make_if(&region, &shape, name, &[0], &[0], options.extra_bufs)?;
+        let never = EventFd::new().map_err(Error::errno("make an event for", name))?;
+        let file = PortFile::anonymous(shape)?;
+        Ok(Self {
+            file,
+            region,
+            device,
+            packet: vec![0; PACKET_BYTES],
+            if_cell,
+            never,
+        })
+    }
+
+    /// The ring of that direction.
+    #[inline]
+    pub fn ring(&self, is_rx: bool) -> RingRef<'_> {
+        ring(&self.file, &self.region, is_rx)
+    }
+
+    /// Cell of the netmap_if.
+    pub fn if_cell(&self) -> u32 {
+        self.if_cell
+    }
+
+    /// Hardware address.
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        self.device.mac()
+    }
+
+    /// Offers queued packets to the device until it has no room.
+    pub fn txsync(&mut self) -> Result<()> {
+        let ring = ring(&self.file, &self.region, false);
+        let counters = self.file.tx_counters(0);
+        let state = self.file.tx_state(0);
+        let n = ring.n();
+        let mut hwcur = state.hwcur.load(Ordering::Relaxed);
+        let head = ring.raw.head.load(Ordering::Relaxed);
+        let cur = ring.raw.cur.load(Ordering::Relaxed);
+        let sane = head < n && cur < n && ring.distance(hwcur, head) <= ring.distance(hwcur, cur);
+        if !sane {
+            ring.reinit(hwcur, ring.step(hwcur, n - 1));
+            counters.add(C::reinits, 1);
+            return Ok(());
+        }
+        let first = hwcur;
+        while hwcur != head {
+            let (slots, bytes) =
+                collect(ring, hwcur, head, &mut self.packet, self.device.is_sink());
+            match bytes {
+                None => counters.add(C::tx_drop_bad, 1),
+                Some(n) => match self.device.send(&self.packet[..n.min(PACKET_BYTES)])? {
+                    Sent::Done => {
+                        counters.add(C::tx_packets, 1);
+                        counters.add(C::tx_bytes, n as u64);
+                    }
+                    Sent::Refused => counters.add(C::tx_drop_bad, 1),
+                    Sent::Again => break,
+                },
+            }
+            hwcur = ring.step(hwcur, slots);
+        }
+        if hwcur != first {
+            self.device.flush()?;
+            counters.add(C::tx_batches, 1);
+            state.hwcur.store(hwcur, Ordering::Relaxed);
+        }
+        ring.raw
+            .tail
+            .store(ring.step(hwcur, n - 1), Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes packets from the device while there are some and the ring has room.
+    pub fn rxsync(&mut self) -> Result<()> {
+        let ring = ring(&self.file, &self.region, true);
+        let counters = self.file.rx_counters(0);
+        let kring = self.file.kring(0);
+        let n = ring.n();
+        let (hwcur, mut hwtail) = (kring.consumer_cur(), kring.published());
+        let head = ring.raw.head.load(Ordering::Relaxed);
+        let cur = ring.raw.cur.load(Ordering::Relaxed);
+        let sane = head < n
+            && cur < n
+            && ring.distance(hwcur, head) <= ring.distance(hwcur, cur)
+            && ring.distance(hwcur, cur) <= ring.distance(hwcur, hwtail);
+        if !sane {
+            ring.reinit(hwcur, hwtail);
+            counters.add(C::reinits, 1);
+            return Ok(());
+        }
+        kring.free(head);
+        let mut got = 0;
+        // A packet is taken only when the longest one would fit: a device cannot take it back.
+        let most_slots = PACKET_BYTES.div_ceil(STRIDE) as u32;
+        while n - 1 - ring.distance(head, hwtail) >= most_slots.min(n - 1) {
+            let Some(bytes) = self.device.receive(&mut self.packet)? else {
+                break;
+            };
+            let packet = &self.packet[..bytes.min(PACKET_BYTES)];
+            let slots = packet.len().div_ceil(STRIDE).max(1);
+            for (i, part) in packet.chunks(STRIDE).enumerate() {
+                let more = if i + 1 < slots {
+                    SlotFlags::MOREFRAG.bits()
+                } else {
+                    0
+                };
+                put(ring, hwtail, part, (slots as u16) << 8 | more);
+                hwtail = ring.step(hwtail, 1);
+            }
+            got += 1;
+            counters.add(C::rx_packets, 1);
+            counters.add(C::rx_bytes, packet.len() as u64);
+        }
+        if got > 0 {
+            counters.add(C::rx_batches, 1);
+            kring.publish(hwtail);
+        }
+        ring.raw.tail.store(hwtail, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether there is something to receive that no file descriptor tells of.
+    pub fn has_more(&self) -> bool {
+        self.device.fd().is_none() && self.device.has_more()
+    }
+
+    /// What is ready now, after a sync.
+    pub fn ready(&self, what: Interest) -> Interest {
+        let mut ready = Interest::empty();
+        for (interest, is_rx) in [(Interest::RX, true), (Interest::TX, false)] {
+            let raw = self.ring(is_rx).raw;
+            let some = raw.cur.load(Ordering::Relaxed) != raw.tail.load(Ordering::Relaxed);
+            if what.contains(interest) && some {
+                ready |= interest;
+            }
+        }
+        ready
+    }
+
+    /// What to poll.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.device.fd().unwrap_or_else(|| self.never.as_fd())
+    }
+
+    /// Counts a wake-up.
+    pub fn woken(&self) {
+        self.file.rx_counters(0).add(C::wakeups, 1);
+    }
+}
+
+fn ring<'a>(file: &PortFile, region: &'a Region, is_rx: bool) -> RingRef<'a> {
+    let s = &file.shape;
+    let (cell, n) = if is_rx {
+        (s.rx_cells[0], s.rx_slots)
+    } else {
+        (s.tx_cells[0], s.tx_slots)
+    };
+    RingRef::new(region, cell, n).expect("private memory, sized for the ring")
+}
+
+/// Gathers the packet at `from` in `out`: its slots, and its bytes unless it is malformed. A sink's
+/// data is not copied.
+fn collect(
+    ring: RingRef<'_>,
+    from: u32,
+    head: u32,
+    out: &mut [u8],
+    sink: bool,
+) -> (u32, Option<usize>) {
+    let (mut at, mut slots, mut bytes, mut bad) = (from, 0, 0, false);
+    loop {
+        let slot = ring.load(at);
+        let flags = SlotFlags::from_bits_retain(slot.flags);
+        let len = usize::from(slot.len);
+        match ring.buffer(slot.buf_idx) {
+            Some(data)
+                if len <= STRIDE
+                    && bytes + len <= out.len()
+                    && !flags.contains(SlotFlags::INDIRECT) =>
+            {
+                if !sink {
+                    // SAFETY: `len` bytes lie within the buffer (<= STRIDE) and within `out`.
+                    unsafe { crate::copy::bytes(out[bytes..].as_mut_ptr(), data, len) };
+                }
+                bytes += len;
+            }
+            _ => bad = true,
+        }
+        at = ring.step(at, 1);
+        slots += 1;
+        if !flags.contains(SlotFlags::MOREFRAG) || at == head {
+            return (slots, (!bad).then_some(bytes));
+        }
+        bad |= slots as usize >= NETMAP_MAX_FRAGS;
+    }
+}
+
+fn put(ring: RingRef<'_>, at: u32, part: &[u8], flags: u16) {
+    let buf_idx = ring.load(at).buf_idx;
+    let mut len = 0;
+    if let Some(to) = ring.buffer(buf_idx) {
+        // SAFETY: a part is at most STRIDE bytes, the size of the buffer.
+        unsafe { crate::copy::bytes(to, part.as_ptr(), part.len()) };
+        len = part.len() as u16;
+    }
+    ring.slots[at as usize].word.store(
+        SlotValue {
+            buf_idx,
+            len,
+            flags,
+        }
+        .pack(),
+        Ordering::Relaxed,
+    );
+}

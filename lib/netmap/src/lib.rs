@@ -1,0 +1,87 @@
+//! The netmap API and the VALE switch in user space, on stock Linux.
+//!
+//! ```text
+//!   Port (by name) -- rings, txsync, rxsync, wait          port, ring, frame, name
+//!     |                     |
+//!   vale: a switch      device: tap, pcap, null            vale::*, backend::*
+//!     |
+//!   shared memory: netmap's ABI, ring state, learning table abi, mem, kring, map, file, bell
+//! ```
+//!
+//! A port is opened by name and appears on the fly. Its rings and buffers are laid out as netmap's
+//! (API 14), in files on tmpfs that every process on the switch maps; the sender's `txsync` does
+//! the forwarding. There is no kernel module and no daemon, and any process may die at any
+//! instruction. See `docs/design` for how and why.
+//!
+//! # Example: two ports on a switch
+//! ```
+//! # let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+//! # // SAFETY: a doc test is a process of its own, with one thread at this point.
+//! # unsafe { std::env::set_var("NETMAP_ROOT", dir.path()) };
+//! use netmap::{Interest, Port, Wait};
+//!
+//! let mut x = Port::open("valeA:x")?;
+//! let mut y = Port::open("valeA:y")?;
+//! assert!(x.tx(0).push(&[0xff; 60])); // broadcast
+//! x.txsync()?;
+//! y.wait(Interest::RX, Wait::default(), None)?;
+//! let mut ring = y.rx(0);
+//! for slot in ring.batch(64) {
+//!     assert_eq!(slot.frame().to_vec(), [0xff; 60]);
+//! }
+//! let n = ring.available();
+//! ring.advance(n);
+//! # Ok::<(), netmap::Error>(())
+//! ```
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("the shared-memory layout and the copy loops are written for x86-64");
+
+mod kring;
+mod sync;
+
+#[cfg(not(loom))]
+pub mod abi;
+#[cfg(not(loom))]
+mod backend;
+#[cfg(not(loom))]
+mod bell;
+#[cfg(not(loom))]
+pub mod control;
+#[cfg(not(loom))]
+pub mod copy;
+#[cfg(not(loom))]
+mod device_port;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod file;
+#[cfg(not(loom))]
+mod frame;
+#[cfg(not(loom))]
+mod map;
+#[cfg(not(loom))]
+mod mem;
+#[cfg(not(loom))]
+pub mod name;
+#[cfg(not(loom))]
+pub mod pcap;
+#[cfg(not(loom))]
+mod port;
+#[cfg(not(loom))]
+mod ring;
+#[cfg(not(loom))]
+mod stats;
+#[cfg(not(loom))]
+mod vale;
+
+#[cfg(not(loom))]
+pub use {
+    abi::SlotFlags,
+    error::{Error, Result},
+    frame::Frame,
+    name::{NameError, PortKind, PortName, RingSel},
+    port::{Direction, Interest, Memory, MemoryRef, Options, Port, Wait},
+    ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer},
+    stats::Counters,
+};

@@ -1,0 +1,251 @@
+//! A mapping of a shared file, and the guard that turns its truncation into zero pages.
+//!
+//! The two rules for shared memory, which every module keeps:
+//! 1. No `&T` or `&mut T` to bytes that another process can write, unless `T` is made of atomics.
+//! 2. A value is copied out once, validated, and the copy used; it is never read again.
+//!
+//! Invariant: a pointer handed out by `Map` lies within the mapping. A peer that truncates the
+//! file behind our back would make an access raise SIGBUS: the handler installed here puts a zero
+//! page there and goes on, as if the peer had written zeros (which any peer may do at any time).
+
+use std::fs::File;
+use std::io;
+use std::mem::{align_of, size_of};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Types that may be referenced in shared memory.
+///
+/// # Safety
+/// The type must consist of atomics (or padding) only, and be valid for every bit pattern.
+pub unsafe trait Shared {}
+// SAFETY: an atomic integer, valid for every bit pattern.
+unsafe impl Shared for crate::sync::core_atomic::AtomicU32 {}
+// SAFETY: as above.
+unsafe impl Shared for crate::sync::core_atomic::AtomicU64 {}
+// SAFETY: two atomics.
+unsafe impl Shared for crate::abi::RawSlot {}
+// SAFETY: atomics and padding; the padding is never read.
+unsafe impl Shared for crate::abi::RawRing {}
+// SAFETY: atomics and padding; the padding is never read.
+unsafe impl Shared for crate::abi::RawIf {}
+
+/// A shared mapping of a file from its start. It may reach beyond the end of the file; whoever
+/// uses that part must have checked that the file has grown there.
+#[derive(Debug)]
+pub struct Map {
+    raw: memmap2::MmapRaw,
+    guard: usize,
+}
+
+impl Map {
+    /// Maps `len` bytes of `file` for reading and writing.
+    pub fn new(file: &File, len: usize) -> io::Result<Self> {
+        let raw = memmap2::MmapOptions::new().len(len).map_raw(file)?;
+        let guard = sigbus::watch(raw.as_mut_ptr() as usize, len);
+        Ok(Self { raw, guard })
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// Start of the mapping.
+    pub fn base(&self) -> *mut u8 {
+        self.raw.as_mut_ptr()
+    }
+
+    /// The `T` at byte `offset`, if it lies within the mapping and is aligned.
+    pub fn at<T: Shared>(&self, offset: usize) -> Option<&T> {
+        self.slice(offset, 1).map(|s| &s[0])
+    }
+
+    /// `n` consecutive `T`s at byte `offset`, if they lie within the mapping and are aligned.
+    pub fn slice<T: Shared>(&self, offset: usize, n: usize) -> Option<&[T]> {
+        let bytes = n.checked_mul(size_of::<T>())?;
+        if offset.checked_add(bytes)? > self.len() || !offset.is_multiple_of(align_of::<T>()) {
+            return None;
+        }
+        // SAFETY: `offset` lies within the mapping, checked above.
+        let p = unsafe { self.base().add(offset) };
+        // SAFETY: n Ts from `p` lie within the mapping (checked), which lives as long as `self`
+        // and is page-aligned, so `p` is aligned; T consists of atomics (`Shared`).
+        Some(unsafe { std::slice::from_raw_parts(p.cast::<T>(), n) })
+    }
+
+    /// Makes the pages of `[offset, offset + len)` present, so that the data path takes no page
+    /// faults. A kernel without MADV_POPULATE_WRITE (before 5.14) just faults later.
+    pub fn populate(&self, offset: usize, len: usize) {
+        let start = offset & !4095;
+        let end = (offset + len).min(self.len());
+        if start >= end {
+            return;
+        }
+        // SAFETY: `start` lies within the mapping.
+        let p = unsafe { self.base().add(start) };
+        // SAFETY: the range lies within our own mapping; populating changes no contents. An error
+        // (file shorter than the range, old kernel) leaves the pages to later faults.
+        unsafe { libc::madvise(p.cast(), end - start, libc::MADV_POPULATE_WRITE) };
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        sigbus::unwatch(self.guard);
+    }
+}
+
+/// Number of times that a truncated file was patched over in this process.
+#[cfg(test)]
+fn truncations() -> u64 {
+    sigbus::PATCHED.load(Ordering::Relaxed)
+}
+
+mod sigbus {
+    use super::{AtomicU64, AtomicUsize, Once, Ordering};
+    use std::sync::atomic::AtomicPtr;
+
+    /// Most mappings watched at once; further ones work, but are not guarded.
+    const MAX: usize = 8192;
+    static BASE: [AtomicUsize; MAX] = [const { AtomicUsize::new(0) }; MAX];
+    static LEN: [AtomicUsize; MAX] = [const { AtomicUsize::new(0) }; MAX];
+    pub static PATCHED: AtomicU64 = AtomicU64::new(0);
+    static INSTALL: Once = Once::new();
+    static PREVIOUS: AtomicPtr<libc::sigaction> = AtomicPtr::new(std::ptr::null_mut());
+
+    /// Watches a range and returns its place in the table.
+    pub fn watch(base: usize, len: usize) -> usize {
+        INSTALL.call_once(install);
+        for i in 0..MAX {
+            // LEN is 0 while BASE is being set, so the handler never sees a half-made entry.
+            if BASE[i]
+                .compare_exchange(0, base, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
+                LEN[i].store(len, Ordering::Release);
+                return i;
+            }
+        }
+        MAX
+    }
+
+    pub fn unwatch(i: usize) {
+        if i < MAX {
+            LEN[i].store(0, Ordering::Release);
+            BASE[i].store(0, Ordering::Release);
+        }
+    }
+
+    fn install() {
+        let mut previous = Box::new(zeroed());
+        let mut action = zeroed();
+        let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = on_sigbus;
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // SAFETY: `action` is a valid sigaction with an SA_SIGINFO handler that is
+        // async-signal-safe; `previous` is valid for writing.
+        unsafe { libc::sigaction(libc::SIGBUS, &raw const action, &raw mut *previous) };
+        // Kept for the life of the process: the handler may need it at any time.
+        PREVIOUS.store(Box::into_raw(previous), Ordering::Release);
+    }
+
+    fn zeroed() -> libc::sigaction {
+        // SAFETY: all-zero bytes are a valid sigaction (default handler, empty mask).
+        unsafe { std::mem::zeroed() }
+    }
+
+    /// Async-signal-safe: atomics and two system calls.
+    extern "C" fn on_sigbus(sig: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler of SIGBUS.
+        let info_ref = unsafe { &*info };
+        // SAFETY: a SIGBUS has an address.
+        let addr = unsafe { info_ref.si_addr() } as usize;
+        for i in 0..MAX {
+            let len = LEN[i].load(Ordering::Acquire);
+            let base = BASE[i].load(Ordering::Acquire);
+            if len != 0 && base != 0 && addr.wrapping_sub(base) < len {
+                let page = addr & !4095;
+                // SAFETY: the page belongs to a mapping of this module (table entry), which only
+                // hands out atomics and raw pointers; replacing it by zeros is what a peer that
+                // writes zeros could do as well.
+                let r = unsafe {
+                    libc::mmap(
+                        page as *mut libc::c_void,
+                        4096,
+                        libc::PROT_READ | libc::PROT_WRITE,
+                        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+                        -1,
+                        0,
+                    )
+                };
+                if r != libc::MAP_FAILED {
+                    PATCHED.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
+        chain(sig, info, context);
+    }
+
+    /// Not ours: hand it to whoever was there before, or die of it as usual.
+    fn chain(sig: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        let previous = PREVIOUS.load(Ordering::Acquire);
+        if !previous.is_null() {
+            // SAFETY: set once from Box::into_raw and never freed.
+            let old = unsafe { &*previous };
+            if old.sa_sigaction != libc::SIG_DFL && old.sa_sigaction != libc::SIG_IGN {
+                type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
+                // SAFETY: a non-default sa_sigaction is a handler; one installed without
+                // SA_SIGINFO takes fewer arguments and ignores the rest (x86-64 C ABI).
+                let f: Handler = unsafe { std::mem::transmute(old.sa_sigaction) };
+                f(sig, info, context);
+                return;
+            }
+        }
+        let default = zeroed();
+        // SAFETY: valid sigaction; returning re-executes the access, which now ends the process.
+        unsafe { libc::sigaction(sig, &raw const default, std::ptr::null_mut()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::core_atomic::AtomicU32;
+
+    #[test]
+    fn at_outside_or_unaligned_returns_none() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let map = Map::new(&file, 4096).unwrap();
+        assert!(map.at::<AtomicU32>(4092).is_some());
+        assert!(map.at::<AtomicU32>(4093).is_none());
+        assert!(map.at::<AtomicU32>(4096).is_none());
+        assert!(map.slice::<AtomicU32>(0, usize::MAX / 2).is_none());
+        assert!(map.at::<AtomicU32>(usize::MAX - 3).is_none());
+    }
+
+    #[test]
+    fn truncated_file_reads_as_zero_and_does_not_kill() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(8192).unwrap();
+        let map = Map::new(&file, 8192).unwrap();
+        map.at::<AtomicU32>(4096)
+            .unwrap()
+            .store(7, Ordering::Relaxed);
+        file.set_len(0).unwrap();
+        assert_eq!(
+            map.at::<AtomicU32>(4096).unwrap().load(Ordering::Relaxed),
+            0
+        );
+        map.at::<AtomicU32>(4096)
+            .unwrap()
+            .store(9, Ordering::Relaxed);
+        assert_eq!(
+            map.at::<AtomicU32>(4096).unwrap().load(Ordering::Relaxed),
+            9
+        );
+        assert!(truncations() > 0);
+    }
+}

@@ -1,0 +1,392 @@
+//! A memory region: one file of equal cells that holds buffers, rings and netmap_ifs.
+//!
+//! ```text
+//!  0          256                      data_off (page aligned)
+//!  | header   | bitmap of used cells   | cell 0 | cell 1 | cell 2 ...           | grows
+//!                                        reserved          a buffer, or part of a ring
+//! ```
+//!
+//! A buffer is one cell; a ring or a netmap_if is a run of cells. So a buffer's index is its cell's
+//! number, and `NETMAP_BUF(ring, i) = ring + buf_ofs + i * nr_buf_size` holds for every ring of
+//! every port in the region. A cell is 2048 + 64 bytes: buffers 2048 bytes apart would fall into
+//! few cache sets (design decision 4).
+//!
+//! Who writes what: the header and the bitmap by the holder of the root's lock; cells by whoever
+//! was given them. Invariant: an access through this module lies within the part of the file that
+//! was there when `cells` was last read, whatever peers write into header or bitmap.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::file;
+use crate::map::{Map, Shared};
+use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Distance between two buffers, and the room in each, in bytes.
+pub const STRIDE: usize = 2048 + 64;
+/// Most cells of a region: 528 MiB, so that offsets fit the 32 bits of netmap's legacy API.
+const MAX_CELLS: u32 = 1 << 18;
+/// Cells 0 and 1 are netmap's reserved buffers.
+pub const RESERVED: u32 = 2;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"NMVMEM\0\0");
+const VERSION: u32 = 1;
+const BITMAP_OFF: usize = 256;
+const DATA_OFF: usize = (BITMAP_OFF + MAX_CELLS as usize / 8).next_multiple_of(4096);
+
+#[repr(C)]
+#[derive(Debug)]
+struct Header {
+    magic: AtomicU64,
+    version: AtomicU32,
+    stride: AtomicU32,
+    cells: AtomicU32,
+    /// Ports that were ever made here; while it is 1, the region goes with its port.
+    ports: AtomicU32,
+}
+// SAFETY: atomics and padding.
+unsafe impl Shared for Header {}
+
+/// A mapped region.
+#[derive(Debug)]
+pub struct Region {
+    map: Map,
+    file: File,
+    path: PathBuf,
+    id: (u64, u64),
+    /// Cells known to be backed by the file. Private: a peer cannot raise it.
+    cells: AtomicU32,
+}
+
+impl Region {
+    /// Creates an empty region file.
+    pub fn create(path: &Path) -> Result<Self> {
+        Self::fill(file::create(path, DATA_OFF as u64)?, path)
+    }
+
+    /// Creates a region that no other process can open.
+    pub fn anonymous() -> Result<Self> {
+        Self::fill(
+            file::anonymous(DATA_OFF as u64)?,
+            Path::new("private memory"),
+        )
+    }
+
+    fn fill(file: File, path: &Path) -> Result<Self> {
+        let region = Self::mapped(file, path)?;
+        let h = region.header();
+        h.version.store(VERSION, Ordering::Relaxed);
+        h.stride.store(STRIDE as u32, Ordering::Relaxed);
+        h.magic.store(MAGIC, Ordering::Release);
+        region.grow(RESERVED)?;
+        region.mark(0..RESERVED, true);
+        Ok(region)
+    }
+
+    /// Opens the region file of a peer.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = file::open(path)?;
+        if file::len(&file) < DATA_OFF as u64 {
+            return Err(damaged(path, "it is shorter than its header (truncated?)"));
+        }
+        let region = Self::mapped(file, path)?;
+        let h = region.header();
+        if h.magic.load(Ordering::Acquire) != MAGIC {
+            return Err(damaged(path, "it does not begin as a memory region does"));
+        }
+        let version = h.version.load(Ordering::Relaxed);
+        if version != VERSION {
+            return Err(damaged(
+                path,
+                &format!("it has layout version {version}, this program knows {VERSION}"),
+            ));
+        }
+        if h.stride.load(Ordering::Relaxed) as usize != STRIDE {
+            return Err(damaged(path, "its buffers have another size"));
+        }
+        region.refresh();
+        Ok(region)
+    }
+
+    fn mapped(file: File, path: &Path) -> Result<Self> {
+        // All of the address range at once: the region may grow, its base never moves.
+        let len = DATA_OFF + MAX_CELLS as usize * STRIDE;
+        let map = Map::new(&file, len).map_err(Error::io("map", path))?;
+        let meta = file.metadata().map_err(Error::io("inspect", path))?;
+        let id = (meta.dev(), meta.ino());
+        Ok(Self {
+            map,
+            file,
+            path: path.into(),
+            id,
+            cells: AtomicU32::new(0),
+        })
+    }
+
+    fn header(&self) -> &Header {
+        self.map
+            .at(0)
+            .expect("the mapping is longer than the header and page-aligned")
+    }
+
+    /// Looks at how far the file reaches now. What was once known stays: should a peer truncate
+    /// the file, the pages beyond read as zeros (`map`).
+    #[cold]
+    pub fn refresh(&self) -> u32 {
+        let bytes = file::len(&self.file).saturating_sub(DATA_OFF as u64);
+        let cells = (bytes / STRIDE as u64).min(u64::from(MAX_CELLS)) as u32;
+        self.cells.fetch_max(cells, Ordering::Relaxed).max(cells)
+    }
+
+    /// Cells that may be accessed.
+    #[inline]
+    pub fn cells(&self) -> u32 {
+        self.cells.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        file::len(&self.file)
+    }
+
+    /// What tells two regions apart: device and inode of the file.
+    #[inline]
+    pub fn id(&self) -> (u64, u64) {
+        self.id
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Start of cell 0.
+    #[inline]
+    pub fn cell0(&self) -> *mut u8 {
+        self.map.base().wrapping_add(DATA_OFF)
+    }
+
+    /// Offset of a cell from the start of the file (and of the mapping), in bytes.
+    #[inline]
+    pub const fn offset(cell: u32) -> usize {
+        DATA_OFF + cell as usize * STRIDE
+    }
+
+    /// The `T` at `byte` of `cell`, if it lies within the cells known.
+    pub fn at<T: Shared>(&self, cell: u32, byte: usize) -> Option<&T> {
+        self.slice(cell, byte, 1).map(|s| &s[0])
+    }
+
+    /// `n` `T`s from `byte` of `cell` on, if they lie within the cells known.
+    pub fn slice<T: Shared>(&self, cell: u32, byte: usize, n: usize) -> Option<&[T]> {
+        let start = Self::offset(cell).checked_add(byte)?;
+        let end = start.checked_add(n.checked_mul(size_of::<T>())?)?;
+        if end > Self::offset(self.cells()) {
+            return None;
+        }
+        self.map.slice(start, n)
+    }
+
+    /// Makes the pages of some cells present.
+    pub fn populate(&self, cells: std::ops::Range<u32>) {
+        let (start, end) = (Self::offset(cells.start), Self::offset(cells.end));
+        self.map.populate(start, end.saturating_sub(start));
+    }
+
+    // ---- allocation: under the root's lock ----
+
+    /// Counts a port that is made here and returns how many there ever were.
+    pub fn count_port(&self) -> u32 {
+        let n = self
+            .header()
+            .ports
+            .load(Ordering::Relaxed)
+            .saturating_add(1);
+        self.header().ports.store(n, Ordering::Relaxed);
+        n
+    }
+
+    /// How many ports were ever made here.
+    pub fn ports_ever(&self) -> u32 {
+        self.header().ports.load(Ordering::Relaxed)
+    }
+
+    fn bitmap(&self) -> &[AtomicU32] {
+        self.map
+            .slice(BITMAP_OFF, MAX_CELLS as usize / 32)
+            .expect("the mapping is longer than the bitmap and page-aligned")
+    }
+
+    fn used(&self, cell: u32) -> bool {
+        self.bitmap()[cell as usize / 32].load(Ordering::Relaxed) & 1 << (cell % 32) != 0
+    }
+
+    fn mark(&self, cells: impl IntoIterator<Item = u32>, used: bool) {
+        for cell in cells {
+            let word = &self.bitmap()[cell as usize / 32];
+            let bit = 1 << (cell % 32);
+            let old = word.load(Ordering::Relaxed);
+            word.store(if used { old | bit } else { old & !bit }, Ordering::Relaxed);
+        }
+    }
+
+    fn grow(&self, cells: u32) -> Result<()> {
+        if cells > MAX_CELLS {
+            return Err(Error::Limit {
+                name: self.path.display().to_string(),
+                what: "a memory region cannot hold that many buffers",
+                limit: u64::from(MAX_CELLS),
+            });
+        }
+        file::reserve(&self.file, &self.path, Self::offset(cells) as u64)?;
+        self.refresh();
+        self.header().cells.store(self.cells(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes sure that `n` more cells can be given out without growing file by file.
+    pub fn reserve(&self, n: u32) -> Result<()> {
+        self.refresh();
+        let free = (0..self.cells()).filter(|&c| !self.used(c)).count() as u32;
+        if free < n {
+            self.grow(self.cells().saturating_add(n - free))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes `n` consecutive cells, the first with an even number (a ring's alignment).
+    pub fn take_run(&self, n: u32) -> Result<u32> {
+        self.refresh();
+        let mut start = RESERVED;
+        let mut cell = start;
+        while cell < self.cells() && cell - start < n {
+            if self.used(cell) {
+                start = (cell + 1).next_multiple_of(2);
+                cell = start;
+            } else {
+                cell += 1;
+            }
+        }
+        if start + n > self.cells() {
+            self.grow(start.saturating_add(n))?;
+        }
+        self.mark(start..start + n, true);
+        Ok(start)
+    }
+
+    /// Takes any `n` cells, lowest first.
+    pub fn take(&self, n: u32) -> Result<Vec<u32>> {
+        self.reserve(n)?;
+        let cells: Vec<u32> = (RESERVED..self.cells())
+            .filter(|&c| !self.used(c))
+            .take(n as usize)
+            .collect();
+        self.mark(cells.iter().copied(), true);
+        Ok(cells)
+    }
+
+    /// Gives cells back; reserved ones, ones beyond the end and ones already free are ignored.
+    pub fn give_back(&self, cells: impl IntoIterator<Item = u32>) {
+        let n = self.refresh();
+        self.mark(cells.into_iter().filter(|&c| c >= RESERVED && c < n), false);
+    }
+}
+
+/// Whole cells that `bytes` need.
+pub const fn cells_for(bytes: usize) -> u32 {
+    bytes.div_ceil(STRIDE) as u32
+}
+
+fn damaged(path: &Path, why: &str) -> Error {
+    Error::Damaged {
+        path: path.into(),
+        why: format!("{why}; end the programs that use it and remove it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    fn region() -> (tempfile::TempDir, Region) {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let region = Region::create(&dir.path().join("r")).unwrap();
+        (dir, region)
+    }
+
+    #[test]
+    fn open_rejects_damage_with_the_reason() {
+        let (dir, region) = region();
+        let path = dir.path().join("r");
+        region.header().version.store(99, Ordering::Relaxed);
+        assert!(
+            Region::open(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("layout version 99")
+        );
+        region.header().version.store(VERSION, Ordering::Relaxed);
+        region.header().magic.store(1, Ordering::Relaxed);
+        assert!(
+            Region::open(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("does not begin")
+        );
+        file::open(&path).unwrap().set_len(100).unwrap();
+        assert!(
+            Region::open(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("truncated")
+        );
+    }
+
+    #[test]
+    fn at_beyond_the_file_is_refused_until_it_grows() {
+        let (dir, region) = region();
+        let peer = Region::open(&dir.path().join("r")).unwrap();
+        assert!(peer.at::<AtomicU32>(2, 0).is_none());
+        region.take(1).unwrap();
+        peer.refresh();
+        assert!(peer.at::<AtomicU32>(2, 0).is_some());
+        assert!(peer.at::<AtomicU32>(2, STRIDE).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn allocation_never_gives_a_cell_twice(ops in prop::collection::vec((0u8..3, 1u32..20), 1..60)) {
+            let (_dir, region) = region();
+            let mut given: Vec<Vec<u32>> = Vec::new();
+            let mut out = HashSet::from([0, 1]);
+            for (op, n) in ops {
+                let cells = match op {
+                    0 => region.take(n).unwrap(),
+                    1 => {
+                        let c = region.take_run(n).unwrap();
+                        prop_assert_eq!(c % 2, 0);
+                        (c..c + n).collect()
+                    }
+                    _ => {
+                        if let Some(cells) = given.pop() {
+                            for c in &cells { out.remove(c); }
+                            region.give_back(cells);
+                        }
+                        continue;
+                    }
+                };
+                for &c in &cells {
+                    prop_assert!(out.insert(c), "cell {} given twice", c);
+                    prop_assert!(c < region.cells());
+                }
+                given.push(cells);
+            }
+        }
+    }
+}

@@ -1,0 +1,595 @@
+//! A port, opened by name: rings, sync, waiting.
+//!
+//! ```no_run
+//! use netmap::{Interest, Port, Wait};
+//!
+//! let mut port = Port::open("valeA:x")?;
+//! let _ = port.tx(0).push(b"an Ethernet frame of at least 14 bytes");
+//! port.txsync()?;
+//! while port.wait(Interest::RX, Wait::default(), None)?.contains(Interest::RX) {
+//!     let mut ring = port.rx(0);
+//!     let n = ring.available();
+//!     let bytes: usize = ring.batch(n).map(|slot| slot.len()).sum();
+//!     ring.advance(n);
+//!     println!("{n} packets, {bytes} bytes");
+//! }
+//! # Ok::<(), netmap::Error>(())
+//! ```
+//!
+//! Invariant: the library touches rings only inside `txsync`, `rxsync`, `wait` and `arm`; between
+//! these calls the slots in `[head, tail)` are the program's.
+
+use std::os::fd::BorrowedFd;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
+use crate::backend::{Device, null::Null, pcap::PcapDevice, tap::Tap};
+use crate::device_port::DevicePort;
+use crate::error::{Error, Result};
+use crate::name::{NameFlags, PortKind, PortName, RingSel};
+use crate::ring::{RxRing, TxRing};
+use crate::stats::Counters;
+use crate::sync::core_atomic::Ordering;
+use crate::vale::attach;
+use crate::vale::port::ValePort;
+use crate::vale::portfile::Shape;
+use crate::vale::root::Root;
+
+bitflags::bitflags! {
+    /// Directions to wait for.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Interest: u8 {
+        /// Packets to read.
+        const RX = 1;
+        /// Space to write.
+        const TX = 2;
+    }
+}
+
+/// How to pass the time until something is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Look again and again: the shortest latency, a whole core.
+    Busy,
+    /// Look for a while, then sleep.
+    Adaptive {
+        /// How long to look.
+        spin: Duration,
+    },
+    /// Sleep at once.
+    Block,
+}
+
+impl Default for Wait {
+    /// Adaptive: about as long as a sleep and a wake-up take.
+    fn default() -> Self {
+        Self::Adaptive {
+            spin: Duration::from_micros(50),
+        }
+    }
+}
+
+impl FromStr for Wait {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Self, String> {
+        match s {
+            "busy" => Ok(Self::Busy),
+            "adaptive" => Ok(Self::default()),
+            "block" => Ok(Self::Block),
+            _ => Err(format!(
+                "unknown way to wait {s:?}; use busy, adaptive or block"
+            )),
+        }
+    }
+}
+
+/// Where a port's rings and buffers live.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// In a region of its own.
+    #[default]
+    Private,
+    /// In the region of that number (`@N`), made if missing.
+    Id(u16),
+    /// In the region of another port.
+    With(MemoryRef),
+}
+
+/// A memory region, as `Port::memory` names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryRef(pub(crate) String);
+
+impl std::fmt::Display for MemoryRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which rings of the chosen ones to bind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// Both kinds.
+    #[default]
+    Both,
+    /// Receive rings (`/R`).
+    RxOnly,
+    /// Transmit rings (`/T`).
+    TxOnly,
+}
+
+/// What a port should be like. What the name says (`@conf:`, `/x`, `@N`) takes precedence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Slots per TX ring, 64 to 4096; 1024 for a new port.
+    pub tx_slots: Option<u32>,
+    /// Slots per RX ring, 64 to 4096; 1024 for a new port.
+    pub rx_slots: Option<u32>,
+    /// TX rings, 1 to 16; 1 for a new port.
+    pub tx_rings: Option<u16>,
+    /// RX rings, 1 to 16; 1 for a new port.
+    pub rx_rings: Option<u16>,
+    /// Buffers beside those in the rings, for programs that keep packets.
+    pub extra_bufs: u32,
+    /// Nobody else may have the port open.
+    pub exclusive: bool,
+    /// Memory of a new port.
+    pub memory: Memory,
+    /// Rings to bind.
+    pub direction: Direction,
+}
+
+impl Options {
+    /// These options, overridden by what `name` says.
+    #[must_use]
+    pub fn with_name(&self, name: &PortName) -> Self {
+        let mut o = self.clone();
+        o.tx_slots = name.conf.tx_slots.or(o.tx_slots);
+        o.rx_slots = name.conf.rx_slots.or(o.rx_slots);
+        o.tx_rings = name.conf.tx_rings.or(o.tx_rings);
+        o.rx_rings = name.conf.rx_rings.or(o.rx_rings);
+        o.exclusive |= name.flags.contains(NameFlags::EXCLUSIVE);
+        if let Some(id) = name.mem_id {
+            o.memory = Memory::Id(id);
+        }
+        if name.flags.contains(NameFlags::RX_ONLY) {
+            o.direction = Direction::RxOnly;
+        }
+        if name.flags.contains(NameFlags::TX_ONLY) {
+            o.direction = Direction::TxOnly;
+        }
+        o
+    }
+}
+
+#[derive(Debug)]
+enum Kind {
+    Vale(Box<ValePort>),
+    Device(Box<DevicePort>),
+}
+
+/// A handle on a port. It can move to another thread, but has one user at a time: threads that
+/// share a port open one handle each, on a ring each.
+#[derive(Debug)]
+pub struct Port {
+    name: PortName,
+    kind: Kind,
+}
+
+impl Port {
+    /// Opens a port by name, with default options. A VALE port and its switch are made if they are
+    /// not there.
+    ///
+    /// # Errors
+    /// The name is wrong; no permission; no space; a limit; the port is in use exclusively; or
+    /// what is in shared memory under that name is damaged.
+    pub fn open(name: &str) -> Result<Self> {
+        Self::open_with(&name.parse()?, &Options::default())
+    }
+
+    /// Opens a port with options.
+    ///
+    /// # Errors
+    /// As `open`; and the options do not fit the port that is there.
+    pub fn open_with(name: &PortName, options: &Options) -> Result<Self> {
+        name.check()?;
+        let options = options.with_name(name);
+        let full = name.to_string();
+        let unsupported = |why: &str| Error::Invalid {
+            name: full.clone(),
+            why: why.into(),
+        };
+        if name
+            .flags
+            .intersects(NameFlags::ZCOPY_MON | NameFlags::MON_RX | NameFlags::MON_TX)
+        {
+            return Err(unsupported(
+                "monitors are not supported yet; open the port without them",
+            ));
+        }
+        if matches!(name.rings, RingSel::Host | RingSel::HostOne(_)) {
+            return Err(unsupported(
+                "this port has no host rings; bridge it to a tap instead",
+            ));
+        }
+        let device: Box<dyn Device> = match &name.kind {
+            PortKind::Vale { switch, port } => {
+                let bound = |shape: &Shape| bind(&full, name.rings, &options, shape);
+                let at = attach::open(&Root::open()?, switch, port, &options, bound)?;
+                let (tx, rx) = bound(&at.file.shape)?;
+                let vale = ValePort::new(at, tx, rx)?;
+                return Ok(Self {
+                    name: name.clone(),
+                    kind: Kind::Vale(Box::new(vale)),
+                });
+            }
+            PortKind::Netmap(_) => {
+                return Err(unsupported(
+                    "netmap: needs the kernel module, which is not supported",
+                ));
+            }
+            PortKind::Tap(tap) => Box::new(Tap::open(tap)?),
+            PortKind::Pcap(path) => {
+                let (rx, tx) = match options.direction {
+                    Direction::Both => (true, true),
+                    Direction::RxOnly => (true, false),
+                    Direction::TxOnly => (false, true),
+                };
+                Box::new(PcapDevice::open(path, rx, tx)?)
+            }
+            PortKind::Null => Box::new(Null),
+        };
+        if matches!(name.rings, RingSel::One(n) if n > 0) {
+            return Err(unsupported("this kind of port has one ring pair, number 0"));
+        }
+        let port = DevicePort::new(device, &full, &options)?;
+        Ok(Self {
+            name: name.clone(),
+            kind: Kind::Device(Box::new(port)),
+        })
+    }
+
+    /// The name it was opened by.
+    #[must_use]
+    pub fn name(&self) -> &PortName {
+        &self.name
+    }
+
+    /// TX rings bound to this handle.
+    #[must_use]
+    pub fn tx_rings(&self) -> usize {
+        match &self.kind {
+            Kind::Vale(p) => p.tx().len(),
+            Kind::Device(_) => 1,
+        }
+    }
+
+    /// RX rings bound to this handle.
+    #[must_use]
+    pub fn rx_rings(&self) -> usize {
+        match &self.kind {
+            Kind::Vale(p) => p.rx().len(),
+            Kind::Device(_) => 1,
+        }
+    }
+
+    /// The `i`th bound TX ring. Panics if there are not that many.
+    #[inline]
+    pub fn tx(&mut self, i: usize) -> TxRing<'_> {
+        match &self.kind {
+            Kind::Vale(p) => {
+                let i = p.tx()[i];
+                let hwcur = p.at.file.tx_state(i).hwcur.load(Ordering::Relaxed);
+                TxRing::new(p.tx_ring(i), hwcur)
+            }
+            Kind::Device(p) => {
+                assert_eq!(i, 0);
+                TxRing::new(
+                    p.ring(false),
+                    p.file.tx_state(0).hwcur.load(Ordering::Relaxed),
+                )
+            }
+        }
+    }
+
+    /// The `i`th bound RX ring. Panics if there are not that many.
+    #[inline]
+    pub fn rx(&mut self, i: usize) -> RxRing<'_> {
+        match &self.kind {
+            Kind::Vale(p) => RxRing::new(p.rx_ring(p.rx()[i])),
+            Kind::Device(p) => {
+                assert_eq!(i, 0);
+                RxRing::new(p.ring(true))
+            }
+        }
+    }
+
+    /// Sends what is queued on all bound TX rings. On a switch, packets for full destinations are
+    /// dropped and counted, or stay queued if the switch has `backpressure`.
+    ///
+    /// # Errors
+    /// The device behind the port failed, or a dead port could not be removed.
+    #[inline]
+    pub fn txsync(&mut self) -> Result<()> {
+        match &mut self.kind {
+            Kind::Vale(p) => (0..p.tx().len()).try_for_each(|i| p.txsync(p.tx()[i])),
+            Kind::Device(p) => p.txsync(),
+        }
+    }
+
+    /// Gives back what was read and shows what came, on all bound RX rings.
+    ///
+    /// # Errors
+    /// The device behind the port failed.
+    #[inline]
+    pub fn rxsync(&mut self) -> Result<()> {
+        match &mut self.kind {
+            Kind::Vale(p) => (0..p.rx().len()).try_for_each(|i| p.rxsync(p.rx()[i])),
+            Kind::Device(p) => p.rxsync(),
+        }
+    }
+
+    /// Syncs, and waits until something of `what` is ready or the time is over; returns what is
+    /// ready. Queued packets are sent whatever `what` is, as poll(2) on netmap does. Returns
+    /// nothing early when a signal arrives.
+    ///
+    /// # Errors
+    /// As `txsync` and `rxsync`.
+    pub fn wait(
+        &mut self,
+        what: Interest,
+        how: Wait,
+        timeout: Option<Duration>,
+    ) -> Result<Interest> {
+        let ready = self.sync(what)?;
+        if !ready.is_empty() || timeout == Some(Duration::ZERO) {
+            return Ok(ready);
+        }
+        let start = Instant::now();
+        let spin = match how {
+            Wait::Busy => timeout.unwrap_or(Duration::MAX),
+            Wait::Adaptive { spin } => spin.min(timeout.unwrap_or(spin)),
+            Wait::Block => Duration::ZERO,
+        };
+        while start.elapsed() < spin {
+            // Time is read once for many looks: a look costs a nanosecond, the clock twenty.
+            if self.look(what, 64) {
+                let ready = self.sync(what)?;
+                if !ready.is_empty() {
+                    return Ok(ready);
+                }
+            }
+        }
+        loop {
+            let left = timeout.map(|t| t.saturating_sub(start.elapsed()));
+            if left == Some(Duration::ZERO) {
+                return Ok(Interest::empty());
+            }
+            let ready = self.arm(what)?;
+            if !ready.is_empty() {
+                self.calm(false);
+                return Ok(ready);
+            }
+            let slice = left.map_or(self.patience(), |l| l.min(self.patience()));
+            let woken = self.sleep(what, slice);
+            self.calm(matches!(woken, Ok(true)));
+            let woken = match woken {
+                Ok(woken) => woken,
+                Err(Errno::EINTR) => return self.sync(what),
+                Err(e) => return Err(Error::errno("wait for", self.name.to_string())(e)),
+            };
+            if !woken && let Kind::Vale(p) = &mut self.kind {
+                p.look_for_death()?;
+            }
+            let ready = self.sync(what)?;
+            if !ready.is_empty() {
+                return Ok(ready);
+            }
+        }
+    }
+
+    fn sync(&mut self, what: Interest) -> Result<Interest> {
+        self.txsync()?;
+        if what.contains(Interest::RX) {
+            self.rxsync()?;
+        }
+        Ok(self.ready(what))
+    }
+
+    fn ready(&self, what: Interest) -> Interest {
+        match &self.kind {
+            Kind::Vale(p) => p.ready(what),
+            Kind::Device(p) => p.ready(what),
+        }
+    }
+
+    /// Looks up to `times` whether a sync is worthwhile.
+    #[inline]
+    fn look(&self, what: Interest, times: u32) -> bool {
+        match &self.kind {
+            Kind::Vale(p) => {
+                for _ in 0..times {
+                    if p.peek() {
+                        return true;
+                    }
+                    std::hint::spin_loop();
+                }
+                // Space shows only by trying.
+                what.contains(Interest::TX)
+            }
+            Kind::Device(_) => true,
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match &self.kind {
+            Kind::Vale(p) => p.patience(),
+            Kind::Device(_) => Duration::from_secs(3600),
+        }
+    }
+
+    fn sleep(&self, what: Interest, time: Duration) -> std::result::Result<bool, Errno> {
+        // Rounded up: poll counts milliseconds, and a wait must not become a busy loop at its end.
+        let ms = time.as_micros().div_ceil(1000);
+        let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.fd(), self.events(what))];
+        Ok(nix::poll::poll(&mut fds, timeout)? > 0)
+    }
+
+    /// File descriptor for poll, select or epoll: see `events`, `arm` and `disarm`.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        match &self.kind {
+            Kind::Vale(p) => p.fd(),
+            Kind::Device(p) => p.fd(),
+        }
+    }
+
+    /// What to poll `fd` for, to wait for `what`. A doorbell is always polled for input.
+    #[must_use]
+    pub fn events(&self, what: Interest) -> PollFlags {
+        match &self.kind {
+            Kind::Vale(_) => PollFlags::POLLIN,
+            Kind::Device(_) => {
+                let mut events = PollFlags::empty();
+                if what.contains(Interest::RX) {
+                    events |= PollFlags::POLLIN;
+                }
+                if what.contains(Interest::TX) {
+                    events |= PollFlags::POLLOUT;
+                }
+                events
+            }
+        }
+    }
+
+    /// Before polling `fd`: asks for the doorbell, then syncs and looks again. If something is
+    /// ready, it is returned and polling would be wrong. Call `disarm` after polling.
+    ///
+    /// # Errors
+    /// As `txsync` and `rxsync`.
+    pub fn arm(&mut self, what: Interest) -> Result<Interest> {
+        match &mut self.kind {
+            Kind::Vale(p) => p.arm(what),
+            Kind::Device(p) if what.contains(Interest::RX) && p.has_more() => p.rxsync()?,
+            Kind::Device(_) => {}
+        }
+        self.sync(what)
+    }
+
+    /// After polling: takes the request back and clears the doorbell. Then sync.
+    pub fn disarm(&mut self) {
+        self.calm(true);
+    }
+
+    fn calm(&mut self, slept: bool) {
+        match &mut self.kind {
+            Kind::Vale(p) => p.disarm(slept),
+            Kind::Device(p) if slept => p.woken(),
+            Kind::Device(_) => {}
+        }
+    }
+
+    /// Lets slots of this port point into `[start, start + len)` (`TxSlot::set_indirect`).
+    ///
+    /// # Safety
+    /// That memory stays mapped and readable while the port is open. Peers on the switch can make
+    /// this process send any part of it.
+    pub unsafe fn allow_indirect(&mut self, start: *const u8, len: usize) {
+        if let Kind::Vale(p) = &mut self.kind {
+            p.allow(start as usize, len);
+        }
+    }
+
+    /// The port's memory region, for `Memory::With`.
+    #[must_use]
+    pub fn memory(&self) -> MemoryRef {
+        match &self.kind {
+            Kind::Vale(p) => MemoryRef(p.at.file.shape.region.clone()),
+            Kind::Device(_) => MemoryRef(String::new()), // not shareable: never a valid name
+        }
+    }
+
+    fn region(&self) -> &crate::mem::Region {
+        match &self.kind {
+            Kind::Vale(p) => &p.at.region,
+            Kind::Device(p) => &p.region,
+        }
+    }
+
+    /// Whether buffers can be exchanged between the rings of two ports.
+    #[must_use]
+    pub fn same_memory(&self, other: &Self) -> bool {
+        self.region().id() == other.region().id()
+    }
+
+    /// Buffers beside those in rings, asked for by `Options::extra_bufs`.
+    #[must_use]
+    pub fn extra_buffers(&self) -> Vec<u32> {
+        match &self.kind {
+            Kind::Vale(p) => attach::extra_buffers(&p.at.region, p.at.if_cell),
+            Kind::Device(p) => attach::extra_buffers(&p.region, p.if_cell()),
+        }
+    }
+
+    /// Hardware address, if the port has one.
+    #[must_use]
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        match &self.kind {
+            Kind::Vale(_) => None,
+            Kind::Device(p) => p.mac(),
+        }
+    }
+
+    /// Counters of the whole port, since it was made.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        match &self.kind {
+            Kind::Vale(p) => p.at.file.counters(),
+            Kind::Device(p) => p.file.counters(),
+        }
+    }
+
+    /// Slots per TX and RX ring.
+    #[must_use]
+    pub fn slots(&self) -> (u32, u32) {
+        let shape = match &self.kind {
+            Kind::Vale(p) => &p.at.file.shape,
+            Kind::Device(p) => &p.file.shape,
+        };
+        (shape.tx_slots, shape.rx_slots)
+    }
+}
+
+/// Rings of a port that a handle binds.
+fn bind(
+    name: &str,
+    rings: RingSel,
+    options: &Options,
+    shape: &Shape,
+) -> Result<(Vec<usize>, Vec<usize>)> {
+    let (tx, rx) = (shape.tx_cells.len(), shape.rx_cells.len());
+    let (tx, rx): (Vec<usize>, Vec<usize>) = match rings {
+        RingSel::One(i) => {
+            let i = usize::from(i);
+            let most = tx.max(rx);
+            if i >= most {
+                let why = format!("there is no ring {i}: the port has {most}, numbered from 0");
+                return Err(Error::Invalid {
+                    name: name.into(),
+                    why,
+                });
+            }
+            ((i..tx.min(i + 1)).collect(), (i..rx.min(i + 1)).collect())
+        }
+        _ => ((0..tx).collect(), (0..rx).collect()),
+    };
+    Ok(match options.direction {
+        Direction::Both => (tx, rx),
+        Direction::RxOnly => (Vec::new(), rx),
+        Direction::TxOnly => (tx, Vec::new()),
+    })
+}

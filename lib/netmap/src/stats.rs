@@ -1,0 +1,171 @@
+//! Counters: plain values to compute with, and their home in shared memory.
+//!
+//! Invariant: each shared counter has one writer at a time (the ring's sender, or the producer
+//! that holds the ring), so adding is a load and a store; readers in any process disturb nobody
+//! and may see a batch half counted, never a torn number.
+
+use std::ops::{Add, AddAssign};
+
+use crate::sync::core_atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What happened on a ring, a port or a switch since it was made. Packets unless the name
+        /// says otherwise.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters { $($(#[$doc])* pub $name: u64),* }
+
+        /// Index of each counter in shared memory.
+        #[allow(non_camel_case_types, missing_docs)]
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) enum C { $($name),* }
+
+        impl Counters {
+            /// How many counters there are.
+            pub const LEN: usize = [$(stringify!($name)),*].len();
+
+            /// All counters with their names, in a fixed order.
+            #[must_use]
+            pub fn named(&self) -> [(&'static str, u64); Self::LEN] {
+                [$((stringify!($name), self.$name)),*]
+            }
+
+            fn from_array(a: [u64; Self::LEN]) -> Self {
+                Self { $($name: a[C::$name as usize]),* }
+            }
+
+            fn to_array(self) -> [u64; Self::LEN] {
+                [$(self.$name),*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Packets taken from TX rings.
+    tx_packets,
+    /// Bytes of these, without CRC.
+    tx_bytes,
+    /// txsyncs that found packets.
+    tx_batches,
+    /// Packets put into RX rings.
+    rx_packets,
+    /// Bytes of these.
+    rx_bytes,
+    /// Publications to RX rings.
+    rx_batches,
+    /// Copies not made because a destination's ring was full (at the sender).
+    tx_drop_full,
+    /// Copies not made because the destination is the sender itself or has gone.
+    tx_drop_no_port,
+    /// Frames shorter than an Ethernet header.
+    tx_drop_short,
+    /// Packets with a slot that names no buffer, a length beyond it, or a broken chain.
+    tx_drop_bad,
+    /// Copies not made because another sender held the destination's ring for too long.
+    tx_drop_busy,
+    /// Packets that found this RX ring full (at the receiver).
+    rx_drop_full,
+    /// Packets lost because this RX ring's memory is damaged.
+    rx_drop_bad,
+    /// Packets sent to all ports: broadcast, multicast, unknown destination.
+    flooded,
+    /// Doorbells rung.
+    doorbells_rung,
+    /// Publications whose receiver was awake, so that no doorbell was needed.
+    doorbells_suppressed,
+    /// Times that the port's owner slept and was woken.
+    wakeups,
+    /// Times that a ring's indices were found broken and were reset.
+    reinits,
+}
+
+impl Counters {
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let (a, b) = (self.to_array(), earlier.to_array());
+        Self::from_array(std::array::from_fn(|i| a[i].saturating_sub(b[i])))
+    }
+
+    /// Packets dropped on the sending side, for whatever reason.
+    #[must_use]
+    pub fn tx_drops(&self) -> u64 {
+        self.tx_drop_full
+            + self.tx_drop_no_port
+            + self.tx_drop_short
+            + self.tx_drop_bad
+            + self.tx_drop_busy
+    }
+
+    /// Packets dropped at the receiving side, for whatever reason.
+    #[must_use]
+    pub fn rx_drops(&self) -> u64 {
+        self.rx_drop_full + self.rx_drop_bad
+    }
+}
+
+impl Add for Counters {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        let (a, b) = (self.to_array(), other.to_array());
+        // Wrapping: a peer may have scribbled over them.
+        Self::from_array(std::array::from_fn(|i| a[i].wrapping_add(b[i])))
+    }
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl std::iter::Sum for Counters {
+    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+        iter.fold(Self::default(), Add::add)
+    }
+}
+
+/// Words that a set of counters takes in shared memory, with room for more.
+const WORDS: usize = 32;
+
+/// Counters in shared memory.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct SharedCounters([AtomicU64; WORDS]);
+
+const _: () = assert!(Counters::LEN <= WORDS);
+// SAFETY: atomics.
+unsafe impl crate::map::Shared for SharedCounters {}
+
+impl SharedCounters {
+    /// Adds to one counter; the caller is its only writer now.
+    #[inline]
+    pub fn add(&self, which: C, n: u64) {
+        let c = &self.0[which as usize];
+        c.store(c.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Reads all.
+    pub fn read(&self) -> Counters {
+        Counters::from_array(std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_counters_read_back_by_name() {
+        let shared = SharedCounters([const { AtomicU64::new(0) }; WORDS]);
+        shared.add(C::tx_drop_full, 3);
+        shared.add(C::reinits, 1);
+        shared.add(C::tx_drop_full, 4);
+        let c = shared.read();
+        assert_eq!((c.tx_drop_full, c.reinits, c.tx_drops()), (7, 1, 7));
+        assert_eq!(c.named()[C::tx_drop_full as usize], ("tx_drop_full", 7));
+        let twice = c + c;
+        assert_eq!(twice.since(&c), c);
+    }
+}

@@ -1,0 +1,90 @@
+//! Another port of the switch, as a sender sees it: its files opened and mapped on first use.
+//!
+//! Invariant: a peer is used only while the switch lists the very generation that was opened, so a
+//! port that went and came again under the same index is opened anew; an attempt that failed is
+//! not repeated until the generation changes.
+
+use crate::bell::Bell;
+use crate::mem::Region;
+use crate::ring::RingRef;
+use crate::vale::MAX_PORTS;
+use crate::vale::portfile::PortFile;
+use crate::vale::switch::Switch;
+
+/// An opened peer.
+#[derive(Debug)]
+pub struct Peer {
+    /// Ring state and counters.
+    pub file: PortFile,
+    /// Rings and buffers.
+    pub region: Region,
+    /// Doorbells, one per ring pair.
+    pub bells: Vec<Bell>,
+}
+
+impl Peer {
+    /// Opens the port at `index`.
+    #[cold]
+    pub fn open(switch: &Switch, index: u8, generation: u64) -> Option<Self> {
+        let listed = switch
+            .listed(index)
+            .filter(|l| l.generation == generation)?;
+        let file = PortFile::open(&switch.port_path(&listed.name)).ok()?;
+        let shape = &file.shape;
+        if shape.generation != generation || shape.index != index {
+            return None;
+        }
+        let region = Region::open(&switch.region_path(&shape.region)).ok()?;
+        let rings = shape.tx_cells.len().max(shape.rx_cells.len());
+        let bells = (0..rings)
+            .map(|i| Bell::open(&switch.bell_path(&listed.name, i)).ok())
+            .collect::<Option<_>>()?;
+        Some(Self {
+            file,
+            region,
+            bells,
+        })
+    }
+
+    /// RX ring `r`.
+    #[inline]
+    pub fn rx_ring(&self, r: usize) -> Option<RingRef<'_>> {
+        let shape = &self.file.shape;
+        RingRef::new(&self.region, *shape.rx_cells.get(r)?, shape.rx_slots)
+    }
+}
+
+/// The peers of one handle.
+#[derive(Debug)]
+pub struct Peers {
+    known: Vec<(u64, Option<Box<Peer>>)>,
+}
+
+impl Peers {
+    /// None yet.
+    pub fn new() -> Self {
+        Self {
+            known: (0..MAX_PORTS).map(|_| (0, None)).collect(),
+        }
+    }
+
+    /// Makes sure that the port at `index` is open if it can be. Call once per batch.
+    #[inline]
+    pub fn update(&mut self, switch: &Switch, index: u8) -> bool {
+        let Some(known) = self.known.get_mut(usize::from(index)) else {
+            return false;
+        };
+        let generation = switch.port_generation(index);
+        if known.0 != generation {
+            let peer = Peer::open(switch, index, generation).map(Box::new);
+            *known = (generation, peer);
+        }
+        known.1.is_some()
+    }
+
+    /// The peer at `index`, if `update` found one.
+    #[inline]
+    pub fn get(&self, index: u8) -> Option<&Peer> {
+        self.known.get(usize::from(index))?.1.as_deref()
+    }
+}

@@ -1,0 +1,321 @@
+//! A handle on a VALE port: rings bound, doorbells, and what sync means for it.
+//!
+//! Invariant: between `arm` and `disarm` every bound RX ring asks for kicks and has been looked at
+//! after asking, so a sleep in between ends with the next packet; outside, nobody kicks in vain.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+use crate::bell::Bell;
+use crate::error::{Error, Result};
+use crate::port::Interest;
+use crate::ring::RingRef;
+use crate::stats::C;
+use crate::sync::core_atomic::Ordering;
+use crate::vale::attach::{self, Attached};
+use crate::vale::forward::Forwarder;
+use crate::vale::peer::Peers;
+
+/// Why a ring of our own is always found: `new` checked it, and a region's known cells never
+/// become fewer (a truncated file reads as zeros).
+const WITHIN: &str = "checked when the port was bound";
+
+/// A bound handle.
+#[derive(Debug)]
+pub struct ValePort {
+    pub(crate) at: Attached,
+    forwarder: Forwarder,
+    peers: Peers,
+    tx: Vec<usize>,
+    rx: Vec<usize>,
+    /// Joins the doorbells when there are several.
+    epoll: Option<Epoll>,
+}
+
+impl ValePort {
+    /// Binds rings of an attached port.
+    pub fn new(at: Attached, tx: Vec<usize>, rx: Vec<usize>) -> Result<Self> {
+        let mut mine: Vec<usize> = tx.iter().chain(&rx).copied().collect();
+        mine.sort_unstable();
+        mine.dedup();
+        let epoll = if mine.len() > 1 {
+            let failed = |e| Error::errno("watch the doorbells of", at.switch.name())(e);
+            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
+            for &i in &mine {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, i as u64);
+                epoll.add(&at.bells[i], event).map_err(failed)?;
+            }
+            Some(epoll)
+        } else {
+            None
+        };
+        let shape = &at.file.shape;
+        let all = shape.tx_cells.iter().map(|&c| (c, shape.tx_slots));
+        for (cell, n) in all.chain(shape.rx_cells.iter().map(|&c| (c, shape.rx_slots))) {
+            if RingRef::new(&at.region, cell, n).is_none() {
+                let path = at.region.path().to_path_buf();
+                let why = "the port's rings lie beyond its end; close the port in all programs";
+                return Err(Error::Damaged {
+                    path,
+                    why: why.into(),
+                });
+            }
+        }
+        let forwarder = Forwarder::new(at.file.shape.index, at.id);
+        Ok(Self {
+            at,
+            forwarder,
+            peers: Peers::new(),
+            tx,
+            rx,
+            epoll,
+        })
+    }
+
+    /// Bound TX rings.
+    #[inline]
+    pub fn tx(&self) -> &[usize] {
+        &self.tx
+    }
+
+    /// Bound RX rings.
+    #[inline]
+    pub fn rx(&self) -> &[usize] {
+        &self.rx
+    }
+
+    /// Lets slots point into `[start, start + len)`.
+    pub fn allow(&mut self, start: usize, len: usize) {
+        self.forwarder.allow(start, len);
+    }
+
+    /// TX ring `i` in memory.
+    #[inline]
+    pub fn tx_ring(&self, i: usize) -> RingRef<'_> {
+        let shape = &self.at.file.shape;
+        RingRef::new(&self.at.region, shape.tx_cells[i], shape.tx_slots).expect(WITHIN)
+    }
+
+    /// RX ring `i` in memory.
+    #[inline]
+    pub fn rx_ring(&self, i: usize) -> RingRef<'_> {
+        let shape = &self.at.file.shape;
+        RingRef::new(&self.at.region, shape.rx_cells[i], shape.rx_slots).expect(WITHIN)
+    }
+
+    /// Sends what is queued on TX ring `i`.
+    #[inline]
+    pub fn txsync(&mut self, i: usize) -> Result<()> {
+        let shape = &self.at.file.shape;
+        let ring = RingRef::new(&self.at.region, shape.tx_cells[i], shape.tx_slots);
+        let ring = ring.expect(WITHIN);
+        let counters = self.at.file.tx_counters(i);
+        let state = self.at.file.tx_state(i);
+        let n = ring.n();
+        let mut hwcur = state.hwcur.load(Ordering::Relaxed);
+        let head = ring.raw.head.load(Ordering::Relaxed);
+        let cur = ring.raw.cur.load(Ordering::Relaxed);
+        let tail = |hwcur: u32| ring.step(hwcur, n - 1);
+        // netmap's rule: hwcur <= head <= cur <= tail, going round.
+        let sane = hwcur < n
+            && head < n
+            && cur < n
+            && ring.distance(hwcur, head) <= ring.distance(hwcur, cur);
+        if !sane {
+            let hwcur = if hwcur < n { hwcur } else { 0 };
+            state.hwcur.store(hwcur, Ordering::Relaxed);
+            ring.reinit(hwcur, tail(hwcur));
+            counters.add(C::reinits, 1);
+            return Ok(());
+        }
+        if hwcur != head {
+            let (switch, peers) = (&self.at.switch, &mut self.peers);
+            self.forwarder
+                .txsync(switch, peers, (ring, i), counters, &mut hwcur, head)?;
+            state.hwcur.store(hwcur, Ordering::Relaxed);
+        } else {
+            self.forwarder.stall = None;
+        }
+        // Pairs with the Acquire in `RingRef::range`.
+        ring.raw.tail.store(tail(hwcur), Ordering::Release);
+        Ok(())
+    }
+
+    /// Gives back what was read on RX ring `i` and shows what came.
+    #[inline]
+    pub fn rxsync(&mut self, i: usize) -> Result<()> {
+        let shape = &self.at.file.shape;
+        let ring = RingRef::new(&self.at.region, shape.rx_cells[i], shape.rx_slots);
+        let ring = ring.expect(WITHIN);
+        let kring = self.at.file.kring(i);
+        let n = ring.n();
+        let (mut hwcur, hwtail) = (kring.consumer_cur(), kring.published());
+        let head = ring.raw.head.load(Ordering::Relaxed);
+        let cur = ring.raw.cur.load(Ordering::Relaxed);
+        if hwtail >= n {
+            // Damaged by a peer; the next sender repairs it from where we stand.
+            return Ok(());
+        }
+        if hwcur >= n {
+            hwcur = hwtail;
+            kring.free(hwcur);
+        }
+        let sane = head < n
+            && cur < n
+            && ring.distance(hwcur, head) <= ring.distance(hwcur, cur)
+            && ring.distance(hwcur, cur) <= ring.distance(hwcur, hwtail);
+        if !sane {
+            ring.reinit(hwcur, hwtail);
+            self.at.file.rx_counters(i).add(C::reinits, 1);
+            return Ok(());
+        }
+        if head != hwcur {
+            kring.free(head);
+        }
+        if head != hwtail && ring.raw.tail.load(Ordering::Relaxed) != hwtail {
+            stamp(&ring);
+        }
+        // Pairs with the Acquire in `RingRef::range`.
+        ring.raw.tail.store(hwtail, Ordering::Release);
+        // Senders that wait for space are woken for a worthwhile batch: half the ring.
+        if head != hwcur
+            && self.at.switch.backpressure()
+            && ring.distance(head, hwtail) <= n / 2
+            && let Some(waiting) = kring.take_waiting()
+        {
+            wake(&self.at, &mut self.peers, waiting, i);
+        }
+        Ok(())
+    }
+
+    /// Cheaply: whether an rxsync would show more than the program has seen.
+    #[inline]
+    pub fn peek(&self) -> bool {
+        self.rx.iter().any(|&i| {
+            let tail = self.rx_ring(i).raw.tail.load(Ordering::Relaxed);
+            self.at.file.kring(i).published() != tail
+        })
+    }
+
+    /// What is ready now, after a sync.
+    pub fn ready(&self, what: Interest) -> Interest {
+        let mut ready = Interest::empty();
+        let readable = |r: RingRef<'_>| {
+            r.raw.cur.load(Ordering::Relaxed) != r.raw.tail.load(Ordering::Relaxed)
+        };
+        if what.contains(Interest::RX) && self.rx.iter().any(|&i| readable(self.rx_ring(i))) {
+            ready |= Interest::RX;
+        }
+        if what.contains(Interest::TX) && self.tx.iter().any(|&i| readable(self.tx_ring(i))) {
+            ready |= Interest::TX;
+        }
+        ready
+    }
+
+    /// Asks for doorbells. The caller looks again afterwards, before it sleeps.
+    pub fn arm(&mut self, what: Interest) {
+        for &i in &self.rx {
+            let kring = self.at.file.kring(i);
+            if what.contains(Interest::RX) {
+                kring.ask_kick();
+            }
+            // About to sleep: whoever waits for space gets what there is.
+            if self.at.switch.backpressure()
+                && let Some(waiting) = kring.take_waiting()
+            {
+                wake(&self.at, &mut self.peers, waiting, i);
+            }
+        }
+        if what.contains(Interest::TX)
+            && let Some(stall) = self.forwarder.stall
+            && self.peers.update(&self.at.switch, stall.port)
+            && let Some(peer) = self.peers.get(stall.port)
+        {
+            peer.file
+                .kring(stall.ring.into())
+                .wait_for_space(self.at.file.shape.index);
+        }
+    }
+
+    /// Takes the doorbells back. `slept`: count a wake-up.
+    pub fn disarm(&mut self, slept: bool) {
+        for &i in &self.rx {
+            self.at.file.kring(i).clear_kick();
+        }
+        for &i in self.tx.iter().chain(&self.rx) {
+            self.at.bells[i].clear();
+        }
+        if slept && let Some(&i) = self.rx.first() {
+            self.at.file.rx_counters(i).add(C::wakeups, 1);
+        }
+    }
+
+    /// How long a sleep may last before it is worth looking whether somebody has died: the full
+    /// destination that we wait for, or a sender between its publication and its kick.
+    pub fn patience(&self) -> Duration {
+        Duration::from_millis(if self.forwarder.stall.is_some() {
+            50
+        } else {
+            500
+        })
+    }
+
+    /// After a sleep without a ring: clears away a dead destination.
+    pub fn look_for_death(&mut self) -> Result<()> {
+        match self.forwarder.stall {
+            Some(stall) => attach::reap_if_dead(&self.at.switch, stall.port),
+            None => Ok(()),
+        }
+    }
+
+    /// The doorbell, or what joins several.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        match &self.epoll {
+            Some(epoll) => epoll.0.as_fd(),
+            None => {
+                let i = self.rx.first().or(self.tx.first()).copied().unwrap_or(0);
+                self.at.bells[i].as_fd()
+            }
+        }
+    }
+}
+
+/// Rings the senders in `waiting`, who found ring `i` full.
+#[cold]
+fn wake(at: &Attached, peers: &mut Peers, mut waiting: [u64; 4], i: usize) {
+    let counters = at.file.rx_counters(i);
+    for (word, bits) in waiting.iter_mut().enumerate() {
+        while *bits != 0 {
+            let port = (word * 64) as u32 + bits.trailing_zeros();
+            *bits &= *bits - 1;
+            if peers.update(&at.switch, port as u8)
+                && let Some(peer) = peers.get(port as u8)
+            {
+                // Which of its rings waits is not recorded; a ring too many costs a wake-up.
+                peer.bells.iter().for_each(Bell::ring);
+                counters.add(C::doorbells_rung, 1);
+            }
+        }
+    }
+}
+
+/// Time of a sync that brought packets, as netmap keeps it by default.
+#[inline]
+fn stamp(ring: &RingRef<'_>) {
+    let clock = nix::time::ClockId::CLOCK_REALTIME_COARSE;
+    if let Ok(now) = nix::time::clock_gettime(clock) {
+        ring.raw.ts_sec.store(now.tv_sec(), Ordering::Relaxed);
+        ring.raw
+            .ts_usec
+            .store(now.tv_nsec() / 1000, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ValePort {
+    fn drop(&mut self) {
+        // An error leaves the handle to the next reaper: its process mark goes with the file.
+        let _ = self.at.close();
+    }
+}

@@ -1,0 +1,269 @@
+//! The file of one port: what netmap keeps in the kernel for it (ring state, counters), and where
+//! in which memory region its rings are.
+//!
+//! ```text
+//!  0       | header: identity, sizes, region, cells of the rings
+//!  4096    | per RX ring: Kring (256) + counters (256)
+//!  +16*512 | per TX ring: TxState (64) + pad + counters (256)
+//! ```
+//!
+//! Who writes what: the header by the port's creator, under the root's lock, before the port is
+//! listed; TX state and counters by the port's owner; RX state as `kring` says. Invariant: `Shape`
+//! is validated once, on open, against the limits and the file's length, and kept privately; the
+//! shared header is not looked at again.
+
+use std::path::Path;
+
+use crate::control::{Dir, RingInfo};
+use crate::error::{Error, Result};
+use crate::file;
+use crate::kring::Kring;
+use crate::map::{Map, Shared};
+use crate::mem::Region;
+use crate::ring::RingRef;
+use crate::stats::{Counters, SharedCounters};
+use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::vale::{MAX_RINGS, SLOTS};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"NMVPORT\0");
+const VERSION: u32 = 1;
+const RX_OFF: usize = 4096;
+const PER_RING: usize = 512;
+const TX_OFF: usize = RX_OFF + MAX_RINGS as usize * PER_RING;
+const COUNTERS_OFF: usize = 256;
+const BYTES: usize = TX_OFF + MAX_RINGS as usize * PER_RING;
+
+#[repr(C)]
+#[derive(Debug)]
+struct Header {
+    magic: AtomicU64,
+    version: AtomicU32,
+    index: AtomicU32,
+    generation: AtomicU64,
+    tx_rings: AtomicU32,
+    rx_rings: AtomicU32,
+    tx_slots: AtomicU32,
+    rx_slots: AtomicU32,
+    region: [AtomicU64; 4],
+    tx_cell: [AtomicU32; MAX_RINGS as usize],
+    rx_cell: [AtomicU32; MAX_RINGS as usize],
+}
+// SAFETY: atomics only.
+unsafe impl Shared for Header {}
+
+/// State of one TX ring. Only the port's owner writes it.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct TxState {
+    /// First slot not sent.
+    pub hwcur: AtomicU32,
+}
+// SAFETY: an atomic and padding.
+unsafe impl Shared for TxState {}
+
+/// What a port consists of, copied out and validated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Index in the switch.
+    pub index: u8,
+    /// Number of the port's life, as in the switch's port table.
+    pub generation: u64,
+    /// Slots per TX ring.
+    pub tx_slots: u32,
+    /// Slots per RX ring.
+    pub rx_slots: u32,
+    /// File name of the memory region.
+    pub region: String,
+    /// First cell of each TX ring.
+    pub tx_cells: Vec<u32>,
+    /// First cell of each RX ring.
+    pub rx_cells: Vec<u32>,
+}
+
+/// A port's file, mapped.
+#[derive(Debug)]
+pub struct PortFile {
+    map: Map,
+    /// Private copy.
+    pub shape: Shape,
+}
+
+impl PortFile {
+    /// Makes the file. It counts only once the switch lists the port.
+    pub fn create(path: &Path, shape: Shape) -> Result<Self> {
+        let file = file::create(path, BYTES as u64)?;
+        Self::fill(&file, path, shape)
+    }
+
+    /// Makes the same in private memory, for ports without a switch.
+    pub fn anonymous(shape: Shape) -> Result<Self> {
+        let path = Path::new("private memory");
+        let file = file::anonymous(BYTES as u64)?;
+        Self::fill(&file, path, shape)
+    }
+
+    fn fill(file: &std::fs::File, path: &Path, shape: Shape) -> Result<Self> {
+        let map = Map::new(file, BYTES).map_err(Error::io("map", path))?;
+        let h: &Header = map.at(0).expect("the mapping is longer than the header");
+        h.version.store(VERSION, Ordering::Relaxed);
+        h.index.store(shape.index.into(), Ordering::Relaxed);
+        h.generation.store(shape.generation, Ordering::Relaxed);
+        h.tx_rings
+            .store(shape.tx_cells.len() as u32, Ordering::Relaxed);
+        h.rx_rings
+            .store(shape.rx_cells.len() as u32, Ordering::Relaxed);
+        h.tx_slots.store(shape.tx_slots, Ordering::Relaxed);
+        h.rx_slots.store(shape.rx_slots, Ordering::Relaxed);
+        store_text(&h.region, &shape.region);
+        for (to, from) in h.tx_cell.iter().zip(&shape.tx_cells) {
+            to.store(*from, Ordering::Relaxed);
+        }
+        for (to, from) in h.rx_cell.iter().zip(&shape.rx_cells) {
+            to.store(*from, Ordering::Relaxed);
+        }
+        h.magic.store(MAGIC, Ordering::Release);
+        Ok(Self { map, shape })
+    }
+
+    /// Opens the file of a port.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bad = |why: String| Error::Damaged {
+            path: path.into(),
+            why: format!("{why}; close the port in all programs and open it again"),
+        };
+        let file = file::open(path)?;
+        if file::len(&file) < BYTES as u64 {
+            return Err(bad("it is shorter than a port's file (truncated?)".into()));
+        }
+        let map = Map::new(&file, BYTES).map_err(Error::io("map", path))?;
+        let h: &Header = map.at(0).expect("the mapping is longer than the header");
+        if h.magic.load(Ordering::Acquire) != MAGIC {
+            return Err(bad("it does not begin as a port's file does".into()));
+        }
+        let version = h.version.load(Ordering::Relaxed);
+        if version != VERSION {
+            return Err(bad(format!(
+                "layout version {version}, this program knows {VERSION}"
+            )));
+        }
+        let cells = |n: &AtomicU32, cells: &[AtomicU32]| {
+            let n = n.load(Ordering::Relaxed) as usize;
+            let some = (1..=cells.len()).contains(&n);
+            some.then(|| {
+                cells[..n]
+                    .iter()
+                    .map(|c| c.load(Ordering::Relaxed))
+                    .collect::<Vec<_>>()
+            })
+        };
+        let slots = |n: &AtomicU32| Some(n.load(Ordering::Relaxed)).filter(|n| SLOTS.contains(n));
+        let shape = (|| {
+            Some(Shape {
+                index: u8::try_from(h.index.load(Ordering::Relaxed)).ok()?,
+                generation: h.generation.load(Ordering::Relaxed),
+                tx_slots: slots(&h.tx_slots)?,
+                rx_slots: slots(&h.rx_slots)?,
+                region: load_text(&h.region).filter(|r| crate::vale::valid_name(r))?,
+                tx_cells: cells(&h.tx_rings, &h.tx_cell)?,
+                rx_cells: cells(&h.rx_rings, &h.rx_cell)?,
+            })
+        })();
+        let shape = shape.ok_or_else(|| bad("its header has values out of range".into()))?;
+        Ok(Self { map, shape })
+    }
+
+    /// Shared state of RX ring `i`.
+    #[inline]
+    pub fn kring(&self, i: usize) -> &Kring {
+        assert!(i < MAX_RINGS as usize);
+        self.map
+            .at(RX_OFF + i * PER_RING)
+            .expect("within the file's fixed length")
+    }
+
+    /// Counters of RX ring `i`.
+    #[inline]
+    pub(crate) fn rx_counters(&self, i: usize) -> &SharedCounters {
+        assert!(i < MAX_RINGS as usize);
+        self.map
+            .at(RX_OFF + i * PER_RING + COUNTERS_OFF)
+            .expect("within the fixed length")
+    }
+
+    /// State of TX ring `i`.
+    #[inline]
+    pub fn tx_state(&self, i: usize) -> &TxState {
+        assert!(i < MAX_RINGS as usize);
+        self.map
+            .at(TX_OFF + i * PER_RING)
+            .expect("within the file's fixed length")
+    }
+
+    /// Counters of TX ring `i`.
+    #[inline]
+    pub(crate) fn tx_counters(&self, i: usize) -> &SharedCounters {
+        assert!(i < MAX_RINGS as usize);
+        self.map
+            .at(TX_OFF + i * PER_RING + COUNTERS_OFF)
+            .expect("within the fixed length")
+    }
+}
+
+impl PortFile {
+    /// All rings with their counters and how full they are.
+    pub fn rings(&self, region: &Region) -> Vec<RingInfo> {
+        let s = &self.shape;
+        let between = |from: u32, to: u32, n: u32| match from < n && to < n {
+            true if to >= from => to - from,
+            true => to + n - from,
+            false => 0, // damaged
+        };
+        let tx = s.tx_cells.iter().enumerate().map(|(i, &cell)| {
+            let head = RingRef::new(region, cell, s.tx_slots)
+                .map_or(0, |r| r.raw.head.load(Ordering::Relaxed));
+            let hwcur = self.tx_state(i).hwcur.load(Ordering::Relaxed);
+            let used = between(hwcur, head, s.tx_slots);
+            RingInfo {
+                dir: Dir::Tx,
+                index: i as u16,
+                used,
+                counters: self.tx_counters(i).read(),
+            }
+        });
+        let rx = (0..s.rx_cells.len()).map(|i| {
+            let kring = self.kring(i);
+            let used = between(kring.consumer_cur(), kring.published(), s.rx_slots);
+            RingInfo {
+                dir: Dir::Rx,
+                index: i as u16,
+                used,
+                counters: self.rx_counters(i).read(),
+            }
+        });
+        tx.chain(rx).collect()
+    }
+
+    /// Counters of all rings together.
+    pub fn counters(&self) -> Counters {
+        let tx = (0..self.shape.tx_cells.len()).map(|i| self.tx_counters(i).read());
+        let rx = (0..self.shape.rx_cells.len()).map(|i| self.rx_counters(i).read());
+        tx.chain(rx).sum()
+    }
+}
+
+/// Writes text into words, cut off where they end, padded with NUL.
+pub fn store_text(words: &[AtomicU64], text: &str) {
+    let mut bytes = text.bytes();
+    for word in words {
+        let w: [u8; 8] = std::array::from_fn(|_| bytes.next().unwrap_or(0));
+        word.store(u64::from_le_bytes(w), Ordering::Relaxed);
+    }
+}
+
+/// Reads text back; `None` if it is not UTF-8.
+pub fn load_text(words: &[AtomicU64]) -> Option<String> {
+    let bytes = words
+        .iter()
+        .flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes());
+    String::from_utf8(bytes.take_while(|&b| b != 0).collect()).ok()
+}

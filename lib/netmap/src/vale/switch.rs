@@ -1,0 +1,608 @@
+//! The file of a switch: who is on it, who is alive, and the learning table.
+//!
+//! ```text
+//!  0       | header: identity, settings, set of active ports
+//!  4096    | 254 ports:   state, generation, flags, name
+//!  20480   | 2048 handles: generation, port, pid, netmap_if
+//!  86016   | learning table (fdb)
+//! ```
+//!
+//! Who writes what: everything except the learning table by the holder of the root's lock (the
+//! functions that take a `&RootLock`). Senders read ports and the active set without a lock.
+//!
+//! Invariants. A port exists while it is persistent or some live handle refers to it. A handle is
+//! alive while the kernel holds the open-file-description lock on its byte of this file, so death
+//! is known exactly and at once, whatever killed the process. Every state that a holder of the
+//! root's lock may die in is one that `reap` cleans up, and every operation begins with `reap`.
+//! Generations never repeat, so that something that was remembered is recognised as gone.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::file::{self, RootLock};
+use crate::map::{Map, Shared};
+use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::vale::fdb::{self, Fdb};
+use crate::vale::portfile::{load_text, store_text};
+use crate::vale::root::Root;
+use crate::vale::{MAX_PORTS, valid_name};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"NMVALE\0\0");
+const VERSION: u32 = 1;
+const PORTS_OFF: usize = 4096;
+const HANDLES: usize = 2048;
+const HANDLES_OFF: usize = PORTS_OFF + 256 * size_of::<PortEntry>();
+const FDB_OFF: usize = HANDLES_OFF + HANDLES * size_of::<HandleEntry>();
+const BYTES: usize = FDB_OFF + fdb::BYTES;
+const _: () = assert!(FDB_OFF == 86016);
+
+/// Ageing time of a new switch.
+pub const DEFAULT_AGEING_MS: u64 = 300_000;
+
+const PERSISTENT: u32 = 1;
+const BACKPRESSURE: u32 = 2;
+
+#[repr(C)]
+#[derive(Debug)]
+struct Header {
+    magic: AtomicU64,
+    version: AtomicU32,
+    flags: AtomicU32,
+    ageing_ms: AtomicU64,
+    last_sweep_ms: AtomicU64,
+    seed: AtomicU64,
+    next_generation: AtomicU64,
+    active: [AtomicU64; 4],
+}
+// SAFETY: atomics only.
+unsafe impl Shared for Header {}
+
+/// A port's place in the table. `state`: 0 free, 1 being made, 2 active.
+#[repr(C)]
+#[derive(Debug)]
+struct PortEntry {
+    generation: AtomicU64,
+    state: AtomicU32,
+    flags: AtomicU32,
+    name: [AtomicU64; 3],
+    region: [AtomicU64; 3],
+}
+// SAFETY: atomics only.
+unsafe impl Shared for PortEntry {}
+
+const FREE: u32 = 0;
+const MAKING: u32 = 1;
+const ACTIVE: u32 = 2;
+
+/// An open handle. `port`: index + 1, 0 if the entry is free.
+#[repr(C)]
+#[derive(Debug)]
+struct HandleEntry {
+    generation: AtomicU64,
+    port: AtomicU32,
+    pid: AtomicU32,
+    if_cell: AtomicU32,
+    flags: AtomicU32,
+    _pad: u64,
+}
+// SAFETY: atomics and padding.
+unsafe impl Shared for HandleEntry {}
+
+/// Flag of a handle: nobody else may bind the port.
+pub const EXCLUSIVE: u32 = 1;
+
+/// Identity of an open handle, never 0 and never used twice: generation above 16 bits of index + 1.
+pub type HandleId = u64;
+
+/// A port as the table lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Index in the table.
+    pub index: u8,
+    /// Number of the port's life.
+    pub generation: u64,
+    /// Name without the switch.
+    pub name: String,
+    /// File name of its memory region.
+    pub region: String,
+    /// Stays when its last handle closes.
+    pub persistent: bool,
+}
+
+/// A live handle as the table lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedHandle {
+    /// Index in the table.
+    pub index: u32,
+    /// Port it belongs to.
+    pub port: u8,
+    /// Process that opened it, in that process's PID namespace.
+    pub pid: u32,
+    /// `EXCLUSIVE` or 0.
+    pub flags: u32,
+    /// Cell of its netmap_if.
+    pub if_cell: u32,
+}
+
+/// Settings of a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The switch stays when its last port goes.
+    pub persistent: bool,
+    /// Senders wait at full destinations instead of dropping.
+    pub backpressure: bool,
+    /// Time after which an address that was not seen is forgotten; 0: never.
+    pub ageing_ms: u64,
+}
+
+/// A switch, mapped.
+#[derive(Debug)]
+pub struct Switch {
+    map: Map,
+    file: File,
+    root: Root,
+    name: String,
+    mine: Option<u32>,
+}
+
+impl Switch {
+    // ---- opening ----
+
+    /// Opens the switch, making it if there is none.
+    pub fn open_or_create(root: &Root, lock: &RootLock, name: &str) -> Result<(Self, bool)> {
+        if let Some(switch) = Self::open_existing(root, name)? {
+            return Ok((switch, false));
+        }
+        // Whatever is in the directory is what a dead creator or remover left.
+        let dir = root.switch_dir(name);
+        remove_dir(&dir)?;
+        root.make_dir(&dir)?;
+        let file = file::create(&dir.join("switch"), BYTES as u64)?;
+        let switch = Self::mapped(root, file, name)?;
+        let h = switch.header();
+        h.version.store(VERSION, Ordering::Relaxed);
+        h.ageing_ms.store(DEFAULT_AGEING_MS, Ordering::Relaxed);
+        h.last_sweep_ms.store(now_ms(), Ordering::Relaxed);
+        h.seed.store(random(), Ordering::Relaxed);
+        // Random, so that what was remembered of a switch of the same name before is not mistaken.
+        h.next_generation
+            .store(random() >> 24 | 1, Ordering::Relaxed);
+        h.magic.store(MAGIC, Ordering::Release);
+        let _ = lock;
+        Ok((switch, true))
+    }
+
+    /// Opens the switch if there is one. What a dead process left half made counts as none.
+    pub fn open_existing(root: &Root, name: &str) -> Result<Option<Self>> {
+        let path = root.switch_dir(name).join("switch");
+        let file = match file::open(&path) {
+            Ok(file) => file,
+            Err(Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound
+                    || source.raw_os_error() == Some(libc::ENOTDIR) =>
+            {
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        };
+        let alive = file::anyone_alive(&file);
+        let damaged = |why: String| {
+            // With nobody on it, a bad file is a leftover: it is replaced.
+            if alive {
+                let why = format!("{why}; end the programs on the switch and try again");
+                Err(Error::Damaged {
+                    path: path.clone(),
+                    why,
+                })
+            } else {
+                Ok(None)
+            }
+        };
+        if file::len(&file) < BYTES as u64 {
+            return damaged("it is shorter than a switch's file (truncated?)".into());
+        }
+        let switch = Self::mapped(root, file, name)?;
+        let h = switch.header();
+        if h.magic.load(Ordering::Acquire) != MAGIC {
+            return damaged("it does not begin as a switch's file does".into());
+        }
+        let version = h.version.load(Ordering::Relaxed);
+        if version != VERSION {
+            return damaged(format!(
+                "layout version {version}, this program knows {VERSION}"
+            ));
+        }
+        Ok(Some(switch))
+    }
+
+    fn mapped(root: &Root, file: File, name: &str) -> Result<Self> {
+        let path = root.switch_dir(name).join("switch");
+        let map = Map::new(&file, BYTES).map_err(Error::io("map", path))?;
+        Ok(Self {
+            map,
+            file,
+            root: root.clone(),
+            name: name.into(),
+            mine: None,
+        })
+    }
+
+    fn header(&self) -> &Header {
+        self.map
+            .at(0)
+            .expect("the mapping is longer than the header")
+    }
+
+    fn ports(&self) -> &[PortEntry] {
+        self.map
+            .slice(PORTS_OFF, MAX_PORTS)
+            .expect("within the file's fixed length")
+    }
+
+    fn handles(&self) -> &[HandleEntry] {
+        self.map
+            .slice(HANDLES_OFF, HANDLES)
+            .expect("within the file's fixed length")
+    }
+
+    // ---- reading, without a lock ----
+
+    /// Full name, such as `valeA`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The root it lives in.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The learning table.
+    #[inline]
+    pub fn fdb(&self) -> Fdb<'_> {
+        let seed = self.header().seed.load(Ordering::Relaxed);
+        Fdb::new(&self.map, FDB_OFF, seed).expect("within the file's fixed length")
+    }
+
+    /// Settings now.
+    pub fn settings(&self) -> Settings {
+        let flags = self.header().flags.load(Ordering::Relaxed);
+        Settings {
+            persistent: flags & PERSISTENT != 0,
+            backpressure: flags & BACKPRESSURE != 0,
+            ageing_ms: self.ageing_ms(),
+        }
+    }
+
+    /// Whether senders wait at full destinations.
+    #[inline]
+    pub fn backpressure(&self) -> bool {
+        self.header().flags.load(Ordering::Relaxed) & BACKPRESSURE != 0
+    }
+
+    /// Ageing time in milliseconds, 0: never.
+    #[inline]
+    pub fn ageing_ms(&self) -> u64 {
+        self.header().ageing_ms.load(Ordering::Relaxed)
+    }
+
+    /// Time of the last sweep of the learning table.
+    pub fn last_sweep_ms(&self) -> &AtomicU64 {
+        &self.header().last_sweep_ms
+    }
+
+    /// The set of active ports, a bit each.
+    #[inline]
+    pub fn active(&self) -> [u64; 4] {
+        std::array::from_fn(|i| self.header().active[i].load(Ordering::Acquire))
+    }
+
+    /// Generation of the port at `index`, 0 if there is none.
+    #[inline]
+    pub fn port_generation(&self, index: u8) -> u64 {
+        match self.ports().get(usize::from(index)) {
+            // Pairs with the Release in `add_port`.
+            Some(p) if p.state.load(Ordering::Acquire) == ACTIVE => {
+                p.generation.load(Ordering::Relaxed)
+            }
+            _ => 0,
+        }
+    }
+
+    /// The port at `index`, if it is active and its entry makes sense.
+    pub fn listed(&self, index: u8) -> Option<Listed> {
+        let p = self.ports().get(usize::from(index))?;
+        if p.state.load(Ordering::Acquire) != ACTIVE {
+            return None;
+        }
+        Some(Listed {
+            index,
+            generation: p.generation.load(Ordering::Relaxed),
+            name: load_text(&p.name).filter(|n| valid_name(n))?,
+            region: load_text(&p.region).filter(|n| valid_name(n))?,
+            persistent: p.flags.load(Ordering::Relaxed) & PERSISTENT != 0,
+        })
+    }
+
+    /// All active ports.
+    pub fn list(&self) -> Vec<Listed> {
+        (0..MAX_PORTS as u8)
+            .filter_map(|i| self.listed(i))
+            .collect()
+    }
+
+    /// The active port of that name.
+    pub fn find(&self, name: &str) -> Option<Listed> {
+        self.list().into_iter().find(|p| p.name == name)
+    }
+
+    /// Handles that are alive, this one among them.
+    pub fn live_handles(&self) -> Vec<ListedHandle> {
+        let used = self.handles().iter().enumerate().filter_map(|(i, h)| {
+            let port = h.port.load(Ordering::Relaxed);
+            let port = u8::try_from(port).ok().and_then(|p| p.checked_sub(1))?;
+            Some(ListedHandle {
+                index: i as u32,
+                port,
+                pid: h.pid.load(Ordering::Relaxed),
+                flags: h.flags.load(Ordering::Relaxed),
+                if_cell: h.if_cell.load(Ordering::Relaxed),
+            })
+        });
+        used.filter(|h| self.is_alive(h.index)).collect()
+    }
+
+    fn is_alive(&self, handle: u32) -> bool {
+        self.mine == Some(handle) || file::is_alive(&self.file, handle)
+    }
+
+    /// Whether the handle with that identity no longer exists. Exact for identities that this
+    /// switch gave out; a made-up one counts as dead.
+    #[cold]
+    pub fn is_dead(&self, id: HandleId) -> bool {
+        let Some(index) = (id as u16).checked_sub(1) else {
+            return true;
+        };
+        match self.handles().get(usize::from(index)) {
+            Some(h) if h.generation.load(Ordering::Relaxed) == id >> 16 => {
+                !self.is_alive(index.into())
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether a port has a live handle or is persistent.
+    #[cold]
+    pub fn port_is_kept(&self, index: u8) -> bool {
+        self.listed(index).is_some_and(|p| p.persistent)
+            || self.handles().iter().enumerate().any(|(i, h)| {
+                h.port.load(Ordering::Relaxed) == u32::from(index) + 1 && self.is_alive(i as u32)
+            })
+    }
+
+    // ---- paths ----
+
+    /// File of a port.
+    pub fn port_path(&self, port: &str) -> PathBuf {
+        self.root
+            .switch_dir(&self.name)
+            .join(format!("port.{port}"))
+    }
+
+    /// Doorbell of one ring of a port.
+    pub fn bell_path(&self, port: &str, ring: usize) -> PathBuf {
+        self.root
+            .switch_dir(&self.name)
+            .join(format!("bell.{port}.{ring}"))
+    }
+
+    /// File of a memory region.
+    pub fn region_path(&self, region: &str) -> PathBuf {
+        self.root.memory_dir().join(region)
+    }
+
+    // ---- changing, under the root's lock ----
+
+    /// Chooses settings.
+    pub fn set(&self, _lock: &RootLock, settings: Settings) {
+        let h = self.header();
+        let mut flags = 0;
+        if settings.persistent {
+            flags |= PERSISTENT;
+        }
+        if settings.backpressure {
+            flags |= BACKPRESSURE;
+        }
+        h.flags.store(flags, Ordering::Relaxed);
+        if h.ageing_ms.load(Ordering::Relaxed) != settings.ageing_ms {
+            h.ageing_ms.store(settings.ageing_ms, Ordering::Relaxed);
+            let now = now_ms();
+            self.fdb()
+                .restamp(&fdb::Clock::new(now, settings.ageing_ms));
+            h.last_sweep_ms.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn next_generation(&self) -> u64 {
+        let g = &self.header().next_generation;
+        // Kept below 48 bits: it shares a word with a handle's index.
+        let next = (g.load(Ordering::Relaxed) + 1) & ((1 << 48) - 1);
+        g.store(next.max(1), Ordering::Relaxed);
+        next.max(1)
+    }
+
+    /// Reserves a place for a port that is about to be made. It is not listed yet; if the caller
+    /// dies, `reap` frees it again.
+    pub fn reserve_port(&self, _lock: &RootLock, name: &str, region: &str) -> Result<(u8, u64)> {
+        let free = self
+            .ports()
+            .iter()
+            .position(|p| p.state.load(Ordering::Relaxed) == FREE);
+        let Some(index) = free else {
+            return Err(Error::Limit {
+                name: self.name.clone(),
+                what: "the switch has no free port",
+                limit: MAX_PORTS as u64,
+            });
+        };
+        let p = &self.ports()[index];
+        let generation = self.next_generation();
+        store_text(&p.name, name);
+        store_text(&p.region, region);
+        p.generation.store(generation, Ordering::Relaxed);
+        p.flags.store(0, Ordering::Relaxed);
+        p.state.store(MAKING, Ordering::Release);
+        Ok((index as u8, generation))
+    }
+
+    /// Lists a port whose files are complete.
+    pub fn activate_port(&self, _lock: &RootLock, index: u8) {
+        // Pairs with the Acquire in `port_generation`: the files are there.
+        self.ports()[usize::from(index)]
+            .state
+            .store(ACTIVE, Ordering::Release);
+        self.header().active[usize::from(index / 64)]
+            .fetch_or(1 << (index % 64), Ordering::Release);
+    }
+
+    /// Makes a port stay after its last handle, or not.
+    pub fn set_port_persistent(&self, _lock: &RootLock, index: u8, persistent: bool) {
+        self.ports()[usize::from(index)]
+            .flags
+            .store(if persistent { PERSISTENT } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Enters a handle of this process; it lives as long as this `Switch` (its open file).
+    pub fn add_handle(
+        &mut self,
+        _lock: &RootLock,
+        port: u8,
+        if_cell: u32,
+        flags: u32,
+    ) -> Result<HandleId> {
+        let free = self
+            .handles()
+            .iter()
+            .position(|h| h.port.load(Ordering::Relaxed) == 0);
+        let Some(index) = free else {
+            return Err(Error::Limit {
+                name: self.name.clone(),
+                what: "the switch has too many open handles",
+                limit: HANDLES as u64,
+            });
+        };
+        file::mark_alive(&self.file, index as u32).map_err(Error::io(
+            "mark this process alive in",
+            self.root.switch_dir(&self.name).join("switch"),
+        ))?;
+        self.mine = Some(index as u32);
+        let generation = self.next_generation();
+        let h = &self.handles()[index];
+        h.generation.store(generation, Ordering::Relaxed);
+        h.pid.store(std::process::id(), Ordering::Relaxed);
+        h.if_cell.store(if_cell, Ordering::Relaxed);
+        h.flags.store(flags, Ordering::Relaxed);
+        h.port.store(u32::from(port) + 1, Ordering::Release);
+        Ok(generation << 16 | (index as u64 + 1))
+    }
+
+    /// Frees the entry of a handle.
+    pub fn remove_handle(&self, _lock: &RootLock, index: u32) {
+        if let Some(h) = self.handles().get(index as usize) {
+            h.port.store(0, Ordering::Release);
+        }
+    }
+
+    /// Index of this process's handle on this `Switch`.
+    pub fn my_handle(&self) -> Option<u32> {
+        self.mine
+    }
+
+    /// Entries of handles whose process is gone.
+    pub fn dead_handles(&self, _lock: &RootLock) -> Vec<ListedHandle> {
+        let used = self.handles().iter().enumerate().filter_map(|(i, h)| {
+            let port = h.port.load(Ordering::Relaxed).checked_sub(1)?;
+            Some(ListedHandle {
+                index: i as u32,
+                // A scribbled port number makes the handle one of no port; it is freed all the same.
+                port: u8::try_from(port).unwrap_or(u8::MAX),
+                pid: h.pid.load(Ordering::Relaxed),
+                flags: h.flags.load(Ordering::Relaxed),
+                if_cell: h.if_cell.load(Ordering::Relaxed),
+            })
+        });
+        used.filter(|h| !self.is_alive(h.index)).collect()
+    }
+
+    /// Ports that nobody keeps, with the names of what they may have left behind.
+    pub fn abandoned_ports(&self, _lock: &RootLock) -> Vec<(u8, Option<String>, Option<String>)> {
+        (0..MAX_PORTS as u8)
+            .filter(|&i| {
+                let state = self.ports()[usize::from(i)].state.load(Ordering::Relaxed);
+                state != FREE && !(state == ACTIVE && self.port_is_kept(i))
+            })
+            .map(|i| {
+                let p = &self.ports()[usize::from(i)];
+                let name = load_text(&p.name).filter(|n| valid_name(n));
+                (i, name, load_text(&p.region).filter(|n| valid_name(n)))
+            })
+            .collect()
+    }
+
+    /// Takes a port off the list, so that no sender begins to use it.
+    pub fn unlist_port(&self, _lock: &RootLock, index: u8) {
+        self.header().active[usize::from(index / 64)]
+            .fetch_and(!(1 << (index % 64)), Ordering::Release);
+        self.ports()[usize::from(index)]
+            .state
+            .store(MAKING, Ordering::Release);
+        self.fdb().remove_if(|_, port| port == index);
+    }
+
+    /// Frees a port's place, after its files are gone.
+    pub fn free_port(&self, _lock: &RootLock, index: u8) {
+        self.ports()[usize::from(index)]
+            .state
+            .store(FREE, Ordering::Release);
+    }
+
+    /// Number of places in use, listed or not.
+    pub fn ports_used(&self) -> usize {
+        self.ports()
+            .iter()
+            .filter(|p| p.state.load(Ordering::Relaxed) != FREE)
+            .count()
+    }
+
+    /// Removes the switch's directory. The caller has seen that nobody is on it.
+    pub fn remove(&self, _lock: &RootLock) -> Result<()> {
+        remove_dir(&self.root.switch_dir(&self.name))
+    }
+}
+
+fn remove_dir(dir: &std::path::Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", dir)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Milliseconds of the coarse monotonic clock: the same in all processes, read without a system
+/// call.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let clock = nix::time::ClockId::CLOCK_MONOTONIC_COARSE;
+    let now = nix::time::clock_gettime(clock).expect("every Linux since 2.6.32 has this clock");
+    now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000
+}
+
+/// A random number: for names and seeds.
+#[must_use]
+pub fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library seeds this from the system's random source.
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+}
