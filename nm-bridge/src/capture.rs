@@ -1,0 +1,77 @@
+//! `--pcap-out`: every packet that was moved, in the order in which it was.
+//!
+//! Invariant: the file holds what was moved and nothing else. A packet must be looked at before it
+//! is moved, because a swap takes its buffer away, and it is not known before how many will fit; so
+//! a batch is staged first and the part of it that went is written afterwards.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use netmap::RxRing;
+use netmap::pcap::{MAX_SNAPLEN, Writer};
+
+/// Longest packet that is staged whole.
+const PACKET_MAX: usize = MAX_SNAPLEN as usize;
+
+/// A capture in progress.
+#[derive(Debug)]
+pub struct Capture {
+    writer: Writer<Box<dyn std::io::Write + Send>>,
+    bytes: Vec<u8>,
+    /// Of each whole packet staged: where it ends in `bytes`.
+    ends: Vec<usize>,
+}
+
+impl Capture {
+    /// Creates the file, or takes stdout for `-`.
+    pub fn create(path: &Path, snaplen: u32) -> netmap::Result<Capture> {
+        let writer = Writer::create(path, snaplen)?;
+        Ok(Capture {
+            writer,
+            bytes: Vec::new(),
+            ends: Vec::new(),
+        })
+    }
+
+    /// Copies the packets of the first `max` slots.
+    pub fn stage(&mut self, rx: &RxRing<'_>, max: usize) {
+        self.bytes.clear();
+        self.ends.clear();
+        for i in 0..rx.available().min(max) {
+            let slot = rx.slot(i);
+            let begin = self.bytes.len();
+            let packet = begin - self.ends.last().copied().unwrap_or(0);
+            self.bytes.resize(
+                begin + slot.len().min(PACKET_MAX - packet.min(PACKET_MAX)),
+                0,
+            );
+            slot.frame().copy_to(&mut self.bytes[begin..]);
+            if !slot.more_frag() {
+                self.ends.push(self.bytes.len());
+            }
+        }
+    }
+
+    /// Writes the first `packets` of those staged.
+    pub fn commit(&mut self, packets: usize) -> netmap::Result<()> {
+        if packets == 0 {
+            return Ok(());
+        }
+        let ts = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let mut begin = 0;
+        for &end in self.ends.iter().take(packets) {
+            let packet = &self.bytes[begin..end];
+            let len = u32::try_from(packet.len()).expect("at most PACKET_MAX, a u32");
+            self.writer.write(ts, len, packet)?;
+            begin = end;
+        }
+        Ok(())
+    }
+
+    /// Hands everything to the file.
+    pub fn flush(&mut self) -> netmap::Result<()> {
+        self.writer.flush()
+    }
+}

@@ -1,0 +1,21 @@
+//! nm-bridge joins two ports and moves packets both ways: by swapping buffers where both ports live
+//! in one memory region, by copying elsewhere. Netmap's `bridge` with statistics, signals and JSON.
+//!
+//! * [`cli`] is what may be typed;
+//! * [`plan`] is which two ports that means;
+//! * [`forward`] is one batch in one direction;
+//! * [`idle`] is sleeping on both ports without losing a wake-up;
+//! * [`capture`] is `--pcap-out`;
+//! * [`stats`] is what is counted and printed;
+//! * [`run`] is the loop that joins them.
+#![forbid(unsafe_code)]
+
+pub mod capture;
+pub mod cli;
+pub mod forward;
+pub mod idle;
+pub mod plan;
+mod run;
+pub mod stats;
+
+pub use run::run;

@@ -1,0 +1,324 @@
+//! The loop: sync both ports, move both ways, sync what was filled, sleep if nothing moved.
+//!
+//! Invariant: one sync a batch and direction. A bridge that ends, for whatever reason it may choose,
+//! first moves what it had taken and pushes out what it had filled.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use netmap::{Interest, Port, Wait};
+use nm_cli::cpulist;
+use nm_cli::exit::Outcome;
+use nm_cli::live::{Goal, Live};
+use nm_cli::report::{Flow, Kind, Reporter};
+use nm_cli::signal::Signals;
+
+use crate::capture::Capture;
+use crate::cli::Cli;
+use crate::forward::Mover;
+use crate::idle::{Idle, pending};
+use crate::plan::{Pair, Plan};
+use crate::stats::{Report, Start, Totals};
+
+/// Upstream's wait for a link.
+const NIC_WAIT: Duration = Duration::from_secs(4);
+/// How long a stopping bridge tries to push out what a full destination does not take.
+const DRAIN: Duration = Duration::from_millis(200);
+/// How often a progress bar moves.
+const LIVE: Duration = Duration::from_millis(200);
+
+/// Runs the tool.
+pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
+    let operands = cli.operands()?;
+    let plan = Plan::new(cli, &operands)?;
+    let signals = Signals::install()?;
+    if let Some(cpu) = cli.cpu {
+        cpulist::pin_thread(cpu)?;
+    }
+    let pair = plan.open(cli)?;
+    if cli.verbose > 0 {
+        describe(&pair, cli);
+    }
+    let capture = match &cli.pcap_out {
+        Some(path) => Some(Capture::create(path, cli.snaplen).context("opening the capture file")?),
+        None => None,
+    };
+    let mover = Mover {
+        burst: operands.burst,
+        zero_copy: pair.zero_copy,
+        capture,
+    };
+    let start = Start {
+        a: plan.a.to_string(),
+        b: plan.b.to_string(),
+        zero_copy: pair.zero_copy,
+        burst: operands.burst,
+    };
+    let stdout_is_taken = cli
+        .pcap_out
+        .as_ref()
+        .is_some_and(|path| path.as_os_str() == "-");
+    let reporter = match stdout_is_taken {
+        true => Reporter::stderr(&cli.output),
+        false => Reporter::stdout(&cli.output),
+    };
+    let link = cli.wait_link.unwrap_or(if plan.has_nic() {
+        NIC_WAIT
+    } else {
+        Duration::ZERO
+    });
+    wait_for_link(&signals, link);
+    Bridge::new(cli, pair, mover, start, reporter).run(&signals, plan.loopback)
+}
+
+fn describe(pair: &Pair, cli: &Cli) {
+    for port in [&pair.a, &pair.b] {
+        eprintln!(
+            "{}: {} tx rings, {} rx rings",
+            port.name(),
+            port.tx_rings(),
+            port.rx_rings()
+        );
+    }
+    eprintln!(
+        "{}",
+        match (pair.zero_copy, cli.copy) {
+            (true, _) => "the ports share memory: buffers are swapped",
+            (false, true) => "packets are copied, as asked",
+            (false, false) => "the ports do not share memory: packets are copied",
+        }
+    );
+}
+
+fn wait_for_link(signals: &Signals, time: Duration) {
+    let end = Instant::now() + time;
+    while !signals.stopped() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        signals.wait(left);
+    }
+}
+
+/// A running bridge.
+struct Bridge<'a> {
+    cli: &'a Cli,
+    a: Port,
+    b: Port,
+    mover: Mover,
+    idle: Idle,
+    totals: Totals,
+    /// Drops that the ports had counted before.
+    drops_before: (u64, u64),
+    begin: Instant,
+    shown: (Totals, Instant),
+    next_report: Option<Instant>,
+    next_live: Option<Instant>,
+    start: Start,
+    reporter: Reporter,
+    live: Live,
+}
+
+impl<'a> Bridge<'a> {
+    fn new(cli: &'a Cli, pair: Pair, mover: Mover, start: Start, reporter: Reporter) -> Bridge<'a> {
+        let begin = Instant::now();
+        let goal = match (cli.count.0, cli.duration) {
+            (0, None) => None,
+            (0, Some(time)) => Some(Goal::Time(time)),
+            (count, _) => Some(Goal::Packets(count)),
+        };
+        let (a, b) = (pair.a, pair.b);
+        Bridge {
+            drops_before: port_drops(&a, &b),
+            a,
+            b,
+            mover,
+            idle: Idle::new(cli.wait()),
+            totals: Totals::default(),
+            begin,
+            shown: (Totals::default(), begin),
+            next_report: cli.wants_intervals().then(|| begin + cli.output.interval()),
+            next_live: goal.map(|_| begin + LIVE),
+            start,
+            reporter,
+            live: Live::new(goal, &cli.output),
+            cli,
+        }
+    }
+
+    fn run(mut self, signals: &Signals, one_way: bool) -> anyhow::Result<Outcome> {
+        self.reporter.emit(&self.live, Kind::Start, &self.start)?;
+        loop {
+            let (moved, want_a, want_b) = self.round(one_way)?;
+            let now = Instant::now();
+            if signals.stopped() || self.is_done(now) {
+                break;
+            }
+            if signals.take_report() {
+                self.report(Kind::Totals, now)?;
+            }
+            self.show(now)?;
+            if moved {
+                self.idle.reset();
+            } else if !self.idle.spins() {
+                let timeout = self
+                    .next_event()
+                    .map(|at| at.saturating_duration_since(now));
+                // Whoever reads the capture need not wait for the next packet.
+                self.flush()?;
+                let (a, b) = ((&mut self.a, want_a), (&mut self.b, want_b));
+                self.idle.sleep(a, b, signals, timeout)?;
+            }
+        }
+        self.drain()?;
+        self.flush()?;
+        self.live.finish();
+        self.report(Kind::End, Instant::now())?;
+        Ok(Outcome::Done)
+    }
+
+    /// One batch each way. Returns whether anything moved and, if not, what to wait for.
+    fn round(&mut self, one_way: bool) -> netmap::Result<(bool, Interest, Interest)> {
+        let Self {
+            a,
+            b,
+            mover,
+            totals,
+            ..
+        } = self;
+        let there = one_batch(mover, a, b, &mut totals.a_to_b)?;
+        if one_way {
+            return Ok((there.moved, there.source, there.destination));
+        }
+        let back = one_batch(mover, b, a, &mut totals.b_to_a)?;
+        Ok((
+            there.moved || back.moved,
+            there.source | back.destination,
+            there.destination | back.source,
+        ))
+    }
+
+    fn is_done(&self, now: Instant) -> bool {
+        let count = self.cli.count.0;
+        (count > 0 && self.totals.packets() >= count)
+            || self
+                .cli
+                .duration
+                .is_some_and(|time| now >= self.begin + time)
+    }
+
+    fn next_event(&self) -> Option<Instant> {
+        let end = self.cli.duration.map(|time| self.begin + time);
+        [self.next_report, self.next_live, end]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn show(&mut self, now: Instant) -> anyhow::Result<()> {
+        if let Some(at) = self.next_report.filter(|at| now >= *at) {
+            self.report(Kind::Interval, now)?;
+            // Late by more than an interval (the machine slept): go on from now, catch up nothing.
+            let next = at + self.cli.output.interval();
+            self.next_report = Some(if next > now {
+                next
+            } else {
+                now + self.cli.output.interval()
+            });
+        }
+        if self.next_live.is_some_and(|at| now >= at) {
+            let elapsed = now - self.begin;
+            let rate = self.totals.packets() as f64 / elapsed.as_secs_f64().max(1e-9);
+            let units = self.cli.output.units();
+            self.live
+                .update(self.totals.packets(), elapsed, || units.pps(rate));
+            self.next_live = Some(now + LIVE);
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, kind: Kind, now: Instant) -> anyhow::Result<()> {
+        let mut totals = self.totals;
+        let (there, back) = port_drops(&self.a, &self.b);
+        totals.a_to_b.drops += there.saturating_sub(self.drops_before.0);
+        totals.b_to_a.drops += back.saturating_sub(self.drops_before.1);
+        totals.sleeps = self.idle.sleeps;
+        let elapsed = now - self.begin;
+        let report = if kind == Kind::Interval {
+            let (before, at) = std::mem::replace(&mut self.shown, (totals, now));
+            Report::new(&self.start, totals.since(before), now - at, elapsed)
+        } else {
+            Report::new(&self.start, totals, elapsed, elapsed)
+        };
+        self.reporter.emit(&self.live, kind, &report)
+    }
+
+    /// Pushes out what was filled, as far as the destinations take it within `DRAIN`.
+    fn drain(&mut self) -> netmap::Result<()> {
+        let end = Instant::now() + DRAIN;
+        for port in [&mut self.a, &mut self.b] {
+            port.txsync()?;
+            while pending(port) > 0 {
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                // Ready at once if there is some space, and not yet enough for all.
+                port.wait(Interest::TX, Wait::Block, Some(left))?;
+                std::thread::yield_now();
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> netmap::Result<()> {
+        self.mover.capture.as_mut().map_or(Ok(()), Capture::flush)
+    }
+}
+
+/// What one batch leaves to be done.
+struct Next {
+    moved: bool,
+    /// What to wait for at the source, and at the destination.
+    source: Interest,
+    destination: Interest,
+}
+
+/// Sync the source, move, sync the destination. With a full destination there is no point in
+/// waiting for more to come; with nothing queued there, none in waiting for space.
+fn one_batch(
+    mover: &mut Mover,
+    src: &mut Port,
+    dst: &mut Port,
+    flow: &mut Flow,
+) -> netmap::Result<Next> {
+    src.rxsync()?;
+    let batch = mover.forward(src, dst, flow)?;
+    let before = pending(dst);
+    let mut after = 0;
+    if before > 0 {
+        dst.txsync()?;
+        after = pending(dst);
+    }
+    Ok(Next {
+        // What was blocked is worth another try if the sync made room.
+        moved: batch.packets > 0 || (batch.blocked && after < before),
+        source: if batch.blocked {
+            Interest::empty()
+        } else {
+            Interest::RX
+        },
+        destination: if after > 0 {
+            Interest::TX
+        } else {
+            Interest::empty()
+        },
+    })
+}
+
+/// Packets lost on the way from A to B and from B to A: where they came in, and where they went out.
+fn port_drops(a: &Port, b: &Port) -> (u64, u64) {
+    let (a, b) = (a.counters(), b.counters());
+    (a.rx_drops() + b.tx_drops(), b.rx_drops() + a.tx_drops())
+}

@@ -1,0 +1,496 @@
+//! nm-bridge as its users meet it: real processes, real switches, the library's own ports as ends.
+//!
+//! Each test runs in a process and a root directory of its own: the root is an environment variable,
+//! and a test that changed it under its neighbours' feet would be worse than none.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use netmap::pcap::{Reader, Writer};
+use netmap::{Interest, Port, Wait};
+use nix::sys::signal::Signal;
+
+mod support;
+use support::{Bridge, PATIENCE, nm_bridge, until};
+
+/// Set in the process that runs the body.
+const INSIDE: &str = "NM_BRIDGE_TEST_INSIDE";
+
+/// Runs `body` in a fresh process with a fresh root.
+fn in_fresh_root(name: &str, body: fn()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let root = tempfile::tempdir_in("/dev/shm").expect("a directory for the root");
+    let status = Command::new(std::env::current_exe().expect("this test"))
+        .args([name, "--exact", "--nocapture"])
+        .env("NETMAP_ROOT", root.path())
+        .env(INSIDE, "1")
+        .status()
+        .expect("this test runs again");
+    assert!(status.success(), "{name}: {status}");
+}
+
+/// Declares tests that run each in a fresh root.
+macro_rules! tests {
+    ($($name:ident)*) => {$(
+        #[test]
+        fn $name() {
+            in_fresh_root(stringify!($name), bodies::$name);
+        }
+    )*};
+}
+
+tests! {
+    two_switches_are_joined_both_ways_by_swapping
+    copy_moves_the_same_packets
+    named_memory_is_not_shared
+    many_packets_keep_their_order_and_none_is_lost
+    backpressure_passes_through_a_sleeping_bridge_without_loss
+    dead_destination_of_a_stuck_bridge_is_cleared_away
+    long_packets_pass_even_a_burst_of_one
+    killed_bridge_leaves_names_and_neighbours_usable
+    idle_bridge_sleeps_in_both_modes
+    sleeping_bridge_wakes_for_a_single_packet
+    count_and_duration_end_the_run
+    usr1_reports_and_term_reports_and_ends_well
+    capture_replayed_comes_out_as_capture
+    loopback_sends_packets_back
+    taken_port_is_a_failure_that_names_it
+}
+
+/// A frame to everybody, with its number, of `len` bytes.
+fn frame(number: u32, len: usize) -> Vec<u8> {
+    let mut frame = vec![0xee; len];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    frame[14..18].copy_from_slice(&number.to_be_bytes());
+    frame
+}
+
+/// Sends one packet, whatever it takes.
+fn send(port: &mut Port, packet: &[u8]) {
+    until("room to send", || {
+        port.tx(0).push(packet).then_some(()).or_else(|| {
+            port.txsync().expect("txsync");
+            None
+        })
+    });
+    port.txsync().expect("txsync");
+}
+
+/// The next packet, or nothing within `time`.
+fn receive_within(port: &mut Port, time: Duration) -> Option<Vec<u8>> {
+    let end = Instant::now() + time;
+    port.rxsync().expect("rxsync");
+    while port.rx(0).available() == 0 {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        port.wait(Interest::RX, Wait::Block, Some(left))
+            .expect("wait");
+    }
+    let mut ring = port.rx(0);
+    let mut packet = Vec::new();
+    for i in 0..ring.available() {
+        let slot = ring.slot(i);
+        let begin = packet.len();
+        packet.resize(begin + slot.len(), 0);
+        slot.frame().copy_to(&mut packet[begin..]);
+        if !slot.more_frag() {
+            ring.advance(i + 1);
+            return Some(packet);
+        }
+    }
+    panic!("a packet without an end");
+}
+
+fn receive(port: &mut Port) -> Vec<u8> {
+    receive_within(port, PATIENCE).expect("a packet")
+}
+
+fn port(name: &str) -> Port {
+    Port::open(name).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+mod bodies {
+    use super::*;
+
+    fn both_ways(args: &[&str], zero_copy: bool) {
+        let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
+        let bridge = Bridge::start(nm_bridge(args));
+        assert_eq!(bridge.start["zero_copy"], zero_copy);
+        for number in 0..50 {
+            send(&mut left, &frame(number, 60 + number as usize * 20));
+            assert_eq!(
+                receive(&mut right),
+                frame(number, 60 + number as usize * 20)
+            );
+            send(&mut right, &frame(1000 + number, 64));
+            assert_eq!(receive(&mut left), frame(1000 + number, 64));
+        }
+        let (status, end) = bridge.stop();
+        assert!(status.success(), "{status}");
+        for (key, value) in [
+            ("a_to_b_packets", 50),
+            ("a_to_b_bytes", (0..50).map(|n| 60 + n * 20).sum()),
+            ("b_to_a_packets", 50),
+            ("b_to_a_bytes", 50 * 64),
+            ("a_to_b_drops", 0),
+            ("b_to_a_drops", 0),
+        ] {
+            assert_eq!(end[key], value, "{key} in {end}");
+        }
+    }
+
+    pub fn two_switches_are_joined_both_ways_by_swapping() {
+        both_ways(&["-i", "valeA:x", "-i", "valeB:y"], true);
+    }
+
+    pub fn copy_moves_the_same_packets() {
+        both_ways(&["-c", "valeA:x", "valeB:y", "64"], false);
+    }
+
+    pub fn named_memory_is_not_shared() {
+        both_ways(&["valeA:x@7", "valeB:y"], false);
+    }
+
+    pub fn many_packets_keep_their_order_and_none_is_lost() {
+        const PACKETS: u32 = 20_000;
+        let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
+        let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y", "-b", "100"]));
+        // A window: VALE drops what a receiver has no room for, and this is no test of that.
+        let (mut sent, mut seen) = (0, 0);
+        while seen < PACKETS {
+            while sent < PACKETS && sent - seen < 200 {
+                assert!(
+                    left.tx(0).push(&frame(sent, 60)),
+                    "rings have room for a window"
+                );
+                sent += 1;
+            }
+            left.txsync().expect("txsync");
+            assert_eq!(receive(&mut right), frame(seen, 60));
+            seen += 1;
+        }
+        let (_, end) = bridge.stop();
+        assert_eq!(end["a_to_b_packets"], PACKETS);
+    }
+
+    fn with_backpressure(switch: &str) {
+        let switch = netmap::control::Switch::open(switch).expect("it has a port");
+        switch.set_backpressure(true).expect("it is ours");
+    }
+
+    /// Sends until the path is full and the sender stuck; returns how many were queued or sent.
+    fn fill(port: &mut Port) -> u32 {
+        let (mut sent, mut last_change) = (0, Instant::now());
+        while last_change.elapsed() < Duration::from_millis(300) {
+            let before = sent;
+            while port.tx(0).push(&frame(sent, 60)) {
+                sent += 1;
+            }
+            port.txsync().expect("txsync");
+            if sent > before {
+                last_change = Instant::now();
+            }
+        }
+        sent
+    }
+
+    pub fn backpressure_passes_through_a_sleeping_bridge_without_loss() {
+        for args in [["valeA:x", "valeB:y", "1024"], ["-c", "valeA:x", "valeB:y"]] {
+            let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
+            with_backpressure("valeA");
+            with_backpressure("valeB");
+            let bridge = Bridge::start(nm_bridge(&args));
+            let sent = fill(&mut left);
+            assert!(sent > 2000, "only {sent} packets fill four rings");
+            let before = bridge.cpu_ticks();
+            // Nothing can be waited for when nothing is to happen.
+            std::thread::sleep(Duration::from_millis(500));
+            let ticks = bridge.cpu_ticks() - before;
+            assert!(
+                ticks < 15,
+                "stuck for half a second, {ticks} ticks of 10 ms on the CPU"
+            );
+            for number in 0..sent {
+                left.txsync().expect("txsync");
+                assert_eq!(receive(&mut right), frame(number, 60));
+            }
+            let (_, end) = bridge.stop();
+            assert_eq!(end["a_to_b_packets"], sent);
+        }
+    }
+
+    pub fn dead_destination_of_a_stuck_bridge_is_cleared_away() {
+        let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
+        with_backpressure("valeA");
+        with_backpressure("valeB");
+        let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y"]));
+        // Takes nothing, and fills; then it dies without a word.
+        let stopped = Bridge::start(nm_bridge(&["valeB:z", "valeC:z"]));
+        stopped.signal(Signal::SIGSTOP);
+        let mut sent = 0;
+        let mut last_change = Instant::now();
+        while last_change.elapsed() < Duration::from_millis(300) {
+            while receive_within(&mut right, Duration::ZERO).is_some() {}
+            while left.tx(0).push(&frame(sent, 60)) {
+                sent += 1;
+                last_change = Instant::now();
+            }
+            left.txsync().expect("txsync");
+        }
+        assert!(sent > 2000, "only {sent} packets fill four rings");
+        drop(stopped);
+        let last = frame(u32::MAX, 60);
+        until("room to send", || {
+            left.txsync().expect("txsync");
+            while receive_within(&mut right, Duration::ZERO).is_some() {}
+            left.tx(0).push(&last).then_some(())
+        });
+        until("the last packet", || {
+            left.txsync().expect("txsync");
+            receive_within(&mut right, Duration::ZERO).filter(|packet| *packet == last)
+        });
+        assert!(bridge.stop().0.success());
+    }
+
+    pub fn long_packets_pass_even_a_burst_of_one() {
+        for args in [["valeA:x", "valeB:y", "1"], ["-c", "valeA:x", "valeB:y"]] {
+            let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
+            let bridge = Bridge::start(nm_bridge(&args));
+            for (number, len) in [(1, 60), (2, 9000), (3, 65_000), (4, 60)] {
+                send(&mut left, &frame(number, len));
+                assert!(
+                    receive(&mut right) == frame(number, len),
+                    "packet of {len} bytes"
+                );
+            }
+            assert!(bridge.stop().0.success());
+        }
+    }
+
+    pub fn killed_bridge_leaves_names_and_neighbours_usable() {
+        let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
+        let mut neighbour = port("valeA:neighbour");
+        for round in 0..5 {
+            let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y"]));
+            for number in 0..20 {
+                send(&mut left, &frame(number, 60));
+                assert_eq!(receive(&mut right), frame(number, 60), "round {round}");
+                assert_eq!(receive(&mut neighbour), frame(number, 60), "round {round}");
+            }
+            // In the middle of something: what was under way may be lost, nothing else.
+            for number in 0..100 {
+                assert!(left.tx(0).push(&frame(500 + number, 60)));
+            }
+            left.txsync().expect("txsync");
+            bridge.signal(Signal::SIGKILL);
+            while receive_within(&mut right, Duration::ZERO).is_some() {}
+            for number in 0..100 {
+                assert_eq!(
+                    receive(&mut neighbour),
+                    frame(500 + number, 60),
+                    "round {round}"
+                );
+            }
+            drop(bridge);
+            while receive_within(&mut right, Duration::ZERO).is_some() {}
+        }
+    }
+
+    fn idle(mode: &str) {
+        let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y", "--wait-mode", mode]));
+        // Nothing can be waited for when nothing is to happen.
+        std::thread::sleep(Duration::from_secs(1));
+        let cpu = bridge.cpu_ticks();
+        let (_, end) = bridge.stop();
+        assert!(
+            end["sleeps"].as_u64().expect("a number") < 50,
+            "{mode}: {end}"
+        );
+        assert!(
+            cpu < 30,
+            "{mode}: {cpu} ticks of 10 ms on the CPU in a second"
+        );
+    }
+
+    pub fn idle_bridge_sleeps_in_both_modes() {
+        idle("adaptive");
+        idle("block");
+    }
+
+    pub fn sleeping_bridge_wakes_for_a_single_packet() {
+        for mode in ["block", "adaptive", "busy"] {
+            let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
+            let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y", "--wait-mode", mode]));
+            let mut slow = 0;
+            for number in 0..300 {
+                // Steps of the order of the adaptive wait's spin: packets arrive before, at and
+                // after the moment of falling asleep.
+                std::thread::sleep(Duration::from_micros(u64::from(number % 10) * 20));
+                let begin = Instant::now();
+                send(&mut left, &frame(number, 60));
+                assert_eq!(receive(&mut right), frame(number, 60), "{mode}");
+                slow += u32::from(begin.elapsed() > Duration::from_millis(300));
+            }
+            // Every 500 ms a sleeper looks by itself: a lost wake-up shows as a delay only. A busy
+            // machine may delay a few packets as well.
+            assert!(
+                slow < 5,
+                "{mode}: {slow} of 300 packets came only after 300 ms"
+            );
+            assert!(bridge.stop().0.success());
+        }
+    }
+
+    pub fn count_and_duration_end_the_run() {
+        let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
+        let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y", "--count", "3"]));
+        for number in 0..3 {
+            send(&mut left, &frame(number, 60));
+            receive(&mut right);
+        }
+        let (status, end) = bridge.wait();
+        assert!(status.success());
+        assert_eq!(end["a_to_b_packets"], 3);
+
+        let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y", "--duration", "300ms"]));
+        let (status, end) = bridge.wait();
+        assert!(status.success());
+        let seconds = end["seconds"].as_f64().expect("a number");
+        assert!((0.3..5.0).contains(&seconds), "{end}");
+    }
+
+    pub fn usr1_reports_and_term_reports_and_ends_well() {
+        let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
+        let mut bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y"]));
+        send(&mut left, &frame(1, 60));
+        receive(&mut right);
+        bridge.signal(Signal::SIGUSR1);
+        let totals = bridge.record();
+        assert_eq!(
+            (&totals["type"], &totals["a_to_b_packets"]),
+            (&"totals".into(), &1.into())
+        );
+        bridge.signal(Signal::SIGINT);
+        let (status, end) = bridge.wait();
+        assert_eq!(status.code(), Some(0));
+        assert_eq!((&end["type"], &end["schema"]), (&"end".into(), &1.into()));
+        assert_eq!(
+            (&end["a"], &end["b"]),
+            (&"valeA:x".into(), &"valeB:y".into())
+        );
+    }
+
+    pub fn capture_replayed_comes_out_as_capture() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (input, output) = (dir.path().join("in.pcap"), dir.path().join("out.pcap"));
+        let mut writer = Writer::create(&input, 0).expect("create");
+        for number in 0..20 {
+            writer
+                .write(Duration::from_secs(1), 0, &frame(number, 100))
+                .expect("write");
+        }
+        drop(writer);
+        let mut right = port("valeB:right");
+        let pcap = format!("pcap:{}", input.display());
+        let out = output.to_str().expect("text");
+        let args = [
+            &pcap,
+            "valeB:y",
+            "--count",
+            "20",
+            "--pcap-out",
+            out,
+            "--snaplen",
+            "50",
+        ];
+        let (status, end) = Bridge::start(nm_bridge(&args)).wait();
+        assert!(status.success());
+        assert_eq!(end["a_to_b_packets"], 20);
+        let mut reader = Reader::open(&output).expect("a capture");
+        for number in 0..20 {
+            assert_eq!(receive(&mut right), frame(number, 100));
+            let packet = reader
+                .next()
+                .expect("readable")
+                .expect("as many as were moved");
+            assert_eq!(
+                (packet.orig_len, packet.data),
+                (100, &frame(number, 100)[..50])
+            );
+        }
+        assert!(reader.next().expect("readable").is_none());
+    }
+
+    pub fn loopback_sends_packets_back() {
+        let mut left = port("valeA:left");
+        let bridge = Bridge::start(nm_bridge(&["-L", "valeA:x"]));
+        for number in 0..10 {
+            send(&mut left, &frame(number, 60));
+            assert_eq!(receive(&mut left), frame(number, 60));
+        }
+        assert!(bridge.stop().0.success());
+    }
+
+    pub fn taken_port_is_a_failure_that_names_it() {
+        let _mine = port("valeA:x/x");
+        let (code, stdout, stderr) = outcome(&["valeA:x", "valeB:y"]);
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+        assert!(stderr.contains("opening port valeA:x"), "{stderr}");
+    }
+}
+
+/// Runs a bridge that is to end by itself: exit code, stdout, stderr.
+fn outcome(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = assert_cmd::Command::from_std(nm_bridge(args))
+        .timeout(PATIENCE)
+        .output();
+    let output = output.expect("nm-bridge runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_says_why() {
+    for (args, why) in [
+        (&[][..], "which ports?"),
+        (&["valeA:x"], "no host rings"),
+        (&["valeA:x", "valeB:y", "0"], "invalid burst"),
+        (&["valeA:x", "valeB:y", "-b", "many"], "invalid burst"),
+        (&["valeA:x", "valeB:"], "the port is missing"),
+        (&["valeA:x", "valeB:y{1"], "not supported yet"),
+        (&["-i", "a", "-i", "b", "-i", "c"], "two ports"),
+        (&["valeA:x", "valeB:y", "--no-such-flag"], "--no-such-flag"),
+        (&["valeA:x", "valeB:y", "--duration", "0"], "longer than 0"),
+        (&["valeA:x", "valeB:y", "--snaplen", "5"], "--pcap-out"),
+        (
+            &["valeA:x", "valeB:y", "--busy-poll", "--wait-mode", "block"],
+            "cannot be used with",
+        ),
+    ] {
+        let (code, stdout, stderr) = outcome(args);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}: {stderr}");
+        assert!(stderr.contains(why), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn help_and_version_are_data() {
+    for (flag, part) in [
+        ("--help", "Exit status"),
+        ("-h", "Usage:"),
+        ("--version", "nm-bridge"),
+    ] {
+        let (code, stdout, stderr) = outcome(&[flag]);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{flag}");
+        assert!(stdout.contains(part), "{flag}: {stdout}");
+    }
+}
