@@ -58,6 +58,11 @@ impl Live {
         }
     }
 
+    /// True if there is a bar to move.
+    pub fn is_shown(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// Moves the bar; the message is a rate or so.
     pub fn update(&self, packets: u64, elapsed: Duration, message: impl FnOnce() -> String) {
         if let Some(bar) = &self.bar {

@@ -4,7 +4,7 @@
 //! Handlers only set flags and write a byte to a pipe, so that a thread that waits in [`Signals::wait`]
 //! or polls [`Signals::fd`] wakes at once and none is lost between a look at the flags and the wait.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -23,6 +23,19 @@ pub struct Signals {
     stop: Arc<AtomicBool>,
     report: Arc<AtomicBool>,
     wake: UnixStream,
+    ring: UnixStream,
+}
+
+/// Ends a [`Signals::wait`] from another thread, as a signal would.
+#[derive(Debug)]
+pub struct Waker(UnixStream);
+
+impl Waker {
+    /// Wakes the waiter, or keeps its next wait from sleeping.
+    pub fn wake(&self) {
+        // A full pipe wakes as well; a closed one has no waiter.
+        let _ = (&self.0).write(&[0]);
+    }
 }
 
 impl Signals {
@@ -30,22 +43,32 @@ impl Signals {
     pub fn install() -> anyhow::Result<Signals> {
         let stop = Arc::new(AtomicBool::new(false));
         let report = Arc::new(AtomicBool::new(false));
+        // Apart from `stop`: a run that ended by itself has not used up its first signal.
+        let signalled = Arc::new(AtomicBool::new(false));
         let (wake, ring) = UnixStream::pair().context("creating the signal pipe")?;
-        wake.set_nonblocking(true)
-            .context("creating the signal pipe")?;
+        for end in [&wake, &ring] {
+            end.set_nonblocking(true)
+                .context("creating the signal pipe")?;
+        }
         let install = || -> std::io::Result<()> {
             for signal in [SIGINT, SIGTERM] {
                 // Order matters: actions run in it, so the first signal finds the flag clear.
-                flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))?;
+                flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signalled))?;
+                flag::register(signal, Arc::clone(&signalled))?;
                 flag::register(signal, Arc::clone(&stop))?;
                 pipe::register(signal, ring.try_clone()?)?;
             }
             flag::register(SIGUSR1, Arc::clone(&report))?;
-            pipe::register(SIGUSR1, ring)?;
+            pipe::register(SIGUSR1, ring.try_clone()?)?;
             Ok(())
         };
         install().context("installing signal handlers")?;
-        Ok(Signals { stop, report, wake })
+        Ok(Signals {
+            stop,
+            report,
+            wake,
+            ring,
+        })
     }
 
     /// The stop flag, for worker threads.
@@ -58,7 +81,7 @@ impl Signals {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Stops as a first SIGINT would (after which one signal suffices to end at once).
+    /// Stops as a first SIGINT would.
     pub fn request_stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -66,6 +89,13 @@ impl Signals {
     /// True once per SIGUSR1 (several pending ones count once).
     pub fn take_report(&self) -> bool {
         self.report.swap(false, Ordering::Relaxed)
+    }
+
+    /// A handle for another thread that has something to tell the waiting one.
+    pub fn waker(&self) -> anyhow::Result<Waker> {
+        Ok(Waker(
+            self.ring.try_clone().context("copying the signal pipe")?,
+        ))
     }
 
     /// Readable when a signal arrived; for a poll together with other descriptors. Call
@@ -122,6 +152,16 @@ mod tests {
         );
         assert!(signals.take_report());
         assert!(!signals.take_report());
+
+        let waker = signals.waker().expect("waker");
+        std::thread::spawn(move || waker.wake())
+            .join()
+            .expect("thread");
+        signals.wait(Duration::from_secs(60));
+        assert!(
+            begin.elapsed() < Duration::from_secs(30),
+            "slept through a wake-up"
+        );
 
         raise(Signal::SIGTERM).expect("raise");
         assert!(signals.stopped());
