@@ -252,7 +252,8 @@ mod bodies {
         });
         until("the last packet", || {
             left.txsync().expect("txsync");
-            receive_within(&mut right, Duration::ZERO).filter(|packet| *packet == last)
+            std::iter::from_fn(|| receive_within(&mut right, Duration::ZERO))
+                .find(|packet| *packet == last)
         });
         assert!(bridge.stop().0.success());
     }
