@@ -1,0 +1,498 @@
+//! The command line of `vale-ctl`, as data: `--help`, the manual page and the completions all come
+//! from here.
+//!
+//! Invariant: nothing here acts. Upstream's one-letter flags are not part of this definition; they
+//! are translated into it by `legacy`, because upstream's rules (the last action wins, `-h IF`
+//! attaches) are not those of a subcommand interface.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use netmap::name::parse_switch;
+use netmap::{NameError, PortKind, PortName};
+use nm_cli::duration;
+use nm_cli::mac::Mac;
+
+/// Show and control VALE switches in user space.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vale-ctl",
+    version,
+    about = "Show and control VALE switches in user space",
+    long_about = "Show and control VALE switches in user space.\n\n\
+        A switch is named valeA, a port of it valeA:x. Switches appear when their first port is \
+        opened and vanish with the last one, unless they were made persistent. No root is needed: \
+        whoever may write the switch's files may control it. Without a command, all switches are \
+        listed.",
+    after_long_help = AFTER_HELP
+)]
+pub struct Cli {
+    /// Print JSON: an object keyed by the name of the switch or port, with "schema": 1
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more: what was changed, and in `list` the memory of each port
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// What to do; nothing means `list`
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Closing part of the long help and of the manual page.
+const AFTER_HELP: &str = "\
+Upstream's flags:
+  -g, -d, -a, -h, -n, -r, -l, -p, -P with a port name, and -C, -m, -v, mean what they mean in
+  netmap's vale-ctl: show, detach, attach, attach with the host stack, create, delete, list, start
+  and stop polling; the last action wins. Note that `vale-ctl -h valeA:tap0` attaches. `-h` alone
+  and `--help` print help.
+
+Exit status:
+  0    done, also when top or watch were ended by SIGINT or SIGTERM
+  1    failed
+  2    the command line makes no sense
+  3    a switch or port that was asked about does not exist
+  130, 143  second SIGINT, SIGTERM: stopped at once
+
+Environment:
+  NETMAP_ROOT   directory that holds the switches, in place of /dev/shm/netmap-UID
+
+Examples:
+  vale-ctl list
+  vale-ctl attach valeA:tap0 && ip addr add 10.0.0.1/24 dev tap0
+  vale-ctl fdb show valeA --json | jq '.valeA | keys'
+  vale-ctl set valeA ageing 60s backpressure on
+  vale-ctl top -n 1 --interval 5s";
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List switches and their ports, one line each
+    List(List),
+    /// Show everything about one switch or port
+    Show(Show),
+    /// Create a persistent port, or a persistent switch without ports
+    Create(Create),
+    /// Delete a persistent port, or a switch nobody uses
+    Delete(Delete),
+    /// Join an interface of the host to a switch: starts a bridge that keeps running
+    Attach(Attach),
+    /// End the bridge that `attach` started
+    Detach(Detach),
+    /// Show or flush the table of learnt MAC addresses
+    #[command(subcommand)]
+    Fdb(Fdb),
+    /// Print the counters of switches and ports
+    Stats(Stats),
+    /// Show rates, drops and batch sizes of all ports, live
+    Top(Top),
+    /// Print what happens: ports that appear and vanish, addresses learnt, moved and forgotten
+    Watch(Watch),
+    /// Change settings of a switch
+    Set(Set),
+    /// Show or set how long a learnt address is kept
+    Ageing(Ageing),
+    /// Show or set whether senders wait for a full receiver
+    Backpressure(Backpressure),
+    /// Let the bridge of an attached interface busy-wait, or sleep again
+    #[command(subcommand)]
+    Poll(Poll),
+}
+
+/// A switch (`valeA`, `valeA:`) or one port of it (`valeA:x`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The switch, with its prefix: `valeA`.
+    pub switch: String,
+    /// The port, `x`; none means the switch itself.
+    pub port: Option<String>,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Target, String> {
+        if name.split_once(':').is_none_or(|(_, port)| port.is_empty()) {
+            let switch = parse_switch(name).map_err(|why| why.to_string())?;
+            return Ok(Target { switch, port: None });
+        }
+        let parsed: PortName = name.parse().map_err(|why: NameError| why.to_string())?;
+        let PortKind::Vale { switch, port } = parsed.kind else {
+            return Err("not a port of a switch, which is named as in valeA:x".to_owned());
+        };
+        let target = Target {
+            switch,
+            port: Some(port),
+        };
+        // Rings, flags and options belong to a handle; this names the port as a whole.
+        if target.to_string() == name {
+            Ok(target)
+        } else {
+            Err(format!("a whole port is meant here: {target}"))
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.port {
+            Some(port) => write!(f, "{}:{port}", self.switch),
+            None => f.write_str(&self.switch),
+        }
+    }
+}
+
+/// Arguments of `list`.
+#[derive(Debug, Default, Args)]
+pub struct List {
+    /// Switches or ports; all when none is named. Exit status 3 if one does not exist
+    #[arg(value_name = "NAME")]
+    pub names: Vec<Target>,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// Switch or port
+    pub name: Target,
+}
+
+/// What every changing command has.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Change {
+    /// Check and say what would be done, but do not do it
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Arguments of `create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// valeA:x for a port; valeA for a switch that stays without ports
+    pub name: Target,
+    /// Succeed, changing nothing, if it exists
+    #[arg(long)]
+    pub may_exist: bool,
+    /// Slots and rings: TX_SLOTS[,RX_SLOTS[,TX_RINGS[,RX_RINGS]]]; what is left out follows the
+    /// value before it
+    #[arg(short = 'C', long, value_name = "CONFIG")]
+    pub ring_config: Option<RingConfig>,
+    /// Memory region to take the buffers from, shared by all ports that name it (0: one of its own)
+    #[arg(short, long, value_name = "ID")]
+    pub mem_id: Option<u16>,
+    /// Whether to do it.
+    #[command(flatten)]
+    pub change: Change,
+}
+
+/// Arguments of `delete`.
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Port or switch
+    pub name: Target,
+    /// Succeed if it does not exist
+    #[arg(long)]
+    pub if_exists: bool,
+    /// Whether to do it.
+    #[command(flatten)]
+    pub change: Change,
+}
+
+/// Arguments of `attach`.
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// valeA:IFACE; the tap interface IFACE is created if there is none
+    #[arg(value_name = "SWITCH:IFACE")]
+    pub name: Target,
+    /// With the host stack: a tap always is, so this changes nothing (upstream's -h)
+    #[arg(long)]
+    pub host: bool,
+    /// Succeed if it is attached already
+    #[arg(long)]
+    pub may_exist: bool,
+    /// How the bridge is to run.
+    #[command(flatten)]
+    pub bridge: BridgeOptions,
+    /// How long to wait for the bridge
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::nonzero_seconds)]
+    pub timeout: Duration,
+    /// Whether to do it.
+    #[command(flatten)]
+    pub change: Change,
+}
+
+/// How the bridge of an attached interface runs.
+#[derive(Clone, Debug, Default, Args)]
+pub struct BridgeOptions {
+    /// Let the bridge busy-wait: lower latency, one CPU's whole time
+    #[arg(long)]
+    pub busy_poll: bool,
+    /// CPU for the bridge
+    #[arg(long, value_name = "CPU")]
+    pub cpu: Option<usize>,
+}
+
+/// Arguments of `detach`.
+#[derive(Debug, Args)]
+pub struct Detach {
+    /// The port that `attach` made
+    #[arg(value_name = "SWITCH:IFACE")]
+    pub name: Target,
+    /// Succeed if it is not attached
+    #[arg(long)]
+    pub if_exists: bool,
+    /// How long to wait for the bridge to end
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::nonzero_seconds)]
+    pub timeout: Duration,
+    /// Whether to do it.
+    #[command(flatten)]
+    pub change: Change,
+}
+
+/// Subcommands of `fdb`.
+#[derive(Debug, Subcommand)]
+pub enum Fdb {
+    /// Show which address was learnt behind which port, and how long ago it was last seen
+    Show {
+        /// Switches; with a port's name, only what is behind that port; all when none is named
+        #[arg(value_name = "NAME")]
+        names: Vec<Target>,
+    },
+    /// Forget learnt addresses
+    Flush {
+        /// Switch; with a port's name, only what is behind that port
+        name: Target,
+        /// Only this address
+        #[arg(long)]
+        mac: Option<Mac>,
+        /// Whether to do it.
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+/// Arguments of `stats`.
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Switches or ports; all when none is named
+    #[arg(value_name = "NAME")]
+    pub names: Vec<Target>,
+    /// Also each ring's own counters
+    #[arg(long)]
+    pub rings: bool,
+}
+
+/// Arguments of `top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Switches or ports; all when none is named
+    #[arg(value_name = "NAME")]
+    pub names: Vec<Target>,
+    /// Stop after so many intervals (0: until stopped)
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
+    pub count: u64,
+    /// Time from one table to the next, as in 500ms or 2s; a bare number is milliseconds
+    #[arg(short = 'T', long, value_name = "TIME", default_value = "1s", value_parser = duration::interval)]
+    pub interval: Duration,
+}
+
+/// Arguments of `watch`.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Switches or ports; all when none is named
+    #[arg(value_name = "NAME")]
+    pub names: Vec<Target>,
+    /// Stop after so many events (0: until stopped)
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
+    pub count: u64,
+    /// How often to look at the address tables; ports are noticed at once
+    #[arg(short = 'T', long, value_name = "TIME", default_value = "250ms", value_parser = duration::interval)]
+    pub interval: Duration,
+}
+
+/// Arguments of `set`.
+#[derive(Debug, Args)]
+pub struct Set {
+    /// Switch
+    pub switch: Target,
+    /// `ageing TIME|off`, `backpressure on|off`, `persistent on|off`; `key=value` works too
+    #[arg(value_name = "KEY VALUE", required = true, num_args = 1..)]
+    pub words: Vec<String>,
+    /// Whether to do it.
+    #[command(flatten)]
+    pub change: Change,
+}
+
+/// Arguments of `ageing`.
+#[derive(Debug, Args)]
+pub struct Ageing {
+    /// Switch
+    pub switch: Target,
+    /// A time such as 300s, or off to keep addresses for ever; shown when left out
+    #[arg(value_name = "TIME|off", value_parser = age)]
+    pub value: Option<Age>,
+}
+
+/// Arguments of `backpressure`.
+#[derive(Debug, Args)]
+pub struct Backpressure {
+    /// Switch
+    pub switch: Target,
+    /// on: a sender waits for room at a full receiver; off: the surplus is dropped; shown when
+    /// left out
+    pub value: Option<OnOff>,
+}
+
+/// Subcommands of `poll`.
+#[derive(Debug, Subcommand)]
+pub enum Poll {
+    /// The bridge busy-waits from now on
+    Start {
+        /// An attached port
+        #[arg(value_name = "SWITCH:IFACE")]
+        name: Target,
+        /// CPU for the bridge
+        #[arg(long, value_name = "CPU")]
+        cpu: Option<usize>,
+        /// How long to wait for the bridge
+        #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::nonzero_seconds)]
+        timeout: Duration,
+    },
+    /// The bridge sleeps while there is nothing to do, as it does after attach
+    Stop {
+        /// An attached port
+        #[arg(value_name = "SWITCH:IFACE")]
+        name: Target,
+        /// How long to wait for the bridge
+        #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::nonzero_seconds)]
+        timeout: Duration,
+    },
+}
+
+/// A switch that is on or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    /// Enabled.
+    On,
+    /// Disabled.
+    Off,
+}
+
+/// How long a learnt address is kept; `None` is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age(pub Option<Duration>);
+
+/// Parses `300s`, `5m`, `300` or `off`.
+pub(crate) fn age(text: &str) -> Result<Age, String> {
+    if text == "off" {
+        return Ok(Age(None));
+    }
+    let why = |why| format!("{why}; `off` keeps addresses for ever");
+    duration::nonzero_seconds(text)
+        .map(|age| Age(Some(age)))
+        .map_err(why)
+}
+
+/// Slots and rings of a port, in upstream's order; none means the library's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingConfig {
+    /// Slots of each transmit ring.
+    pub tx_slots: Option<u32>,
+    /// Slots of each receive ring.
+    pub rx_slots: Option<u32>,
+    /// Transmit rings.
+    pub tx_rings: Option<u16>,
+    /// Receive rings.
+    pub rx_rings: Option<u16>,
+}
+
+impl FromStr for RingConfig {
+    type Err = String;
+
+    /// `1024`, `1024,2048`, `1024,2048,4`, `1024,2048,4,2`: a value left out follows the one it is
+    /// paired with, and 0 asks for the default, as in upstream's parser.
+    fn from_str(text: &str) -> Result<RingConfig, String> {
+        let mut values = [0u32; 4];
+        let fields: Vec<&str> = text.split(',').collect();
+        if fields.len() > values.len() {
+            return Err("at most four numbers: TX_SLOTS,RX_SLOTS,TX_RINGS,RX_RINGS".to_owned());
+        }
+        for (value, field) in values.iter_mut().zip(&fields) {
+            *value = field
+                .trim()
+                .parse()
+                .map_err(|_| format!("`{field}` is not a number"))?;
+        }
+        if fields.len() < 2 {
+            values[1] = values[0];
+        }
+        if fields.len() < 4 {
+            values[3] = values[2];
+        }
+        let rings = |value: u32| {
+            u16::try_from(value).map_err(|_| format!("{value} rings are more than a port can have"))
+        };
+        Ok(RingConfig {
+            tx_slots: Some(values[0]).filter(|&v| v > 0),
+            rx_slots: Some(values[1]).filter(|&v| v > 0),
+            tx_rings: Some(rings(values[2])?).filter(|&v| v > 0),
+            rx_rings: Some(rings(values[3])?).filter(|&v| v > 0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn target_with_and_without_a_port() {
+        for (text, switch, port) in [
+            ("valeA", "valeA", None),
+            ("valeA:", "valeA", None),
+            ("valeA:x", "valeA", Some("x")),
+        ] {
+            let target: Target = text.parse().expect(text);
+            assert_eq!(
+                (target.switch.as_str(), target.port.as_deref()),
+                (switch, port)
+            );
+        }
+        for text in [
+            "eth0",
+            "valeA:x-1",
+            "valeA:x/x",
+            "tap:t0",
+            "vale/..:x",
+            "valeA:..",
+            "",
+        ] {
+            assert!(text.parse::<Target>().is_err(), "{text} was accepted");
+        }
+    }
+
+    #[test]
+    fn ring_config_left_out_values_follow_their_partner() {
+        let config = |text: &str| {
+            let c: RingConfig = text.parse().expect(text);
+            (c.tx_slots, c.rx_slots, c.tx_rings, c.rx_rings)
+        };
+        assert_eq!(config("512"), (Some(512), Some(512), None, None));
+        assert_eq!(config("512,256"), (Some(512), Some(256), None, None));
+        assert_eq!(config("0,0,4"), (None, None, Some(4), Some(4)));
+        assert_eq!(
+            config("512,256,4,2"),
+            (Some(512), Some(256), Some(4), Some(2))
+        );
+        for text in ["", "many", "1,2,3,4,5", "1,1,70000"] {
+            assert!(text.parse::<RingConfig>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! `list`: switches and ports, one line each.
+
+use std::time::Duration;
+
+use netmap::control::{PortInfo, SwitchInfo};
+
+use crate::cli::List;
+use crate::json::{self, Detail};
+use crate::output::Out;
+use crate::select;
+use crate::table::{Align, Table};
+
+/// Runs the command.
+pub fn run(out: &mut Out, args: &List) -> anyhow::Result<()> {
+    let picked = select::named(&args.names)?;
+    if out.json {
+        out.object(&json::picked(&picked, Detail::Short))?;
+        return Ok(out.flush()?);
+    }
+    let mut table = Table::new(&[
+        ("NAME", Align::Left),
+        ("INDEX", Align::Right),
+        ("RINGS", Align::Left),
+        ("SLOTS", Align::Left),
+        ("USERS", Align::Left),
+        ("NOTES", Align::Left),
+    ]);
+    for switch in &picked {
+        if switch.whole {
+            let empty = String::new;
+            table.row([
+                switch.info.name.clone(),
+                empty(),
+                empty(),
+                empty(),
+                empty(),
+                notes(&switch.info),
+            ]);
+        }
+        for port in &switch.info.ports {
+            table.row(cells(&switch.info.name, port, out.verbose));
+        }
+    }
+    if picked.is_empty() {
+        eprintln!("no switches; a port that is opened makes one: nm-pktgen -i valeA:x -f rx");
+    } else {
+        out.table(&table)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn cells(switch: &str, port: &PortInfo, verbose: bool) -> [String; 6] {
+    let mut notes = Vec::new();
+    if port.persistent {
+        notes.push("persistent".to_owned());
+    }
+    if verbose {
+        notes.push(format!(
+            "memory {} ({} KiB)",
+            port.memory,
+            port.memory_bytes / 1024
+        ));
+    }
+    [
+        format!("{switch}:{}", port.name),
+        port.index.to_string(),
+        format!("{} tx, {} rx", port.tx_rings, port.rx_rings),
+        format!("{}/{}", port.tx_slots, port.rx_slots),
+        users(port),
+        notes.join(", "),
+    ]
+}
+
+/// `nm-pktgen(4242)`, or a dash.
+pub fn users(port: &PortInfo) -> String {
+    if port.users.is_empty() {
+        return "-".to_owned();
+    }
+    let users: Vec<String> = port
+        .users
+        .iter()
+        .map(|user| format!("{}({})", user.command, user.pid))
+        .collect();
+    users.join(" ")
+}
+
+/// What there is to say about a switch as a whole.
+pub fn notes(info: &SwitchInfo) -> String {
+    let mut notes = vec![
+        plural(info.ports.len(), "port", "ports"),
+        plural(info.fdb_entries, "address", "addresses"),
+        format!("ageing {}", ageing(info.ageing)),
+    ];
+    if info.backpressure {
+        notes.push("backpressure".to_owned());
+    }
+    if info.persistent {
+        notes.push("persistent".to_owned());
+    }
+    notes.join(", ")
+}
+
+/// `300s` as it was typed, or `off`.
+pub fn ageing(age: Option<Duration>) -> String {
+    match age {
+        None => "off".to_owned(),
+        Some(age) if age.subsec_nanos() == 0 => format!("{}s", age.as_secs()),
+        Some(age) => humantime::format_duration(age).to_string(),
+    }
+}
+
+fn plural(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}

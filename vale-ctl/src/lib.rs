@@ -1,0 +1,82 @@
+//! `vale-ctl` as a library, so that its command line ([`cli`]) can be turned into manual pages and
+//! completions. `main` is the program.
+//!
+//! A command reads the switches' files through `netmap::control` and prints; only `attach` and
+//! `poll` start another process, an `nm-bridge` that outlives the command.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+
+mod bridge;
+mod cmd;
+mod json;
+mod legacy;
+mod notify;
+mod output;
+mod select;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use nm_cli::exit::{self, Outcome};
+
+use crate::cli::{Cli, Command, List};
+use crate::output::Out;
+use crate::select::Missing;
+
+/// Name in messages.
+const TOOL: &str = "vale-ctl";
+
+/// The program: parses the arguments, runs the command, tells the exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = parse();
+    exit::run(TOOL, || match run(&cli) {
+        Err(error) if error.downcast_ref::<Missing>().is_some() => {
+            eprintln!("{TOOL}: {error:#}");
+            Ok(Outcome::ConditionNotMet)
+        }
+        Err(error) => Err(error),
+        Ok(()) => Ok(Outcome::Done),
+    })
+}
+
+/// Ends the process on a usage error or when help was asked for, as clap does.
+fn parse() -> Cli {
+    let given: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    match legacy::parse(&given) {
+        None => Cli::parse(),
+        Some(Ok(cli)) => cli,
+        Some(Err(why)) => {
+            Cli::command()
+                .error(clap::error::ErrorKind::InvalidValue, why)
+                .exit();
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let mut out = Out::new(cli.json, cli.verbose);
+    match &cli.command {
+        None => cmd::list::run(&mut out, &List::default()),
+        Some(Command::List(args)) => cmd::list::run(&mut out, args),
+        Some(Command::Show(args)) => cmd::show::run(&mut out, args),
+        Some(Command::Create(args)) => cmd::create::run(&mut out, args),
+        Some(Command::Delete(args)) => cmd::delete::run(&mut out, args),
+        Some(Command::Attach(args)) => cmd::attach::run(&mut out, args),
+        Some(Command::Detach(args)) => cmd::detach::run(&mut out, args),
+        Some(Command::Fdb(args)) => cmd::fdb::run(&mut out, args),
+        Some(Command::Stats(args)) => cmd::stats::run(&mut out, args),
+        Some(Command::Top(args)) => cmd::top::run(&mut out, args),
+        Some(Command::Watch(args)) => cmd::watch::run(&mut out, args),
+        Some(Command::Set(args)) => cmd::set::run(&mut out, args),
+        Some(Command::Ageing(args)) => cmd::set::ageing(&mut out, args),
+        Some(Command::Backpressure(args)) => cmd::set::backpressure(&mut out, args),
+        Some(Command::Poll(args)) => cmd::poll::run(&mut out, args),
+    }
+}

@@ -1,0 +1,117 @@
+//! From the names on the command line to what the switches' files say.
+//!
+//! Invariant: the answer follows the order of the switches (by name), each once, however often and
+//! in whatever order they were named; something named that is not there is an error of its own
+//! kind, which `main` turns into exit status 3.
+
+use std::fmt;
+
+use anyhow::Context;
+use netmap::control::{self, PortInfo, SwitchInfo};
+
+use crate::cli::Target;
+
+/// A switch, with the ports that were asked for.
+#[derive(Debug)]
+pub struct Picked {
+    /// The switch; its ports are only those asked for.
+    pub info: SwitchInfo,
+    /// The switch itself was asked for (not only some ports of it).
+    pub whole: bool,
+}
+
+/// Something that was asked about does not exist.
+#[derive(Debug)]
+pub struct Missing(pub Target);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "There is no {} in {}", self.0, control::root().display())
+    }
+}
+
+impl std::error::Error for Missing {}
+
+/// All switches there are.
+pub fn all() -> anyhow::Result<Vec<SwitchInfo>> {
+    let mut switches = control::list().context("listing the switches")?;
+    switches.sort_by(|a, b| a.name.cmp(&b.name));
+    for switch in &mut switches {
+        switch.ports.sort_by_key(|port| port.index);
+        for port in &mut switch.ports {
+            // The library tells every handle; a process with one per ring is one user.
+            port.users.sort_by_key(|user| user.pid);
+            port.users.dedup_by_key(|user| user.pid);
+        }
+    }
+    Ok(switches)
+}
+
+/// What `names` mean among all switches; everything when nothing is named.
+pub fn named(names: &[Target]) -> anyhow::Result<Vec<Picked>> {
+    let switches = all()?;
+    for target in names {
+        if !switches.iter().any(|info| contains(info, target)) {
+            return Err(Missing(target.clone()).into());
+        }
+    }
+    Ok(pick(switches, names))
+}
+
+/// As `named`, but what is not there now is left out: for commands that wait for it to come.
+pub fn present(names: &[Target]) -> anyhow::Result<Vec<Picked>> {
+    Ok(pick(all()?, names))
+}
+
+/// One switch.
+pub fn switch(name: &Target) -> anyhow::Result<SwitchInfo> {
+    let found = all()?.into_iter().find(|info| info.name == name.switch);
+    found.ok_or_else(|| Missing(name.clone()).into())
+}
+
+/// One port, if it is there.
+pub fn port(name: &Target) -> anyhow::Result<Option<PortInfo>> {
+    let wanted = name.port.as_deref();
+    let Some(info) = all()?.into_iter().find(|info| info.name == name.switch) else {
+        return Ok(None);
+    };
+    Ok(info
+        .ports
+        .into_iter()
+        .find(|port| Some(port.name.as_str()) == wanted))
+}
+
+fn contains(info: &SwitchInfo, target: &Target) -> bool {
+    info.name == target.switch
+        && match &target.port {
+            None => true,
+            Some(port) => info.ports.iter().any(|p| p.name == *port),
+        }
+}
+
+fn pick(switches: Vec<SwitchInfo>, names: &[Target]) -> Vec<Picked> {
+    let wanted = |info: &SwitchInfo, port: &PortInfo| {
+        names
+            .iter()
+            .any(|t| t.switch == info.name && t.port.as_ref().is_some_and(|p| *p == port.name))
+    };
+    let mut picked = Vec::new();
+    for mut info in switches {
+        let whole = names.is_empty()
+            || names
+                .iter()
+                .any(|t| t.switch == info.name && t.port.is_none());
+        if !whole {
+            let ports = std::mem::take(&mut info.ports);
+            info.ports = ports
+                .into_iter()
+                .filter(|port| wanted(&info, port))
+                .collect();
+            if info.ports.is_empty() {
+                continue;
+            }
+        }
+        picked.push(Picked { info, whole });
+    }
+    picked
+}
