@@ -1,0 +1,43 @@
+//! `cargo run -p xtask -- man DIR` and `... -- completions DIR`: chores of building a release.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Make what users install beside the programs.
+#[derive(Debug, Parser)]
+#[command(name = "xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+/// The chores.
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Write the manual pages (section 8) of all tools
+    Man {
+        /// Directory to write into; made if missing
+        #[arg(default_value = "target/dist/man")]
+        dir: PathBuf,
+    },
+    /// Write completions for bash, zsh and fish of all tools
+    Completions {
+        /// Directory to write into; made if missing
+        #[arg(default_value = "target/dist/completions")]
+        dir: PathBuf,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let files = match Cli::parse().task {
+        Task::Man { dir } => xtask::write_man(&dir)?,
+        Task::Completions { dir } => xtask::write_completions(&dir)?,
+    };
+    for file in files {
+        println!("{}", file.display());
+    }
+    Ok(())
+}
