@@ -69,6 +69,9 @@ pub fn start(
     }
     end(&mut child)?;
     remove_log(&log)?;
+    if notify.signals().stopped() {
+        bail!("Interrupted: {name} is not attached");
+    }
     bail!(
         "The bridge for {name} was not ready within {}; is the machine very busy? \
          Try again with a longer --timeout",
