@@ -467,7 +467,9 @@ impl Port {
     }
 
     /// Before polling `fd`: asks for the doorbell, then syncs and looks again. If something is
-    /// ready, it is returned and polling would be wrong. Call `disarm` after polling.
+    /// ready, it is returned and polling would be wrong. Call `disarm` after polling. As in netmap,
+    /// `TX` is ready while any slot is free; one who waits for queued packets to move (on a switch
+    /// with backpressure) compares `TxRing::pending` before and after.
     ///
     /// # Errors
     /// As `txsync` and `rxsync`.

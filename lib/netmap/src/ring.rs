@@ -8,8 +8,7 @@
 //! Who writes what: `head`, `cur` and the slots handed out by the program, through this module;
 //! `tail` by txsync and rxsync. Invariant: a cursor copies `head` and `tail` once and checks them,
 //! so slot numbers are below `num_slots`, and buffer numbers are checked against the region before
-//! an address is made of them, whatever a peer wrote. A slot that names no buffer yields an empty
-//! frame.
+//! an address is made of them, whatever a peer wrote.
 
 use crate::abi::{RING_HEADER_BYTES, RawRing, RawSlot, SlotFlags, SlotValue};
 use crate::copy;
@@ -86,13 +85,15 @@ impl<'a> RingRef<'a> {
             .then(|| self.region.cell0().wrapping_add(idx as usize * STRIDE))
     }
 
+    /// The data of a slot. One that names no buffer gets buffer 0, which netmap reserves for that:
+    /// always there, never anybody's.
     fn frame(&self, slot: SlotValue, len: usize) -> Frame<'a> {
-        match self.buffer(slot.buf_idx) {
-            // SAFETY: a buffer is STRIDE bytes within the region, which outlives 'a.
-            Some(ptr) => unsafe { Frame::new(ptr, len.min(STRIDE)) },
-            // SAFETY: no bytes at all.
-            None => unsafe { Frame::new(std::ptr::NonNull::dangling().as_ptr(), 0) },
-        }
+        let ptr = self
+            .buffer(slot.buf_idx)
+            .unwrap_or_else(|| self.region.cell0());
+        // SAFETY: a buffer is STRIDE bytes within the region, which outlives 'a; buffer 0 is there
+        // from the region's creation on.
+        unsafe { Frame::new(ptr, len.min(STRIDE)) }
     }
 
     /// Sets the indices after damage, as netmap does: everything back to what the library knows,
@@ -379,7 +380,7 @@ impl<'a> TxSlot<'a> {
         self.index as usize
     }
 
-    /// The whole buffer; empty if a peer has damaged the slot.
+    /// The whole buffer.
     #[inline]
     #[must_use]
     pub fn frame(&self) -> Frame<'a> {

@@ -180,7 +180,7 @@ impl Forwarder {
             let (sent, full_port) = full;
             *hwcur = ring.step(*hwcur, sent as u32);
             self.count_sent(sent, counters);
-            if let Some(port) = full_port {
+            if let Some(port) = full_port.or(self.stall.map(|s| s.port)) {
                 self.look_for_death(switch, port, now)?;
             }
         }
@@ -281,8 +281,8 @@ impl Forwarder {
             let (dst, src) = addresses(&piece);
             if src != last_src {
                 // Multicast addresses are never sources.
-                if src & 1 == 0 {
-                    fdb.learn(src, self.me, clock);
+                if src & 1 == 0 && fdb.learn(src, self.me, clock) {
+                    last_dst = 0; // the run's destination may be the very address just learnt
                 }
                 last_src = src;
             }

@@ -1,0 +1,78 @@
+//! What the integration tests share: a root directory of their own, frames, and reading ports.
+#![allow(dead_code)] // each test file uses a part
+
+use netmap::{Options, Port};
+
+/// A fresh root for this test process. Tests in one file share it and use switches of their own.
+pub fn root() -> &'static std::path::Path {
+    use std::sync::OnceLock;
+    static ROOT: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = ROOT.get_or_init(|| {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm can be written");
+        // SAFETY: nothing in these tests reads the environment while this first call runs: every
+        // test begins with it, and OnceLock makes the others wait.
+        unsafe { std::env::set_var("NETMAP_ROOT", dir.path()) };
+        dir
+    });
+    dir.path()
+}
+
+/// Address of a station.
+pub fn mac(station: u8) -> [u8; 6] {
+    if station == 0xff {
+        [0xff; 6]
+    } else {
+        [2, 0, 0, 0, 0, station]
+    }
+}
+
+/// A frame of `len` bytes from one station to another with a number in it.
+pub fn frame(dst: u8, src: u8, number: u32, len: usize) -> Vec<u8> {
+    let mut f: Vec<u8> = (0..len).map(|i| (i as u32 ^ number) as u8).collect();
+    let header: Vec<u8> = mac(dst)
+        .into_iter()
+        .chain(mac(src))
+        .chain([0x88, 0xb5])
+        .chain(number.to_le_bytes())
+        .collect();
+    let n = header.len().min(len);
+    f[..n].copy_from_slice(&header[..n]);
+    f
+}
+
+/// Opens a port.
+pub fn open(name: &str, options: &Options) -> Port {
+    root();
+    Port::open_with(&name.parse().expect(name), options).expect(name)
+}
+
+/// Options with that many slots in both directions.
+pub fn slots(n: u32) -> Options {
+    Options {
+        tx_slots: Some(n),
+        rx_slots: Some(n),
+        ..Options::default()
+    }
+}
+
+/// Reads whole packets from ring `r`, at most `max`.
+pub fn read(port: &mut Port, r: usize, max: usize) -> Vec<Vec<u8>> {
+    port.rxsync().expect("rxsync");
+    let mut ring = port.rx(r);
+    let mut packets = Vec::new();
+    let mut packet = Vec::new();
+    let mut used = 0;
+    for (i, slot) in ring.batch(usize::MAX).enumerate() {
+        if packets.len() == max {
+            break;
+        }
+        packet.extend(slot.frame().to_vec());
+        if !slot.more_frag() {
+            packets.push(std::mem::take(&mut packet));
+            used = i + 1;
+        }
+    }
+    ring.advance(used);
+    port.rxsync().expect("rxsync");
+    packets
+}
