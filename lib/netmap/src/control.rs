@@ -182,7 +182,7 @@ impl Switch {
         check(name)?;
         let root = Root::open()?;
         let lock = root.lock()?;
-        let (inner, made) = switch::Switch::open_or_create(&root, &lock, name)?;
+        let inner = attach::open_switch(&root, &lock, name)?;
         inner.set(
             &lock,
             Settings {
@@ -191,9 +191,6 @@ impl Switch {
                 ageing_ms: ageing_ms(options.ageing),
             },
         );
-        if !made {
-            attach::reap(&inner, &lock)?;
-        }
         Ok(Self { inner })
     }
 

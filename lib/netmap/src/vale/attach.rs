@@ -117,10 +117,7 @@ pub fn open(
 ) -> Result<Attached> {
     let full = format!("{switch_name}:{port}");
     let lock = root.lock()?;
-    let (mut switch, made) = Switch::open_or_create(root, &lock, switch_name)?;
-    if !made {
-        reap(&switch, &lock)?;
-    }
+    let mut switch = open_switch(root, &lock, switch_name)?;
     // From here on an error leaves a port without handles, perhaps a switch without ports.
     let opened = (|| {
         let (index, file, region) = find_or_make(&switch, &lock, port, options)?;
@@ -178,13 +175,21 @@ pub fn open(
     }
 }
 
+/// Opens a switch without what the dead left on it, making it if there is none, or none any more.
+pub fn open_switch(root: &Root, lock: &RootLock, name: &str) -> Result<Switch> {
+    let (switch, made) = Switch::open_or_create(root, lock, name)?;
+    if made {
+        return Ok(switch);
+    }
+    reap(&switch, lock)?;
+    // If only the dead were on it, it is gone now and `switch` is a file without a name.
+    Ok(Switch::open_or_create(root, lock, name)?.0)
+}
+
 /// Makes a persistent port.
 pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options) -> Result<()> {
     let lock = root.lock()?;
-    let (switch, made) = Switch::open_or_create(root, &lock, switch_name)?;
-    if !made {
-        reap(&switch, &lock)?;
-    }
+    let switch = open_switch(root, &lock, switch_name)?;
     if switch.find(port).is_some() {
         return Err(Error::Exists {
             name: format!("{switch_name}:{port}"),
