@@ -1,0 +1,377 @@
+//! rx and rxseq: read every packet, at least its first line of cache, so that a rate counts packets that
+//! a program has seen. rxseq and captures look at the bytes; they take the slower of the two loops.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+
+use netmap::{Interest, RxRing};
+use nm_cli::units;
+
+use crate::cli::Function;
+use crate::packet::mark::{Kind, Mark};
+use crate::packet::template;
+use crate::tracker::{Tracker, Verdict};
+use crate::worker::{LOOK, Worker};
+
+/// Traffic has ended when none came for this long (`--exit-if-empty`).
+const IDLE_NS: u64 = 1_000_000_000;
+/// Streams of sequence numbers told apart; more are foreign.
+const MAX_STREAMS: usize = 256;
+/// Enough of a packet to hold all headers and the mark: 12 + 14 + 40 + 8 + 16, rounded up.
+const HEAD_BYTES: usize = 96;
+
+/// Receives until the run ends.
+pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
+    let mut look = Look::new(worker);
+    loop {
+        if worker.control.stopped() || worker.complete() {
+            break;
+        }
+        let mut got = 0;
+        for ring in 0..worker.port.rx_rings() {
+            got += drain(worker, &mut look, ring);
+        }
+        let now = worker.control.clock.now_ns();
+        if got > 0 {
+            // Gives the slots back before anything else: a full ring makes senders drop.
+            worker.port.rxsync()?;
+            look.finish_batch(worker)?;
+            worker.stamp(now);
+            worker.publish(now);
+            continue;
+        }
+        worker.publish(now);
+        if let Some(capture) = worker.capture {
+            capture.flush()?;
+        }
+        let ready = worker
+            .port
+            .wait(Interest::RX, worker.plan.wait, Some(LOOK))?;
+        let quiet = worker
+            .control
+            .clock
+            .now_ns()
+            .saturating_sub(worker.tally.last_ns);
+        if ready.is_empty()
+            && worker.plan.exit_if_empty
+            && worker.tally.rx_packets > 0
+            && quiet > IDLE_NS
+        {
+            break;
+        }
+    }
+    if let Some(capture) = worker.capture {
+        capture.flush()?;
+    }
+    Ok(())
+}
+
+/// Takes what a ring holds, at most a burst; returns the packets taken.
+fn drain(worker: &mut Worker<'_>, look: &mut Look, ring: usize) -> usize {
+    let (available, slots) = {
+        let rx = worker.port.rx(ring);
+        (rx.available(), rx.num_slots())
+    };
+    worker.tally.space = (slots - 1 - available.min(slots - 1)) as u64;
+    if available == 0 {
+        return 0;
+    }
+    // Under a count, exactly what is there is claimed: a thread that claimed more and gave it back
+    // would leave a thread that saw nothing left, and has ended, with packets on its ring.
+    let present = match worker.plan.count {
+        Some(_) => packets_in(&worker.port.rx(ring), worker.plan.burst),
+        None => available.min(worker.plan.burst),
+    };
+    let limit = worker.claim(present);
+    if limit == 0 {
+        return 0;
+    }
+    let taken = if look.needed {
+        look.take(worker, ring, limit)
+    } else {
+        count(worker, ring, limit)
+    };
+    worker.received(taken.packets, taken.bytes, taken.pad_bytes);
+    taken.packets
+}
+
+/// Packets in a ring, at most `most`; a chain that does not end counts as one, as it does when taken.
+fn packets_in(rx: &RxRing<'_>, most: usize) -> usize {
+    let (mut packets, mut open) = (0, false);
+    for slot in rx.batch(usize::MAX) {
+        open = slot.more_frag();
+        packets += usize::from(!open);
+        if packets == most {
+            return most;
+        }
+    }
+    packets + usize::from(open)
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    packets: usize,
+    bytes: u64,
+    pad_bytes: u64,
+}
+
+/// The fast loop: reads a word of each slot, and nothing else is asked for.
+fn count(worker: &mut Worker<'_>, ring: usize, limit: usize) -> Taken {
+    let mut rx = worker.port.rx(ring);
+    let mut taken = Taken::default();
+    let (mut slots, mut packet_bytes, mut read) = (0, 0, 0u64);
+    for slot in rx.batch(usize::MAX) {
+        let frame = slot.frame();
+        let len = frame.len();
+        if len >= 8 {
+            read ^= frame.u64_at(0);
+        }
+        slots += 1;
+        packet_bytes += len as u64;
+        if !slot.more_frag() {
+            taken.packets += 1;
+            taken.bytes += packet_bytes;
+            taken.pad_bytes += units::pad_bytes(packet_bytes);
+            packet_bytes = 0;
+            if taken.packets == limit {
+                break;
+            }
+        }
+    }
+    black_box(read);
+    close_chain(&mut taken, packet_bytes, limit);
+    rx.advance(slots);
+    taken
+}
+
+/// A chain of slots that does not end where the ring's content ends is a packet cut short: it must
+/// count and go, or it would stay for ever.
+fn close_chain(taken: &mut Taken, packet_bytes: u64, limit: usize) {
+    if packet_bytes > 0 && taken.packets < limit {
+        taken.packets += 1;
+        taken.bytes += packet_bytes;
+        taken.pad_bytes += units::pad_bytes(packet_bytes);
+    }
+}
+
+/// What looks at packets: sequence numbers, capture, hexadecimal output.
+struct Look {
+    needed: bool,
+    /// Whole packets are kept (capture, hexadecimal), not only their heads.
+    whole: bool,
+    streams: Option<Streams>,
+    vnet: usize,
+    /// Bytes of the batch's packets, and where each ends.
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Look {
+    fn new(worker: &Worker<'_>) -> Look {
+        let whole = worker.capture.is_some() || worker.plan.hexdump;
+        let streams = (worker.plan.function == Function::Rxseq).then(Streams::default);
+        Look {
+            needed: whole || streams.is_some(),
+            whole,
+            streams,
+            vnet: worker.plan.recipe.vnet,
+            bytes: Vec::new(),
+            ends: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, worker: &mut Worker<'_>, ring: usize, limit: usize) -> Taken {
+        let mut rx = worker.port.rx(ring);
+        let mut taken = Taken::default();
+        let (mut slots, mut packet_bytes, mut begin) = (0, 0u64, self.bytes.len());
+        for slot in rx.batch(usize::MAX) {
+            let frame = slot.frame();
+            let (len, at) = (frame.len(), self.bytes.len());
+            let keep = if self.whole {
+                len
+            } else {
+                len.min(HEAD_BYTES.saturating_sub(at - begin))
+            };
+            self.bytes.resize(at + keep, 0);
+            frame.copy_to(&mut self.bytes[at..]);
+            slots += 1;
+            packet_bytes += len as u64;
+            if !slot.more_frag() {
+                taken.packets += 1;
+                taken.bytes += packet_bytes;
+                taken.pad_bytes += units::pad_bytes(packet_bytes);
+                packet_bytes = 0;
+                self.end_packet(&mut begin);
+                if taken.packets == limit {
+                    break;
+                }
+            }
+        }
+        if packet_bytes > 0 {
+            self.end_packet(&mut begin);
+        }
+        close_chain(&mut taken, packet_bytes, limit);
+        rx.advance(slots);
+        taken
+    }
+
+    fn end_packet(&mut self, begin: &mut usize) {
+        let packet = self.bytes.get(*begin + self.vnet..).unwrap_or_default();
+        if let Some(streams) = &mut self.streams {
+            streams.note(packet);
+        }
+        if self.whole {
+            self.ends.push(self.bytes.len());
+        } else {
+            self.bytes.truncate(*begin);
+        }
+        *begin = self.bytes.len();
+    }
+
+    /// After the slots were given back: the slow part.
+    fn finish_batch(&mut self, worker: &mut Worker<'_>) -> anyhow::Result<()> {
+        if let Some(streams) = &self.streams {
+            let verdict = streams.verdict();
+            worker.tally.lost = verdict.lost;
+            worker.tally.reordered = verdict.reordered;
+            worker.tally.duplicated = verdict.duplicated;
+            worker.tally.foreign = streams.foreign;
+        }
+        if let Some(capture) = worker.capture {
+            capture.write(&self.bytes, &self.ends)?;
+        }
+        if worker.plan.hexdump {
+            let mut begin = 0;
+            for &end in &self.ends {
+                let to_stderr = worker.plan.output.machine() || worker.plan.stdout_is_capture();
+                super::fill::print("rx", &self.bytes[begin..end], to_stderr);
+                begin = end;
+            }
+        }
+        self.bytes.clear();
+        self.ends.clear();
+        Ok(())
+    }
+}
+
+/// The streams of all senders that this thread hears.
+#[derive(Debug, Default)]
+struct Streams {
+    /// Streams by sender, and the last one used: packets come in bursts of one sender.
+    index: HashMap<u32, usize>,
+    trackers: Vec<(u32, Tracker)>,
+    last: usize,
+    foreign: u64,
+}
+
+impl Streams {
+    fn note(&mut self, packet: &[u8]) {
+        if !mark(packet).is_some_and(|mark| mark.kind == Kind::Seq && self.note_mark(mark)) {
+            self.foreign += 1;
+        }
+    }
+
+    fn note_mark(&mut self, mark: Mark) -> bool {
+        let key = mark.stream();
+        if self
+            .trackers
+            .get(self.last)
+            .is_none_or(|(stream, _)| *stream != key)
+        {
+            match self.index.get(&key) {
+                Some(&found) => self.last = found,
+                None if self.trackers.len() == MAX_STREAMS => return false,
+                None => {
+                    self.last = self.trackers.len();
+                    self.index.insert(key, self.last);
+                    self.trackers.push((key, Tracker::new(mark.value)));
+                    return true;
+                }
+            }
+        }
+        self.trackers[self.last].1.note(mark.value)
+    }
+
+    fn verdict(&self) -> Verdict {
+        self.trackers
+            .iter()
+            .fold(Verdict::default(), |sum, (_, tracker)| {
+                let one = tracker.verdict();
+                Verdict {
+                    lost: sum.lost + one.lost,
+                    reordered: sum.reordered + one.reordered,
+                    duplicated: sum.duplicated + one.duplicated,
+                }
+            })
+    }
+}
+
+/// The mark of a packet without virtio-net header, if it has one.
+pub fn mark(packet: &[u8]) -> Option<Mark> {
+    let be16 = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    let (_, at) = template::mark_offset(packet.len(), be16, |at| packet[at])?;
+    let half = |at: usize| packet[at..at + 8].try_into().map(u64::from_be_bytes).ok();
+    Mark::decode(half(at)?, half(at + 8)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::ip::Family;
+    use crate::packet::template::Template;
+
+    fn packet(run: u16, seq: u64) -> Vec<u8> {
+        let mut template = Template::new(Family::V4, 0, 60);
+        template.set_mark(
+            Mark {
+                seq: seq as u32,
+                run,
+                kind: Kind::Seq,
+                thread: 0,
+                value: seq,
+            }
+            .encode(),
+        );
+        template.bytes()[..60].to_vec()
+    }
+
+    #[test]
+    fn streams_are_told_apart() {
+        let mut streams = Streams::default();
+        for (run, seq) in [(1, 0), (2, 0), (1, 1), (2, 3), (1, 2), (1, 1)] {
+            streams.note(&packet(run, seq));
+        }
+        assert_eq!(
+            streams.verdict(),
+            Verdict {
+                lost: 2,
+                reordered: 0,
+                duplicated: 1
+            }
+        );
+        assert_eq!(streams.foreign, 0);
+    }
+
+    #[test]
+    fn streams_are_bounded() {
+        let mut streams = Streams::default();
+        for run in 0..1000 {
+            streams.note(&packet(run, 0));
+        }
+        assert_eq!(
+            (streams.trackers.len(), streams.foreign),
+            (MAX_STREAMS, 1000 - MAX_STREAMS as u64)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn strangers_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let mut streams = Streams::default();
+            streams.note(&bytes);
+            prop_assert_eq!(streams.foreign + streams.trackers.len() as u64, 1);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! tx and txseq: fill a burst, sync, look at the schedule. Per packet there is no system call, no
+//! allocation and no look at the clock; per burst one sync and at most two looks at the clock.
+
+use crate::cli::Function;
+use crate::func::fill::{Filler, Made};
+use crate::packet::mark::{Kind, Mark};
+use crate::packet::rng::Rng;
+use crate::packet::source::Source;
+use crate::rate::{self, Pacer};
+use crate::worker::Worker;
+
+/// Without a rate, tallies are published after this many packets, to spare small bursts the clock.
+const PUBLISH_PACKETS: usize = 64;
+
+/// The mark of a thread's stream: the run's number is random even under a fixed seed, or a restarted
+/// sender would look like its former self.
+pub fn stream_mark(worker: &Worker<'_>, kind: Kind) -> Mark {
+    let run = Rng::new(u64::from(std::process::id()), worker.plan.recipe.seed).next() as u16;
+    Mark {
+        seq: 0,
+        run,
+        kind,
+        thread: worker.index as u8,
+        value: 0,
+    }
+}
+
+/// Sends until the run ends.
+pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
+    let seq = worker.plan.function == Function::Txseq;
+    let source = Source::new(&worker.plan.recipe, worker.index as u64);
+    let rings: Vec<usize> = (0..worker.port.tx_rings())
+        .map(|ring| worker.port.tx(ring).num_slots())
+        .collect();
+    let mark = seq.then(|| stream_mark(worker, Kind::Seq));
+    let mut filler = Filler::new(worker.plan, source, &rings, capacity(worker), mark)?;
+    allow_indirect(worker, &filler)?;
+    let mut pacer = worker.pacer();
+    if pacer.is_some() {
+        rate::sharpen_timers();
+    }
+    let mut ring = 0;
+    let mut unpublished = 0;
+    while !worker.control.stopped() {
+        let Some(allowed) = allowed(worker, &mut pacer) else {
+            continue;
+        };
+        // Rings take turns, so that all receivers' rings get the same.
+        let Some((chosen, room)) = find_room(worker, ring, filler.slots_per_packet()) else {
+            worker.publish(worker.control.clock.now_ns());
+            worker.wait_space()?;
+            continue;
+        };
+        let packets = worker.claim(allowed.min(room));
+        if packets == 0 {
+            break;
+        }
+        if worker.tally.first_ns == 0 {
+            worker.stamp(worker.control.clock.now_ns());
+        }
+        let made = send(worker, &mut filler, chosen, packets)?;
+        if let Some(pacer) = &mut pacer {
+            pacer.charge(made.packets as u64, made.bytes);
+        }
+        ring = if chosen + 1 == rings.len() {
+            0
+        } else {
+            chosen + 1
+        };
+        unpublished += packets;
+        if unpublished >= PUBLISH_PACKETS || pacer.is_some() {
+            unpublished = 0;
+            let now = worker.control.clock.now_ns();
+            worker.stamp(now);
+            worker.publish(now);
+        }
+    }
+    close(worker, &filler)
+}
+
+/// Packets that the schedule allows now; `None` after waiting for it.
+fn allowed(worker: &Worker<'_>, pacer: &mut Option<Pacer>) -> Option<usize> {
+    let Some(pacer) = pacer else {
+        return Some(worker.plan.burst);
+    };
+    let clock = worker.control.clock;
+    match pacer.ready(clock.now_ns()) {
+        Ok(packets) => Some(packets),
+        Err(due) => {
+            rate::wait_until(clock, due, &worker.control.stop);
+            None
+        }
+    }
+}
+
+fn capacity(worker: &mut Worker<'_>) -> usize {
+    // All buffers of a port have one size; a ring without a free slot says so later.
+    let mut ring = worker.port.tx(0);
+    if ring.space() > 0 {
+        ring.slot(0).capacity()
+    } else {
+        usize::from(u16::MAX)
+    }
+}
+
+/// Tells the port which memory its slots may point to. The library's call for that is unsafe, as it
+/// takes any address, and this program forbids itself unsafe code.
+fn allow_indirect(worker: &mut Worker<'_>, filler: &Filler) -> anyhow::Result<()> {
+    if !filler.indirect_bytes().is_empty() {
+        anyhow::bail!(
+            "--indirect needs a safe way to lend {} bytes to {}, which the library does not offer; leave it out",
+            filler.indirect_bytes().len(),
+            worker.port.name()
+        );
+    }
+    Ok(())
+}
+
+/// The next ring with room for a packet, and how many packets it takes.
+fn find_room(worker: &mut Worker<'_>, from: usize, slots: usize) -> Option<(usize, usize)> {
+    let rings = worker.port.tx_rings();
+    for turn in 0..rings {
+        let ring = if from + turn >= rings {
+            from + turn - rings
+        } else {
+            from + turn
+        };
+        let space = worker.port.tx(ring).space();
+        if space >= slots {
+            worker.tally.space = space as u64;
+            let room = if slots == 1 { space } else { space / slots };
+            return Some((ring, room));
+        }
+    }
+    worker.tally.space = 0;
+    None
+}
+
+fn send(
+    worker: &mut Worker<'_>,
+    filler: &mut Filler,
+    ring: usize,
+    packets: usize,
+) -> anyhow::Result<Made> {
+    let made = filler.fill(&mut worker.port.tx(ring), ring, packets);
+    worker.port.txsync()?;
+    worker.sent(made.packets, made.bytes, made.pad_bytes);
+    Ok(made)
+}
+
+/// Sends what is queued, and takes out of the tally what was not: it will never leave.
+fn close(worker: &mut Worker<'_>, filler: &Filler) -> anyhow::Result<()> {
+    let unsent = worker.flush()?.div_ceil(filler.slots_per_packet()) as u64;
+    let tally = &mut worker.tally;
+    if unsent > 0 && tally.tx_packets > 0 {
+        let mean = tally.tx_bytes / tally.tx_packets;
+        tally.tx_packets = tally.tx_packets.saturating_sub(unsent);
+        tally.tx_bytes = tally.tx_bytes.saturating_sub(unsent * mean);
+    }
+    if tally.tx_packets > 0 {
+        let now = worker.control.clock.now_ns();
+        worker.stamp(now);
+    }
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! nm-pktgen: sends, receives and measures packets on netmap ports.
+//!
+//! ```text
+//! cli (what was typed) -> plan (what is meant, validated) -> run (ports, threads, reports)
+//!                                                             |
+//!               func/ tx, replay, rx, ping: one per thread <- worker -> stats -> record
+//! ```
+//! Only [`cli`] is public: the manual page and the completions are made from it.
+#![forbid(unsafe_code)]
+
+mod capture;
+pub mod cli;
+mod clock;
+mod control;
+mod func;
+mod hexdump;
+mod packet;
+mod plan;
+mod rate;
+mod record;
+mod run;
+mod stats;
+mod tracker;
+mod worker;
+
+/// Runs the tool.
+pub fn run(cli: cli::Cli) -> anyhow::Result<nm_cli::exit::Outcome> {
+    run::run(&mut plan::Plan::new(cli)?)
+}

@@ -1,0 +1,13 @@
+//! nm-pktgen: the process around [`nm_pktgen::run`]. Everything is in the library crate, so that the
+//! manual pages and completions come from the same definition as the flags.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use nm_pktgen::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    nm_cli::exit::run("nm-pktgen", || nm_pktgen::run(cli))
+}

@@ -1,0 +1,643 @@
+//! What a run will do, validated: combinations that make no sense end here, each with one sentence and
+//! exit code 2, so that nothing after this has to doubt its input.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use netmap::{Options, PortKind, PortName, RingSel, Wait};
+use nm_cli::args::OutputArgs;
+use nm_cli::cpulist::CpuList;
+use nm_cli::exit::UsageError;
+use nm_cli::mac::{Mac, MacRange};
+use nm_cli::units::{L1_OVERHEAD_BYTES, Rate, Sizes};
+
+use crate::cli::{Cli, Function, Speed};
+use crate::packet::ip::Family;
+use crate::packet::range::AddrRange;
+use crate::packet::source::Recipe;
+use crate::packet::{mark, template};
+use crate::rate::{Target, Unit};
+
+/// Longest packet: what netmap's 16-bit lengths and UDP's can say.
+const MAX_PACKET: usize = 65_535;
+
+/// How a packet is cut into slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Slots of each packet; `None` is as many as it needs.
+    pub frags: Option<usize>,
+    /// Bytes in a slot at most; `None` is what the buffer holds.
+    pub size: Option<usize>,
+}
+
+/// Replay of a capture file.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// The file; `-` is stdin.
+    pub path: PathBuf,
+    /// Its timing; `Max` when a rate decides.
+    pub speed: Speed,
+    /// Times to play it; 0 is for ever.
+    pub times: u64,
+}
+
+/// A validated run.
+#[derive(Debug)]
+pub struct Plan {
+    /// What to do.
+    pub function: Function,
+    /// One name per thread.
+    pub ports: Vec<PortName>,
+    /// How to open them.
+    pub options: Options,
+    /// Packets over all threads; `None` is no limit.
+    pub count: Option<u64>,
+    /// Time limit.
+    pub duration: Option<Duration>,
+    /// Not counted at the beginning.
+    pub warmup: Duration,
+    /// Packets per sync.
+    pub burst: usize,
+    /// Rate of all threads together.
+    pub rate: Option<Target>,
+    /// Time before the start.
+    pub wait_link: Duration,
+    /// How to wait for packets.
+    pub wait: Wait,
+    /// End when traffic has ended.
+    pub exit_if_empty: bool,
+    /// Exit code 3 on loss.
+    pub fail_on_loss: bool,
+    /// What packets look like.
+    pub recipe: Recipe,
+    /// The source MAC was not given: a port that has one of its own uses that.
+    pub own_mac: bool,
+    /// How they are cut.
+    pub cut: Cut,
+    /// Send by reference.
+    pub indirect: bool,
+    /// Send what the buffers hold.
+    pub no_init: bool,
+    /// Replay instead.
+    pub replay: Option<Replay>,
+    /// Capture file and snap length.
+    pub pcap_out: Option<(PathBuf, u32)>,
+    /// CPU of each thread.
+    pub cpus: Option<Vec<usize>>,
+    /// Reports.
+    pub output: OutputArgs,
+    /// Mean and deviation in reports.
+    pub rate_stats: bool,
+    /// Print packets.
+    pub hexdump: bool,
+    /// Histogram file.
+    pub latency_out: Option<PathBuf>,
+    /// How much to say on stderr.
+    pub verbose: u8,
+}
+
+fn usage<T>(why: impl Into<String>) -> anyhow::Result<T> {
+    Err(UsageError::new(why).into())
+}
+
+impl Function {
+    /// True if it makes packets.
+    pub fn sends(self) -> bool {
+        matches!(
+            self,
+            Function::Tx | Function::Txseq | Function::Ping | Function::Pong
+        )
+    }
+
+    /// True if it takes packets.
+    pub fn receives(self) -> bool {
+        !matches!(self, Function::Tx | Function::Txseq)
+    }
+
+    /// True if its packets carry a mark.
+    fn marks(self) -> bool {
+        matches!(self, Function::Txseq | Function::Ping)
+    }
+}
+
+impl Plan {
+    /// Checks what was typed.
+    pub fn new(mut cli: Cli) -> anyhow::Result<Plan> {
+        apply_option_bits(&mut cli);
+        let function = cli.what.or(cli.function).unwrap_or(Function::Rx);
+        let name: PortName = match cli.port.parse::<PortName>() {
+            Ok(name) => name,
+            Err(error) => return usage(error.to_string()),
+        };
+        check_files(&cli, function)?;
+        let ports = thread_ports(&name, cli.threads.threads)?;
+        let recipe = recipe(&cli, function, &name)?;
+        let cut = cut(&cli, recipe.vnet, recipe.sizes)?;
+        if cli.packet.indirect {
+            if !recipe.constant()
+                || function != Function::Tx
+                || cut
+                    != (Cut {
+                        frags: None,
+                        size: None,
+                    })
+            {
+                return usage(
+                    "--indirect sends one constant packet: use it with -f tx, one size and one address each",
+                );
+            }
+            if cli.packet.no_init {
+                return usage("--indirect and --no-init exclude each other");
+            }
+        }
+        if cli.packet.no_init && function != Function::Tx {
+            return usage("--no-init only makes sense with -f tx");
+        }
+        let burst = match cli.burst {
+            Some(burst) if (1..=4096).contains(&burst.0) => burst.0 as usize,
+            Some(_) => return usage("--burst is between 1 and 4096"),
+            None if matches!(function, Function::Ping | Function::Pong) => 1,
+            None => 512,
+        };
+        Ok(Plan {
+            ports,
+            options: options(&cli, &name)?,
+            count: Some(cli.count.0).filter(|&count| count > 0),
+            duration: cli.duration,
+            warmup: cli.warmup,
+            burst,
+            rate: rate(&cli),
+            wait_link: cli.wait_link.unwrap_or(match name.kind {
+                PortKind::Netmap(_) | PortKind::Tap(_) => Duration::from_secs(2),
+                _ => Duration::ZERO,
+            }),
+            wait: cli.wait_mode,
+            exit_if_empty: cli.exit_if_empty,
+            fail_on_loss: cli.fail_on_loss,
+            recipe,
+            own_mac: cli.packet.src_mac.is_none(),
+            cut,
+            indirect: cli.packet.indirect,
+            no_init: cli.packet.no_init,
+            replay: cli.pcap.pcap_in.map(|path| Replay {
+                path,
+                speed: cli.pcap.pcap_speed.unwrap_or(if cli.rate.is_some() {
+                    Speed::Max
+                } else {
+                    Speed::Times(1.0)
+                }),
+                times: cli.pcap.pcap_loop.0,
+            }),
+            pcap_out: cli.pcap.pcap_out.map(|path| (path, cli.pcap.snaplen)),
+            cpus: cli
+                .threads
+                .cpu
+                .map(|list| cpus(&list, cli.threads.cpus, cli.threads.threads)),
+            output: cli.output,
+            rate_stats: cli.rate_stats,
+            hexdump: cli.hexdump,
+            latency_out: cli.latency_out,
+            verbose: cli.verbose,
+            function,
+        })
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// True if stdout carries a capture.
+    pub fn stdout_is_capture(&self) -> bool {
+        self.pcap_out
+            .as_ref()
+            .is_some_and(|(path, _)| path.as_os_str() == "-")
+    }
+}
+
+/// Bits of pkt-gen's `-o` that mean what a flag means too.
+fn apply_option_bits(cli: &mut Cli) {
+    let bit = |bit: u32| cli.options & bit != 0;
+    let (indirect, dump, rubbish, src, dst, stats) =
+        (bit(32), bit(64), bit(256), bit(512), bit(1024), bit(2048));
+    cli.packet.indirect |= indirect;
+    cli.hexdump |= dump;
+    cli.packet.no_init |= rubbish;
+    cli.packet.random_src |= src;
+    cli.packet.random_dst |= dst;
+    cli.rate_stats |= stats;
+}
+
+fn check_files(cli: &Cli, function: Function) -> anyhow::Result<()> {
+    let pcap = &cli.pcap;
+    if let Some(path) = &pcap.pcap_in {
+        if function != Function::Tx {
+            return usage("--pcap-in sends packets: use it with -f tx");
+        }
+        if cli.threads.threads > 1 {
+            return usage("--pcap-in replays in order, which takes one thread");
+        }
+        let packet = &cli.packet;
+        if packet.indirect
+            || packet.no_init
+            || packet.frags.is_some()
+            || packet.frag_size.is_some()
+            || !packet.size.is_empty()
+        {
+            return usage(
+                "--pcap-in sends packets as they are: it excludes --size, --frags, --frag-size, --indirect and --no-init",
+            );
+        }
+        if path.as_os_str() == "-" && pcap.pcap_loop.0 != 1 {
+            return usage("--pcap-loop needs a file that can be read again, not stdin");
+        }
+    }
+    if pcap.pcap_out.is_some() && !matches!(function, Function::Rx | Function::Rxseq) {
+        return usage("--pcap-out writes what is received: use it with -f rx or rxseq");
+    }
+    if cli.latency_out.is_some() && function != Function::Ping {
+        return usage("--latency-out holds round trips: use it with -f ping");
+    }
+    if cli.exit_if_empty && !matches!(function, Function::Rx | Function::Rxseq | Function::Pong) {
+        return usage(
+            "--exit-if-empty is about received packets: use it with -f rx, rxseq or pong",
+        );
+    }
+    if cli.rate.is_some() && (!function.sends() || function == Function::Pong) {
+        return usage("--rate is about sending: use it with -f tx, txseq or ping");
+    }
+    Ok(())
+}
+
+/// `valeA:x` for one thread, `valeA:x-0`, `valeA:x-1`, ... for more.
+fn thread_ports(name: &PortName, threads: u16) -> anyhow::Result<Vec<PortName>> {
+    if threads == 1 {
+        return Ok(vec![name.clone()]);
+    }
+    match (&name.kind, name.rings) {
+        (PortKind::Null, _) => Ok(vec![name.clone(); usize::from(threads)]),
+        (PortKind::Tap(_) | PortKind::Pcap(_), _) => {
+            usage(format!("{name} serves one thread; leave --threads out"))
+        }
+        (_, RingSel::All) => Ok((0..threads)
+            .map(|ring| name.clone().with_rings(RingSel::One(ring)))
+            .collect()),
+        _ => usage(format!(
+            "{name} names its rings, and --threads chooses them too; leave one out"
+        )),
+    }
+}
+
+fn options(cli: &Cli, name: &PortName) -> anyhow::Result<Options> {
+    let config = cli.threads.ring_config.unwrap_or_default();
+    let threads = Some(cli.threads.threads).filter(|&threads| threads > 1);
+    // What the name says in @conf: wins: it is nearer to the port.
+    let rings = |conf: Option<u16>, flag: Option<u16>| conf.or(flag).or(threads);
+    let (tx, rx) = (
+        rings(name.conf.tx_rings, config.tx_rings),
+        rings(name.conf.rx_rings, config.rx_rings),
+    );
+    for rings in [tx, rx].into_iter().flatten() {
+        if rings < cli.threads.threads && name.kind != PortKind::Null {
+            return usage(format!(
+                "{} threads need as many rings, not {rings}",
+                cli.threads.threads
+            ));
+        }
+    }
+    Ok(Options {
+        tx_slots: name.conf.tx_slots.or(config.tx_slots),
+        rx_slots: name.conf.rx_slots.or(config.rx_slots),
+        tx_rings: tx,
+        rx_rings: rx,
+        ..Options::default()
+    })
+}
+
+fn recipe(cli: &Cli, function: Function, name: &PortName) -> anyhow::Result<Recipe> {
+    let packet = &cli.packet;
+    let wants_v6 = packet.ipv6
+        || [packet.src, packet.dst]
+            .iter()
+            .flatten()
+            .any(|range| range.family() == Family::V6);
+    let family = if wants_v6 && !packet.ipv4 {
+        Family::V6
+    } else {
+        Family::V4
+    };
+    let default = |v4: Ipv4Addr, v6: Ipv6Addr| {
+        AddrRange::one(if family == Family::V4 {
+            IpAddr::from(v4)
+        } else {
+            IpAddr::from(v6)
+        })
+    };
+    let src = packet.src.unwrap_or_else(|| {
+        default(
+            Ipv4Addr::new(10, 0, 0, 1),
+            Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
+        )
+    });
+    let dst = packet.dst.unwrap_or_else(|| {
+        default(
+            Ipv4Addr::new(10, 1, 0, 1),
+            Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1),
+        )
+    });
+    if src.family() != family || dst.family() != family {
+        return usage("source, destination and -4 or -6 must be of one address family");
+    }
+    let vnet = packet
+        .vnet_hdr
+        .parse()
+        .context("virtio-net header length")?;
+    Ok(Recipe {
+        family,
+        vnet,
+        sizes: sizes(&packet.size, family, function, vnet)?,
+        src,
+        dst,
+        random_src: packet.random_src,
+        random_dst: packet.random_dst,
+        src_mac: packet
+            .src_mac
+            .unwrap_or_else(|| MacRange::from(own_mac(name))),
+        dst_mac: packet.dst_mac.unwrap_or(MacRange::from(Mac::BROADCAST)),
+        seed: packet.seed.unwrap_or_else(fresh_seed),
+    })
+}
+
+fn sizes(
+    given: &[Sizes],
+    family: Family,
+    function: Function,
+    vnet: usize,
+) -> anyhow::Result<Sizes> {
+    let sizes = match *given {
+        [] if family == Family::V6 => Sizes::Fixed(80),
+        [] => Sizes::Fixed(60),
+        [one] => one,
+        [Sizes::Fixed(a), Sizes::Fixed(b)] if a == b => Sizes::Fixed(a),
+        [Sizes::Fixed(a), Sizes::Fixed(b)] => Sizes::Range(a.min(b), a.max(b)),
+        _ => {
+            return usage(
+                "--size may be given twice only with one number each: the ends of a range",
+            );
+        }
+    };
+    let marked = template::header_bytes(family) + mark::LEN;
+    let least = if function.marks() {
+        marked
+    } else if matches!(sizes, Sizes::Fixed(_)) {
+        16
+    } else {
+        // Varying sizes rewrite the length fields, so the headers must be there.
+        template::header_bytes(family)
+    };
+    let (low, high) = sizes.bounds();
+    if low < least {
+        return usage(format!(
+            "--size {sizes} is too short: these packets need at least {least} bytes"
+        ));
+    }
+    if high + vnet > MAX_PACKET {
+        return usage(format!(
+            "--size {sizes} is too long: at most {MAX_PACKET} bytes with the virtio-net header"
+        ));
+    }
+    Ok(sizes)
+}
+
+fn cut(cli: &Cli, vnet: usize, sizes: Sizes) -> anyhow::Result<Cut> {
+    let frags = cli.packet.frags.map(usize::from).filter(|&frags| frags > 1);
+    let cut = Cut {
+        frags,
+        size: cli.packet.frag_size.map(usize::from),
+    };
+    let (low, high) = sizes.bounds();
+    if let Some(frags) = frags
+        && (low + vnet) / frags < 14
+    {
+        return usage(format!(
+            "{low} bytes are too few for {frags} fragments of at least 14"
+        ));
+    }
+    if let (None, Some(size)) = (frags, cut.size)
+        && (high + vnet).div_ceil(size) > 63
+    {
+        return usage(format!(
+            "fragments of {size} bytes make more than 63 of a packet"
+        ));
+    }
+    Ok(cut)
+}
+
+fn rate(cli: &Cli) -> Option<Target> {
+    let overhead = if cli.framing { L1_OVERHEAD_BYTES } else { 0 };
+    match cli.rate {
+        None => None,
+        Some(Rate::Pps(pps)) if pps.0 == 0.0 => None,
+        Some(Rate::Pps(pps)) => Some(Target {
+            per_second: pps.0,
+            unit: Unit::Packets,
+        }),
+        Some(Rate::Bps(bps)) => Some(Target {
+            per_second: bps.0,
+            unit: Unit::Bits { overhead },
+        }),
+        Some(Rate::Percent(percent)) => {
+            let unit = Unit::Bits {
+                overhead: L1_OVERHEAD_BYTES,
+            };
+            Some(Target {
+                per_second: cli.line_rate.0 * percent / 100.0,
+                unit,
+            })
+        }
+    }
+}
+
+/// CPU of each thread: a list is used in turn; a single CPU is the first of a sequence, as in pkt-gen.
+fn cpus(list: &CpuList, cpus: Option<u16>, threads: u16) -> Vec<usize> {
+    let there = std::thread::available_parallelism().map_or(1, usize::from);
+    let wrap = cpus.map_or(there, usize::from);
+    (0..usize::from(threads))
+        .map(|thread| match list.as_slice() {
+            &[first] if thread > 0 => (first + thread) % wrap,
+            _ => list.nth(thread),
+        })
+        .collect()
+}
+
+/// A locally administered address for a port that has none: the same name gives the same address, so
+/// that a run after the other does not fill forwarding tables.
+fn own_mac(name: &PortName) -> Mac {
+    let mut hasher = DefaultHasher::new();
+    name.kind.hash(&mut hasher);
+    Mac::from_u64(hasher.finish() & 0x00ff_ffff_ffff | 0x0200_0000_0000)
+}
+
+fn fresh_seed() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    std::time::SystemTime::now().hash(&mut hasher);
+    std::process::id().hash(&mut hasher);
+    // Short enough to be typed again.
+    hasher.finish() >> 32
+}
+
+impl Cut {
+    /// Slots that a packet of `len` bytes takes, and bytes in each but the last, given what a buffer
+    /// holds.
+    pub fn slots(self, len: usize, capacity: usize) -> (usize, usize) {
+        match self.frags {
+            Some(frags) => {
+                let share = len / frags;
+                (frags, self.size.map_or(share, |size| size.min(share)))
+            }
+            None => {
+                let size = self.size.unwrap_or(capacity).min(capacity);
+                (len.div_ceil(size).max(1), size)
+            }
+        }
+    }
+
+    /// Fails if fragments do not fit buffers of `capacity` bytes.
+    pub fn check(self, longest: usize, capacity: usize) -> anyhow::Result<()> {
+        let (slots, size) = self.slots(longest, capacity);
+        let last = longest - (slots - 1) * size;
+        if size > capacity || last > capacity {
+            let worst = size.max(last);
+            return usage(format!(
+                "a fragment of {worst} bytes does not fit a buffer of {capacity}; use more --frags"
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn plan(words: &str) -> anyhow::Result<Plan> {
+        let words = ["nm-pktgen", "-i", "valeA:x"]
+            .into_iter()
+            .chain(words.split_whitespace());
+        Plan::new(Cli::try_parse_from(words)?)
+    }
+
+    #[test]
+    fn defaults_are_those_of_pkt_gen() {
+        let tx = plan("-f tx").expect("valid");
+        assert_eq!(
+            (tx.burst, tx.recipe.sizes, tx.count, tx.wait_link),
+            (512, Sizes::Fixed(60), None, Duration::ZERO)
+        );
+        assert_eq!(plan("").expect("valid").function, Function::Rx);
+        assert_eq!(plan("ping").expect("valid").burst, 1);
+        assert_eq!(plan("tx -6").expect("valid").recipe.sizes, Sizes::Fixed(80));
+        assert_eq!(
+            plan("tx -l 1514 -l 60").expect("valid").recipe.sizes,
+            Sizes::Range(60, 1514)
+        );
+    }
+
+    #[test]
+    fn threads_get_rings_and_cpus() {
+        let plan = plan("tx -p 3 -a 1 -c 3").expect("valid");
+        let names: Vec<String> = plan.ports.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["valeA:x-0", "valeA:x-1", "valeA:x-2"]);
+        assert_eq!(
+            (plan.options.tx_rings, plan.options.rx_rings),
+            (Some(3), Some(3))
+        );
+        assert_eq!(plan.cpus, Some(vec![1, 2, 0]));
+    }
+
+    #[test]
+    fn rates_become_units_per_second() {
+        assert_eq!(plan("tx -R 0").expect("valid").rate, None);
+        let rate = |words: &str| plan(words).expect("valid").rate.expect("has one");
+        assert_eq!(
+            rate("tx -R 1M"),
+            Target {
+                per_second: 1e6,
+                unit: Unit::Packets
+            }
+        );
+        assert_eq!(rate("tx -R 1Gbps").unit, Unit::Bits { overhead: 0 });
+        assert_eq!(rate("tx -R 1Gbps -B").unit, Unit::Bits { overhead: 24 });
+        assert_eq!(
+            rate("tx -R 50%"),
+            Target {
+                per_second: 5e9,
+                unit: Unit::Bits { overhead: 24 }
+            }
+        );
+    }
+
+    #[test]
+    fn nonsense_combinations_are_usage_errors() {
+        for words in [
+            "rx --pcap-in f",
+            "tx --pcap-out f",
+            "tx --latency-out f",
+            "tx -W",
+            "rx -R 1M",
+            "pong -R 1M",
+            "tx -P - --pcap-loop 2",
+            "tx -P f -p 2",
+            "tx -P f -I",
+            "tx -I -l 60-90",
+            "txseq -I",
+            "txseq -r",
+            "txseq -l 42",
+            "ping -6 -l 60",
+            "tx -l 10",
+            "tx -l 65536",
+            "tx -F 63",
+            "tx -4 -s fd00::1",
+            "tx -s fd00::1 -d 10.0.0.1",
+            "tx -b 0",
+            "tx -p 2 -C 512,512,1,1",
+            "tx -l imix -l 60",
+            "tx -l 9000 -M 14",
+        ] {
+            let error = plan(words)
+                .err()
+                .unwrap_or_else(|| panic!("{words:?} was accepted"));
+            assert!(
+                error.downcast_ref::<UsageError>().is_some(),
+                "{words:?}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn cut_gives_equal_shares_and_the_rest() {
+        let cut = |frags, size| Cut { frags, size };
+        assert_eq!(cut(None, None).slots(60, 2048), (1, 2048));
+        assert_eq!(cut(None, None).slots(9000, 2048), (5, 2048));
+        assert_eq!(cut(Some(3), None).slots(1000, 2048), (3, 333));
+        assert_eq!(cut(Some(3), Some(100)).slots(1000, 2048), (3, 100));
+        assert_eq!(cut(None, Some(100)).slots(1000, 2048), (10, 100));
+        assert!(cut(Some(2), None).check(4096, 2048).is_ok());
+        assert!(cut(Some(2), None).check(4098, 2048).is_err());
+        assert!(cut(Some(2), Some(100)).check(4000, 2048).is_err());
+    }
+
+    #[test]
+    fn own_mac_is_local_unicast_and_stable() {
+        let name = |text: &str| text.parse::<PortName>().expect("valid");
+        let mac = own_mac(&name("valeA:x"));
+        assert_eq!(mac.0[0], 2);
+        assert_eq!(mac, own_mac(&name("valeA:x-1")));
+        assert_ne!(mac, own_mac(&name("valeA:y")));
+    }
+}

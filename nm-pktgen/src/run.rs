@@ -1,0 +1,376 @@
+//! A run from beginning to end: open ports, start threads, report while they work, join them, print the
+//! totals. The totals are printed however the run ended; an error comes after them.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use netmap::{Direction, Options, Port};
+use nm_cli::cpulist;
+use nm_cli::exit::{Outcome, UsageError};
+use nm_cli::latency::Latency;
+use nm_cli::live::{Goal, Live};
+use nm_cli::mac::{Mac, MacRange};
+use nm_cli::report::{Kind, Reporter};
+use nm_cli::signal::{Signals, Waker};
+
+use crate::capture::Capture;
+use crate::cli::Function;
+use crate::control::Control;
+use crate::func;
+use crate::plan::Plan;
+use crate::record::{Start, Totals};
+use crate::stats::{Board, RateWindow, Tally, lock};
+use crate::worker::{Worker, drops};
+
+/// How often a progress bar moves between reports.
+const BAR: Duration = Duration::from_millis(100);
+
+/// Does what the plan says.
+pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
+    let signals = Signals::install()?;
+    let capture = match &plan.pcap_out {
+        Some((path, snaplen)) => Some(Capture::create(path, *snaplen)?),
+        None => None,
+    };
+    let latency_out = match &plan.latency_out {
+        Some(path) => {
+            Some(File::create(path).with_context(|| format!("creating {}", path.display()))?)
+        }
+        None => None,
+    };
+    let ports = open(plan)?;
+    if plan.own_mac
+        && let Some(mac) = ports[0].mac()
+    {
+        plan.recipe.src_mac = MacRange::from(Mac(mac));
+    }
+    let plan = &*plan;
+    let goal = plan
+        .count
+        .map(Goal::Packets)
+        .or(plan.duration.map(Goal::Time));
+    let mut screen = Screen {
+        live: Live::new(goal, &plan.output),
+        reporter: if plan.stdout_is_capture() {
+            Reporter::stderr(&plan.output)
+        } else {
+            Reporter::stdout(&plan.output)
+        },
+        window: RateWindow::default(),
+    };
+    let start = Start::new(plan, ports[0].name().to_string(), ports[0].slots());
+    if plan.verbose > 0 {
+        describe(plan, &ports);
+    }
+    screen.reporter.emit(&screen.live, Kind::Start, &start)?;
+    wait_link(plan, &signals);
+
+    let control = Control::new(signals.stop_flag(), plan.count, !plan.warmup.is_zero());
+    let boards: Vec<Board> = ports.iter().map(|_| Board::default()).collect();
+    let working = AtomicUsize::new(ports.len());
+    let mut outcome = Ok(());
+    let mut left = Vec::new();
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        let mut threads = Vec::new();
+        for (index, port) in ports.into_iter().enumerate() {
+            let worker = Worker::new(
+                index,
+                port,
+                plan,
+                &control,
+                &boards[index],
+                capture.as_ref(),
+            );
+            let waker = signals.waker()?;
+            let working = &working;
+            let body = move || work(worker, working, &waker);
+            let thread = std::thread::Builder::new().name(format!("{}-{index}", start_name(plan)));
+            match thread.spawn_scoped(scope, body) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    signals.request_stop();
+                    outcome = Err(anyhow::Error::new(error).context("starting a thread"));
+                    break;
+                }
+            }
+        }
+        let watched = watch(plan, &control, &boards, &working, &signals, &mut screen);
+        // Whoever is still at work must end, or the join would wait for ever.
+        signals.request_stop();
+        for thread in threads {
+            match thread.join() {
+                Ok((worker, done)) => {
+                    left.push(worker);
+                    outcome = std::mem::replace(&mut outcome, Ok(())).and(done);
+                }
+                Err(_) => {
+                    outcome = Err(anyhow::anyhow!(
+                        "a thread panicked; this is a bug, please report it"
+                    ));
+                }
+            }
+        }
+        outcome = std::mem::replace(&mut outcome, Ok(())).and(watched);
+        Ok(())
+    })?;
+    screen.live.finish();
+
+    let tally = final_tally(plan, &boards, &left);
+    let latency = round_trips(&boards);
+    let totals = totals(plan, &control, &tally, &latency);
+    screen.reporter.emit(&screen.live, Kind::End, &totals)?;
+    if let (Some(file), Some(path)) = (latency_out, &plan.latency_out) {
+        let mut file = BufWriter::new(file);
+        latency
+            .write_hgrm(&mut file)
+            .and_then(|()| file.flush())
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    if let Some(capture) = &capture {
+        capture.flush()?;
+    }
+    outcome?;
+    let loss = tally.lost + tally.drops;
+    Ok(if plan.fail_on_loss && loss > 0 {
+        Outcome::ConditionNotMet
+    } else {
+        Outcome::Done
+    })
+}
+
+fn start_name(plan: &Plan) -> &'static str {
+    if plan.function.sends() { "tx" } else { "rx" }
+}
+
+/// Opens one handle a thread. A one-way function binds rings of its direction only.
+fn open(plan: &Plan) -> anyhow::Result<Vec<Port>> {
+    let direction = match plan.function {
+        Function::Tx | Function::Txseq => Direction::TxOnly,
+        Function::Rx | Function::Rxseq => Direction::RxOnly,
+        Function::Ping | Function::Pong => Direction::Both,
+    };
+    let options = Options {
+        direction,
+        ..plan.options.clone()
+    };
+    let mut ports = Vec::new();
+    for name in &plan.ports {
+        let port =
+            Port::open_with(name, &options).with_context(|| format!("opening port {name}"))?;
+        let missing = (plan.function.sends() && port.tx_rings() == 0).then_some("transmit");
+        let missing =
+            missing.or((plan.function.receives() && port.rx_rings() == 0).then_some("receive"));
+        if let Some(missing) = missing {
+            return Err(
+                UsageError::new(format!("{name} has no {missing} ring for this function")).into(),
+            );
+        }
+        ports.push(port);
+    }
+    Ok(ports)
+}
+
+fn describe(plan: &Plan, ports: &[Port]) {
+    for (index, port) in ports.iter().enumerate() {
+        let (tx, rx) = port.slots();
+        let cpu = plan
+            .cpus
+            .as_ref()
+            .map_or(String::new(), |cpus| format!(", CPU {}", cpus[index]));
+        eprintln!(
+            "nm-pktgen: thread {index}: {} with {} tx rings of {tx} slots, {} rx rings of {rx} slots{cpu}",
+            port.name(),
+            port.tx_rings(),
+            port.rx_rings()
+        );
+    }
+    if plan.verbose > 1 {
+        eprintln!("nm-pktgen: {plan:#?}");
+    }
+}
+
+/// Gives a link time to come up.
+fn wait_link(plan: &Plan, signals: &Signals) {
+    let end = Instant::now() + plan.wait_link;
+    while !signals.stopped() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        signals.wait(left);
+    }
+}
+
+/// A thread's life.
+fn work<'a>(
+    mut worker: Worker<'a>,
+    working: &AtomicUsize,
+    waker: &Waker,
+) -> (Worker<'a>, anyhow::Result<()>) {
+    let pinned = match &worker.plan.cpus {
+        Some(cpus) => cpulist::pin_thread(cpus[worker.index]),
+        None => Ok(()),
+    };
+    let done = pinned.and_then(|()| func::run(&mut worker));
+    if done.is_err() {
+        // One failure ends the run: half of a test is no test.
+        worker.control.stop.store(true, Ordering::Relaxed);
+    }
+    // Pairs with the Acquire load in `watch`, which then sees what this thread published.
+    working.fetch_sub(1, Ordering::Release);
+    waker.wake();
+    (worker, done)
+}
+
+/// What reports go through.
+struct Screen {
+    live: Live,
+    reporter: Reporter,
+    window: RateWindow,
+}
+
+/// Reports until all threads have ended or the run is stopped.
+fn watch(
+    plan: &Plan,
+    control: &Control,
+    boards: &[Board],
+    working: &AtomicUsize,
+    signals: &Signals,
+    screen: &mut Screen,
+) -> anyhow::Result<()> {
+    let bounded = plan.count.is_some() || plan.duration.is_some();
+    let mut begin = Instant::now();
+    let warm = begin + plan.warmup;
+    let mut last = (begin, Tally::default());
+    let mut next_report = begin + plan.output.interval();
+    while working.load(Ordering::Acquire) > 0 && !signals.stopped() {
+        let now = Instant::now();
+        let warming = !control.measuring.load(Ordering::Relaxed);
+        if warming && now >= warm {
+            control.measure();
+            begin = now;
+            last = (now, Tally::default());
+            next_report = now + plan.output.interval();
+        }
+        let end = plan.duration.filter(|_| !warming).map(|time| begin + time);
+        if end.is_some_and(|end| now >= end) {
+            return Ok(());
+        }
+        if signals.take_report() {
+            let tally = merge(boards);
+            screen.reporter.emit(
+                &screen.live,
+                Kind::Totals,
+                &totals(plan, control, &tally, &round_trips(boards)),
+            )?;
+        }
+        if now >= next_report && !warming {
+            report_interval(plan, boards, begin, &mut last, now, screen)?;
+            // Late reports do not shift the ones after them.
+            while next_report <= now {
+                next_report += plan.output.interval();
+            }
+        }
+        if bounded && !warming {
+            let tally = merge(boards);
+            let packets = if plan.function.receives() {
+                tally.rx_packets
+            } else {
+                tally.tx_packets
+            };
+            screen
+                .live
+                .update(packets, now - begin, || message(plan, &tally));
+        }
+        let bar = if screen.live.is_shown() {
+            now + BAR
+        } else {
+            next_report
+        };
+        let until = [Some(next_report), Some(bar), end, warming.then_some(warm)]
+            .into_iter()
+            .flatten()
+            .min();
+        signals.wait(
+            until
+                .unwrap_or(next_report)
+                .saturating_duration_since(Instant::now()),
+        );
+    }
+    // A request that came with the end is still answered by the end's own record.
+    Ok(())
+}
+
+fn message(plan: &Plan, tally: &Tally) -> String {
+    let flow = if plan.function.receives() {
+        tally.rx()
+    } else {
+        tally.tx()
+    };
+    plan.output.units().pps(flow.pps(tally.seconds()))
+}
+
+fn report_interval(
+    plan: &Plan,
+    boards: &[Board],
+    begin: Instant,
+    last: &mut (Instant, Tally),
+    now: Instant,
+    screen: &mut Screen,
+) -> anyhow::Result<()> {
+    let tally = merge(boards);
+    let rtt = (plan.function == Function::Ping).then(|| {
+        let mut all = Latency::new();
+        for board in boards {
+            let mut round_trips = lock(&board.round_trips);
+            all.merge(&round_trips.interval);
+            round_trips.interval.clear();
+        }
+        all.summary()
+    });
+    let seconds = (now - last.0).as_secs_f64();
+    let since = tally.since(&last.1);
+    *last = (now, tally);
+    let mut record =
+        Totals::new(plan, &since, (now - begin).as_secs_f64(), seconds, rtt).into_interval();
+    if plan.rate_stats {
+        let stats = screen.window.add(record.pps());
+        record = record.with_rate_stats(stats);
+    }
+    screen.reporter.emit(&screen.live, Kind::Interval, &record)
+}
+
+fn merge(boards: &[Board]) -> Tally {
+    boards
+        .iter()
+        .map(Board::read)
+        .reduce(|all, one| all.merge(&one))
+        .unwrap_or_default()
+}
+
+fn round_trips(boards: &[Board]) -> Latency {
+    let mut all = Latency::new();
+    boards
+        .iter()
+        .for_each(|board| all.merge(&lock(&board.round_trips).total));
+    all
+}
+
+/// The tally after all threads have ended; drops are read again, as the first thread, which counts
+/// them, may have ended before the others.
+fn final_tally(plan: &Plan, boards: &[Board], left: &[Worker<'_>]) -> Tally {
+    let mut tally = merge(boards);
+    if let Some(first) = left.iter().find(|worker| worker.index == 0) {
+        let late = drops(plan.function, &first.port.counters().since(&first.before()));
+        tally.drops += late.saturating_sub(first.tally.drops);
+    }
+    tally
+}
+
+fn totals(plan: &Plan, control: &Control, tally: &Tally, latency: &Latency) -> Totals {
+    let rtt = (plan.function == Function::Ping).then(|| latency.summary());
+    Totals::new(plan, tally, control.elapsed_s(), tally.seconds(), rtt)
+}

@@ -1,0 +1,381 @@
+//! nm-pktgen processes exchanging packets over VALE: counts are exact, contents arrive as sent, faults
+//! are told apart. No test depends on how fast the machine is: rings hold all packets of a test, or
+//! drops are part of the sum.
+
+mod rig;
+
+use nix::sys::signal::Signal;
+use rig::{Rig, number};
+
+/// Rings that hold every packet of a test, so that nothing is dropped however slow the receiver is.
+const ROOMY: &str = "-C 4096";
+
+#[test]
+fn tx_to_rx_counts_agree_exactly() {
+    let rig = Rig::new();
+    let rx = rig.start(&format!("-i valeA:r -f rx -n 3000 {ROOMY}"));
+    let sent = rig.end(&format!("-i valeA:t -f tx -n 3000 -l 100 {ROOMY}"));
+    let (code, received, errors) = rx.finish();
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!(sent["type"], "end");
+    assert_eq!(
+        (
+            number(&sent, "tx_packets"),
+            number(&sent, "tx_bytes"),
+            number(&sent, "drops")
+        ),
+        (3000, 300_000, 0)
+    );
+    assert_eq!(
+        (
+            number(&received, "rx_packets"),
+            number(&received, "rx_bytes")
+        ),
+        (3000, 300_000)
+    );
+    for (end, keys) in [
+        (&sent, ["tx_pps", "tx_bps_l2", "tx_bps_l1", "seconds"]),
+        (&received, ["rx_pps", "rx_bps_l2", "rx_bps_l1", "seconds"]),
+    ] {
+        for key in keys {
+            assert!(
+                end[key].as_f64().is_some_and(|value| value >= 0.0),
+                "{key} in {end}"
+            );
+        }
+    }
+    assert_eq!(number(&sent, "schema"), 1);
+}
+
+#[test]
+fn overload_is_counted_and_nothing_vanishes() {
+    let rig = Rig::new();
+    let mut rx = rig.start("-i valeA:r -f rx");
+    let sent = rig.end("-i valeA:t -f tx -n 2M");
+    assert_eq!(number(&sent, "tx_packets"), 2_000_000);
+    let expected = 2_000_000 - number(&sent, "drops");
+    rx.totals_until(|totals| number(totals, "rx_packets") >= expected);
+    let received = rx.stop();
+    assert_eq!(number(&received, "rx_packets"), expected);
+    assert_eq!(number(&received, "drops"), number(&sent, "drops"));
+}
+
+#[test]
+fn threads_share_a_count_exactly() {
+    let rig = Rig::new();
+    let rx = rig.start("-i valeA:r -f rx -p 2 -n 3001 -C 4096,4096,2,2");
+    // Broadcast all goes to ring 0: the other thread must end all the same.
+    let sent = rig.end("-i valeA:t -f txseq -p 3 -n 3001 -C 4096,4096,3,3 -b 7");
+    let (code, received, errors) = rx.finish();
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!(
+        (number(&sent, "tx_packets"), number(&received, "rx_packets")),
+        (3001, 3001)
+    );
+}
+
+#[test]
+fn replay_arrives_byte_for_byte() {
+    let rig = Rig::new();
+    let packets: Vec<Vec<u8>> = (0..300u32)
+        .map(|n| {
+            let body = (0..48 + (n as usize * 37) % 3000).map(|at| (at as u32 * 7 + n) as u8);
+            // Broadcast: an address that was learnt on the sender's own port would be dropped.
+            [0xff; 6].into_iter().chain([2; 6]).chain(body).collect()
+        })
+        .collect();
+    rig.write_pcap("in.pcap", &packets);
+    let rx = rig.start(&format!(
+        "-i valeA:y -f rx -n 300 --pcap-out out.pcap {ROOMY}"
+    ));
+    let sent = rig.end(&format!(
+        "-i valeA:x -f tx --pcap-in in.pcap --pcap-speed max {ROOMY}"
+    ));
+    let (code, received, errors) = rx.finish();
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!(
+        (number(&sent, "tx_packets"), number(&received, "rx_packets")),
+        (300, 300)
+    );
+    assert!(
+        rig.read_pcap("out.pcap") == packets,
+        "the capture differs from what was replayed"
+    );
+}
+
+#[test]
+fn replay_keeps_the_files_time_at_least() {
+    let rig = Rig::new();
+    rig.write_pcap("in.pcap", &vec![vec![2; 60]; 101]);
+    // 100 gaps of a millisecond: never faster than the file, twice as fast with x2.
+    let real = rig.end("-i null: -f tx --pcap-in in.pcap");
+    let double = rig.end("-i null: -f tx --pcap-in in.pcap --pcap-speed x2 --pcap-loop 2");
+    assert!(
+        real["seconds"].as_f64().expect("a number") >= 0.0990,
+        "{real}"
+    );
+    assert!(
+        double["seconds"].as_f64().expect("a number") >= 0.0990,
+        "{double}"
+    );
+    assert_eq!(
+        (number(&real, "tx_packets"), number(&double, "tx_packets")),
+        (101, 202)
+    );
+    eprintln!(
+        "replay of 0.1 s took {} s, twice at x2 {} s",
+        real["seconds"], double["seconds"]
+    );
+}
+
+#[test]
+fn snaplen_cuts_the_capture_only() {
+    let rig = Rig::new();
+    let rx = rig.start(&format!(
+        "-i valeA:y -f rx -n 5 --pcap-out out.pcap --snaplen 64 {ROOMY}"
+    ));
+    rig.end(&format!("-i valeA:x -f tx -n 5 -l 1514 {ROOMY}"));
+    let (_, received, _) = rx.finish();
+    assert_eq!(number(&received, "rx_bytes"), 5 * 1514);
+    assert!(
+        rig.read_pcap("out.pcap")
+            .iter()
+            .all(|packet| packet.len() == 64)
+    );
+}
+
+#[test]
+fn fragments_arrive_as_one_packet() {
+    let rig = Rig::new();
+    let rx = rig.start(&format!(
+        "-i valeA:y -f rx -n 20 --pcap-out out.pcap {ROOMY}"
+    ));
+    rig.end(&format!(
+        "-i valeA:x -f tx -n 10 -l 5000 -F 3 -M 1500 {ROOMY} -b 3"
+    ));
+    rig.end(&format!("-i valeA:x -f tx -n 10 -l 5000 {ROOMY}"));
+    let (_, received, _) = rx.finish();
+    assert_eq!(
+        (
+            number(&received, "rx_packets"),
+            number(&received, "rx_bytes")
+        ),
+        (20, 100_000)
+    );
+    let packets = rig.read_pcap("out.pcap");
+    assert!(
+        packets.windows(2).all(|pair| pair[0] == pair[1]),
+        "cut in different ways, the same packet"
+    );
+    assert_eq!(
+        packets[0][16..18],
+        4986u16.to_be_bytes(),
+        "IPv4 total length"
+    );
+}
+
+#[test]
+fn vnet_header_stands_before_each_frame() {
+    let rig = Rig::new();
+    rig.end("-i pcap:plain.pcap -f txseq -n 3 --seed 1");
+    rig.end("-i pcap:vnet.pcap -f txseq -n 3 --seed 1 -H 12");
+    let (plain, vnet) = (rig.read_pcap("plain.pcap"), rig.read_pcap("vnet.pcap"));
+    for (plain, vnet) in plain.iter().zip(&vnet) {
+        assert_eq!(vnet[..12], [0; 12]);
+        assert_eq!(
+            (vnet.len(), &vnet[12..46]),
+            (72, [&vnet[12..24], &plain[12..34]].concat().as_slice())
+        );
+    }
+    let received = rig.end("-i pcap:vnet.pcap -f rxseq -n 3 -H 12");
+    assert_eq!(
+        (number(&received, "lost"), number(&received, "foreign")),
+        (0, 0)
+    );
+}
+
+#[test]
+fn same_seed_sends_the_same_packets() {
+    let rig = Rig::new();
+    let make = |name: &str, seed: u32| {
+        rig.end(&format!(
+            "-i pcap:{name} -f tx -n 200 -l 60-1514 -z -Z --seed {seed} -S 02:00:00:00:00:01"
+        ));
+        rig.read_pcap(name)
+    };
+    let (a, b, c) = (make("a.pcap", 5), make("b.pcap", 5), make("c.pcap", 6));
+    assert!(a == b && a != c);
+    let sizes: std::collections::BTreeSet<usize> = a.iter().map(Vec::len).collect();
+    assert!(
+        sizes.len() > 50
+            && *sizes.first().expect("some") >= 60
+            && *sizes.last().expect("some") <= 1514
+    );
+}
+
+#[test]
+fn ranges_are_walked_packet_by_packet() {
+    let rig = Rig::new();
+    rig.end("-i pcap:a.pcap -f tx -n 6 -s 10.0.0.1:5-10.0.0.2:6 -d 10.9.9.9:7 -D 02:00:00:00:00:00-02:00:00:00:00:ff");
+    let seen: Vec<(u8, u8, u8)> = rig
+        .read_pcap("a.pcap")
+        .iter()
+        .map(|p| (p[29], p[35], p[5]))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (1, 5, 0),
+            (1, 6, 1),
+            (2, 5, 2),
+            (2, 6, 3),
+            (1, 5, 4),
+            (1, 6, 5)
+        ]
+    );
+}
+
+#[test]
+fn rxseq_tells_loss_reordering_and_duplicates_apart() {
+    let rig = Rig::new();
+    rig.end("-i pcap:all.pcap -f txseq -n 100");
+    let all = rig.read_pcap("all.pcap");
+    let mut faulty: Vec<Vec<u8>> = all[..10].to_vec();
+    faulty.extend_from_slice(&all[13..20]); // 10, 11, 12 are missing
+    faulty.push(all[11].clone()); // 11 comes late
+    faulty.push(all[15].clone()); // 15 comes twice
+    faulty.extend_from_slice(&all[20..]);
+    faulty.push(vec![0xff; 60]); // a stranger
+    rig.write_pcap("faulty.pcap", &faulty);
+    let words = format!(
+        "-i valeA:r -f rxseq -n {} --fail-on-loss {ROOMY}",
+        faulty.len()
+    );
+    let rx = rig.start(&words);
+    rig.end(&format!(
+        "-i valeA:t -f tx --pcap-in faulty.pcap --pcap-speed max {ROOMY}"
+    ));
+    let (code, end, errors) = rx.finish();
+    assert_eq!(code, Some(3), "the condition does not hold: {errors}");
+    let count = |key: &str| number(&end, key);
+    assert_eq!(
+        (
+            count("lost"),
+            count("reordered"),
+            count("duplicated"),
+            count("foreign")
+        ),
+        (2, 1, 1, 1)
+    );
+    assert_eq!(count("rx_packets"), faulty.len() as u64);
+}
+
+#[test]
+fn rxseq_of_a_whole_stream_finds_no_fault() {
+    let rig = Rig::new();
+    let rx = rig.start(&format!(
+        "-i valeA:r -f rxseq -n 4000 --fail-on-loss {ROOMY}"
+    ));
+    rig.end(&format!("-i valeA:t -f txseq -n 4000 -6 {ROOMY}"));
+    let (code, end, _) = rx.finish();
+    assert_eq!(code, Some(0));
+    let count = |key: &str| number(&end, key);
+    assert_eq!(
+        (
+            count("rx_packets"),
+            count("lost"),
+            count("reordered"),
+            count("duplicated")
+        ),
+        (4000, 0, 0, 0)
+    );
+}
+
+#[test]
+fn ping_measures_every_answer() {
+    for mode in ["busy", "adaptive", "block"] {
+        let rig = Rig::new();
+        let pong = rig.start(&format!("-i valeA:pong -f pong --wait-mode {mode}"));
+        let end = rig.end(&format!(
+            "-i valeA:ping -f ping -n 300 -b 3 --wait-mode {mode} --latency-out rtt.hgrm"
+        ));
+        let answered = pong.stop();
+        let count = |key: &str| number(&end, key);
+        // A machine that stops a process for a second loses an answer: that is reported, not hidden.
+        assert_eq!(count("tx_packets"), 300);
+        assert_eq!(count("rx_packets") + count("lost"), 300);
+        assert_eq!(count("rtt_count"), count("rx_packets"));
+        assert_eq!(
+            (
+                number(&answered, "rx_packets"),
+                number(&answered, "tx_packets")
+            ),
+            (300, 300)
+        );
+        let order: Vec<u64> = ["min", "p50", "p90", "p99", "p999", "max"]
+            .iter()
+            .map(|key| count(&format!("rtt_{key}_ns")))
+            .collect();
+        assert!(order[0] > 0 && order.is_sorted(), "{order:?}");
+        let text = std::fs::read_to_string(rig.path("rtt.hgrm")).expect("written");
+        assert!(
+            text.contains(&format!("Total count    = {:>12}]", count("rtt_count"))),
+            "{text}"
+        );
+        eprintln!(
+            "round trip, {mode}: p50 {} ns, p99 {} ns",
+            count("rtt_p50_ns"),
+            count("rtt_p99_ns")
+        );
+    }
+}
+
+#[test]
+fn ping_without_a_pong_reports_loss() {
+    let rig = Rig::new();
+    let output = rig.run("-i valeA:ping -f ping -n 1 --fail-on-loss --json");
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let end: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((number(&end, "lost"), number(&end, "rtt_count")), (1, 0));
+}
+
+#[test]
+fn receiver_ends_when_traffic_ended() {
+    let rig = Rig::new();
+    let rx = rig.start(&format!("-i valeA:r -f rx -W {ROOMY}"));
+    rig.end(&format!("-i valeA:t -f tx -n 100 {ROOMY}"));
+    let (code, end, _) = rx.finish();
+    assert_eq!((code, number(&end, "rx_packets")), (Some(0), 100));
+}
+
+#[test]
+fn warmup_is_not_counted() {
+    let rig = Rig::new();
+    let end = rig.end("-i null: -f tx -R 1000 -n 50 --warmup 100ms");
+    assert_eq!(number(&end, "tx_packets"), 50);
+    let mut tx = rig.start("-i null: -f tx -R 1000 --warmup 1h");
+    // Totals are answered in the warm-up too; they count nothing yet... until the run is stopped.
+    tx.totals_until(|totals| totals["type"] == "totals");
+    tx.signal(Signal::SIGTERM);
+    assert_eq!(tx.finish().0, Some(0));
+}
+
+#[test]
+fn rates_are_kept_and_reported() {
+    let rig = Rig::new();
+    for (rate, pps) in [
+        ("1k", 1e3),
+        ("100kpps", 1e5),
+        ("1Mpps", 1e6),
+        ("480Mbps", 1e6),
+    ] {
+        let end = rig.end(&format!("-i null: -f tx -R {rate} -t 500ms"));
+        let measured = end["tx_pps"].as_f64().expect("a number");
+        eprintln!(
+            "rate {rate}: {measured:.1} pps, off by {:+.3} %",
+            (measured / pps - 1.0) * 100.0
+        );
+        // Above the rate is a mistake of ours; below it may be a busy machine, which is not judged.
+        assert!(measured < pps * 1.05 && measured > 0.0, "{end}");
+    }
+}
