@@ -15,6 +15,7 @@ use nm_cli::mac::{Mac, MacRange};
 use nm_cli::units::{L1_OVERHEAD_BYTES, Rate, Sizes};
 
 use crate::cli::{Cli, Function, Speed};
+use crate::packet::cut::Cut;
 use crate::packet::ip::Family;
 use crate::packet::range::AddrRange;
 use crate::packet::source::Recipe;
@@ -23,15 +24,6 @@ use crate::rate::{Target, Unit};
 
 /// Longest packet: what netmap's 16-bit lengths and UDP's can say.
 const MAX_PACKET: usize = 65_535;
-
-/// How a packet is cut into slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
-    /// Slots of each packet; `None` is as many as it needs.
-    pub frags: Option<usize>,
-    /// Bytes in a slot at most; `None` is what the buffer holds.
-    pub size: Option<usize>,
-}
 
 /// Replay of a capture file.
 #[derive(Clone, Debug)]
@@ -489,36 +481,6 @@ fn fresh_seed() -> u64 {
     hasher.finish() >> 32
 }
 
-impl Cut {
-    /// Slots that a packet of `len` bytes takes, and bytes in each but the last, given what a buffer
-    /// holds.
-    pub fn slots(self, len: usize, capacity: usize) -> (usize, usize) {
-        match self.frags {
-            Some(frags) => {
-                let share = len / frags;
-                (frags, self.size.map_or(share, |size| size.min(share)))
-            }
-            None => {
-                let size = self.size.unwrap_or(capacity).min(capacity);
-                (len.div_ceil(size).max(1), size)
-            }
-        }
-    }
-
-    /// Fails if fragments do not fit buffers of `capacity` bytes.
-    pub fn check(self, longest: usize, capacity: usize) -> anyhow::Result<()> {
-        let (slots, size) = self.slots(longest, capacity);
-        let last = longest - (slots - 1) * size;
-        if size > capacity || last > capacity {
-            let worst = size.max(last);
-            return usage(format!(
-                "a fragment of {worst} bytes does not fit a buffer of {capacity}; use more --frags"
-            ));
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -617,19 +579,6 @@ mod tests {
                 "{words:?}: {error}"
             );
         }
-    }
-
-    #[test]
-    fn cut_gives_equal_shares_and_the_rest() {
-        let cut = |frags, size| Cut { frags, size };
-        assert_eq!(cut(None, None).slots(60, 2048), (1, 2048));
-        assert_eq!(cut(None, None).slots(9000, 2048), (5, 2048));
-        assert_eq!(cut(Some(3), None).slots(1000, 2048), (3, 333));
-        assert_eq!(cut(Some(3), Some(100)).slots(1000, 2048), (3, 100));
-        assert_eq!(cut(None, Some(100)).slots(1000, 2048), (10, 100));
-        assert!(cut(Some(2), None).check(4096, 2048).is_ok());
-        assert!(cut(Some(2), None).check(4098, 2048).is_err());
-        assert!(cut(Some(2), Some(100)).check(4000, 2048).is_err());
     }
 
     #[test]

@@ -71,16 +71,22 @@ impl<'a> Worker<'a> {
     /// Takes up to `want` packets out of what the run may still move; 0 ends the run. What moves in
     /// the warm-up is free.
     pub fn claim(&mut self, want: usize) -> usize {
-        if !self.counted {
-            if !self.control.measuring.load(Ordering::Relaxed) {
-                return want;
-            }
+        if self.counts() {
+            self.control.claim(want)
+        } else {
+            want
+        }
+    }
+
+    /// True once the warm-up is over; forgets it when it is.
+    fn counts(&mut self) -> bool {
+        if !self.counted && self.control.measuring.load(Ordering::Relaxed) {
+            self.counted = true;
             self.refresh_drops();
             self.tally.first_ns = 0;
             self.board.rebase(&self.tally);
-            self.counted = true;
         }
-        self.control.claim(want)
+        self.counted
     }
 
     /// True if nothing is left to claim.
@@ -103,8 +109,11 @@ impl<'a> Worker<'a> {
         self.tally.last_ns = now_ns;
     }
 
-    /// Shows the tally to the main thread.
+    /// Shows the tally to the main thread, once the warm-up is over.
     pub fn publish(&mut self, now_ns: u64) {
+        if !self.counts() {
+            return;
+        }
         if now_ns.saturating_sub(self.drops_at_ns) > DROPS_NS {
             self.drops_at_ns = now_ns;
             self.refresh_drops();
@@ -114,8 +123,10 @@ impl<'a> Worker<'a> {
 
     /// Shows the final tally.
     pub fn finish(&mut self) {
-        self.refresh_drops();
-        self.board.publish(&self.tally);
+        if self.counts() {
+            self.refresh_drops();
+            self.board.publish(&self.tally);
+        }
     }
 
     /// All threads have the same port, so the first one counts for all.
@@ -147,6 +158,16 @@ impl<'a> Worker<'a> {
         self.tally.tx_packets += 1;
         self.tally.tx_bytes += len as u64;
         self.tally.tx_pad_bytes += units::pad_bytes(len as u64);
+    }
+
+    /// Takes packets that will never leave out of the tally again, at the mean size.
+    pub fn unsend(&mut self, packets: u64) {
+        let tally = &mut self.tally;
+        let (sent, packets) = (tally.tx_packets.max(1), packets.min(tally.tx_packets));
+        let part = |sum: u64| (u128::from(sum) * u128::from(packets) / u128::from(sent)) as u64;
+        tally.tx_bytes -= part(tally.tx_bytes);
+        tally.tx_pad_bytes -= part(tally.tx_pad_bytes);
+        tally.tx_packets -= packets;
     }
 
     /// Counts received packets.

@@ -216,7 +216,7 @@ fn reader_that_leaves_is_no_failure() {
 #[test]
 fn json_lines_carry_type_and_schema_and_end_with_the_end() {
     let rig = Rig::new();
-    let output = rig.run("-i null: -f tx -R 10k -t 100ms --json --interval 10ms -A");
+    let output = rig.run("-i null: -f tx -R 10k -t 500ms --json --interval 10ms -A");
     let text = String::from_utf8(output.stdout).expect("text");
     let objects: Vec<Value> = text
         .lines()
@@ -309,7 +309,7 @@ fn end_object_has_the_promised_keys() {
 fn human_output_has_lines_or_only_the_result() {
     let rig = Rig::new();
     let loud =
-        String::from_utf8(rig.run("-i null: -f tx -R 10k -t 60ms -T 20").stdout).expect("text");
+        String::from_utf8(rig.run("-i null: -f tx -R 10k -t 500ms -T 20").stdout).expect("text");
     assert!(
         loud.contains("  tx ") && loud.contains("L1") && loud.contains("Sent "),
         "{loud}"

@@ -4,7 +4,6 @@
 
 mod rig;
 
-use nix::sys::signal::Signal;
 use rig::{Rig, number};
 
 /// Rings that hold every packet of a test, so that nothing is dropped however slow the receiver is.
@@ -107,25 +106,14 @@ fn replay_arrives_byte_for_byte() {
 fn replay_keeps_the_files_time_at_least() {
     let rig = Rig::new();
     rig.write_pcap("in.pcap", &vec![vec![2; 60]; 101]);
-    // 100 gaps of a millisecond: never faster than the file, twice as fast with x2.
+    // 100 gaps of a millisecond, once, or twice at double speed: never faster than that.
     let real = rig.end("-i null: -f tx --pcap-in in.pcap");
     let double = rig.end("-i null: -f tx --pcap-in in.pcap --pcap-speed x2 --pcap-loop 2");
-    assert!(
-        real["seconds"].as_f64().expect("a number") >= 0.0990,
-        "{real}"
-    );
-    assert!(
-        double["seconds"].as_f64().expect("a number") >= 0.0990,
-        "{double}"
-    );
-    assert_eq!(
-        (number(&real, "tx_packets"), number(&double, "tx_packets")),
-        (101, 202)
-    );
-    eprintln!(
-        "replay of 0.1 s took {} s, twice at x2 {} s",
-        real["seconds"], double["seconds"]
-    );
+    for (end, packets) in [(&real, 101), (&double, 202)] {
+        assert_eq!(number(end, "tx_packets"), packets);
+        assert!(end["elapsed_s"].as_f64().expect("a number") >= 0.1, "{end}");
+        eprintln!("replay of 0.1 s took {} s", end["seconds"]);
+    }
 }
 
 #[test]
@@ -353,11 +341,11 @@ fn warmup_is_not_counted() {
     let rig = Rig::new();
     let end = rig.end("-i null: -f tx -R 1000 -n 50 --warmup 100ms");
     assert_eq!(number(&end, "tx_packets"), 50);
-    let mut tx = rig.start("-i null: -f tx -R 1000 --warmup 1h");
-    // Totals are answered in the warm-up too; they count nothing yet... until the run is stopped.
-    tx.totals_until(|totals| totals["type"] == "totals");
-    tx.signal(Signal::SIGTERM);
-    assert_eq!(tx.finish().0, Some(0));
+    // Both ends warm up: the receiver's ends never, so it counts nothing of what it takes.
+    let rx = rig.start(&format!("-i valeA:r -f rx --warmup 1h {ROOMY}"));
+    rig.end(&format!("-i valeA:t -f tx -n 100 {ROOMY}"));
+    let end = rx.stop();
+    assert_eq!((number(&end, "rx_packets"), number(&end, "drops")), (0, 0));
 }
 
 #[test]
@@ -371,11 +359,12 @@ fn rates_are_kept_and_reported() {
     ] {
         let end = rig.end(&format!("-i null: -f tx -R {rate} -t 500ms"));
         let measured = end["tx_pps"].as_f64().expect("a number");
-        eprintln!(
-            "rate {rate}: {measured:.1} pps, off by {:+.3} %",
-            (measured / pps - 1.0) * 100.0
-        );
-        // Above the rate is a mistake of ours; below it may be a busy machine, which is not judged.
-        assert!(measured < pps * 1.05 && measured > 0.0, "{end}");
+        let off = (measured / pps - 1.0) * 100.0;
+        eprintln!("rate {rate}: {measured:.1} pps, off by {off:+.3} %");
+        // More than the schedule allows is a mistake of ours; less may be a busy machine, which is
+        // not judged here (the schedule itself is tested in `rate`).
+        let elapsed = end["elapsed_s"].as_f64().expect("a number");
+        let sent = number(&end, "tx_packets");
+        assert!(sent > 0 && sent as f64 <= pps * elapsed + 512.0, "{end}");
     }
 }

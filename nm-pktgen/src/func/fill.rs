@@ -10,9 +10,10 @@ use netmap::{SlotFlags, TxRing};
 use nm_cli::units;
 
 use crate::hexdump;
+use crate::packet::cut::Cut;
 use crate::packet::mark::{Kind, Mark};
 use crate::packet::source::Source;
-use crate::plan::{Cut, Plan};
+use crate::plan::Plan;
 
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

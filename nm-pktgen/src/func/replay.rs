@@ -100,14 +100,9 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
             anyhow::bail!("{} holds no packets to replay", replay.path.display());
         }
     }
+    // Only a stopped run in front of a full destination leaves something: one packet a slot, mostly.
     let unsent = worker.flush()? as u64;
-    if unsent > 0 {
-        // Only a stopped run in front of a full destination gets here; what never left is taken out
-        // of the totals, as one packet a slot.
-        let mean = worker.tally.tx_bytes / worker.tally.tx_packets.max(1);
-        worker.tally.tx_packets = worker.tally.tx_packets.saturating_sub(unsent);
-        worker.tally.tx_bytes = worker.tally.tx_bytes.saturating_sub(unsent * mean);
-    }
+    worker.unsend(unsent);
     if queued > 0 {
         worker.tally.tx_batches += 1;
         worker.stamp(worker.control.clock.now_ns());

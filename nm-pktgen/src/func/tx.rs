@@ -151,13 +151,8 @@ fn send(
 /// Sends what is queued, and takes out of the tally what was not: it will never leave.
 fn close(worker: &mut Worker<'_>, filler: &Filler) -> anyhow::Result<()> {
     let unsent = worker.flush()?.div_ceil(filler.slots_per_packet()) as u64;
-    let tally = &mut worker.tally;
-    if unsent > 0 && tally.tx_packets > 0 {
-        let mean = tally.tx_bytes / tally.tx_packets;
-        tally.tx_packets = tally.tx_packets.saturating_sub(unsent);
-        tally.tx_bytes = tally.tx_bytes.saturating_sub(unsent * mean);
-    }
-    if tally.tx_packets > 0 {
+    worker.unsend(unsent);
+    if worker.tally.tx_packets > 0 {
         let now = worker.control.clock.now_ns();
         worker.stamp(now);
     }
