@@ -59,6 +59,9 @@ mod file;
 #[cfg(not(loom))]
 mod frame;
 #[cfg(not(loom))]
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(not(loom))]
 mod map;
 #[cfg(not(loom))]
 mod mem;

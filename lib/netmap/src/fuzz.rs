@@ -1,0 +1,126 @@
+//! Harnesses for fuzzing, one per place where bytes from outside come in: names, captures, and the
+//! shared memory that any peer may write.
+//!
+//! Each harness takes arbitrary bytes and panics only when an invariant named in its comment does
+//! not hold. The same functions are called by the fuzz targets (`fuzz/`) and by the replay of
+//! their corpora in the normal tests (`tests/corpus.rs`).
+//!
+//! `headers` and `slots` work below `NETMAP_ROOT`, which the caller points to a directory of
+//! its own. Not part of the library's API.
+
+use std::sync::Once;
+use std::time::Duration;
+
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+use crate::name::{self, PortKind};
+use crate::pcap::{MAX_SNAPLEN, Reader, Writer};
+use crate::port::{Memory, Options};
+use crate::vale::valid_name;
+
+mod headers;
+mod slots;
+
+pub use headers::headers;
+pub use slots::slots;
+
+/// The input, taken from its front; past its end everything is 0.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let (head, rest) = self.0.split_at(self.0.len().min(N));
+        self.0 = rest;
+        std::array::from_fn(|i| head.get(i).copied().unwrap_or(0))
+    }
+
+    fn byte(&mut self) -> u8 {
+        u8::from_le_bytes(self.bytes())
+    }
+
+    fn half(&mut self) -> u16 {
+        u16::from_le_bytes(self.bytes())
+    }
+}
+
+/// From here on an access beyond the end of a file ends the process, where `map` would put a zero
+/// page: the harnesses truncate nothing, so such an access is a missing check.
+fn no_access_beyond_files() {
+    extern "C" fn beyond(_: i32) {
+        std::process::abort();
+    }
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the handler only aborts, which is async-signal-safe.
+        let set = unsafe { signal(Signal::SIGBUS, SigHandler::Handler(beyond)) };
+        set.expect("SIGBUS can be handled");
+    });
+}
+
+/// A name is refused at one of its own characters, or it prints as what reads back to the same
+/// name, its parts are safe as file names, and `check` agrees.
+pub fn name(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(switch) = name::parse_switch(text) {
+        assert!(valid_name(&switch) && switch.starts_with("vale"));
+    }
+    let parsed = match name::parse(text) {
+        Ok(parsed) => parsed,
+        Err(e) => {
+            assert!(text.is_char_boundary(e.at), "{e:?}");
+            assert!(e.to_string().ends_with('^'), "{e:?}");
+            return;
+        }
+    };
+    match &parsed.kind {
+        PortKind::Vale { switch, port } => {
+            assert!(valid_name(switch) && valid_name(port), "{parsed:?}");
+        }
+        PortKind::Tap(interface) | PortKind::Netmap(interface) => {
+            assert!(!interface.contains('/') && !matches!(interface.as_str(), "" | "." | ".."));
+        }
+        PortKind::Pcap(_) | PortKind::Null => {}
+    }
+    assert!(parsed.check().is_ok(), "{parsed:?}");
+    assert_eq!(name::parse(&parsed.to_string()).as_ref(), Ok(&parsed));
+}
+
+/// A capture yields records that lie within the file and are no longer than the limit, then ends
+/// for good, with or without one error; what was read is written and read back unchanged.
+pub fn pcap(data: &[u8]) {
+    let Ok(mut reader) = Reader::new(data) else {
+        return;
+    };
+    let mut packets = Vec::new();
+    let mut used = 24;
+    while let Ok(Some(p)) = reader.next() {
+        assert!(p.data.len() <= MAX_SNAPLEN as usize);
+        used += 16 + p.data.len();
+        packets.push((p.ts, p.orig_len.max(p.data.len() as u32), p.data.to_vec()));
+    }
+    assert!(used <= data.len(), "{used} of {} bytes read", data.len());
+    assert!(matches!(reader.next(), Ok(None)), "it went on after its end");
+
+    let mut copy = Vec::new();
+    let mut writer = Writer::new(&mut copy, 0).expect("memory takes all");
+    for (ts, orig_len, bytes) in &packets {
+        writer.write(*ts, *orig_len, bytes).expect("memory takes all");
+    }
+    drop(writer);
+    let mut reader = Reader::new(&copy[..]).expect("our own header");
+    // The writer ends time in 2106; a fraction above a second may have carried a record beyond.
+    let last = Duration::from_secs(u32::MAX.into());
+    for (ts, orig_len, bytes) in &packets {
+        let p = reader.next().expect("our own record").expect("as many");
+        assert!(p.ts == *ts || *ts >= last, "{ts:?} became {:?}", p.ts);
+        assert_eq!((p.orig_len, p.data), (*orig_len, &bytes[..]));
+    }
+    assert!(matches!(reader.next(), Ok(None)));
+}
+
+/// Options of a port as small as can be: damage is met sooner.
+fn small(memory: Memory) -> Options {
+    Options { tx_slots: Some(64), rx_slots: Some(64), memory, ..Options::default() }
+}
