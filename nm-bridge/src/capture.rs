@@ -26,11 +26,7 @@ impl Capture {
     /// Creates the file, or takes stdout for `-`.
     pub fn create(path: &Path, snaplen: u32) -> netmap::Result<Capture> {
         let writer = Writer::create(path, snaplen)?;
-        Ok(Capture {
-            writer,
-            bytes: Vec::new(),
-            ends: Vec::new(),
-        })
+        Ok(Capture { writer, bytes: Vec::new(), ends: Vec::new() })
     }
 
     /// Copies the packets of the first `max` slots.
@@ -41,10 +37,7 @@ impl Capture {
             let slot = rx.slot(i);
             let begin = self.bytes.len();
             let packet = begin - self.ends.last().copied().unwrap_or(0);
-            self.bytes.resize(
-                begin + slot.len().min(PACKET_MAX - packet.min(PACKET_MAX)),
-                0,
-            );
+            self.bytes.resize(begin + slot.len().min(PACKET_MAX - packet.min(PACKET_MAX)), 0);
             slot.frame().copy_to(&mut self.bytes[begin..]);
             if !slot.more_frag() {
                 self.ends.push(self.bytes.len());
@@ -57,9 +50,7 @@ impl Capture {
         if packets == 0 {
             return Ok(());
         }
-        let ts = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let ts = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut begin = 0;
         for &end in self.ends.iter().take(packets) {
             let packet = &self.bytes[begin..end];

@@ -157,11 +157,7 @@ impl Cli {
 
     /// How to wait, `--busy-poll` considered.
     pub fn wait(&self) -> WaitMode {
-        if self.busy_poll {
-            WaitMode::Busy
-        } else {
-            self.wait_mode
-        }
+        if self.busy_poll { WaitMode::Busy } else { self.wait_mode }
     }
 
     /// Whether interval lines were asked for.
@@ -198,27 +194,11 @@ mod tests {
 
     #[test]
     fn operands_from_flags_or_words_are_the_same() {
-        let expected = Operands {
-            a: "a".into(),
-            b: Some("b".into()),
-            burst: 256,
-        };
-        for line in [
-            "br -i a -i b -b 256",
-            "br a b 256",
-            "br -i a b -b 256",
-            "br -i a -i b 256",
-        ] {
+        let expected = Operands { a: "a".into(), b: Some("b".into()), burst: 256 };
+        for line in ["br -i a -i b -b 256", "br a b 256", "br -i a b -b 256", "br -i a -i b 256"] {
             assert_eq!(operands(line).unwrap(), expected, "{line}");
         }
-        assert_eq!(
-            operands("br a").unwrap(),
-            Operands {
-                a: "a".into(),
-                b: None,
-                burst: 1024
-            }
-        );
+        assert_eq!(operands("br a").unwrap(), Operands { a: "a".into(), b: None, burst: 1024 });
     }
 
     #[test]
@@ -234,10 +214,7 @@ mod tests {
             "br -L a b",
         ] {
             let error = operands(line).expect_err(line);
-            assert!(
-                error.downcast_ref::<UsageError>().is_some(),
-                "{line}: {error}"
-            );
+            assert!(error.downcast_ref::<UsageError>().is_some(), "{line}: {error}");
         }
     }
 

@@ -39,12 +39,7 @@ pub struct Idle {
 impl Idle {
     /// Waits in this mode.
     pub fn new(mode: WaitMode) -> Idle {
-        Idle {
-            mode,
-            since: None,
-            rounds: 0,
-            sleeps: 0,
-        }
+        Idle { mode, since: None, rounds: 0, sleeps: 0 }
     }
 
     /// Something moved: the next wait begins anew.
@@ -133,17 +128,9 @@ fn poll_both(
         PollFd::new(b.fd(), b.events(b_wants)),
         PollFd::new(signals.fd(), PollFlags::POLLIN),
     ];
-    let patience = if (a_wants | b_wants).contains(Interest::TX) {
-        TX_PATIENCE
-    } else {
-        PATIENCE
-    };
+    let patience = if (a_wants | b_wants).contains(Interest::TX) { TX_PATIENCE } else { PATIENCE };
     // Rounded up: rounding down would spin through the last millisecond.
-    let ms = timeout
-        .unwrap_or(patience)
-        .min(patience)
-        .as_nanos()
-        .div_ceil(1_000_000);
+    let ms = timeout.unwrap_or(patience).min(patience).as_nanos().div_ceil(1_000_000);
     let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
     let ready = match poll(&mut fds, timeout) {
         Ok(ready) => ready > 0,

@@ -38,10 +38,8 @@ impl Plan {
     /// Reads the names. With one name (or the same twice) the port is joined to its own host rings,
     /// unless it is looped back.
     pub fn new(cli: &Cli, operands: &Operands) -> anyhow::Result<Plan> {
-        let parse = |text: &str| {
-            text.parse::<PortName>()
-                .map_err(|e| UsageError::new(e.to_string()))
-        };
+        let parse =
+            |text: &str| text.parse::<PortName>().map_err(|e| UsageError::new(e.to_string()));
         let mut a = parse(&operands.a)?;
         let b = parse(operands.b.as_ref().unwrap_or(&operands.a))?;
         if !cli.loopback && a == b {
@@ -51,12 +49,7 @@ impl Plan {
         let free =
             |name: &PortName| matches!(name.kind, PortKind::Vale { .. }) && name.mem_id.is_none();
         let share = !cli.copy && !cli.loopback && free(&a) && free(&b);
-        Ok(Plan {
-            a,
-            b,
-            loopback: cli.loopback,
-            share,
-        })
+        Ok(Plan { a, b, loopback: cli.loopback, share })
     }
 
     /// Opens both ports.
@@ -64,22 +57,13 @@ impl Plan {
         let open = |name: &PortName, options: Options| {
             Port::open_with(name, &options).with_context(|| format!("opening port {name}"))
         };
-        let only = |direction| Options {
-            direction,
-            ..Options::default()
-        };
+        let only = |direction| Options { direction, ..Options::default() };
         let (a, b) = if self.loopback {
             // Two handles of one port: each side of `forward` borrows its own.
-            (
-                open(&self.a, only(Direction::RxOnly))?,
-                open(&self.b, only(Direction::TxOnly))?,
-            )
+            (open(&self.a, only(Direction::RxOnly))?, open(&self.b, only(Direction::TxOnly))?)
         } else {
             let a = open(&self.a, Options::default())?;
-            let shared = Options {
-                memory: Memory::With(a.memory()),
-                ..Options::default()
-            };
+            let shared = Options { memory: Memory::With(a.memory()), ..Options::default() };
             let b = match self.share.then(|| Port::open_with(&self.b, &shared)) {
                 Some(Ok(b)) => b,
                 // A port that is there already keeps its memory; any other reason shows again.
@@ -93,9 +77,7 @@ impl Plan {
 
     /// Whether a NIC is involved, whose link may need time to come up.
     pub fn has_nic(&self) -> bool {
-        [&self.a, &self.b]
-            .iter()
-            .any(|name| matches!(name.kind, PortKind::Netmap(_)))
+        [&self.a, &self.b].iter().any(|name| matches!(name.kind, PortKind::Netmap(_)))
     }
 }
 
@@ -136,18 +118,9 @@ mod tests {
 
     #[test]
     fn ports_without_host_rings_alone_are_a_usage_error() {
-        for line in [
-            "br valeA:x",
-            "br tap:t0",
-            "br eth0^",
-            "br valeA:x valeA:x",
-            "br valeA:",
-        ] {
+        for line in ["br valeA:x", "br tap:t0", "br eth0^", "br valeA:x valeA:x", "br valeA:"] {
             let error = plan(line).expect_err(line);
-            assert!(
-                error.downcast_ref::<UsageError>().is_some(),
-                "{line}: {error}"
-            );
+            assert!(error.downcast_ref::<UsageError>().is_some(), "{line}: {error}");
         }
     }
 

@@ -43,42 +43,26 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Some(path) => Some(Capture::create(path, cli.snaplen).context("opening the capture file")?),
         None => None,
     };
-    let mover = Mover {
-        burst: operands.burst,
-        zero_copy: pair.zero_copy,
-        capture,
-    };
+    let mover = Mover { burst: operands.burst, zero_copy: pair.zero_copy, capture };
     let start = Start {
         a: plan.a.to_string(),
         b: plan.b.to_string(),
         zero_copy: pair.zero_copy,
         burst: operands.burst,
     };
-    let stdout_is_taken = cli
-        .pcap_out
-        .as_ref()
-        .is_some_and(|path| path.as_os_str() == "-");
+    let stdout_is_taken = cli.pcap_out.as_ref().is_some_and(|path| path.as_os_str() == "-");
     let reporter = match stdout_is_taken {
         true => Reporter::stderr(&cli.output),
         false => Reporter::stdout(&cli.output),
     };
-    let link = cli.wait_link.unwrap_or(if plan.has_nic() {
-        NIC_WAIT
-    } else {
-        Duration::ZERO
-    });
+    let link = cli.wait_link.unwrap_or(if plan.has_nic() { NIC_WAIT } else { Duration::ZERO });
     wait_for_link(&signals, link);
     Bridge::new(cli, pair, mover, start, reporter).run(&signals, plan.loopback)
 }
 
 fn describe(pair: &Pair, cli: &Cli) {
     for port in [&pair.a, &pair.b] {
-        eprintln!(
-            "{}: {} tx rings, {} rx rings",
-            port.name(),
-            port.tx_rings(),
-            port.rx_rings()
-        );
+        eprintln!("{}: {} tx rings, {} rx rings", port.name(), port.tx_rings(), port.rx_rings());
     }
     eprintln!(
         "{}",
@@ -162,9 +146,7 @@ impl<'a> Bridge<'a> {
             if moved {
                 self.idle.reset();
             } else if !self.idle.spins() {
-                let timeout = self
-                    .next_event()
-                    .map(|at| at.saturating_duration_since(now));
+                let timeout = self.next_event().map(|at| at.saturating_duration_since(now));
                 // Whoever reads the capture need not wait for the next packet.
                 self.flush()?;
                 let (a, b) = ((&mut self.a, want_a), (&mut self.b, want_b));
@@ -180,13 +162,7 @@ impl<'a> Bridge<'a> {
 
     /// One batch each way. Returns whether anything moved and, if not, what to wait for.
     fn round(&mut self, one_way: bool) -> netmap::Result<(bool, Interest, Interest)> {
-        let Self {
-            a,
-            b,
-            mover,
-            totals,
-            ..
-        } = self;
+        let Self { a, b, mover, totals, .. } = self;
         let there = one_batch(mover, a, b, &mut totals.a_to_b)?;
         if one_way {
             return Ok((there.moved, there.source, there.destination));
@@ -202,18 +178,12 @@ impl<'a> Bridge<'a> {
     fn is_done(&self, now: Instant) -> bool {
         let count = self.cli.count.0;
         (count > 0 && self.totals.packets() >= count)
-            || self
-                .cli
-                .duration
-                .is_some_and(|time| now >= self.begin + time)
+            || self.cli.duration.is_some_and(|time| now >= self.begin + time)
     }
 
     fn next_event(&self) -> Option<Instant> {
         let end = self.cli.duration.map(|time| self.begin + time);
-        [self.next_report, self.next_live, end]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.next_report, self.next_live, end].into_iter().flatten().min()
     }
 
     fn show(&mut self, now: Instant) -> anyhow::Result<()> {
@@ -221,18 +191,14 @@ impl<'a> Bridge<'a> {
             self.report(Kind::Interval, now)?;
             // Late by more than an interval (the machine slept): go on from now, catch up nothing.
             let next = at + self.cli.output.interval();
-            self.next_report = Some(if next > now {
-                next
-            } else {
-                now + self.cli.output.interval()
-            });
+            self.next_report =
+                Some(if next > now { next } else { now + self.cli.output.interval() });
         }
         if self.next_live.is_some_and(|at| now >= at) {
             let elapsed = now - self.begin;
             let rate = self.totals.packets() as f64 / elapsed.as_secs_f64().max(1e-9);
             let units = self.cli.output.units();
-            self.live
-                .update(self.totals.packets(), elapsed, || units.pps(rate));
+            self.live.update(self.totals.packets(), elapsed, || units.pps(rate));
             self.next_live = Some(now + LIVE);
         }
         Ok(())
@@ -304,16 +270,8 @@ fn one_batch(
     Ok(Next {
         // What was blocked is worth another try if the sync made room.
         moved: batch.packets > 0 || (batch.blocked && after < before),
-        source: if batch.blocked {
-            Interest::empty()
-        } else {
-            Interest::RX
-        },
-        destination: if after > 0 {
-            Interest::TX
-        } else {
-            Interest::empty()
-        },
+        source: if batch.blocked { Interest::empty() } else { Interest::RX },
+        destination: if after > 0 { Interest::TX } else { Interest::empty() },
     })
 }
 

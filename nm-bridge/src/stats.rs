@@ -61,16 +61,8 @@ pub struct Start {
 
 impl Record for Start {
     fn human(&self, f: &mut dyn fmt::Write, _: Units) -> fmt::Result {
-        let how = if self.zero_copy {
-            "swapping buffers"
-        } else {
-            "copying"
-        };
-        write!(
-            f,
-            "{} <-> {}, {how}, at most {} slots at once",
-            self.a, self.b, self.burst
-        )
+        let how = if self.zero_copy { "swapping buffers" } else { "copying" };
+        write!(f, "{} <-> {}, {how}, at most {} slots at once", self.a, self.b, self.burst)
     }
 }
 
@@ -155,11 +147,7 @@ impl Record for Report {
     fn human(&self, f: &mut dyn fmt::Write, units: Units) -> fmt::Result {
         let names = [(&self.a, &self.b), (&self.b, &self.a)];
         for (i, (flow, (from, to))) in self.flows.iter().zip(names).enumerate() {
-            let time = if i == 0 {
-                format!("{:8.1} s", self.seconds)
-            } else {
-                " ".repeat(10)
-            };
+            let time = if i == 0 { format!("{:8.1} s", self.seconds) } else { " ".repeat(10) };
             write!(
                 f,
                 "{}{time}  {from} -> {to}  {}  {} ({} L1)  {} packets  {} drops  {:.1} avg batch",
@@ -189,18 +177,8 @@ mod tests {
     }
 
     fn report() -> Report {
-        let start = Start {
-            a: "valeA:x".into(),
-            b: "tap:t".into(),
-            zero_copy: true,
-            burst: 64,
-        };
-        Report::new(
-            &start,
-            totals(),
-            Duration::from_secs(1),
-            Duration::from_secs(5),
-        )
+        let start = Start { a: "valeA:x".into(), b: "tap:t".into(), zero_copy: true, burst: 64 };
+        Report::new(&start, totals(), Duration::from_secs(1), Duration::from_secs(5))
     }
 
     #[test]
@@ -208,10 +186,7 @@ mod tests {
         let totals = totals();
         assert_eq!((totals.a_to_b.pad_bytes, totals.a_to_b.batches), (300, 2));
         assert_eq!(totals.b_to_a, Flow::default());
-        assert_eq!(
-            (totals.packets(), totals.since(totals)),
-            (11, Totals::default())
-        );
+        assert_eq!((totals.packets(), totals.since(totals)), (11, Totals::default()));
     }
 
     #[test]
@@ -228,10 +203,7 @@ mod tests {
         report().human(&mut text, Units::default()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2);
-        assert!(
-            lines[0].contains("valeA:x -> tap:t  11 pps  14.51 kbps"),
-            "{text}"
-        );
+        assert!(lines[0].contains("valeA:x -> tap:t  11 pps  14.51 kbps"), "{text}");
         assert!(lines[1].contains("tap:t -> valeA:x  0 pps"), "{text}");
     }
 }

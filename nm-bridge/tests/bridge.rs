@@ -88,8 +88,7 @@ fn receive_within(port: &mut Port, time: Duration) -> Option<Vec<u8>> {
         if left.is_zero() {
             return None;
         }
-        port.wait(Interest::RX, Wait::Block, Some(left))
-            .expect("wait");
+        port.wait(Interest::RX, Wait::Block, Some(left)).expect("wait");
     }
     let mut ring = port.rx(0);
     let mut packet = Vec::new();
@@ -123,10 +122,7 @@ mod bodies {
         assert_eq!(bridge.start["zero_copy"], zero_copy);
         for number in 0..50 {
             send(&mut left, &frame(number, 60 + number as usize * 20));
-            assert_eq!(
-                receive(&mut right),
-                frame(number, 60 + number as usize * 20)
-            );
+            assert_eq!(receive(&mut right), frame(number, 60 + number as usize * 20));
             send(&mut right, &frame(1000 + number, 64));
             assert_eq!(receive(&mut left), frame(1000 + number, 64));
         }
@@ -164,10 +160,7 @@ mod bodies {
         let (mut sent, mut seen) = (0, 0);
         while seen < PACKETS {
             while sent < PACKETS && sent - seen < 200 {
-                assert!(
-                    left.tx(0).push(&frame(sent, 60)),
-                    "rings have room for a window"
-                );
+                assert!(left.tx(0).push(&frame(sent, 60)), "rings have room for a window");
                 sent += 1;
             }
             left.txsync().expect("txsync");
@@ -211,10 +204,7 @@ mod bodies {
             // Nothing can be waited for when nothing is to happen.
             std::thread::sleep(Duration::from_millis(500));
             let ticks = bridge.cpu_ticks() - before;
-            assert!(
-                ticks < 15,
-                "stuck for half a second, {ticks} ticks of 10 ms on the CPU"
-            );
+            assert!(ticks < 15, "stuck for half a second, {ticks} ticks of 10 ms on the CPU");
             for number in 0..sent {
                 left.txsync().expect("txsync");
                 assert_eq!(receive(&mut right), frame(number, 60));
@@ -264,10 +254,7 @@ mod bodies {
             let bridge = Bridge::start(nm_bridge(&args));
             for (number, len) in [(1, 60), (2, 9000), (3, 65_000), (4, 60)] {
                 send(&mut left, &frame(number, len));
-                assert!(
-                    receive(&mut right) == frame(number, len),
-                    "packet of {len} bytes"
-                );
+                assert!(receive(&mut right) == frame(number, len), "packet of {len} bytes");
             }
             assert!(bridge.stop().0.success());
         }
@@ -291,11 +278,7 @@ mod bodies {
             bridge.signal(Signal::SIGKILL);
             while receive_within(&mut right, Duration::ZERO).is_some() {}
             for number in 0..100 {
-                assert_eq!(
-                    receive(&mut neighbour),
-                    frame(500 + number, 60),
-                    "round {round}"
-                );
+                assert_eq!(receive(&mut neighbour), frame(500 + number, 60), "round {round}");
             }
             drop(bridge);
             while receive_within(&mut right, Duration::ZERO).is_some() {}
@@ -308,14 +291,8 @@ mod bodies {
         std::thread::sleep(Duration::from_secs(1));
         let cpu = bridge.cpu_ticks();
         let (_, end) = bridge.stop();
-        assert!(
-            end["sleeps"].as_u64().expect("a number") < 50,
-            "{mode}: {end}"
-        );
-        assert!(
-            cpu < 30,
-            "{mode}: {cpu} ticks of 10 ms on the CPU in a second"
-        );
+        assert!(end["sleeps"].as_u64().expect("a number") < 50, "{mode}: {end}");
+        assert!(cpu < 30, "{mode}: {cpu} ticks of 10 ms on the CPU in a second");
     }
 
     pub fn idle_bridge_sleeps_in_both_modes() {
@@ -339,10 +316,7 @@ mod bodies {
             }
             // Every 500 ms a sleeper looks by itself: a lost wake-up shows as a delay only. A busy
             // machine may delay a few packets as well.
-            assert!(
-                slow < 5,
-                "{mode}: {slow} of 300 packets came only after 300 ms"
-            );
+            assert!(slow < 5, "{mode}: {slow} of 300 packets came only after 300 ms");
             assert!(bridge.stop().0.success());
         }
     }
@@ -372,18 +346,12 @@ mod bodies {
         receive(&mut right);
         bridge.signal(Signal::SIGUSR1);
         let totals = bridge.record();
-        assert_eq!(
-            (&totals["type"], &totals["a_to_b_packets"]),
-            (&"totals".into(), &1.into())
-        );
+        assert_eq!((&totals["type"], &totals["a_to_b_packets"]), (&"totals".into(), &1.into()));
         bridge.signal(Signal::SIGINT);
         let (status, end) = bridge.wait();
         assert_eq!(status.code(), Some(0));
         assert_eq!((&end["type"], &end["schema"]), (&"end".into(), &1.into()));
-        assert_eq!(
-            (&end["a"], &end["b"]),
-            (&"valeA:x".into(), &"valeB:y".into())
-        );
+        assert_eq!((&end["a"], &end["b"]), (&"valeA:x".into(), &"valeB:y".into()));
     }
 
     pub fn capture_replayed_comes_out_as_capture() {
@@ -391,38 +359,21 @@ mod bodies {
         let (input, output) = (dir.path().join("in.pcap"), dir.path().join("out.pcap"));
         let mut writer = Writer::create(&input, 0).expect("create");
         for number in 0..20 {
-            writer
-                .write(Duration::from_secs(1), 0, &frame(number, 100))
-                .expect("write");
+            writer.write(Duration::from_secs(1), 0, &frame(number, 100)).expect("write");
         }
         drop(writer);
         let mut right = port("valeB:right");
         let pcap = format!("pcap:{}", input.display());
         let out = output.to_str().expect("text");
-        let args = [
-            &pcap,
-            "valeB:y",
-            "--count",
-            "20",
-            "--pcap-out",
-            out,
-            "--snaplen",
-            "50",
-        ];
+        let args = [&pcap, "valeB:y", "--count", "20", "--pcap-out", out, "--snaplen", "50"];
         let (status, end) = Bridge::start(nm_bridge(&args)).wait();
         assert!(status.success());
         assert_eq!(end["a_to_b_packets"], 20);
         let mut reader = Reader::open(&output).expect("a capture");
         for number in 0..20 {
             assert_eq!(receive(&mut right), frame(number, 100));
-            let packet = reader
-                .next()
-                .expect("readable")
-                .expect("as many as were moved");
-            assert_eq!(
-                (packet.orig_len, packet.data),
-                (100, &frame(number, 100)[..50])
-            );
+            let packet = reader.next().expect("readable").expect("as many as were moved");
+            assert_eq!((packet.orig_len, packet.data), (100, &frame(number, 100)[..50]));
         }
         assert!(reader.next().expect("readable").is_none());
     }
@@ -447,16 +398,10 @@ mod bodies {
 
 /// Runs a bridge that is to end by itself: exit code, stdout, stderr.
 fn outcome(args: &[&str]) -> (Option<i32>, String, String) {
-    let output = assert_cmd::Command::from_std(nm_bridge(args))
-        .timeout(PATIENCE)
-        .output();
+    let output = assert_cmd::Command::from_std(nm_bridge(args)).timeout(PATIENCE).output();
     let output = output.expect("nm-bridge runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (
-        output.status.code(),
-        text(&output.stdout),
-        text(&output.stderr),
-    )
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
 #[test]
@@ -472,10 +417,7 @@ fn wrong_usage_exits_with_2_and_says_why() {
         (&["valeA:x", "valeB:y", "--no-such-flag"], "--no-such-flag"),
         (&["valeA:x", "valeB:y", "--duration", "0"], "longer than 0"),
         (&["valeA:x", "valeB:y", "--snaplen", "5"], "--pcap-out"),
-        (
-            &["valeA:x", "valeB:y", "--busy-poll", "--wait-mode", "block"],
-            "cannot be used with",
-        ),
+        (&["valeA:x", "valeB:y", "--busy-poll", "--wait-mode", "block"], "cannot be used with"),
     ] {
         let (code, stdout, stderr) = outcome(args);
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{args:?}: {stderr}");
@@ -485,11 +427,7 @@ fn wrong_usage_exits_with_2_and_says_why() {
 
 #[test]
 fn help_and_version_are_data() {
-    for (flag, part) in [
-        ("--help", "Exit status"),
-        ("-h", "Usage:"),
-        ("--version", "nm-bridge"),
-    ] {
+    for (flag, part) in [("--help", "Exit status"), ("-h", "Usage:"), ("--version", "nm-bridge")] {
         let (code, stdout, stderr) = outcome(&[flag]);
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{flag}");
         assert!(stdout.contains(part), "{flag}: {stdout}");

@@ -41,27 +41,15 @@ fn unable() -> Option<String> {
     }
     for tool in ["ip", "ping", "iperf3"] {
         let mut version = Command::new(tool);
-        if version
-            .arg("-V")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_err()
-        {
+        if version.arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
             return Some(format!("{tool} is not installed"));
         }
     }
     let probe = format!("nmp{}", std::process::id());
-    let added = Command::new("ip")
-        .args(["netns", "add", &probe])
-        .output()
-        .expect("ip runs");
+    let added = Command::new("ip").args(["netns", "add", &probe]).output().expect("ip runs");
     if !added.status.success() {
         let why = String::from_utf8_lossy(&added.stderr);
-        return Some(format!(
-            "no network namespaces can be made here: {}",
-            why.trim()
-        ));
+        return Some(format!("no network namespaces can be made here: {}", why.trim()));
     }
     drop(Namespace(probe));
     None
@@ -86,10 +74,7 @@ impl Namespace {
     /// `command` inside the namespace.
     fn exec(&self, command: &Command) -> Command {
         let mut inside = Command::new("ip");
-        inside
-            .args(["netns", "exec", &self.0])
-            .arg(command.get_program())
-            .args(command.get_args());
+        inside.args(["netns", "exec", &self.0]).arg(command.get_program()).args(command.get_args());
         inside
     }
 
@@ -116,11 +101,7 @@ impl Drop for Namespace {
 
 fn ip(args: &[&str]) {
     let output = Command::new("ip").args(args).output().expect("ip runs");
-    assert!(
-        output.status.success(),
-        "ip {args:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// An iperf3 server, killed when dropped.
@@ -134,10 +115,7 @@ impl Server {
         let stdout = child.stdout.take().expect("piped");
         let server = Server(child);
         let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        assert!(
-            lines.any(|line| line.contains("listening")),
-            "iperf3 -s does not listen"
-        );
+        assert!(lines.any(|line| line.contains("listening")), "iperf3 -s does not listen");
         // It must not be stopped by a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         server
@@ -167,22 +145,15 @@ fn traffic(a: &Namespace, b: &Namespace, seconds: u32) -> Value {
     // The first packets of a new path wait for ARP and for bridge ports to come up.
     until("the first ping", || {
         let mut ping = Command::new("ping");
-        let ping = a
-            .exec(ping.args(["-c", "1", "-W", "1", ADDRESS[1]]))
-            .output()
-            .expect("ip runs");
+        let ping = a.exec(ping.args(["-c", "1", "-W", "1", ADDRESS[1]])).output().expect("ip runs");
         ping.status.success().then_some(())
     });
-    let ping = a.run(&format!(
-        "ping -q -c 50 -i 0.01 -s 1472 -M do -W 5 {}",
-        ADDRESS[1]
-    ));
+    let ping = a.run(&format!("ping -q -c 50 -i 0.01 -s 1472 -M do -W 5 {}", ADDRESS[1]));
     let ping = String::from_utf8_lossy(&ping.stdout).into_owned();
     assert!(ping.contains(" 0% packet loss"), "{ping}");
     // "rtt min/avg/max/mdev = 0.049/0.068/0.110/0.012 ms"
-    let rtt_ms = ping
-        .rsplit_once("= ")
-        .and_then(|(_, times)| times.split('/').nth(1)?.parse().ok());
+    let rtt_ms =
+        ping.rsplit_once("= ").and_then(|(_, times)| times.split('/').nth(1)?.parse().ok());
     let rtt_ms: f64 = rtt_ms.unwrap_or_else(|| panic!("ping reports no times: {ping}"));
 
     let _server = Server::start(b);
@@ -209,13 +180,7 @@ fn traffic(a: &Namespace, b: &Namespace, seconds: u32) -> Value {
 }
 
 fn address(namespace: &Namespace, which: usize, device: &str) {
-    namespace.ip(&[
-        "addr",
-        "add",
-        &format!("{}/24", ADDRESS[which]),
-        "dev",
-        device,
-    ]);
+    namespace.ip(&["addr", "add", &format!("{}/24", ADDRESS[which]), "dev", device]);
     namespace.ip(&["link", "set", device, "up"]);
 }
 
@@ -254,11 +219,7 @@ fn kernel_bridge(host: &Namespace, ports: [&str; 2]) {
 }
 
 fn over_kernel_bridge_with_taps(root: &Path, seconds: u32) -> Value {
-    let (a, b, host) = (
-        Namespace::new("a"),
-        Namespace::new("b"),
-        Namespace::new("h"),
-    );
+    let (a, b, host) = (Namespace::new("a"), Namespace::new("b"), Namespace::new("h"));
     // A tap stays with the process that opened it wherever its interface is moved to.
     let _left = bridge_in(&a, root, ["tap:t0", "tap:h0"]);
     let _right = bridge_in(&b, root, ["tap:h1", "tap:t0"]);
@@ -271,11 +232,7 @@ fn over_kernel_bridge_with_taps(root: &Path, seconds: u32) -> Value {
 }
 
 fn over_kernel_bridge_with_veth(seconds: u32) -> Value {
-    let (a, b, host) = (
-        Namespace::new("a"),
-        Namespace::new("b"),
-        Namespace::new("h"),
-    );
+    let (a, b, host) = (Namespace::new("a"), Namespace::new("b"), Namespace::new("h"));
     for (namespace, outer) in [(&a, "h0"), (&b, "h1")] {
         let inner = ["name", "t0", "netns", namespace.0.as_str()];
         host.ip(&[&["link", "add", outer, "type", "veth", "peer"][..], &inner].concat());
@@ -294,9 +251,7 @@ fn ping_tcp_and_udp_pass_between_namespaces() {
         return;
     }
     let asked = std::env::var("NM_NETNS_SECONDS").ok();
-    let seconds = asked.map_or(SECONDS, |text| {
-        text.parse().expect("NM_NETNS_SECONDS is a number")
-    });
+    let seconds = asked.map_or(SECONDS, |text| text.parse().expect("NM_NETNS_SECONDS is a number"));
     let root = tempfile::tempdir_in("/dev/shm").expect("a directory for the root");
     let figures = json!({
         "type": "netns",

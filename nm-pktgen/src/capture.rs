@@ -21,16 +21,12 @@ impl Capture {
     pub fn create(path: &Path, snaplen: u32) -> anyhow::Result<Capture> {
         let writer = Writer::create(path, snaplen)
             .with_context(|| format!("creating {}", path.display()))?;
-        Ok(Capture {
-            writer: Mutex::new(writer),
-        })
+        Ok(Capture { writer: Mutex::new(writer) })
     }
 
     /// Appends a batch: the bytes of all packets, and where each ends.
     pub fn write(&self, bytes: &[u8], ends: &[usize]) -> netmap::Result<()> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let mut writer = lock(&self.writer);
         let mut begin = 0;
         for &end in ends {

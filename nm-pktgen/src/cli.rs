@@ -181,12 +181,7 @@ pub struct PcapArgs {
     #[arg(short = 'P', long, value_name = "FILE")]
     pub pcap_in: Option<PathBuf>,
     /// Timing of the replay: real, xN (N times as fast, as in x2) or max [default: real, or --rate].
-    #[arg(
-        long,
-        value_name = "SPEED",
-        requires = "pcap_in",
-        conflicts_with = "rate"
-    )]
+    #[arg(long, value_name = "SPEED", requires = "pcap_in", conflicts_with = "rate")]
     pub pcap_speed: Option<Speed>,
     /// Replay the file this many times; 0 is until stopped.
     #[arg(long, value_name = "N", requires = "pcap_in", default_value = "1")]
@@ -236,10 +231,7 @@ impl FromStr for Speed {
         match text {
             "real" => Ok(Speed::Times(1.0)),
             "max" => Ok(Speed::Max),
-            _ => match text
-                .strip_prefix('x')
-                .and_then(|times| times.parse::<f64>().ok())
-            {
+            _ => match text.strip_prefix('x').and_then(|times| times.parse::<f64>().ok()) {
                 Some(times) if (1e-3..=1e6).contains(&times) => Ok(Speed::Times(times)),
                 Some(_) => Err("a speed is between x0.001 and x1000000".to_string()),
                 None => Err("not a speed; write real, x2, x0.5 or max".to_string()),
@@ -278,10 +270,7 @@ impl FromStr for RingConfig {
             }
         };
         let rings = |index: usize| -> Result<Option<u16>, String> {
-            slots(index)?
-                .map(u16::try_from)
-                .transpose()
-                .map_err(|_| "too many rings".to_string())
+            slots(index)?.map(u16::try_from).transpose().map_err(|_| "too many rings".to_string())
         };
         let (tx_slots, tx_rings) = (slots(0)?, rings(2)?);
         Ok(RingConfig {
@@ -294,8 +283,7 @@ impl FromStr for RingConfig {
 }
 
 fn wait_mode(text: &str) -> Result<Wait, String> {
-    text.parse()
-        .map_err(|_| "not a way to wait; busy, adaptive and block are".to_string())
+    text.parse().map_err(|_| "not a way to wait; busy, adaptive and block are".to_string())
 }
 
 #[cfg(test)]

@@ -41,10 +41,7 @@ impl Control {
 
     /// Seconds since the run began or its warm-up ended.
     pub fn elapsed_s(&self) -> f64 {
-        self.clock
-            .now_ns()
-            .saturating_sub(self.begin_ns.load(Ordering::Relaxed)) as f64
-            / 1e9
+        self.clock.now_ns().saturating_sub(self.begin_ns.load(Ordering::Relaxed)) as f64 / 1e9
     }
 
     /// True if threads shall end.
@@ -75,9 +72,7 @@ impl Control {
 
     /// True if nothing is left.
     pub fn exhausted(&self) -> bool {
-        self.quota
-            .as_ref()
-            .is_some_and(|quota| quota.load(Ordering::Relaxed) == 0)
+        self.quota.as_ref().is_some_and(|quota| quota.load(Ordering::Relaxed) == 0)
     }
 
     /// Returns claimed packets that were not used.

@@ -17,11 +17,7 @@ pub fn dump(title: &str, packet: &[u8]) -> String {
             }
         }
         let shown = |&byte: &u8| {
-            if byte.is_ascii_graphic() || byte == b' ' {
-                char::from(byte)
-            } else {
-                '.'
-            }
+            if byte.is_ascii_graphic() || byte == b' ' { char::from(byte) } else { '.' }
         };
         let ascii: String = bytes.iter().map(shown).collect();
         let _ = writeln!(text, " |{ascii}|");

@@ -98,10 +98,7 @@ fn usage<T>(why: impl Into<String>) -> anyhow::Result<T> {
 impl Function {
     /// True if it makes packets.
     pub fn sends(self) -> bool {
-        matches!(
-            self,
-            Function::Tx | Function::Txseq | Function::Ping | Function::Pong
-        )
+        matches!(self, Function::Tx | Function::Txseq | Function::Ping | Function::Pong)
     }
 
     /// True if it takes packets.
@@ -131,11 +128,7 @@ impl Plan {
         if cli.packet.indirect {
             if !recipe.constant()
                 || function != Function::Tx
-                || cut
-                    != (Cut {
-                        frags: None,
-                        size: None,
-                    })
+                || cut != (Cut { frags: None, size: None })
             {
                 return usage(
                     "--indirect sends one constant packet: use it with -f tx, one size and one address each",
@@ -184,10 +177,7 @@ impl Plan {
                 times: cli.pcap.pcap_loop.0,
             }),
             pcap_out: cli.pcap.pcap_out.map(|path| (path, cli.pcap.snaplen)),
-            cpus: cli
-                .threads
-                .cpu
-                .map(|list| cpus(&list, cli.threads.cpus, cli.threads.threads)),
+            cpus: cli.threads.cpu.map(|list| cpus(&list, cli.threads.cpus, cli.threads.threads)),
             output: cli.output,
             rate_stats: cli.rate_stats,
             hexdump: cli.hexdump,
@@ -204,9 +194,7 @@ impl Plan {
 
     /// True if stdout carries a capture.
     pub fn stdout_is_capture(&self) -> bool {
-        self.pcap_out
-            .as_ref()
-            .is_some_and(|(path, _)| path.as_os_str() == "-")
+        self.pcap_out.as_ref().is_some_and(|(path, _)| path.as_os_str() == "-")
     }
 }
 
@@ -274,12 +262,12 @@ fn thread_ports(name: &PortName, threads: u16) -> anyhow::Result<Vec<PortName>> 
         (PortKind::Tap(_) | PortKind::Pcap(_), _) => {
             usage(format!("{name} serves one thread; leave --threads out"))
         }
-        (_, RingSel::All) => Ok((0..threads)
-            .map(|ring| name.clone().with_rings(RingSel::One(ring)))
-            .collect()),
-        _ => usage(format!(
-            "{name} names its rings, and --threads chooses them too; leave one out"
-        )),
+        (_, RingSel::All) => {
+            Ok((0..threads).map(|ring| name.clone().with_rings(RingSel::One(ring))).collect())
+        }
+        _ => {
+            usage(format!("{name} names its rings, and --threads chooses them too; leave one out"))
+        }
     }
 }
 
@@ -288,10 +276,8 @@ fn options(cli: &Cli, name: &PortName) -> anyhow::Result<Options> {
     let threads = Some(cli.threads.threads).filter(|&threads| threads > 1);
     // What the name says in @conf: wins: it is nearer to the port.
     let rings = |conf: Option<u16>, flag: Option<u16>| conf.or(flag).or(threads);
-    let (tx, rx) = (
-        rings(name.conf.tx_rings, config.tx_rings),
-        rings(name.conf.rx_rings, config.rx_rings),
-    );
+    let (tx, rx) =
+        (rings(name.conf.tx_rings, config.tx_rings), rings(name.conf.rx_rings, config.rx_rings));
     for rings in [tx, rx].into_iter().flatten() {
         if rings < cli.threads.threads && name.kind != PortKind::Null {
             return usage(format!(
@@ -312,41 +298,21 @@ fn options(cli: &Cli, name: &PortName) -> anyhow::Result<Options> {
 fn recipe(cli: &Cli, function: Function, name: &PortName) -> anyhow::Result<Recipe> {
     let packet = &cli.packet;
     let wants_v6 = packet.ipv6
-        || [packet.src, packet.dst]
-            .iter()
-            .flatten()
-            .any(|range| range.family() == Family::V6);
-    let family = if wants_v6 && !packet.ipv4 {
-        Family::V6
-    } else {
-        Family::V4
-    };
+        || [packet.src, packet.dst].iter().flatten().any(|range| range.family() == Family::V6);
+    let family = if wants_v6 && !packet.ipv4 { Family::V6 } else { Family::V4 };
     let default = |v4: Ipv4Addr, v6: Ipv6Addr| {
-        AddrRange::one(if family == Family::V4 {
-            IpAddr::from(v4)
-        } else {
-            IpAddr::from(v6)
-        })
+        AddrRange::one(if family == Family::V4 { IpAddr::from(v4) } else { IpAddr::from(v6) })
     };
     let src = packet.src.unwrap_or_else(|| {
-        default(
-            Ipv4Addr::new(10, 0, 0, 1),
-            Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1),
-        )
+        default(Ipv4Addr::new(10, 0, 0, 1), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1))
     });
     let dst = packet.dst.unwrap_or_else(|| {
-        default(
-            Ipv4Addr::new(10, 1, 0, 1),
-            Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1),
-        )
+        default(Ipv4Addr::new(10, 1, 0, 1), Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1))
     });
     if src.family() != family || dst.family() != family {
         return usage("source, destination and -4 or -6 must be of one address family");
     }
-    let vnet = packet
-        .vnet_hdr
-        .parse()
-        .context("virtio-net header length")?;
+    let vnet = packet.vnet_hdr.parse().context("virtio-net header length")?;
     Ok(Recipe {
         family,
         vnet,
@@ -355,9 +321,7 @@ fn recipe(cli: &Cli, function: Function, name: &PortName) -> anyhow::Result<Reci
         dst,
         random_src: packet.random_src,
         random_dst: packet.random_dst,
-        src_mac: packet
-            .src_mac
-            .unwrap_or_else(|| MacRange::from(own_mac(name))),
+        src_mac: packet.src_mac.unwrap_or_else(|| MacRange::from(own_mac(name))),
         dst_mac: packet.dst_mac.unwrap_or(MacRange::from(Mac::BROADCAST)),
         seed: packet.seed.unwrap_or_else(fresh_seed),
     })
@@ -406,24 +370,17 @@ fn sizes(
 
 fn cut(cli: &Cli, vnet: usize, sizes: Sizes) -> anyhow::Result<Cut> {
     let frags = cli.packet.frags.map(usize::from).filter(|&frags| frags > 1);
-    let cut = Cut {
-        frags,
-        size: cli.packet.frag_size.map(usize::from),
-    };
+    let cut = Cut { frags, size: cli.packet.frag_size.map(usize::from) };
     let (low, high) = sizes.bounds();
     if let Some(frags) = frags
         && (low + vnet) / frags < 14
     {
-        return usage(format!(
-            "{low} bytes are too few for {frags} fragments of at least 14"
-        ));
+        return usage(format!("{low} bytes are too few for {frags} fragments of at least 14"));
     }
     if let (None, Some(size)) = (frags, cut.size)
         && (high + vnet).div_ceil(size) > 63
     {
-        return usage(format!(
-            "fragments of {size} bytes make more than 63 of a packet"
-        ));
+        return usage(format!("fragments of {size} bytes make more than 63 of a packet"));
     }
     Ok(cut)
 }
@@ -433,22 +390,11 @@ fn rate(cli: &Cli) -> Option<Target> {
     match cli.rate {
         None => None,
         Some(Rate::Pps(pps)) if pps.0 == 0.0 => None,
-        Some(Rate::Pps(pps)) => Some(Target {
-            per_second: pps.0,
-            unit: Unit::Packets,
-        }),
-        Some(Rate::Bps(bps)) => Some(Target {
-            per_second: bps.0,
-            unit: Unit::Bits { overhead },
-        }),
+        Some(Rate::Pps(pps)) => Some(Target { per_second: pps.0, unit: Unit::Packets }),
+        Some(Rate::Bps(bps)) => Some(Target { per_second: bps.0, unit: Unit::Bits { overhead } }),
         Some(Rate::Percent(percent)) => {
-            let unit = Unit::Bits {
-                overhead: L1_OVERHEAD_BYTES,
-            };
-            Some(Target {
-                per_second: cli.line_rate.0 * percent / 100.0,
-                unit,
-            })
+            let unit = Unit::Bits { overhead: L1_OVERHEAD_BYTES };
+            Some(Target { per_second: cli.line_rate.0 * percent / 100.0, unit })
         }
     }
 }
@@ -488,9 +434,7 @@ mod tests {
     use super::*;
 
     fn plan(words: &str) -> anyhow::Result<Plan> {
-        let words = ["nm-pktgen", "-i", "valeA:x"]
-            .into_iter()
-            .chain(words.split_whitespace());
+        let words = ["nm-pktgen", "-i", "valeA:x"].into_iter().chain(words.split_whitespace());
         Plan::new(Cli::try_parse_from(words)?)
     }
 
@@ -504,10 +448,7 @@ mod tests {
         assert_eq!(plan("").expect("valid").function, Function::Rx);
         assert_eq!(plan("ping").expect("valid").burst, 1);
         assert_eq!(plan("tx -6").expect("valid").recipe.sizes, Sizes::Fixed(80));
-        assert_eq!(
-            plan("tx -l 1514 -l 60").expect("valid").recipe.sizes,
-            Sizes::Range(60, 1514)
-        );
+        assert_eq!(plan("tx -l 1514 -l 60").expect("valid").recipe.sizes, Sizes::Range(60, 1514));
     }
 
     #[test]
@@ -515,10 +456,7 @@ mod tests {
         let plan = plan("tx -p 3 -a 1 -c 3").expect("valid");
         let names: Vec<String> = plan.ports.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["valeA:x-0", "valeA:x-1", "valeA:x-2"]);
-        assert_eq!(
-            (plan.options.tx_rings, plan.options.rx_rings),
-            (Some(3), Some(3))
-        );
+        assert_eq!((plan.options.tx_rings, plan.options.rx_rings), (Some(3), Some(3)));
         assert_eq!(plan.cpus, Some(vec![1, 2, 0]));
     }
 
@@ -526,21 +464,12 @@ mod tests {
     fn rates_become_units_per_second() {
         assert_eq!(plan("tx -R 0").expect("valid").rate, None);
         let rate = |words: &str| plan(words).expect("valid").rate.expect("has one");
-        assert_eq!(
-            rate("tx -R 1M"),
-            Target {
-                per_second: 1e6,
-                unit: Unit::Packets
-            }
-        );
+        assert_eq!(rate("tx -R 1M"), Target { per_second: 1e6, unit: Unit::Packets });
         assert_eq!(rate("tx -R 1Gbps").unit, Unit::Bits { overhead: 0 });
         assert_eq!(rate("tx -R 1Gbps -B").unit, Unit::Bits { overhead: 24 });
         assert_eq!(
             rate("tx -R 50%"),
-            Target {
-                per_second: 5e9,
-                unit: Unit::Bits { overhead: 24 }
-            }
+            Target { per_second: 5e9, unit: Unit::Bits { overhead: 24 } }
         );
     }
 
@@ -571,13 +500,8 @@ mod tests {
             "tx -l imix -l 60",
             "tx -l 9000 -M 14",
         ] {
-            let error = plan(words)
-                .err()
-                .unwrap_or_else(|| panic!("{words:?} was accepted"));
-            assert!(
-                error.downcast_ref::<UsageError>().is_some(),
-                "{words:?}: {error}"
-            );
+            let error = plan(words).err().unwrap_or_else(|| panic!("{words:?} was accepted"));
+            assert!(error.downcast_ref::<UsageError>().is_some(), "{words:?}: {error}");
         }
     }
 

@@ -169,10 +169,7 @@ mod tests {
     #[test]
     fn rates_from_1_kpps_to_10_mpps_are_met_without_drift() {
         for pps in [1e3, 33_333.0, 1e6, 10e6] {
-            let target = Target {
-                per_second: pps,
-                unit: Unit::Packets,
-            };
+            let target = Target { per_second: pps, unit: Unit::Packets };
             let (sent, largest) = simulate(target, 60, 512, 2.0, &[0, 300, 90_000, 2_000]);
             let error = sent as f64 / (2.0 * pps) - 1.0;
             assert!(error.abs() < 0.002, "{pps} pps: off by {error}");
@@ -182,20 +179,14 @@ mod tests {
 
     #[test]
     fn undisturbed_bursts_stay_within_a_tick() {
-        let target = Target {
-            per_second: 10e6,
-            unit: Unit::Packets,
-        };
+        let target = Target { per_second: 10e6, unit: Unit::Packets };
         assert!(simulate(target, 60, 512, 0.5, &[0]).1 <= 201);
     }
 
     #[test]
     fn bit_rates_count_frames_and_overhead() {
         for (overhead, bits) in [(0, 1514.0 * 8.0), (24, 1538.0 * 8.0)] {
-            let target = Target {
-                per_second: 1e9,
-                unit: Unit::Bits { overhead },
-            };
+            let target = Target { per_second: 1e9, unit: Unit::Bits { overhead } };
             let (sent, _) = simulate(target, 1514, 512, 1.0, &[0, 10_000]);
             assert!((sent as f64 * bits / 1e9 - 1.0).abs() < 0.002);
         }
@@ -203,19 +194,13 @@ mod tests {
 
     #[test]
     fn a_long_stop_is_forgiven_and_a_short_one_made_up() {
-        let target = Target {
-            per_second: 1000.0,
-            unit: Unit::Packets,
-        };
+        let target = Target { per_second: 1000.0, unit: Unit::Packets };
         let mut pacer = Pacer::new(target, 60.0, 512, 0);
         assert_eq!(pacer.ready(100_000_000), Ok(101));
         let mut pacer = Pacer::new(target, 60.0, 512, 0);
         assert_eq!(pacer.ready(100_000_000_000), Ok(1));
         pacer.charge(1, 60);
-        assert!(
-            pacer.ready(100_000_000_001).is_err(),
-            "the schedule was moved"
-        );
+        assert!(pacer.ready(100_000_000_001).is_err(), "the schedule was moved");
     }
 
     proptest! {

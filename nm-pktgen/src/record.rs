@@ -182,10 +182,7 @@ impl Totals {
 
     /// The rate that matters: what is received, or sent if nothing is received.
     pub fn pps(&self) -> f64 {
-        self.rx
-            .map(|rx| rx.rx_pps)
-            .or(self.tx.map(|tx| tx.tx_pps))
-            .unwrap_or(0.0)
+        self.rx.map(|rx| rx.rx_pps).or(self.tx.map(|tx| tx.tx_pps)).unwrap_or(0.0)
     }
 
     fn flows(&self) -> impl Iterator<Item = (bool, Flow)> + use<> {
@@ -198,12 +195,7 @@ impl Totals {
         write!(f, "{:9.3} s", self.elapsed_s)?;
         for (sent, flow) in self.flows() {
             let s = self.seconds;
-            write!(
-                f,
-                "  {} {:>11}",
-                if sent { "tx" } else { "rx" },
-                units.pps(flow.pps(s))
-            )?;
+            write!(f, "  {} {:>11}", if sent { "tx" } else { "rx" }, units.pps(flow.pps(s)))?;
             write!(
                 f,
                 "  L2 {:>11}  L1 {:>11}",
@@ -261,11 +253,8 @@ impl Totals {
             }
             let (packets, bytes) = (flow.packets, flow.bytes);
             writeln!(f, "{verb} {packets} packets, {bytes} bytes in {s:.3} s.")?;
-            let (pps, l2, l1) = (
-                units.pps(flow.pps(s)),
-                units.bps(flow.bps_l2(s)),
-                units.bps(flow.bps_l1(s)),
-            );
+            let (pps, l2, l1) =
+                (units.pps(flow.pps(s)), units.bps(flow.bps_l2(s)), units.bps(flow.bps_l1(s)));
             writeln!(
                 f,
                 "Speed: {pps}  L2 {l2}  L1 {l1}  average batch {:.1} packets",
@@ -277,24 +266,9 @@ impl Totals {
         if let Some(rtt) = self.rtt {
             let ns = |value: u64| units.ns(value as f64);
             write!(f, "\nRound trip: {} samples", rtt.rtt_count)?;
-            write!(
-                f,
-                "  min {}  mean {}",
-                ns(rtt.rtt_min_ns),
-                units.ns(rtt.rtt_mean_ns)
-            )?;
-            write!(
-                f,
-                "  p50 {}  p90 {}",
-                ns(rtt.rtt_p50_ns),
-                ns(rtt.rtt_p90_ns)
-            )?;
-            write!(
-                f,
-                "  p99 {}  p99.9 {}",
-                ns(rtt.rtt_p99_ns),
-                ns(rtt.rtt_p999_ns)
-            )?;
+            write!(f, "  min {}  mean {}", ns(rtt.rtt_min_ns), units.ns(rtt.rtt_mean_ns))?;
+            write!(f, "  p50 {}  p90 {}", ns(rtt.rtt_p50_ns), ns(rtt.rtt_p90_ns))?;
+            write!(f, "  p99 {}  p99.9 {}", ns(rtt.rtt_p99_ns), ns(rtt.rtt_p999_ns))?;
             write!(f, "  max {}", ns(rtt.rtt_max_ns))?;
         }
         Ok(())
@@ -303,10 +277,6 @@ impl Totals {
 
 impl Record for Totals {
     fn human(&self, f: &mut dyn fmt::Write, units: Units) -> fmt::Result {
-        if self.interval {
-            self.human_interval(f, units)
-        } else {
-            self.human_totals(f, units)
-        }
+        if self.interval { self.human_interval(f, units) } else { self.human_totals(f, units) }
     }
 }

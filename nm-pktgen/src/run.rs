@@ -48,10 +48,7 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
         plan.recipe.src_mac = MacRange::from(Mac(mac));
     }
     let plan = &*plan;
-    let goal = plan
-        .count
-        .map(Goal::Packets)
-        .or(plan.duration.map(Goal::Time));
+    let goal = plan.count.map(Goal::Packets).or(plan.duration.map(Goal::Time));
     let mut screen = Screen {
         live: Live::new(goal, &plan.output),
         reporter: if plan.stdout_is_capture() {
@@ -76,14 +73,7 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let mut threads = Vec::new();
         for (index, port) in ports.into_iter().enumerate() {
-            let worker = Worker::new(
-                index,
-                port,
-                plan,
-                &control,
-                &boards[index],
-                capture.as_ref(),
-            );
+            let worker = Worker::new(index, port, plan, &control, &boards[index], capture.as_ref());
             let waker = signals.waker()?;
             let working = &working;
             let body = move || work(worker, working, &waker);
@@ -107,9 +97,8 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
                     outcome = std::mem::replace(&mut outcome, Ok(())).and(done);
                 }
                 Err(_) => {
-                    outcome = Err(anyhow::anyhow!(
-                        "a thread panicked; this is a bug, please report it"
-                    ));
+                    outcome =
+                        Err(anyhow::anyhow!("a thread panicked; this is a bug, please report it"));
                 }
             }
         }
@@ -134,11 +123,7 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
     }
     outcome?;
     let loss = tally.lost + tally.drops;
-    Ok(if plan.fail_on_loss && loss > 0 {
-        Outcome::ConditionNotMet
-    } else {
-        Outcome::Done
-    })
+    Ok(if plan.fail_on_loss && loss > 0 { Outcome::ConditionNotMet } else { Outcome::Done })
 }
 
 fn start_name(plan: &Plan) -> &'static str {
@@ -152,10 +137,7 @@ fn open(plan: &Plan) -> anyhow::Result<Vec<Port>> {
         Function::Rx | Function::Rxseq => Direction::RxOnly,
         Function::Ping | Function::Pong => Direction::Both,
     };
-    let options = Options {
-        direction,
-        ..plan.options.clone()
-    };
+    let options = Options { direction, ..plan.options.clone() };
     let mut ports = Vec::new();
     for name in &plan.ports {
         let port =
@@ -165,7 +147,7 @@ fn open(plan: &Plan) -> anyhow::Result<Vec<Port>> {
             missing.or((plan.function.receives() && port.rx_rings() == 0).then_some("receive"));
         if let Some(missing) = missing {
             return Err(
-                UsageError::new(format!("{name} has no {missing} ring for this function")).into(),
+                UsageError::new(format!("{name} has no {missing} ring for this function")).into()
             );
         }
         ports.push(port);
@@ -176,10 +158,7 @@ fn open(plan: &Plan) -> anyhow::Result<Vec<Port>> {
 fn describe(plan: &Plan, ports: &[Port]) {
     for (index, port) in ports.iter().enumerate() {
         let (tx, rx) = port.slots();
-        let cpu = plan
-            .cpus
-            .as_ref()
-            .map_or(String::new(), |cpus| format!(", CPU {}", cpus[index]));
+        let cpu = plan.cpus.as_ref().map_or(String::new(), |cpus| format!(", CPU {}", cpus[index]));
         eprintln!(
             "nm-pktgen: thread {index}: {} with {} tx rings of {tx} slots, {} rx rings of {rx} slots{cpu}",
             port.name(),
@@ -276,40 +255,23 @@ fn watch(
         }
         if bounded && !warming {
             let tally = merge(boards);
-            let packets = if plan.function.receives() {
-                tally.rx_packets
-            } else {
-                tally.tx_packets
-            };
-            screen
-                .live
-                .update(packets, now - begin, || message(plan, &tally));
+            let packets =
+                if plan.function.receives() { tally.rx_packets } else { tally.tx_packets };
+            screen.live.update(packets, now - begin, || message(plan, &tally));
         }
-        let bar = if screen.live.is_shown() {
-            now + BAR
-        } else {
-            next_report
-        };
+        let bar = if screen.live.is_shown() { now + BAR } else { next_report };
         let until = [Some(next_report), Some(bar), end, warming.then_some(warm)]
             .into_iter()
             .flatten()
             .min();
-        signals.wait(
-            until
-                .unwrap_or(next_report)
-                .saturating_duration_since(Instant::now()),
-        );
+        signals.wait(until.unwrap_or(next_report).saturating_duration_since(Instant::now()));
     }
     // A request that came with the end is still answered by the end's own record.
     Ok(())
 }
 
 fn message(plan: &Plan, tally: &Tally) -> String {
-    let flow = if plan.function.receives() {
-        tally.rx()
-    } else {
-        tally.tx()
-    };
+    let flow = if plan.function.receives() { tally.rx() } else { tally.tx() };
     plan.output.units().pps(flow.pps(tally.seconds()))
 }
 
@@ -344,18 +306,12 @@ fn report_interval(
 }
 
 fn merge(boards: &[Board]) -> Tally {
-    boards
-        .iter()
-        .map(Board::read)
-        .reduce(|all, one| all.merge(&one))
-        .unwrap_or_default()
+    boards.iter().map(Board::read).reduce(|all, one| all.merge(&one)).unwrap_or_default()
 }
 
 fn round_trips(boards: &[Board]) -> Latency {
     let mut all = Latency::new();
-    boards
-        .iter()
-        .for_each(|board| all.merge(&lock(&board.round_trips).total));
+    boards.iter().for_each(|board| all.merge(&lock(&board.round_trips).total));
     all
 }
 

@@ -75,13 +75,7 @@ impl Tally {
             tx_batches: batches,
             ..
         } = *self;
-        Flow {
-            packets,
-            bytes,
-            pad_bytes,
-            batches,
-            drops: 0,
-        }
+        Flow { packets, bytes, pad_bytes, batches, drops: 0 }
     }
 
     /// Received packets as a flow.
@@ -93,13 +87,7 @@ impl Tally {
             rx_batches: batches,
             ..
         } = *self;
-        Flow {
-            packets,
-            bytes,
-            pad_bytes,
-            batches,
-            drops: 0,
-        }
+        Flow { packets, bytes, pad_bytes, batches, drops: 0 }
     }
 
     /// What was counted since `earlier`; times and gauges stay as they are.
@@ -107,12 +95,7 @@ impl Tally {
         let (now, before) = (self.to_array(), earlier.to_array());
         let difference =
             Tally::from_array(std::array::from_fn(|i| now[i].saturating_sub(before[i])));
-        Tally {
-            first_ns: self.first_ns,
-            last_ns: self.last_ns,
-            space: self.space,
-            ..difference
-        }
+        Tally { first_ns: self.first_ns, last_ns: self.last_ns, space: self.space, ..difference }
     }
 
     /// Both threads' packets; the earlier begin, the later end, the smaller space.
@@ -179,18 +162,14 @@ impl Board {
 
     /// What was counted since the warm-up.
     pub fn read(&self) -> Tally {
-        let now = Tally::from_array(std::array::from_fn(|i| {
-            self.cells[i].load(Ordering::Relaxed)
-        }));
+        let now = Tally::from_array(std::array::from_fn(|i| self.cells[i].load(Ordering::Relaxed)));
         now.since(&lock(&self.base))
     }
 }
 
 /// Locks; a thread that panicked while holding the lock has left plain numbers behind.
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Mean and standard deviation of the last rates (pkt-gen's `-A`).
@@ -211,12 +190,7 @@ impl RateWindow {
         self.rates.push_back(rate);
         let n = self.rates.len() as f64;
         let mean = self.rates.iter().sum::<f64>() / n;
-        let variance = self
-            .rates
-            .iter()
-            .map(|rate| (rate - mean).powi(2))
-            .sum::<f64>()
-            / n;
+        let variance = self.rates.iter().map(|rate| (rate - mean).powi(2)).sum::<f64>() / n;
         (mean, variance.sqrt())
     }
 }
@@ -228,37 +202,18 @@ mod tests {
     #[test]
     fn board_shows_what_came_after_the_warmup() {
         let board = Board::default();
-        let warm = Tally {
-            tx_packets: 10,
-            first_ns: 5,
-            ..Tally::default()
-        };
+        let warm = Tally { tx_packets: 10, first_ns: 5, ..Tally::default() };
         board.publish(&warm);
         board.rebase(&warm);
-        board.publish(&Tally {
-            tx_packets: 25,
-            first_ns: 50,
-            last_ns: 90,
-            ..Tally::default()
-        });
+        board.publish(&Tally { tx_packets: 25, first_ns: 50, last_ns: 90, ..Tally::default() });
         let seen = board.read();
         assert_eq!((seen.tx_packets, seen.first_ns, seen.last_ns), (15, 50, 90));
     }
 
     #[test]
     fn merged_threads_span_both() {
-        let a = Tally {
-            rx_packets: 1,
-            first_ns: 10,
-            last_ns: 20,
-            ..Tally::default()
-        };
-        let b = Tally {
-            rx_packets: 2,
-            first_ns: 5,
-            last_ns: 15,
-            ..Tally::default()
-        };
+        let a = Tally { rx_packets: 1, first_ns: 10, last_ns: 20, ..Tally::default() };
+        let b = Tally { rx_packets: 2, first_ns: 5, last_ns: 15, ..Tally::default() };
         let idle = Tally::default();
         let all = idle.merge(&a).merge(&b);
         assert_eq!((all.rx_packets, all.first_ns, all.last_ns), (3, 5, 20));

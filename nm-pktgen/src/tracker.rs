@@ -134,37 +134,15 @@ mod tests {
 
     fn tracked(numbers: &[u64]) -> Verdict {
         let mut tracker = Tracker::new(numbers[0]);
-        numbers[1..]
-            .iter()
-            .for_each(|&seq| assert!(tracker.note(seq)));
+        numbers[1..].iter().for_each(|&seq| assert!(tracker.note(seq)));
         tracker.verdict()
     }
 
     #[test]
     fn late_packet_turns_loss_into_reordering() {
-        assert_eq!(
-            tracked(&[0, 1, 4]),
-            Verdict {
-                lost: 2,
-                ..Verdict::default()
-            }
-        );
-        assert_eq!(
-            tracked(&[0, 1, 4, 2]),
-            Verdict {
-                lost: 1,
-                reordered: 1,
-                duplicated: 0
-            }
-        );
-        assert_eq!(
-            tracked(&[0, 1, 4, 2, 2]),
-            Verdict {
-                lost: 1,
-                reordered: 1,
-                duplicated: 1
-            }
-        );
+        assert_eq!(tracked(&[0, 1, 4]), Verdict { lost: 2, ..Verdict::default() });
+        assert_eq!(tracked(&[0, 1, 4, 2]), Verdict { lost: 1, reordered: 1, duplicated: 0 });
+        assert_eq!(tracked(&[0, 1, 4, 2, 2]), Verdict { lost: 1, reordered: 1, duplicated: 1 });
     }
 
     #[test]
@@ -173,14 +151,7 @@ mod tests {
         numbers.extend(2..WINDOW + 2);
         assert_eq!(tracked(&numbers).lost, 1);
         numbers.push(1);
-        assert_eq!(
-            tracked(&numbers),
-            Verdict {
-                lost: 1,
-                reordered: 1,
-                duplicated: 0
-            }
-        );
+        assert_eq!(tracked(&numbers), Verdict { lost: 1, reordered: 1, duplicated: 0 });
     }
 
     #[test]
@@ -197,13 +168,7 @@ mod tests {
         let mut tracker = Tracker::new(u64::MAX);
         assert!(!tracker.note(u64::MAX), "has no place in the window");
         assert!(tracker.note(0), "older than the window");
-        assert_eq!(
-            tracker.verdict(),
-            Verdict {
-                reordered: 1,
-                ..Verdict::default()
-            }
-        );
+        assert_eq!(tracker.verdict(), Verdict { reordered: 1, ..Verdict::default() });
     }
 
     proptest! {

@@ -71,11 +71,7 @@ impl<'a> Worker<'a> {
     /// Takes up to `want` packets out of what the run may still move; 0 ends the run. What moves in
     /// the warm-up is free.
     pub fn claim(&mut self, want: usize) -> usize {
-        if self.counts() {
-            self.control.claim(want)
-        } else {
-            want
-        }
+        if self.counts() { self.control.claim(want) } else { want }
     }
 
     /// True once the warm-up is over; forgets it when it is.
@@ -134,10 +130,7 @@ impl<'a> Worker<'a> {
         if self.index > 0 {
             return;
         }
-        self.tally.drops = drops(
-            self.plan.function,
-            &self.port.counters().since(&self.before),
-        );
+        self.tally.drops = drops(self.plan.function, &self.port.counters().since(&self.before));
     }
 
     /// The port's counters before the run.
@@ -182,10 +175,7 @@ impl<'a> Worker<'a> {
     pub fn pacer(&self) -> Option<Pacer> {
         let target = self.plan.rate?;
         let threads = self.plan.threads() as f64;
-        let share = Target {
-            per_second: target.per_second / threads,
-            ..target
-        };
+        let share = Target { per_second: target.per_second / threads, ..target };
         let mean = self.plan.recipe.sizes.mean();
         let mut pacer = Pacer::new(share, mean, self.plan.burst, self.control.clock.now_ns());
         pacer.delay(self.index as f64 / threads);
@@ -194,9 +184,7 @@ impl<'a> Worker<'a> {
 
     /// Waits for free slots, at most until the next look at the stop flag.
     pub fn wait_space(&mut self) -> netmap::Result<()> {
-        self.port
-            .wait(Interest::TX, Wait::default(), Some(LOOK))
-            .map(|_| ())
+        self.port.wait(Interest::TX, Wait::default(), Some(LOOK)).map(|_| ())
     }
 
     /// Pushes out what is queued: at once on most ports, but a switch in backpressure keeps it until
@@ -207,9 +195,7 @@ impl<'a> Worker<'a> {
         let mut deadline = None;
         loop {
             self.port.txsync()?;
-            let pending = (0..self.port.tx_rings())
-                .map(|ring| self.port.tx(ring).pending())
-                .sum();
+            let pending = (0..self.port.tx_rings()).map(|ring| self.port.tx(ring).pending()).sum();
             if pending == 0 {
                 return Ok(0);
             }
@@ -225,15 +211,7 @@ impl<'a> Worker<'a> {
 
 /// Drops that concern a function.
 pub fn drops(function: Function, counters: &Counters) -> u64 {
-    let tx = if function.sends() {
-        counters.tx_drops()
-    } else {
-        0
-    };
-    let rx = if function.receives() {
-        counters.rx_drops()
-    } else {
-        0
-    };
+    let tx = if function.sends() { counters.tx_drops() } else { 0 };
+    let rx = if function.receives() { counters.rx_drops() } else { 0 };
     tx + rx
 }

@@ -64,10 +64,7 @@ fn wrong_usage_is_one_clear_error_and_exit_2() {
         assert_eq!(errors.matches("error: ").count(), 1, "{words}: {errors}");
         assert!(!errors.contains("panicked"), "{words}: {errors}");
     }
-    assert!(
-        !rig.path("root").exists(),
-        "a mistake must not leave a switch behind"
-    );
+    assert!(!rig.path("root").exists(), "a mistake must not leave a switch behind");
 }
 
 #[test]
@@ -76,10 +73,7 @@ fn failure_at_run_time_is_exit_1_with_its_causes() {
     for (words, expected) in [
         ("-i eth0 rx", "opening port netmap:eth0"),
         ("-i valeA:x tx --pcap-in missing.pcap", "missing.pcap"),
-        (
-            "-i valeA:x rx --pcap-out no/such/dir.pcap",
-            "no/such/dir.pcap",
-        ),
+        ("-i valeA:x rx --pcap-out no/such/dir.pcap", "no/such/dir.pcap"),
         ("-i null: tx -n 1 -a 1023", "CPU 1023"),
     ] {
         let output = rig.run(words);
@@ -92,18 +86,10 @@ fn failure_at_run_time_is_exit_1_with_its_causes() {
         assert_eq!(errors.matches("error: ").count(), 1, "{words}: {errors}");
     }
     std::fs::write(rig.path("empty.pcap"), b"").expect("write");
-    assert_eq!(
-        rig.run("-i valeA:x tx -P empty.pcap").status.code(),
-        Some(1)
-    );
+    assert_eq!(rig.run("-i valeA:x tx -P empty.pcap").status.code(), Some(1));
     rig.write_pcap("none.pcap", &[]);
     // Without the check this would loop for ever.
-    assert_eq!(
-        rig.run("-i valeA:x tx -P none.pcap --pcap-loop 0")
-            .status
-            .code(),
-        Some(1)
-    );
+    assert_eq!(rig.run("-i valeA:x tx -P none.pcap --pcap-loop 0").status.code(), Some(1));
 }
 
 #[test]
@@ -112,19 +98,12 @@ fn help_and_version_are_on_stdout() {
     for words in ["--help", "-h", "--version", "-V"] {
         let output = rig.run(words);
         assert_eq!(output.status.code(), Some(0), "{words}");
-        assert!(
-            output.stderr.is_empty() && !output.stdout.is_empty(),
-            "{words}"
-        );
+        assert!(output.stderr.is_empty() && !output.stdout.is_empty(), "{words}");
     }
     let help = String::from_utf8(rig.run("--help").stdout).expect("text");
-    for flag in [
-        "--pcap-speed",
-        "--latency-out",
-        "--fail-on-loss",
-        "Exit status:",
-        "-Z, --random-dst",
-    ] {
+    for flag in
+        ["--pcap-speed", "--latency-out", "--fail-on-loss", "Exit status:", "-Z, --random-dst"]
+    {
         assert!(help.contains(flag), "{flag} is missing");
     }
     assert!(!help.contains("BITS"), "-o is hidden");
@@ -156,11 +135,7 @@ fn first_signal_stops_and_reports() {
         let running = rig.start(words);
         running.signal(signal);
         let (code, end, errors) = running.finish();
-        assert_eq!(
-            (code, &end["type"]),
-            (Some(0), &Value::from("end")),
-            "{words}: {errors}"
-        );
+        assert_eq!((code, &end["type"]), (Some(0), &Value::from("end")), "{words}: {errors}");
     }
 }
 
@@ -169,12 +144,7 @@ fn second_signal_ends_at_once() {
     let rig = Rig::new();
     let running = rig.start("-i valeA:x -f rx --wait-mode block");
     // Both are pending when the process goes on, so neither comes too late.
-    for signal in [
-        Signal::SIGSTOP,
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGCONT,
-    ] {
+    for signal in [Signal::SIGSTOP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGCONT] {
         running.signal(signal);
     }
     let (code, last, _) = running.finish();
@@ -218,28 +188,19 @@ fn json_lines_carry_type_and_schema_and_end_with_the_end() {
     let rig = Rig::new();
     let output = rig.run("-i null: -f tx -R 10k -t 500ms --json --interval 10ms -A");
     let text = String::from_utf8(output.stdout).expect("text");
-    let objects: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
-    let kinds: Vec<&str> = objects
-        .iter()
-        .map(|object| object["type"].as_str().expect("a type"))
-        .collect();
+    let objects: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let kinds: Vec<&str> =
+        objects.iter().map(|object| object["type"].as_str().expect("a type")).collect();
     assert_eq!((kinds[0], kinds[kinds.len() - 1]), ("start", "end"));
     assert!(
-        kinds.len() > 2
-            && kinds[1..kinds.len() - 1]
-                .iter()
-                .all(|kind| *kind == "interval"),
+        kinds.len() > 2 && kinds[1..kinds.len() - 1].iter().all(|kind| *kind == "interval"),
         "{kinds:?}"
     );
     assert!(objects.iter().all(|object| object["schema"] == 1));
     assert!(objects[1]["pps_mean"].is_f64() && objects[1]["space"].is_u64());
-    let sum: u64 = objects[1..objects.len() - 1]
-        .iter()
-        .map(|object| number(object, "tx_packets"))
-        .sum();
+    let sum: u64 =
+        objects[1..objects.len() - 1].iter().map(|object| number(object, "tx_packets")).sum();
     assert!(sum <= number(&objects[objects.len() - 1], "tx_packets"));
 }
 
@@ -247,61 +208,27 @@ fn json_lines_carry_type_and_schema_and_end_with_the_end() {
 fn end_object_has_the_promised_keys() {
     let rig = Rig::new();
     let keys = |words: &str| -> Vec<String> {
-        rig.end(words)
-            .as_object()
-            .expect("an object")
-            .keys()
-            .cloned()
-            .collect()
+        rig.end(words).as_object().expect("an object").keys().cloned().collect()
     };
     let has = |words: &str, wanted: &[&str]| {
         let found = keys(words);
         for key in wanted {
-            assert!(
-                found.iter().any(|one| one == key),
-                "{words}: no {key} in {found:?}"
-            );
+            assert!(found.iter().any(|one| one == key), "{words}: no {key} in {found:?}");
         }
     };
     has(
         "-i null: -f tx -n 1",
-        &[
-            "tx_packets",
-            "tx_pps",
-            "tx_bps_l2",
-            "tx_bps_l1",
-            "drops",
-            "seconds",
-        ],
+        &["tx_packets", "tx_pps", "tx_bps_l2", "tx_bps_l1", "drops", "seconds"],
     );
     rig.end("-i pcap:a.pcap -f txseq -n 2");
-    has(
-        "-i pcap:a.pcap -f rx -n 2",
-        &["rx_packets", "rx_pps", "drops", "seconds"],
-    );
+    has("-i pcap:a.pcap -f rx -n 2", &["rx_packets", "rx_pps", "drops", "seconds"]);
     has(
         "-i pcap:a.pcap -f rxseq -n 2",
-        &[
-            "rx_packets",
-            "rx_pps",
-            "drops",
-            "lost",
-            "reordered",
-            "duplicated",
-            "seconds",
-        ],
+        &["rx_packets", "rx_pps", "drops", "lost", "reordered", "duplicated", "seconds"],
     );
     has(
         "-i null: -f ping -n 1",
-        &[
-            "tx_packets",
-            "rx_packets",
-            "tx_pps",
-            "rx_pps",
-            "lost",
-            "drops",
-            "rtt_p999_ns",
-        ],
+        &["tx_packets", "rx_packets", "tx_pps", "rx_pps", "lost", "drops", "rtt_p999_ns"],
     );
 }
 
@@ -310,20 +237,11 @@ fn human_output_has_lines_or_only_the_result() {
     let rig = Rig::new();
     let loud =
         String::from_utf8(rig.run("-i null: -f tx -R 10k -t 500ms -T 20").stdout).expect("text");
-    assert!(
-        loud.contains("  tx ") && loud.contains("L1") && loud.contains("Sent "),
-        "{loud}"
-    );
+    assert!(loud.contains("  tx ") && loud.contains("L1") && loud.contains("Sent "), "{loud}");
     let quiet = String::from_utf8(rig.run("-i null: -f tx -n 20000 -q").stdout).expect("text");
-    assert!(
-        quiet.starts_with("Sent 20000 packets, 1200000 bytes in "),
-        "{quiet}"
-    );
+    assert!(quiet.starts_with("Sent 20000 packets, 1200000 bytes in "), "{quiet}");
     let exact = String::from_utf8(rig.run("-i null: -f tx -n 2M -q -N").stdout).expect("text");
-    assert!(
-        !exact.contains("Mpps") && !exact.contains("Gbps"),
-        "{exact}"
-    );
+    assert!(!exact.contains("Mpps") && !exact.contains("Gbps"), "{exact}");
     let nothing = String::from_utf8(rig.run("-i valeA:x -f rx -t 1ms -q").stdout).expect("text");
     assert!(nothing.starts_with("Received nothing."), "{nothing}");
 }
@@ -335,10 +253,7 @@ fn csv_is_a_header_and_rows() {
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
     assert_eq!(rows.len(), 2, "{text}");
     assert_eq!(rows[0].len(), rows[1].len());
-    let column = rows[0]
-        .iter()
-        .position(|key| *key == "tx_packets")
-        .expect("a column");
+    let column = rows[0].iter().position(|key| *key == "tx_packets").expect("a column");
     assert_eq!(rows[1][column], "5");
 }
 
@@ -349,12 +264,7 @@ fn hexdump_shows_packets_and_json_stays_json() {
     assert_eq!(text.matches("tx, 60 bytes").count(), 2, "{text}");
     let output = rig.run("-i null: -f tx -n 2 -X --json");
     assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
-    assert_eq!(
-        String::from_utf8_lossy(&output.stderr)
-            .matches("tx, 60 bytes")
-            .count(),
-        2
-    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr).matches("tx, 60 bytes").count(), 2);
 }
 
 #[test]

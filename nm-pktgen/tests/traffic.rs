@@ -18,29 +18,16 @@ fn tx_to_rx_counts_agree_exactly() {
     assert_eq!(code, Some(0), "{errors}");
     assert_eq!(sent["type"], "end");
     assert_eq!(
-        (
-            number(&sent, "tx_packets"),
-            number(&sent, "tx_bytes"),
-            number(&sent, "drops")
-        ),
+        (number(&sent, "tx_packets"), number(&sent, "tx_bytes"), number(&sent, "drops")),
         (3000, 300_000, 0)
     );
-    assert_eq!(
-        (
-            number(&received, "rx_packets"),
-            number(&received, "rx_bytes")
-        ),
-        (3000, 300_000)
-    );
+    assert_eq!((number(&received, "rx_packets"), number(&received, "rx_bytes")), (3000, 300_000));
     for (end, keys) in [
         (&sent, ["tx_pps", "tx_bps_l2", "tx_bps_l1", "seconds"]),
         (&received, ["rx_pps", "rx_bps_l2", "rx_bps_l1", "seconds"]),
     ] {
         for key in keys {
-            assert!(
-                end[key].as_f64().is_some_and(|value| value >= 0.0),
-                "{key} in {end}"
-            );
+            assert!(end[key].as_f64().is_some_and(|value| value >= 0.0), "{key} in {end}");
         }
     }
     assert_eq!(number(&sent, "schema"), 1);
@@ -67,10 +54,7 @@ fn threads_share_a_count_exactly() {
     let sent = rig.end("-i valeA:t -f txseq -p 3 -n 3001 -C 4096,4096,3,3 -b 7");
     let (code, received, errors) = rx.finish();
     assert_eq!(code, Some(0), "{errors}");
-    assert_eq!(
-        (number(&sent, "tx_packets"), number(&received, "rx_packets")),
-        (3001, 3001)
-    );
+    assert_eq!((number(&sent, "tx_packets"), number(&received, "rx_packets")), (3001, 3001));
 }
 
 #[test]
@@ -84,22 +68,12 @@ fn replay_arrives_byte_for_byte() {
         })
         .collect();
     rig.write_pcap("in.pcap", &packets);
-    let rx = rig.start(&format!(
-        "-i valeA:y -f rx -n 300 --pcap-out out.pcap {ROOMY}"
-    ));
-    let sent = rig.end(&format!(
-        "-i valeA:x -f tx --pcap-in in.pcap --pcap-speed max {ROOMY}"
-    ));
+    let rx = rig.start(&format!("-i valeA:y -f rx -n 300 --pcap-out out.pcap {ROOMY}"));
+    let sent = rig.end(&format!("-i valeA:x -f tx --pcap-in in.pcap --pcap-speed max {ROOMY}"));
     let (code, received, errors) = rx.finish();
     assert_eq!(code, Some(0), "{errors}");
-    assert_eq!(
-        (number(&sent, "tx_packets"), number(&received, "rx_packets")),
-        (300, 300)
-    );
-    assert!(
-        rig.read_pcap("out.pcap") == packets,
-        "the capture differs from what was replayed"
-    );
+    assert_eq!((number(&sent, "tx_packets"), number(&received, "rx_packets")), (300, 300));
+    assert!(rig.read_pcap("out.pcap") == packets, "the capture differs from what was replayed");
 }
 
 #[test]
@@ -119,47 +93,27 @@ fn replay_keeps_the_files_time_at_least() {
 #[test]
 fn snaplen_cuts_the_capture_only() {
     let rig = Rig::new();
-    let rx = rig.start(&format!(
-        "-i valeA:y -f rx -n 5 --pcap-out out.pcap --snaplen 64 {ROOMY}"
-    ));
+    let rx = rig.start(&format!("-i valeA:y -f rx -n 5 --pcap-out out.pcap --snaplen 64 {ROOMY}"));
     rig.end(&format!("-i valeA:x -f tx -n 5 -l 1514 {ROOMY}"));
     let (_, received, _) = rx.finish();
     assert_eq!(number(&received, "rx_bytes"), 5 * 1514);
-    assert!(
-        rig.read_pcap("out.pcap")
-            .iter()
-            .all(|packet| packet.len() == 64)
-    );
+    assert!(rig.read_pcap("out.pcap").iter().all(|packet| packet.len() == 64));
 }
 
 #[test]
 fn fragments_arrive_as_one_packet() {
     let rig = Rig::new();
-    let rx = rig.start(&format!(
-        "-i valeA:y -f rx -n 20 --pcap-out out.pcap {ROOMY}"
-    ));
-    rig.end(&format!(
-        "-i valeA:x -f tx -n 10 -l 5000 -F 3 -M 1500 {ROOMY} -b 3"
-    ));
+    let rx = rig.start(&format!("-i valeA:y -f rx -n 20 --pcap-out out.pcap {ROOMY}"));
+    rig.end(&format!("-i valeA:x -f tx -n 10 -l 5000 -F 3 -M 1500 {ROOMY} -b 3"));
     rig.end(&format!("-i valeA:x -f tx -n 10 -l 5000 {ROOMY}"));
     let (_, received, _) = rx.finish();
-    assert_eq!(
-        (
-            number(&received, "rx_packets"),
-            number(&received, "rx_bytes")
-        ),
-        (20, 100_000)
-    );
+    assert_eq!((number(&received, "rx_packets"), number(&received, "rx_bytes")), (20, 100_000));
     let packets = rig.read_pcap("out.pcap");
     assert!(
         packets.windows(2).all(|pair| pair[0] == pair[1]),
         "cut in different ways, the same packet"
     );
-    assert_eq!(
-        packets[0][16..18],
-        4986u16.to_be_bytes(),
-        "IPv4 total length"
-    );
+    assert_eq!(packets[0][16..18], 4986u16.to_be_bytes(), "IPv4 total length");
 }
 
 #[test]
@@ -176,10 +130,7 @@ fn vnet_header_stands_before_each_frame() {
         );
     }
     let received = rig.end("-i pcap:vnet.pcap -f rxseq -n 3 -H 12");
-    assert_eq!(
-        (number(&received, "lost"), number(&received, "foreign")),
-        (0, 0)
-    );
+    assert_eq!((number(&received, "lost"), number(&received, "foreign")), (0, 0));
 }
 
 #[test]
@@ -205,22 +156,9 @@ fn same_seed_sends_the_same_packets() {
 fn ranges_are_walked_packet_by_packet() {
     let rig = Rig::new();
     rig.end("-i pcap:a.pcap -f tx -n 6 -s 10.0.0.1:5-10.0.0.2:6 -d 10.9.9.9:7 -D 02:00:00:00:00:00-02:00:00:00:00:ff");
-    let seen: Vec<(u8, u8, u8)> = rig
-        .read_pcap("a.pcap")
-        .iter()
-        .map(|p| (p[29], p[35], p[5]))
-        .collect();
-    assert_eq!(
-        seen,
-        [
-            (1, 5, 0),
-            (1, 6, 1),
-            (2, 5, 2),
-            (2, 6, 3),
-            (1, 5, 4),
-            (1, 6, 5)
-        ]
-    );
+    let seen: Vec<(u8, u8, u8)> =
+        rig.read_pcap("a.pcap").iter().map(|p| (p[29], p[35], p[5])).collect();
+    assert_eq!(seen, [(1, 5, 0), (1, 6, 1), (2, 5, 2), (2, 6, 3), (1, 5, 4), (1, 6, 5)]);
 }
 
 #[test]
@@ -235,24 +173,14 @@ fn rxseq_tells_loss_reordering_and_duplicates_apart() {
     faulty.extend_from_slice(&all[20..]);
     faulty.push(vec![0xff; 60]); // a stranger
     rig.write_pcap("faulty.pcap", &faulty);
-    let words = format!(
-        "-i valeA:r -f rxseq -n {} --fail-on-loss {ROOMY}",
-        faulty.len()
-    );
+    let words = format!("-i valeA:r -f rxseq -n {} --fail-on-loss {ROOMY}", faulty.len());
     let rx = rig.start(&words);
-    rig.end(&format!(
-        "-i valeA:t -f tx --pcap-in faulty.pcap --pcap-speed max {ROOMY}"
-    ));
+    rig.end(&format!("-i valeA:t -f tx --pcap-in faulty.pcap --pcap-speed max {ROOMY}"));
     let (code, end, errors) = rx.finish();
     assert_eq!(code, Some(3), "the condition does not hold: {errors}");
     let count = |key: &str| number(&end, key);
     assert_eq!(
-        (
-            count("lost"),
-            count("reordered"),
-            count("duplicated"),
-            count("foreign")
-        ),
+        (count("lost"), count("reordered"), count("duplicated"), count("foreign")),
         (2, 1, 1, 1)
     );
     assert_eq!(count("rx_packets"), faulty.len() as u64);
@@ -261,20 +189,13 @@ fn rxseq_tells_loss_reordering_and_duplicates_apart() {
 #[test]
 fn rxseq_of_a_whole_stream_finds_no_fault() {
     let rig = Rig::new();
-    let rx = rig.start(&format!(
-        "-i valeA:r -f rxseq -n 4000 --fail-on-loss {ROOMY}"
-    ));
+    let rx = rig.start(&format!("-i valeA:r -f rxseq -n 4000 --fail-on-loss {ROOMY}"));
     rig.end(&format!("-i valeA:t -f txseq -n 4000 -6 {ROOMY}"));
     let (code, end, _) = rx.finish();
     assert_eq!(code, Some(0));
     let count = |key: &str| number(&end, key);
     assert_eq!(
-        (
-            count("rx_packets"),
-            count("lost"),
-            count("reordered"),
-            count("duplicated")
-        ),
+        (count("rx_packets"), count("lost"), count("reordered"), count("duplicated")),
         (4000, 0, 0, 0)
     );
 }
@@ -293,23 +214,14 @@ fn ping_measures_every_answer() {
         assert_eq!(count("tx_packets"), 300);
         assert_eq!(count("rx_packets") + count("lost"), 300);
         assert_eq!(count("rtt_count"), count("rx_packets"));
-        assert_eq!(
-            (
-                number(&answered, "rx_packets"),
-                number(&answered, "tx_packets")
-            ),
-            (300, 300)
-        );
+        assert_eq!((number(&answered, "rx_packets"), number(&answered, "tx_packets")), (300, 300));
         let order: Vec<u64> = ["min", "p50", "p90", "p99", "p999", "max"]
             .iter()
             .map(|key| count(&format!("rtt_{key}_ns")))
             .collect();
         assert!(order[0] > 0 && order.is_sorted(), "{order:?}");
         let text = std::fs::read_to_string(rig.path("rtt.hgrm")).expect("written");
-        assert!(
-            text.contains(&format!("Total count    = {:>12}]", count("rtt_count"))),
-            "{text}"
-        );
+        assert!(text.contains(&format!("Total count    = {:>12}]", count("rtt_count"))), "{text}");
         eprintln!(
             "round trip, {mode}: p50 {} ns, p99 {} ns",
             count("rtt_p50_ns"),
@@ -351,12 +263,7 @@ fn warmup_is_not_counted() {
 #[test]
 fn rates_are_kept_and_reported() {
     let rig = Rig::new();
-    for (rate, pps) in [
-        ("1k", 1e3),
-        ("100kpps", 1e5),
-        ("1Mpps", 1e6),
-        ("480Mbps", 1e6),
-    ] {
+    for (rate, pps) in [("1k", 1e3), ("100kpps", 1e5), ("1Mpps", 1e6), ("480Mbps", 1e6)] {
         let end = rig.end(&format!("-i null: -f tx -R {rate} -t 500ms"));
         let measured = end["tx_pps"].as_f64().expect("a number");
         let off = (measured / pps - 1.0) * 100.0;

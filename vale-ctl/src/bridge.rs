@@ -48,11 +48,7 @@ pub fn start(
     let mut child = spawn(notify, &program, &log, name, iface, options)?;
     let pid = child.id();
     let there = notify.until(timeout, || {
-        if child
-            .try_wait()
-            .context("waiting for the bridge")?
-            .is_some()
-        {
+        if child.try_wait().context("waiting for the bridge")?.is_some() {
             bail!(failure(&log, name));
         }
         let port = select::port(name)?;
@@ -92,9 +88,7 @@ pub fn stop(
     }
     let gone = notify.until(timeout, || {
         let users = select::port(name)?.map_or(Vec::new(), |port| port.users);
-        let left = users
-            .iter()
-            .any(|user| bridges.iter().any(|old| old.pid == user.pid));
+        let left = users.iter().any(|user| bridges.iter().any(|old| old.pid == user.pid));
         Ok((!left).then_some(()))
     })?;
     if gone.is_none() {
@@ -126,20 +120,12 @@ pub fn bridges<'a>(name: &Target, port: &'a PortInfo) -> anyhow::Result<Vec<&'a 
 
 /// Beside this executable, as `cargo build` and packages put it; otherwise in PATH.
 fn find() -> anyhow::Result<PathBuf> {
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.parent()?.join(PROGRAM)));
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(PROGRAM)));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|dir| dir.join(PROGRAM));
-    beside
-        .into_iter()
-        .chain(in_path)
-        .find(|file| file.is_file())
-        .ok_or_else(|| {
-            anyhow!(
-                "{PROGRAM}, which attach runs, is neither beside vale-ctl nor in PATH: install it"
-            )
-        })
+    beside.into_iter().chain(in_path).find(|file| file.is_file()).ok_or_else(|| {
+        anyhow!("{PROGRAM}, which attach runs, is neither beside vale-ctl nor in PATH: install it")
+    })
 }
 
 fn spawn(
@@ -153,11 +139,7 @@ fn spawn(
     notify.wake_on(&[signal_hook::consts::SIGCHLD])?;
     let file = create_log(log)?;
     let mut command = Command::new(program);
-    command
-        .arg("-i")
-        .arg(name.to_string())
-        .arg("-i")
-        .arg(format!("tap:{iface}"));
+    command.arg("-i").arg(name.to_string()).arg("-i").arg(format!("tap:{iface}"));
     if options.busy_poll {
         command.arg("--busy-poll");
     }
@@ -166,19 +148,14 @@ fn spawn(
     }
     // Keeps no directory busy for as long as it runs.
     command.current_dir("/");
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(file);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
     command.process_group(0);
     if std::env::var_os("NETMAP_ROOT").is_some_and(|root| !root.is_empty()) {
         // The directory changes, hence a relative root would mean another one.
         let root = std::path::absolute(control::root()).context("finding the root's path")?;
         command.env("NETMAP_ROOT", root);
     }
-    command
-        .spawn()
-        .with_context(|| format!("starting {}", program.display()))
+    command.spawn().with_context(|| format!("starting {}", program.display()))
 }
 
 /// Beside the switches, under a name that cannot be a switch's.
@@ -196,12 +173,7 @@ fn create_log(log: &Path) -> anyhow::Result<File> {
         dir.recursive(true).create(root).with_context(context)?;
     }
     remove_log(log)?;
-    File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(log)
-        .with_context(context)
+    File::options().write(true).create_new(true).mode(0o600).open(log).with_context(context)
 }
 
 fn remove_log(log: &Path) -> anyhow::Result<()> {
@@ -221,19 +193,12 @@ fn failure(log: &Path, name: &Target) -> String {
         return format!("The bridge for {name} ended at once and said nothing");
     }
     let prefix = format!("{PROGRAM}: error: ");
-    format!(
-        "attaching {name}: {}",
-        said.strip_prefix(&prefix).unwrap_or(said)
-    )
+    format!("attaching {name}: {}", said.strip_prefix(&prefix).unwrap_or(said))
 }
 
 /// Ends a bridge that did not come up.
 fn end(child: &mut Child) -> anyhow::Result<()> {
-    if child
-        .try_wait()
-        .context("waiting for the bridge")?
-        .is_none()
-    {
+    if child.try_wait().context("waiting for the bridge")?.is_none() {
         child.kill().context("ending the bridge")?;
         child.wait().context("waiting for the bridge")?;
     }

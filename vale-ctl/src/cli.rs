@@ -120,10 +120,7 @@ impl FromStr for Target {
         let PortKind::Vale { switch, port } = parsed.kind else {
             return Err("not a port of a switch, which is named as in valeA:x".to_owned());
         };
-        let target = Target {
-            switch,
-            port: Some(port),
-        };
+        let target = Target { switch, port: Some(port) };
         // Rings, flags and options belong to a handle; this names the port as a whole.
         if target.to_string() == name {
             Ok(target)
@@ -388,9 +385,7 @@ pub(crate) fn age(text: &str) -> Result<Age, String> {
         return Ok(Age(None));
     }
     let why = |why| format!("{why}; `off` keeps addresses for ever");
-    duration::nonzero_seconds(text)
-        .map(|age| Age(Some(age)))
-        .map_err(why)
+    duration::nonzero_seconds(text).map(|age| Age(Some(age))).map_err(why)
 }
 
 /// Slots and rings of a port, in upstream's order; none means the library's default.
@@ -418,10 +413,7 @@ impl FromStr for RingConfig {
             return Err("at most four numbers: TX_SLOTS,RX_SLOTS,TX_RINGS,RX_RINGS".to_owned());
         }
         for (value, field) in values.iter_mut().zip(&fields) {
-            *value = field
-                .trim()
-                .parse()
-                .map_err(|_| format!("`{field}` is not a number"))?;
+            *value = field.trim().parse().map_err(|_| format!("`{field}` is not a number"))?;
         }
         if fields.len() < 2 {
             values[1] = values[0];
@@ -454,26 +446,13 @@ mod tests {
 
     #[test]
     fn target_with_and_without_a_port() {
-        for (text, switch, port) in [
-            ("valeA", "valeA", None),
-            ("valeA:", "valeA", None),
-            ("valeA:x", "valeA", Some("x")),
-        ] {
+        for (text, switch, port) in
+            [("valeA", "valeA", None), ("valeA:", "valeA", None), ("valeA:x", "valeA", Some("x"))]
+        {
             let target: Target = text.parse().expect(text);
-            assert_eq!(
-                (target.switch.as_str(), target.port.as_deref()),
-                (switch, port)
-            );
+            assert_eq!((target.switch.as_str(), target.port.as_deref()), (switch, port));
         }
-        for text in [
-            "eth0",
-            "valeA:x-1",
-            "valeA:x/x",
-            "tap:t0",
-            "vale/..:x",
-            "valeA:..",
-            "",
-        ] {
+        for text in ["eth0", "valeA:x-1", "valeA:x/x", "tap:t0", "vale/..:x", "valeA:..", ""] {
             assert!(text.parse::<Target>().is_err(), "{text} was accepted");
         }
     }
@@ -487,10 +466,7 @@ mod tests {
         assert_eq!(config("512"), (Some(512), Some(512), None, None));
         assert_eq!(config("512,256"), (Some(512), Some(256), None, None));
         assert_eq!(config("0,0,4"), (None, None, Some(4), Some(4)));
-        assert_eq!(
-            config("512,256,4,2"),
-            (Some(512), Some(256), Some(4), Some(2))
-        );
+        assert_eq!(config("512,256,4,2"), (Some(512), Some(256), Some(4), Some(2)));
         for text in ["", "many", "1,2,3,4,5", "1,1,70000"] {
             assert!(text.parse::<RingConfig>().is_err(), "{text}");
         }

@@ -37,21 +37,14 @@ pub fn picked(picked: &[Picked], detail: Detail) -> Value {
             return vec![(p.info.name.clone(), switch(&p.info, detail))];
         }
         let name = |port_name: &str| format!("{}:{port_name}", p.info.name);
-        p.info
-            .ports
-            .iter()
-            .map(|info| (name(&info.name), port(info, detail)))
-            .collect()
+        p.info.ports.iter().map(|info| (name(&info.name), port(info, detail))).collect()
     }))
 }
 
 /// A switch.
 pub fn switch(info: &SwitchInfo, detail: Detail) -> Value {
-    let ports: Map<String, Value> = info
-        .ports
-        .iter()
-        .map(|p| (p.name.clone(), port(p, detail)))
-        .collect();
+    let ports: Map<String, Value> =
+        info.ports.iter().map(|p| (p.name.clone(), port(p, detail))).collect();
     let mut value = json!({
         "persistent": info.persistent,
         "backpressure": info.backpressure,
@@ -67,11 +60,8 @@ pub fn switch(info: &SwitchInfo, detail: Detail) -> Value {
 
 /// A port.
 pub fn port(info: &PortInfo, detail: Detail) -> Value {
-    let users: Vec<Value> = info
-        .users
-        .iter()
-        .map(|user| json!({ "pid": user.pid, "command": user.command }))
-        .collect();
+    let users: Vec<Value> =
+        info.users.iter().map(|user| json!({ "pid": user.pid, "command": user.command })).collect();
     let mut value = json!({
         "index": info.index,
         "persistent": info.persistent,
@@ -112,9 +102,5 @@ pub fn ring_name(ring: &RingInfo) -> String {
 
 /// Counters under their field names.
 pub fn counters(counters: &Counters) -> Value {
-    counters
-        .named()
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), json!(value)))
-        .collect()
+    counters.named().into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
 }

@@ -40,9 +40,7 @@ pub fn parse(args: &[String]) -> Option<Result<Cli, String>> {
 /// The first argument that is no long flag decides: a letter of upstream's, and for `-h`, only with
 /// a value (without one it is today's help).
 fn is_legacy(args: &[String]) -> bool {
-    let mut rest = args
-        .iter()
-        .skip_while(|arg| matches!(arg.as_str(), "--json" | "--verbose"));
+    let mut rest = args.iter().skip_while(|arg| matches!(arg.as_str(), "--json" | "--verbose"));
     let Some(first) = rest.next() else {
         return false;
     };
@@ -53,9 +51,7 @@ fn is_legacy(args: &[String]) -> bool {
     match (letters.next(), letters.next()) {
         (Some('h'), None) => rest.next().is_some_and(|value| !value.starts_with("--")),
         // `-v list` is today's; `-v -l valeA`, `-vl valeA` are upstream's.
-        (Some('v'), None) => rest
-            .next()
-            .is_some_and(|next| is_legacy(std::slice::from_ref(next))),
+        (Some('v'), None) => rest.next().is_some_and(|next| is_legacy(std::slice::from_ref(next))),
         (Some('v'), Some(_)) => true,
         (Some(letter), _) => WITH_VALUE.contains(letter),
         (None, _) => false,
@@ -71,9 +67,7 @@ fn flags(args: &[String]) -> Result<Flags<'_>, String> {
             "--json" => found.json = true,
             "--verbose" => found.verbose = true,
             long if long.starts_with("--") => {
-                return Err(format!(
-                    "{long} does not go with upstream's flags: name a command"
-                ));
+                return Err(format!("{long} does not go with upstream's flags: name a command"));
             }
             word if !word.starts_with('-') || word == "-" => {
                 return Err(format!("`{word}` is left over after upstream's flags"));
@@ -95,22 +89,14 @@ fn flags(args: &[String]) -> Result<Flags<'_>, String> {
             let value = match glued {
                 "" if letter == 'l' => {
                     // Optional: what begins with a dash is the next flag.
-                    rest.clone()
-                        .next()
-                        .filter(|next| !next.starts_with('-'))
-                        .inspect(|_| {
-                            rest.next();
-                        })
+                    rest.clone().next().filter(|next| !next.starts_with('-')).inspect(|_| {
+                        rest.next();
+                    })
                 }
-                "" => Some(
-                    rest.next()
-                        .ok_or_else(|| format!("-{letter} needs a value"))?,
-                ),
+                "" => Some(rest.next().ok_or_else(|| format!("-{letter} needs a value"))?),
                 _ => None,
             };
-            let value = value
-                .map(String::as_str)
-                .or(Some(glued).filter(|glued| !glued.is_empty()));
+            let value = value.map(String::as_str).or(Some(glued).filter(|glued| !glued.is_empty()));
             match letter {
                 'C' => found.config = value,
                 'm' => found.mem_id = value,
@@ -126,13 +112,8 @@ fn command(flags: &Flags<'_>) -> Result<Cli, String> {
     let (letter, value) = flags.action.unwrap_or(('l', None));
     let name = || -> Result<Target, String> {
         let text = value.unwrap_or_default();
-        let hint = if letter == 'h' {
-            "\n(-h attaches; for help say --help)"
-        } else {
-            ""
-        };
-        text.parse()
-            .map_err(|why| format!("-{letter} {text}: {why}{hint}"))
+        let hint = if letter == 'h' { "\n(-h attaches; for help say --help)" } else { "" };
+        text.parse().map_err(|why| format!("-{letter} {text}: {why}{hint}"))
     };
     let change = Change::default();
     let attach = |host| -> Result<Command, String> {
@@ -149,12 +130,9 @@ fn command(flags: &Flags<'_>) -> Result<Cli, String> {
         'g' => Command::Show(Show { name: name()? }),
         'a' => attach(false)?,
         'h' => attach(true)?,
-        'd' => Command::Detach(Detach {
-            name: name()?,
-            if_exists: false,
-            timeout: TIMEOUT,
-            change,
-        }),
+        'd' => {
+            Command::Detach(Detach { name: name()?, if_exists: false, timeout: TIMEOUT, change })
+        }
         'n' => Command::Create(Create {
             name: name()?,
             may_exist: false,
@@ -162,39 +140,24 @@ fn command(flags: &Flags<'_>) -> Result<Cli, String> {
             mem_id: mem_id(flags.mem_id)?,
             change,
         }),
-        'r' => Command::Delete(Delete {
-            name: name()?,
-            if_exists: false,
-            change,
-        }),
+        'r' => Command::Delete(Delete { name: name()?, if_exists: false, change }),
         'p' => Command::Poll(Poll::Start {
             name: name()?,
             cpu: flags.config.map(polling_cpu).transpose()?,
             timeout: TIMEOUT,
         }),
-        'P' => Command::Poll(Poll::Stop {
-            name: name()?,
-            timeout: TIMEOUT,
-        }),
+        'P' => Command::Poll(Poll::Stop { name: name()?, timeout: TIMEOUT }),
         _ => {
             let names = value.map(|_| name()).transpose()?;
-            Command::List(List {
-                names: names.into_iter().collect(),
-            })
+            Command::List(List { names: names.into_iter().collect() })
         }
     };
-    Ok(Cli {
-        json: flags.json,
-        verbose: flags.verbose,
-        command: Some(command),
-    })
+    Ok(Cli { json: flags.json, verbose: flags.verbose, command: Some(command) })
 }
 
 fn mem_id(text: Option<&str>) -> Result<Option<u16>, String> {
-    let parse = |text: &str| {
-        text.parse()
-            .map_err(|_| format!("-m {text}: not a memory id (0-65535)"))
-    };
+    let parse =
+        |text: &str| text.parse().map_err(|_| format!("-m {text}: not a memory id (0-65535)"));
     text.map(parse).transpose()
 }
 
@@ -202,10 +165,8 @@ fn mem_id(text: Option<&str>) -> Result<Option<u16>, String> {
 /// one thread, so z must be 1 here.
 fn polling_cpu(text: &str) -> Result<usize, String> {
     let wrong = || format!("-C {text}: polling wants 0,CPU or 1,CPU,1; a bridge uses one CPU");
-    let numbers: Vec<usize> = text
-        .split(',')
-        .map(|n| n.trim().parse().map_err(|_| wrong()))
-        .collect::<Result<_, _>>()?;
+    let numbers: Vec<usize> =
+        text.split(',').map(|n| n.trim().parse().map_err(|_| wrong())).collect::<Result<_, _>>()?;
     match numbers[..] {
         [0, cpu] | [0, cpu, _] | [1, cpu, 1] => Ok(cpu),
         _ => Err(wrong()),
@@ -229,29 +190,16 @@ mod tests {
     #[test]
     fn h_with_a_value_attaches_with_the_host() {
         for line in ["-h valeA:tap0", "-hvaleA:tap0"] {
-            let Command::Attach(attach) = accepted(line) else {
-                panic!("{line}: not attach")
-            };
-            assert_eq!(
-                (attach.name.to_string().as_str(), attach.host),
-                ("valeA:tap0", true)
-            );
+            let Command::Attach(attach) = accepted(line) else { panic!("{line}: not attach") };
+            assert_eq!((attach.name.to_string().as_str(), attach.host), ("valeA:tap0", true));
         }
     }
 
     #[test]
     fn h_alone_help_and_subcommands_are_left_to_clap() {
-        for line in [
-            "-h",
-            "--help",
-            "list -h",
-            "top -n 3",
-            "-v list",
-            "-h --json",
-            "",
-            "--json",
-            "-V",
-        ] {
+        for line in
+            ["-h", "--help", "list -h", "top -n 3", "-v list", "-h --json", "", "--json", "-V"]
+        {
             assert!(parsed(line).is_none(), "{line}");
         }
     }
@@ -267,9 +215,7 @@ mod tests {
     #[test]
     fn n_takes_config_and_memory_wherever_they_stand() {
         for line in ["-C 512,256,2 -m 7 -n valeA:x", "-n valeA:x -m7 -C512,256,2"] {
-            let Command::Create(create) = accepted(line) else {
-                panic!("{line}: not create")
-            };
+            let Command::Create(create) = accepted(line) else { panic!("{line}: not create") };
             assert_eq!(create.mem_id, Some(7));
             let config = create.ring_config.expect("config");
             assert_eq!((config.tx_slots, config.rx_slots), (Some(512), Some(256)));
@@ -279,16 +225,10 @@ mod tests {
 
     #[test]
     fn l_takes_a_name_or_none() {
-        for (line, names) in [
-            ("-l", 0),
-            ("-l valeA:x", 1),
-            ("-v -l", 0),
-            ("-l -v", 0),
-            ("-vl valeA", 1),
-        ] {
-            let Command::List(list) = accepted(line) else {
-                panic!("{line}: not list")
-            };
+        for (line, names) in
+            [("-l", 0), ("-l valeA:x", 1), ("-v -l", 0), ("-l -v", 0), ("-vl valeA", 1)]
+        {
+            let Command::List(list) = accepted(line) else { panic!("{line}: not list") };
             assert_eq!(list.names.len(), names, "{line}");
         }
     }
@@ -296,16 +236,10 @@ mod tests {
     #[test]
     fn polling_config_names_a_cpu() {
         for line in ["-p valeA:x -C 0,3", "-p valeA:x -C 1,3,1"] {
-            let Command::Poll(Poll::Start { cpu, .. }) = accepted(line) else {
-                panic!("{line}")
-            };
+            let Command::Poll(Poll::Start { cpu, .. }) = accepted(line) else { panic!("{line}") };
             assert_eq!(cpu, Some(3), "{line}");
         }
-        for line in [
-            "-p valeA:x -C 1,2",
-            "-p valeA:x -C 1,2,2",
-            "-p valeA:x -C all",
-        ] {
+        for line in ["-p valeA:x -C 1,2", "-p valeA:x -C 1,2,2", "-p valeA:x -C all"] {
             assert!(parsed(line).expect("upstream's").is_err(), "{line}");
         }
     }

@@ -45,17 +45,13 @@ pub fn main() -> ExitCode {
 
 /// Ends the process on a usage error or when help was asked for, as clap does.
 fn parse() -> Cli {
-    let given: Vec<String> = std::env::args_os()
-        .skip(1)
-        .map(|arg| arg.to_string_lossy().into_owned())
-        .collect();
+    let given: Vec<String> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     match legacy::parse(&given) {
         None => Cli::parse(),
         Some(Ok(cli)) => cli,
         Some(Err(why)) => {
-            Cli::command()
-                .error(clap::error::ErrorKind::InvalidValue, why)
-                .exit();
+            Cli::command().error(clap::error::ErrorKind::InvalidValue, why).exit();
         }
     }
 }

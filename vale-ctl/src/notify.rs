@@ -29,18 +29,13 @@ impl Notify {
     pub fn new() -> anyhow::Result<Notify> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
             .context("creating an inotify instance")?;
-        Ok(Notify {
-            inotify,
-            signals: Signals::install()?,
-            extra: None,
-        })
+        Ok(Notify { inotify, signals: Signals::install()?, extra: None })
     }
 
     /// Wakes on these signals as well, without doing anything else about them.
     pub fn wake_on(&mut self, signals: &[i32]) -> anyhow::Result<()> {
         let (wake, ring) = UnixStream::pair().context("creating the signal pipe")?;
-        wake.set_nonblocking(true)
-            .context("creating the signal pipe")?;
+        wake.set_nonblocking(true).context("creating the signal pipe")?;
         for signal in signals {
             let ring = ring.try_clone().context("creating the signal pipe")?;
             signal_hook::low_level::pipe::register(*signal, ring)
@@ -93,19 +88,11 @@ impl Notify {
             PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.signals.fd(), PollFlags::POLLIN),
         ];
-        fds.extend(
-            self.extra
-                .iter()
-                .map(|wake| PollFd::new(wake.as_fd(), PollFlags::POLLIN)),
-        );
+        fds.extend(self.extra.iter().map(|wake| PollFd::new(wake.as_fd(), PollFlags::POLLIN)));
         // The only error is EINTR: a signal, which is an event as well.
         let _ = poll(&mut fds, timeout);
         // Empty when something else woke us.
-        while self
-            .inotify
-            .read_events()
-            .is_ok_and(|events| !events.is_empty())
-        {}
+        while self.inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
         self.signals.drain();
         if let Some(mut wake) = self.extra.as_ref() {
             let mut bytes = [0; 64];

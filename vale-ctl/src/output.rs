@@ -31,12 +31,7 @@ impl Out {
         let stdout = io::stdout();
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let terminal = stdout.is_terminal() && !dumb;
-        Out {
-            json,
-            verbose,
-            terminal,
-            stdout: BufWriter::new(stdout.lock()),
-        }
+        Out { json, verbose, terminal, stdout: BufWriter::new(stdout.lock()) }
     }
 
     /// One line of text.

@@ -75,10 +75,7 @@ pub fn port(name: &Target) -> anyhow::Result<Option<PortInfo>> {
     let Some(info) = all()?.into_iter().find(|info| info.name == name.switch) else {
         return Ok(None);
     };
-    Ok(info
-        .ports
-        .into_iter()
-        .find(|port| Some(port.name.as_str()) == wanted))
+    Ok(info.ports.into_iter().find(|port| Some(port.name.as_str()) == wanted))
 }
 
 fn contains(info: &SwitchInfo, target: &Target) -> bool {
@@ -97,16 +94,11 @@ fn pick(switches: Vec<SwitchInfo>, names: &[Target]) -> Vec<Picked> {
     };
     let mut picked = Vec::new();
     for mut info in switches {
-        let whole = names.is_empty()
-            || names
-                .iter()
-                .any(|t| t.switch == info.name && t.port.is_none());
+        let whole =
+            names.is_empty() || names.iter().any(|t| t.switch == info.name && t.port.is_none());
         if !whole {
             let ports = std::mem::take(&mut info.ports);
-            info.ports = ports
-                .into_iter()
-                .filter(|port| wanted(&info, port))
-                .collect();
+            info.ports = ports.into_iter().filter(|port| wanted(&info, port)).collect();
             if info.ports.is_empty() {
                 continue;
             }

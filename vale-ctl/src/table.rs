@@ -25,10 +25,7 @@ impl Table {
     /// An empty table with these columns.
     pub fn new(columns: &[(&str, Align)]) -> Table {
         let header = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
-        Table {
-            aligns: columns.iter().map(|(_, align)| *align).collect(),
-            rows: vec![header],
-        }
+        Table { aligns: columns.iter().map(|(_, align)| *align).collect(), rows: vec![header] }
     }
 
     /// Adds a row; cells left out at its end are empty.

@@ -48,12 +48,8 @@ impl Beside {
 /// Logs of bridges in the root.
 fn logs() -> Vec<PathBuf> {
     let root = netmap::control::root();
-    let files = fs::read_dir(root)
-        .expect("the root")
-        .map(|entry| entry.expect("a file").path());
-    files
-        .filter(|file| file.extension().is_some_and(|ext| ext == "log"))
-        .collect()
+    let files = fs::read_dir(root).expect("the root").map(|entry| entry.expect("a file").path());
+    files.filter(|file| file.extension().is_some_and(|ext| ext == "log")).collect()
 }
 
 #[test]
@@ -74,41 +70,26 @@ fn attach_reports_what_the_bridge_says() {
 
 #[test]
 fn attach_gives_up_on_a_bridge_that_never_comes_and_ends_it() {
-    in_own_root(
-        "attach_gives_up_on_a_bridge_that_never_comes_and_ends_it",
-        || {
-            let bridge = Beside::new(Some("echo $$ > \"$NETMAP_ROOT/pid\"; exec sleep 1000"));
-            let (code, said) = bridge.attach(&["--timeout", "1s"]);
-            assert!(code == 1 && said.contains("not ready within 1s"), "{said}");
-            let pid = fs::read_to_string(netmap::control::root().join("pid")).expect("it ran");
-            assert!(
-                !Path::new("/proc").join(pid.trim()).exists(),
-                "it still runs"
-            );
-            assert!(logs().is_empty());
-        },
-    );
+    in_own_root("attach_gives_up_on_a_bridge_that_never_comes_and_ends_it", || {
+        let bridge = Beside::new(Some("echo $$ > \"$NETMAP_ROOT/pid\"; exec sleep 1000"));
+        let (code, said) = bridge.attach(&["--timeout", "1s"]);
+        assert!(code == 1 && said.contains("not ready within 1s"), "{said}");
+        let pid = fs::read_to_string(netmap::control::root().join("pid")).expect("it ran");
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "it still runs");
+        assert!(logs().is_empty());
+    });
 }
 
 #[test]
 fn attach_without_a_bridge_program_says_what_to_install() {
-    in_own_root(
-        "attach_without_a_bridge_program_says_what_to_install",
-        || {
-            if ["/bin/nm-bridge", "/usr/bin/nm-bridge"]
-                .iter()
-                .any(|file| Path::new(file).exists())
-            {
-                skip(
-                    "attach_without_a_bridge_program_says_what_to_install",
-                    "nm-bridge is installed",
-                );
-                return;
-            }
-            let (code, said) = Beside::new(None).attach(&[]);
-            assert!(code == 1 && said.contains("install"), "{said}");
-        },
-    );
+    in_own_root("attach_without_a_bridge_program_says_what_to_install", || {
+        if ["/bin/nm-bridge", "/usr/bin/nm-bridge"].iter().any(|file| Path::new(file).exists()) {
+            skip("attach_without_a_bridge_program_says_what_to_install", "nm-bridge is installed");
+            return;
+        }
+        let (code, said) = Beside::new(None).attach(&[]);
+        assert!(code == 1 && said.contains("install"), "{said}");
+    });
 }
 
 #[test]
@@ -119,14 +100,9 @@ fn attach_and_detach_refuse_what_is_not_theirs() {
         assert!(complaint(&["attach", "valeA:x"], 1).contains("busy"));
         assert!(complaint(&["attach", "valeA:x", "--may-exist"], 1).contains(&me));
         let refused = complaint(&["detach", "valeA:x"], 1);
-        assert!(
-            refused.contains(&me) && refused.contains("not by a bridge"),
-            "{refused}"
-        );
+        assert!(refused.contains(&me) && refused.contains("not by a bridge"), "{refused}");
         assert!(complaint(&["detach", "valeA:y"], 1).contains("There is no valeA:y"));
-        vale_ctl(&["detach", "valeA:y", "--if-exists"])
-            .assert()
-            .success();
+        vale_ctl(&["detach", "valeA:y", "--if-exists"]).assert().success();
         assert!(complaint(&["attach", "valeA"], 2).contains("interface"));
         let long = "valeA:a_name_that_is_too_long";
         assert!(complaint(&["attach", long], 2).contains("at most 15"));
@@ -140,10 +116,7 @@ fn build_bridge() {
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    assert!(
-        cargo.status().expect("cargo runs").success(),
-        "nm-bridge was not built"
-    );
+    assert!(cargo.status().expect("cargo runs").success(), "nm-bridge was not built");
     let bin = Path::new(env!("CARGO_BIN_EXE_vale-ctl")).with_file_name("nm-bridge");
     assert!(bin.is_file(), "{} is missing", bin.display());
 }
@@ -183,14 +156,8 @@ fn attached_tap_is_bridged_until_detach() {
         assert_eq!(logs().len(), 1);
 
         assert!(complaint(&["-h", name], 1).contains("busy"));
-        assert_eq!(
-            json(&["attach", name, "--may-exist"])[name]["action"],
-            "unchanged"
-        );
-        assert_eq!(
-            text(&["detach", name, "--dry-run"]),
-            format!("would detach {name}\n")
-        );
+        assert_eq!(json(&["attach", name, "--may-exist"])[name]["action"], "unchanged");
+        assert_eq!(text(&["detach", name, "--dry-run"]), format!("would detach {name}\n"));
 
         vale_ctl(&["-p", name, "-C", "0,0"]).assert().success();
         let polling = json(&["list", name])[name]["users"][0]["pid"].clone();

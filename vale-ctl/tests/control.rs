@@ -13,10 +13,7 @@ fn nothing_there_lists_nothing_and_names_are_missing() {
         assert_eq!(text(&["list"]), "");
         assert_eq!(json(&["list"]), serde_json::json!({ "schema": 1 }));
         for args in [["list", "valeA"], ["show", "valeA:x"], ["stats", "valeA"]] {
-            assert!(
-                complaint(&args, 3).contains("There is no valeA"),
-                "{args:?}"
-            );
+            assert!(complaint(&args, 3).contains("There is no valeA"), "{args:?}");
         }
         assert!(complaint(&["fdb", "show", "valeA:"], 3).contains("There is no valeA"));
         assert!(complaint(&["ageing", "valeA", "60s"], 3).contains("There is no valeA"));
@@ -29,13 +26,7 @@ fn open_ports_are_listed_with_their_users_and_vanish() {
         let x = Port::open("valeA:x").expect("opened");
         let y = Port::open("valeA:y").expect("opened");
         let all = text(&[]);
-        for name in [
-            "valeA ",
-            "valeA:x",
-            "valeA:y",
-            "2 ports",
-            &std::process::id().to_string(),
-        ] {
+        for name in ["valeA ", "valeA:x", "valeA:y", "2 ports", &std::process::id().to_string()] {
             assert!(all.contains(name), "{name} is not in\n{all}");
         }
         let value = json(&["list", "valeA:y"]);
@@ -46,13 +37,7 @@ fn open_ports_are_listed_with_their_users_and_vanish() {
         assert_eq!(value["valeA"]["ageing_seconds"], 300.0);
 
         drop(y);
-        assert_eq!(
-            json(&["list"])["valeA"]["ports"]
-                .as_object()
-                .expect("ports")
-                .len(),
-            1
-        );
+        assert_eq!(json(&["list"])["valeA"]["ports"].as_object().expect("ports").len(), 1);
         drop(x);
         assert_eq!(text(&["list"]), "");
     });
@@ -61,41 +46,25 @@ fn open_ports_are_listed_with_their_users_and_vanish() {
 #[test]
 fn persistent_port_lives_without_users() {
     in_own_root("persistent_port_lives_without_users", || {
-        vale_ctl(&["create", "valeA:p", "-C", "256,512,2"])
-            .assert()
-            .success();
+        vale_ctl(&["create", "valeA:p", "-C", "256,512,2"]).assert().success();
         let port = &json(&["show", "valeA:p"])["valeA:p"];
         assert_eq!(port["persistent"], true);
         assert_eq!(port["users"], serde_json::json!([]));
-        assert_eq!(
-            (&port["tx_slots"], &port["rx_slots"]),
-            (&256.into(), &512.into())
-        );
-        assert_eq!(
-            (&port["tx_rings"], &port["rx_rings"]),
-            (&2.into(), &2.into())
-        );
+        assert_eq!((&port["tx_slots"], &port["rx_slots"]), (&256.into(), &512.into()));
+        assert_eq!((&port["tx_rings"], &port["rx_rings"]), (&2.into(), &2.into()));
         assert_eq!(port["rings"].as_object().expect("rings").len(), 4);
 
         assert!(complaint(&["create", "valeA:p"], 1).contains("exists"));
-        assert_eq!(
-            json(&["create", "valeA:p", "--may-exist"])["valeA:p"]["action"],
-            "unchanged"
-        );
+        assert_eq!(json(&["create", "valeA:p", "--may-exist"])["valeA:p"]["action"], "unchanged");
 
         let user = Port::open("valeA:p").expect("opened");
         assert!(complaint(&["delete", "valeA:p"], 1).contains("busy"));
         assert!(complaint(&["delete", "valeA:p", "--dry-run"], 1).contains("busy"));
         drop(user);
-        assert_eq!(
-            text(&["delete", "valeA:p", "--dry-run"]),
-            "would delete valeA:p\n"
-        );
+        assert_eq!(text(&["delete", "valeA:p", "--dry-run"]), "would delete valeA:p\n");
         vale_ctl(&["delete", "valeA:p"]).assert().success();
         assert!(complaint(&["delete", "valeA:p"], 1).contains("There is no"));
-        vale_ctl(&["delete", "valeA:p", "--if-exists"])
-            .assert()
-            .success();
+        vale_ctl(&["delete", "valeA:p", "--if-exists"]).assert().success();
         assert_eq!(text(&["list"]), "");
     });
 }
@@ -103,23 +72,12 @@ fn persistent_port_lives_without_users() {
 #[test]
 fn dry_run_changes_nothing() {
     in_own_root("dry_run_changes_nothing", || {
-        assert_eq!(
-            text(&["create", "valeA:p", "--dry-run"]),
-            "would create valeA:p\n"
-        );
-        assert_eq!(
-            text(&["create", "valeB", "--dry-run"]),
-            "would create valeB\n"
-        );
-        assert_eq!(
-            text(&["attach", "valeA:tap0", "--dry-run"]),
-            "would attach valeA:tap0\n"
-        );
+        assert_eq!(text(&["create", "valeA:p", "--dry-run"]), "would create valeA:p\n");
+        assert_eq!(text(&["create", "valeB", "--dry-run"]), "would create valeB\n");
+        assert_eq!(text(&["attach", "valeA:tap0", "--dry-run"]), "would attach valeA:tap0\n");
         assert_eq!(text(&["list"]), "");
         vale_ctl(&["create", "valeA:p"]).assert().success();
-        vale_ctl(&["set", "valeA", "ageing", "1s", "--dry-run"])
-            .assert()
-            .success();
+        vale_ctl(&["set", "valeA", "ageing", "1s", "--dry-run"]).assert().success();
         assert_eq!(text(&["ageing", "valeA"]), "300s\n");
     });
 }
@@ -143,30 +101,17 @@ fn persistent_switch_lives_without_ports() {
 fn settings_are_set_and_shown() {
     in_own_root("settings_are_set_and_shown", || {
         let _port = Port::open("valeA:x").expect("opened");
-        vale_ctl(&[
-            "set",
-            "valeA:",
-            "ageing",
-            "60s",
-            "backpressure=on",
-            "persistent",
-            "on",
-        ])
-        .assert()
-        .success();
+        vale_ctl(&["set", "valeA:", "ageing", "60s", "backpressure=on", "persistent", "on"])
+            .assert()
+            .success();
         let switch = &json(&["show", "valeA"])["valeA"];
         assert_eq!(switch["ageing_seconds"], 60.0);
-        assert_eq!(
-            (&switch["backpressure"], &switch["persistent"]),
-            (&true.into(), &true.into())
-        );
+        assert_eq!((&switch["backpressure"], &switch["persistent"]), (&true.into(), &true.into()));
         assert_eq!(text(&["ageing", "valeA"]), "60s\n");
         assert_eq!(text(&["backpressure", "valeA"]), "on\n");
 
         vale_ctl(&["ageing", "valeA", "off"]).assert().success();
-        vale_ctl(&["backpressure", "valeA", "off"])
-            .assert()
-            .success();
+        vale_ctl(&["backpressure", "valeA", "off"]).assert().success();
         let switch = &json(&["list", "valeA"])["valeA"];
         assert!(switch["ageing_seconds"].is_null());
         assert_eq!(switch["backpressure"], false);
@@ -193,25 +138,14 @@ fn learnt_addresses_are_shown_and_flushed() {
         let behind_y = &json(&["fdb", "show", "valeA:y"])["valeA"];
         assert_eq!(behind_y.as_object().expect("addresses").len(), 1);
         let table = text(&["fdb", "show"]);
-        assert!(
-            table
-                .lines()
-                .any(|l| l.starts_with("02:00:00:00:00:02  valeA:x")),
-            "{table}"
-        );
+        assert!(table.lines().any(|l| l.starts_with("02:00:00:00:00:02  valeA:x")), "{table}");
 
         let flush = |args: &[&str]| json(args)[args[2]]["flushed"].clone();
         assert_eq!(flush(&["fdb", "flush", "valeA", "--dry-run"]), 3);
-        assert_eq!(
-            flush(&["fdb", "flush", "valeA", "--mac", "02:00:00:00:00:01"]),
-            1
-        );
+        assert_eq!(flush(&["fdb", "flush", "valeA", "--mac", "02:00:00:00:00:01"]), 1);
         assert_eq!(flush(&["fdb", "flush", "valeA:y"]), 1);
         assert_eq!(flush(&["fdb", "flush", "valeA"]), 1);
-        assert_eq!(
-            json(&["fdb", "show", "valeA"])["valeA"],
-            serde_json::json!({})
-        );
+        assert_eq!(json(&["fdb", "show", "valeA"])["valeA"], serde_json::json!({}));
         assert!(complaint(&["fdb", "flush", "valeB"], 3).contains("valeB"));
     });
 }
@@ -237,10 +171,7 @@ fn counters_are_those_of_the_traffic() {
         assert_eq!(value["counters"]["tx_packets"], 5);
 
         let lines = text(&["stats", "valeA:y"]);
-        assert!(
-            lines.starts_with("valeA:y:\n    tx_packets: 0\n"),
-            "{lines}"
-        );
+        assert!(lines.starts_with("valeA:y:\n    tx_packets: 0\n"), "{lines}");
         assert!(lines.contains("    rx_packets: 5\n"), "{lines}");
         let shown = text(&["show", "valeA:y"]);
         assert!(shown.contains("rx0: 5 slots in use"), "{shown}");
@@ -249,11 +180,7 @@ fn counters_are_those_of_the_traffic() {
 
 #[test]
 fn names_that_cannot_be_are_usage_errors() {
-    for args in [
-        ["list", "eth0"],
-        ["create", "eth0"],
-        ["create", "valeA:a/b"],
-    ] {
+    for args in [["list", "eth0"], ["create", "eth0"], ["create", "valeA:a/b"]] {
         let said = complaint(&args, 2);
         assert!(said.contains(args[1]), "{args:?}: {said}");
     }

@@ -14,10 +14,7 @@ fn every_command_helps_with_h_and_help() {
         let name = command.get_name();
         for flag in ["-h", "--help"] {
             let help = text(&[name, flag]);
-            assert!(
-                help.contains(&format!("Usage: vale-ctl {name}")),
-                "{name} {flag}:\n{help}"
-            );
+            assert!(help.contains(&format!("Usage: vale-ctl {name}")), "{name} {flag}:\n{help}");
         }
     }
 }
@@ -25,13 +22,7 @@ fn every_command_helps_with_h_and_help() {
 #[test]
 fn help_tells_exit_status_environment_and_upstream_flags() {
     let help = text(&["--help"]);
-    for part in [
-        "Exit status:",
-        "NETMAP_ROOT",
-        "vale-ctl -h valeA:tap0",
-        "  top  ",
-        "--json",
-    ] {
+    for part in ["Exit status:", "NETMAP_ROOT", "vale-ctl -h valeA:tap0", "  top  ", "--json"] {
         assert!(help.contains(part), "{part} is not in\n{help}");
     }
 }
@@ -43,8 +34,5 @@ fn summary_is_as_recorded() {
 
 #[test]
 fn version_is_the_packages() {
-    assert_eq!(
-        text(&["-V"]),
-        format!("vale-ctl {}\n", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(text(&["-V"]), format!("vale-ctl {}\n", env!("CARGO_PKG_VERSION")));
 }

@@ -24,9 +24,7 @@ fn no_arguments_and_l_list_everything() {
 #[test]
 fn n_creates_g_shows_r_deletes() {
     in_own_root("n_creates_g_shows_r_deletes", || {
-        vale_ctl(&["-n", "valeA:p", "-C", "128,64,2,1"])
-            .assert()
-            .success();
+        vale_ctl(&["-n", "valeA:p", "-C", "128,64,2,1"]).assert().success();
         assert!(text(&["-g", "valeA:p"]).contains("tx: 2 x 128 slots\n    rx: 1 x 64 slots"));
         assert_eq!(json(&["-g", "valeA:p"])["valeA:p"]["persistent"], true);
         vale_ctl(&["-r", "valeA:p"]).assert().success();
@@ -60,11 +58,7 @@ fn h_with_a_value_attaches_and_alone_helps() {
 
 #[test]
 fn stray_words_and_unknown_letters_are_usage_errors() {
-    for args in [
-        &["-n", "valeA:x", "stray"][..],
-        &["-n", "valeA:x", "-q"],
-        &["-d"],
-    ] {
+    for args in [&["-n", "valeA:x", "stray"][..], &["-n", "valeA:x", "-q"], &["-d"]] {
         complaint(args, 2);
     }
 }

@@ -18,19 +18,13 @@ fn watch_tells_ports_and_addresses() {
         let mut x = Port::open("valeA:x").expect("opened");
         assert_eq!(watch.next_of("switch-added")["switch"], "valeA");
         let added = watch.next_of("port-added");
-        assert_eq!(
-            (&added["switch"], &added["port"]),
-            (&"valeA".into(), &"x".into())
-        );
+        assert_eq!((&added["switch"], &added["port"]), (&"valeA".into(), &"x".into()));
 
         let mut y = Port::open("valeA:y").expect("opened");
         assert_eq!(watch.next_of("port-added")["port"], "y");
         send(&mut x, mac(99), mac(1));
         let learnt = watch.next_of("fdb-learnt");
-        assert_eq!(
-            (&learnt["mac"], &learnt["port"]),
-            (&"02:00:00:00:00:01".into(), &"x".into())
-        );
+        assert_eq!((&learnt["mac"], &learnt["port"]), (&"02:00:00:00:00:01".into(), &"x".into()));
         send(&mut y, mac(99), mac(1));
         let moved = watch.next_of("fdb-moved");
         assert_eq!((&moved["from"], &moved["port"]), (&"x".into(), &"y".into()));
@@ -46,17 +40,14 @@ fn watch_tells_ports_and_addresses() {
 
 #[test]
 fn watch_notices_a_port_without_waiting_for_the_interval() {
-    in_own_root(
-        "watch_notices_a_port_without_waiting_for_the_interval",
-        || {
-            // The switch is there beforehand: its directory is watched from the start.
-            let _x = Port::open("valeA:x").expect("opened");
-            let watch = Lines::start(&["watch", "--interval", "1h"]);
-            let _y = Port::open("valeA:y").expect("opened");
-            assert_eq!(watch.next_of("port-added")["port"], "y");
-            watch.stop();
-        },
-    );
+    in_own_root("watch_notices_a_port_without_waiting_for_the_interval", || {
+        // The switch is there beforehand: its directory is watched from the start.
+        let _x = Port::open("valeA:x").expect("opened");
+        let watch = Lines::start(&["watch", "--interval", "1h"]);
+        let _y = Port::open("valeA:y").expect("opened");
+        assert_eq!(watch.next_of("port-added")["port"], "y");
+        watch.stop();
+    });
 }
 
 #[test]
@@ -92,39 +83,22 @@ fn top_rates_add_up_to_what_was_sent() {
             received += rate("valeA:y", "rx_pps");
         }
         assert!((sent - 200.0).abs() < 0.5, "{sent} packets instead of 200");
-        assert!(
-            (received - 200.0).abs() < 0.5,
-            "{received} packets instead of 200"
-        );
-        assert!(
-            (bits - 200.0 * 480.0).abs() < 1.0,
-            "{bits} bits instead of 96000"
-        );
+        assert!((received - 200.0).abs() < 0.5, "{received} packets instead of 200");
+        assert!((bits - 200.0 * 480.0).abs() < 1.0, "{bits} bits instead of 96000");
         top.stop();
     });
 }
 
 #[test]
 fn top_counts_intervals_and_writes_plain_lines_into_a_pipe() {
-    in_own_root(
-        "top_counts_intervals_and_writes_plain_lines_into_a_pipe",
-        || {
-            let _x = Port::open("valeA:x").expect("opened");
-            let lines = text(&["top", "-n", "3", "--interval", "10ms"]);
-            assert!(!lines.contains('\x1b'), "{lines}");
-            assert_eq!(
-                lines.lines().filter(|l| l.starts_with("NAME")).count(),
-                1,
-                "{lines}"
-            );
-            assert_eq!(
-                lines.lines().filter(|l| l.starts_with("valeA:x")).count(),
-                3,
-                "{lines}"
-            );
-            vale_ctl(&["top", "valeB", "-n", "1"]).assert().code(3);
-        },
-    );
+    in_own_root("top_counts_intervals_and_writes_plain_lines_into_a_pipe", || {
+        let _x = Port::open("valeA:x").expect("opened");
+        let lines = text(&["top", "-n", "3", "--interval", "10ms"]);
+        assert!(!lines.contains('\x1b'), "{lines}");
+        assert_eq!(lines.lines().filter(|l| l.starts_with("NAME")).count(), 1, "{lines}");
+        assert_eq!(lines.lines().filter(|l| l.starts_with("valeA:x")).count(), 3, "{lines}");
+        vale_ctl(&["top", "valeB", "-n", "1"]).assert().code(3);
+    });
 }
 
 #[test]

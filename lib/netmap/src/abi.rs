@@ -79,11 +79,7 @@ impl SlotValue {
     #[inline]
     #[must_use]
     pub const fn unpack(word: u64) -> Self {
-        Self {
-            buf_idx: word as u32,
-            len: (word >> 32) as u16,
-            flags: (word >> 48) as u16,
-        }
+        Self { buf_idx: word as u32, len: (word >> 32) as u16, flags: (word >> 48) as u16 }
     }
 
     /// Puts the first word of a slot together.
@@ -165,36 +161,9 @@ const _: () = {
     assert!(size_of::<RawSlot>() == SLOT_BYTES);
     assert!(offset_of!(RawSlot, word) == 0); // buf_idx 0, len 4, flags 6: see the word test below
     assert!(offset_of!(RawSlot, ptr) == 8);
-    assert!(
-        SlotValue {
-            buf_idx: 1,
-            len: 0,
-            flags: 0
-        }
-        .pack()
-        .to_le_bytes()[0]
-            == 1
-    );
-    assert!(
-        SlotValue {
-            buf_idx: 0,
-            len: 1,
-            flags: 0
-        }
-        .pack()
-        .to_le_bytes()[4]
-            == 1
-    );
-    assert!(
-        SlotValue {
-            buf_idx: 0,
-            len: 0,
-            flags: 1
-        }
-        .pack()
-        .to_le_bytes()[6]
-            == 1
-    );
+    assert!(SlotValue { buf_idx: 1, len: 0, flags: 0 }.pack().to_le_bytes()[0] == 1);
+    assert!(SlotValue { buf_idx: 0, len: 1, flags: 0 }.pack().to_le_bytes()[4] == 1);
+    assert!(SlotValue { buf_idx: 0, len: 0, flags: 1 }.pack().to_le_bytes()[6] == 1);
     assert!(size_of::<RawRing>() == RING_HEADER_BYTES);
     assert!(align_of::<RawRing>() == 128);
     assert!(offset_of!(RawRing, buf_ofs) == 0);

@@ -163,9 +163,7 @@ impl Switch {
     pub fn open(name: &str) -> Result<Self> {
         check(name)?;
         let root = Root::open()?;
-        let missing = || Error::NotFound {
-            name: format!("switch {name}"),
-        };
+        let missing = || Error::NotFound { name: format!("switch {name}") };
         let lock = root.lock()?;
         let inner = switch::Switch::open_existing(&root, name)?.ok_or_else(missing)?;
         attach::reap(&inner, &lock)?;
@@ -202,10 +200,8 @@ impl Switch {
         let settings = self.inner.settings();
         let handles = self.inner.live_handles();
         let listed = self.inner.list();
-        let ports: Vec<PortInfo> = listed
-            .iter()
-            .filter_map(|l| port_info(&self.inner, l, &handles))
-            .collect();
+        let ports: Vec<PortInfo> =
+            listed.iter().filter_map(|l| port_info(&self.inner, l, &handles)).collect();
         Ok(SwitchInfo {
             name: self.inner.name().into(),
             persistent: settings.persistent,
@@ -258,22 +254,14 @@ impl Switch {
     /// # Errors
     /// None at present.
     pub fn fdb(&self) -> Result<Vec<FdbEntry>> {
-        let names: std::collections::HashMap<u8, String> = self
-            .inner
-            .list()
-            .into_iter()
-            .map(|l| (l.index, l.name))
-            .collect();
+        let names: std::collections::HashMap<u8, String> =
+            self.inner.list().into_iter().map(|l| (l.index, l.name)).collect();
         let entries = self.inner.fdb().entries(&self.clock());
         Ok(entries
             .into_iter()
             .filter_map(|e| {
                 let port = names.get(&e.port)?.clone();
-                Some(FdbEntry {
-                    mac: e.mac,
-                    port,
-                    age: Duration::from_millis(e.age_ms),
-                })
+                Some(FdbEntry { mac: e.mac, port, age: Duration::from_millis(e.age_ms) })
             })
             .collect())
     }
@@ -285,16 +273,9 @@ impl Switch {
     pub fn fdb_flush(&self, port: Option<&str>, mac: Option<[u8; 6]>) -> Result<usize> {
         let index = match port {
             None => None,
-            Some(port) => {
-                Some(
-                    self.inner
-                        .find(port)
-                        .map(|l| l.index)
-                        .ok_or_else(|| Error::NotFound {
-                            name: format!("port {}:{port}", self.inner.name()),
-                        })?,
-                )
-            }
+            Some(port) => Some(self.inner.find(port).map(|l| l.index).ok_or_else(|| {
+                Error::NotFound { name: format!("port {}:{port}", self.inner.name()) }
+            })?),
         };
         let key = mac.map(crate::vale::fdb::key);
         Ok(self
@@ -313,19 +294,10 @@ impl Switch {
         let ports = self.inner.list();
         if let Some(first) = ports.first() {
             let why = format!("it has {} ports, {} among them", ports.len(), first.name);
-            return Err(Error::Busy {
-                name: self.inner.name().into(),
-                why,
-            });
+            return Err(Error::Busy { name: self.inner.name().into(), why });
         }
         let settings = self.inner.settings();
-        self.inner.set(
-            &lock,
-            Settings {
-                persistent: false,
-                ..settings
-            },
-        );
+        self.inner.set(&lock, Settings { persistent: false, ..settings });
         attach::reap(&self.inner, &lock)
     }
 }
@@ -397,8 +369,5 @@ fn port_info(
 
 fn user(pid: u32) -> User {
     let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    User {
-        pid,
-        command: command.trim_end().into(),
-    }
+    User { pid, command: command.trim_end().into() }
 }

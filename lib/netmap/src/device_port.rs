@@ -39,10 +39,7 @@ impl DevicePort {
         let sizes = Sizes::from_options(name, options)?;
         if sizes.tx_rings != 1 || sizes.rx_rings != 1 {
             let why = "this kind of port has one ring pair; leave the number of rings out".into();
-            return Err(Error::Invalid {
-                name: name.into(),
-                why,
-            });
+            return Err(Error::Invalid { name: name.into(), why });
         }
         let region = Region::anonymous()?;
         region.count_port();
@@ -59,14 +56,7 @@ impl DevicePort {
         let if_cell = make_if(&region, &shape, name, &[0], &[0], options.extra_bufs)?;
         let never = EventFd::new().map_err(Error::errno("make an event for", name))?;
         let file = PortFile::anonymous(shape)?;
-        Ok(Self {
-            file,
-            region,
-            device,
-            packet: vec![0; PACKET_BYTES],
-            if_cell,
-            never,
-        })
+        Ok(Self { file, region, device, packet: vec![0; PACKET_BYTES], if_cell, never })
     }
 
     /// The ring of that direction.
@@ -122,9 +112,7 @@ impl DevicePort {
             counters.add(C::tx_batches, 1);
             state.hwcur.store(hwcur, Ordering::Relaxed);
         }
-        ring.raw
-            .tail
-            .store(ring.step(hwcur, n - 1), Ordering::Release);
+        ring.raw.tail.store(ring.step(hwcur, n - 1), Ordering::Release);
         Ok(())
     }
 
@@ -157,11 +145,7 @@ impl DevicePort {
             let packet = &self.packet[..bytes.min(PACKET_BYTES)];
             let slots = packet.len().div_ceil(STRIDE).max(1);
             for (i, part) in packet.chunks(STRIDE).enumerate() {
-                let more = if i + 1 < slots {
-                    SlotFlags::MOREFRAG.bits()
-                } else {
-                    0
-                };
+                let more = if i + 1 < slots { SlotFlags::MOREFRAG.bits() } else { 0 };
                 put(ring, hwtail, part, (slots as u16) << 8 | more);
                 hwtail = ring.step(hwtail, 1);
             }
@@ -208,11 +192,7 @@ impl DevicePort {
 
 fn ring<'a>(file: &PortFile, region: &'a Region, is_rx: bool) -> RingRef<'a> {
     let s = &file.shape;
-    let (cell, n) = if is_rx {
-        (s.rx_cells[0], s.rx_slots)
-    } else {
-        (s.tx_cells[0], s.tx_slots)
-    };
+    let (cell, n) = if is_rx { (s.rx_cells[0], s.rx_slots) } else { (s.tx_cells[0], s.tx_slots) };
     RingRef::new(region, cell, n).expect("private memory, sized for the ring")
 }
 
@@ -261,13 +241,5 @@ fn put(ring: RingRef<'_>, at: u32, part: &[u8], flags: u16) {
         unsafe { crate::copy::bytes(to, part.as_ptr(), part.len()) };
         len = part.len() as u16;
     }
-    ring.slots[at as usize].word.store(
-        SlotValue {
-            buf_idx,
-            len,
-            flags,
-        }
-        .pack(),
-        Ordering::Relaxed,
-    );
+    ring.slots[at as usize].word.store(SlotValue { buf_idx, len, flags }.pack(), Ordering::Relaxed);
 }

@@ -130,10 +130,6 @@ impl Error {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(nix::errno::Errno) -> Self {
         let path = path.into();
-        move |e| Self::Io {
-            what,
-            path,
-            source: e.into(),
-        }
+        move |e| Self::Io { what, path, source: e.into() }
     }
 }

@@ -20,10 +20,7 @@ const FLAGS: i32 = OFlag::O_NOFOLLOW.bits() | OFlag::O_CLOEXEC.bits() | OFlag::O
 /// Permissions of a new file in a directory of mode `dir`: whoever may write the directory may
 /// use the file.
 fn file_mode(path: &Path) -> u32 {
-    let dir = path
-        .parent()
-        .and_then(|p| p.metadata().ok())
-        .map_or(0o700, |m| m.mode());
+    let dir = path.parent().and_then(|p| p.metadata().ok()).map_or(0o700, |m| m.mode());
     let mut mode = 0o600;
     if dir & 0o020 != 0 {
         mode |= 0o060;
@@ -73,16 +70,10 @@ pub fn reserve(file: &File, path: &Path, len: u64) -> Result<()> {
                 let _ = file.set_len(old); // gives back what a partial allocation took
                 let source = io::Error::from(e);
                 return Err(match e {
-                    nix::errno::Errno::ENOSPC | nix::errno::Errno::ENOMEM => Error::NoSpace {
-                        path: path.into(),
-                        bytes,
-                        source,
-                    },
-                    _ => Error::Io {
-                        what: "reserve space in",
-                        path: path.into(),
-                        source,
-                    },
+                    nix::errno::Errno::ENOSPC | nix::errno::Errno::ENOMEM => {
+                        Error::NoSpace { path: path.into(), bytes, source }
+                    }
+                    _ => Error::Io { what: "reserve space in", path: path.into(), source },
                 });
             }
         }
@@ -97,10 +88,7 @@ pub fn open(path: &Path) -> Result<File> {
         .custom_flags(FLAGS)
         .open(path)
         .map_err(Error::io("open", path))?;
-    let kind = file
-        .metadata()
-        .map_err(Error::io("inspect", path))?
-        .file_type();
+    let kind = file.metadata().map_err(Error::io("inspect", path))?.file_type();
     if !kind.is_file() {
         return Err(Error::Damaged {
             path: path.into(),
@@ -140,10 +128,7 @@ pub fn fifo(path: &Path, create: bool) -> Result<File> {
         .custom_flags(FLAGS)
         .open(path)
         .map_err(Error::io("open", path))?;
-    let kind = file
-        .metadata()
-        .map_err(Error::io("inspect", path))?
-        .file_type();
+    let kind = file.metadata().map_err(Error::io("inspect", path))?.file_type();
     if !kind.is_fifo() {
         return Err(Error::Damaged {
             path: path.into(),
@@ -184,6 +169,13 @@ pub fn mark_alive(file: &File, index: u32) -> io::Result<()> {
     let lock = lock_spec(libc::F_WRLCK, LOCK_BASE + i64::from(index), 1);
     nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock))?;
     Ok(())
+}
+
+/// Takes the mark back, so that the index can be used again at once.
+pub fn mark_dead(file: &File, index: u32) {
+    let lock = lock_spec(libc::F_UNLCK, LOCK_BASE + i64::from(index), 1);
+    // Unlocking what is ours cannot fail; should it, closing the file does the same.
+    let _ = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock));
 }
 
 /// Whether another open file description holds the mark `index`. An error counts as alive: the

@@ -22,9 +22,7 @@ pub struct Frame<'a> {
 
 impl fmt::Debug for Frame<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frame")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
+        f.debug_struct("Frame").field("len", &self.len).finish_non_exhaustive()
     }
 }
 
@@ -42,11 +40,7 @@ impl<'a> Frame<'a> {
     /// # Safety
     /// `len` bytes from `ptr` are mapped and writable for `'a`.
     pub(crate) unsafe fn new(ptr: *mut u8, len: usize) -> Self {
-        Self {
-            ptr,
-            len,
-            _memory: PhantomData,
-        }
+        Self { ptr, len, _memory: PhantomData }
     }
 
     /// Bytes in the frame.
@@ -59,10 +53,7 @@ impl<'a> Frame<'a> {
 
     #[inline]
     fn check(&self, at: usize, n: usize) -> *mut u8 {
-        assert!(
-            n <= self.len && at <= self.len - n,
-            "beyond the frame's end"
-        );
+        assert!(n <= self.len && at <= self.len - n, "beyond the frame's end");
         self.ptr.wrapping_add(at)
     }
 
@@ -162,14 +153,8 @@ mod tests {
         let mut bytes: Vec<u8> = (1..=64).collect();
         // SAFETY: the vector outlives the frame.
         let f = unsafe { Frame::new(bytes.as_mut_ptr(), 64) };
-        assert_eq!(
-            (f.u8_at(63), f.be16_at(0), f.be32_at(1)),
-            (64, 0x0102, 0x0203_0405)
-        );
-        assert_eq!(
-            f.u64_at(8),
-            u64::from_ne_bytes([9, 10, 11, 12, 13, 14, 15, 16])
-        );
+        assert_eq!((f.u8_at(63), f.be16_at(0), f.be32_at(1)), (64, 0x0102, 0x0203_0405));
+        assert_eq!(f.u64_at(8), u64::from_ne_bytes([9, 10, 11, 12, 13, 14, 15, 16]));
         f.put_u64(56, 0);
         f.write(0, &[9, 9]);
         assert_eq!(&f.to_vec()[..3], &[9, 9, 3]);

@@ -82,10 +82,7 @@ impl Kring {
     pub fn hold(&self, me: u64, judge: impl FnMut(u64) -> Verdict) -> Held {
         // Acquire pairs with the Release in `release_hold`: slots written by the last holder are
         // ours to overwrite.
-        match self
-            .lock
-            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
-        {
+        match self.lock.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Held::Fresh,
             Err(_) => self.hold_contended(me, judge),
         }
@@ -116,10 +113,7 @@ impl Kring {
                     }
                 }
             };
-            if self
-                .lock
-                .compare_exchange(expect, me, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
+            if self.lock.compare_exchange(expect, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
                 return won;
             }
@@ -218,9 +212,7 @@ impl Kring {
         if self.waiting.iter().all(|w| w.load(Ordering::Relaxed) == 0) {
             return None;
         }
-        Some(std::array::from_fn(|i| {
-            self.waiting[i].swap(0, Ordering::Relaxed)
-        }))
+        Some(std::array::from_fn(|i| self.waiting[i].swap(0, Ordering::Relaxed)))
     }
 }
 
@@ -237,12 +229,7 @@ mod loom_models {
             hwtail: AtomicU32::new(0),
             hwcur: AtomicU32::new(0),
             want_kick: AtomicU32::new(0),
-            waiting: [
-                AtomicU64::new(0),
-                AtomicU64::new(0),
-                AtomicU64::new(0),
-                AtomicU64::new(0),
-            ],
+            waiting: [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)],
         })
     }
 
@@ -269,10 +256,7 @@ mod loom_models {
             k.ask_kick();
             let sleeps = k.published() == 0;
             producer.join().unwrap();
-            assert!(
-                !sleeps || rung(&bell),
-                "asleep, a packet in the ring, and no kick"
-            );
+            assert!(!sleeps || rung(&bell), "asleep, a packet in the ring, and no kick");
         });
     }
 
@@ -293,10 +277,7 @@ mod loom_models {
             k.wait_for_space(5);
             let sleeps = k.freed() == 0;
             consumer.join().unwrap();
-            assert!(
-                !sleeps || rung(&bell),
-                "waiting for space that is there, and nobody rings"
-            );
+            assert!(!sleeps || rung(&bell), "waiting for space that is there, and nobody rings");
         });
     }
 

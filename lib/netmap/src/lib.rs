@@ -38,6 +38,7 @@
 compile_error!("the shared-memory layout and the copy loops are written for x86-64");
 
 mod kring;
+mod place;
 mod sync;
 
 #[cfg(not(loom))]

@@ -23,6 +23,8 @@ pub unsafe trait Shared {}
 unsafe impl Shared for crate::sync::core_atomic::AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Shared for crate::sync::core_atomic::AtomicU64 {}
+// SAFETY: an atomic.
+unsafe impl Shared for crate::place::Place {}
 // SAFETY: two atomics.
 unsafe impl Shared for crate::abi::RawSlot {}
 // SAFETY: atomics and padding; the padding is never read.
@@ -119,10 +121,7 @@ mod sigbus {
         INSTALL.call_once(install);
         for i in 0..MAX {
             // LEN is 0 while BASE is being set, so the handler never sees a half-made entry.
-            if BASE[i]
-                .compare_exchange(0, base, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-            {
+            if BASE[i].compare_exchange(0, base, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 LEN[i].store(len, Ordering::Release);
                 return i;
             }
@@ -159,22 +158,30 @@ mod sigbus {
     extern "C" fn on_sigbus(sig: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
         // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler of SIGBUS.
         let info_ref = unsafe { &*info };
+        if info_ref.si_code <= 0 {
+            return chain(sig, info, context); // sent by a process, not by an access
+        }
         // SAFETY: a SIGBUS has an address.
         let addr = unsafe { info_ref.si_addr() } as usize;
         for i in 0..MAX {
             let len = LEN[i].load(Ordering::Acquire);
             let base = BASE[i].load(Ordering::Acquire);
             if len != 0 && base != 0 && addr.wrapping_sub(base) < len {
+                // The file ends at or before this page, so nothing behind it is there either: one
+                // patch for all, however often the file is cut.
                 let page = addr & !4095;
-                // SAFETY: the page belongs to a mapping of this module (table entry), which only
-                // hands out atomics and raw pointers; replacing it by zeros is what a peer that
+                // SAFETY: the pages belong to a mapping of this module (table entry), which only
+                // hands out atomics and raw pointers; replacing them by zeros is what a peer that
                 // writes zeros could do as well.
                 let r = unsafe {
                     libc::mmap(
                         page as *mut libc::c_void,
-                        4096,
+                        base + len - page,
                         libc::PROT_READ | libc::PROT_WRITE,
-                        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+                        libc::MAP_PRIVATE
+                            | libc::MAP_ANONYMOUS
+                            | libc::MAP_NORESERVE
+                            | libc::MAP_FIXED,
                         -1,
                         0,
                     )
@@ -204,8 +211,12 @@ mod sigbus {
             }
         }
         let default = zeroed();
-        // SAFETY: valid sigaction; returning re-executes the access, which now ends the process.
+        // SAFETY: a valid sigaction.
         unsafe { libc::sigaction(sig, &raw const default, std::ptr::null_mut()) };
+        // A faulting access faults again on return and ends the process; a signal that was sent
+        // must be sent again.
+        // SAFETY: async-signal-safe; the signal is blocked until the handler returns.
+        unsafe { libc::raise(sig) };
     }
 }
 
@@ -231,21 +242,11 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(8192).unwrap();
         let map = Map::new(&file, 8192).unwrap();
-        map.at::<AtomicU32>(4096)
-            .unwrap()
-            .store(7, Ordering::Relaxed);
+        map.at::<AtomicU32>(4096).unwrap().store(7, Ordering::Relaxed);
         file.set_len(0).unwrap();
-        assert_eq!(
-            map.at::<AtomicU32>(4096).unwrap().load(Ordering::Relaxed),
-            0
-        );
-        map.at::<AtomicU32>(4096)
-            .unwrap()
-            .store(9, Ordering::Relaxed);
-        assert_eq!(
-            map.at::<AtomicU32>(4096).unwrap().load(Ordering::Relaxed),
-            9
-        );
+        assert_eq!(map.at::<AtomicU32>(4096).unwrap().load(Ordering::Relaxed), 0);
+        map.at::<AtomicU32>(4096).unwrap().store(9, Ordering::Relaxed);
+        assert_eq!(map.at::<AtomicU32>(4096).unwrap().load(Ordering::Relaxed), 9);
         assert!(truncations() > 0);
     }
 }

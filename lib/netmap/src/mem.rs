@@ -68,10 +68,7 @@ impl Region {
 
     /// Creates a region that no other process can open.
     pub fn anonymous() -> Result<Self> {
-        Self::fill(
-            file::anonymous(DATA_OFF as u64)?,
-            Path::new("private memory"),
-        )
+        Self::fill(file::anonymous(DATA_OFF as u64)?, Path::new("private memory"))
     }
 
     fn fill(file: File, path: &Path) -> Result<Self> {
@@ -116,19 +113,11 @@ impl Region {
         let map = Map::new(&file, len).map_err(Error::io("map", path))?;
         let meta = file.metadata().map_err(Error::io("inspect", path))?;
         let id = (meta.dev(), meta.ino());
-        Ok(Self {
-            map,
-            file,
-            path: path.into(),
-            id,
-            cells: AtomicU32::new(0),
-        })
+        Ok(Self { map, file, path: path.into(), id, cells: AtomicU32::new(0) })
     }
 
     fn header(&self) -> &Header {
-        self.map
-            .at(0)
-            .expect("the mapping is longer than the header and page-aligned")
+        self.map.at(0).expect("the mapping is longer than the header and page-aligned")
     }
 
     /// Looks at how far the file reaches now. What was once known stays: should a peer truncate
@@ -199,11 +188,7 @@ impl Region {
 
     /// Counts a port that is made here and returns how many there ever were.
     pub fn count_port(&self) -> u32 {
-        let n = self
-            .header()
-            .ports
-            .load(Ordering::Relaxed)
-            .saturating_add(1);
+        let n = self.header().ports.load(Ordering::Relaxed).saturating_add(1);
         self.header().ports.store(n, Ordering::Relaxed);
         n
     }
@@ -250,11 +235,7 @@ impl Region {
     pub fn reserve(&self, n: u32) -> Result<()> {
         self.refresh();
         let free = (0..self.cells()).filter(|&c| !self.used(c)).count() as u32;
-        if free < n {
-            self.grow(self.cells().saturating_add(n - free))
-        } else {
-            Ok(())
-        }
+        if free < n { self.grow(self.cells().saturating_add(n - free)) } else { Ok(()) }
     }
 
     /// Takes `n` consecutive cells, the first with an even number (a ring's alignment).
@@ -280,10 +261,8 @@ impl Region {
     /// Takes any `n` cells, lowest first.
     pub fn take(&self, n: u32) -> Result<Vec<u32>> {
         self.reserve(n)?;
-        let cells: Vec<u32> = (RESERVED..self.cells())
-            .filter(|&c| !self.used(c))
-            .take(n as usize)
-            .collect();
+        let cells: Vec<u32> =
+            (RESERVED..self.cells()).filter(|&c| !self.used(c)).take(n as usize).collect();
         self.mark(cells.iter().copied(), true);
         Ok(cells)
     }
@@ -324,27 +303,12 @@ mod tests {
         let (dir, region) = region();
         let path = dir.path().join("r");
         region.header().version.store(99, Ordering::Relaxed);
-        assert!(
-            Region::open(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("layout version 99")
-        );
+        assert!(Region::open(&path).unwrap_err().to_string().contains("layout version 99"));
         region.header().version.store(VERSION, Ordering::Relaxed);
         region.header().magic.store(1, Ordering::Relaxed);
-        assert!(
-            Region::open(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("does not begin")
-        );
+        assert!(Region::open(&path).unwrap_err().to_string().contains("does not begin"));
         file::open(&path).unwrap().set_len(100).unwrap();
-        assert!(
-            Region::open(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("truncated")
-        );
+        assert!(Region::open(&path).unwrap_err().to_string().contains("truncated"));
     }
 
     #[test]

@@ -145,28 +145,17 @@ impl fmt::Display for NameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const BEFORE: usize = 60;
         const AFTER: usize = 20;
-        let (before, after) = self
-            .name
-            .split_at_checked(self.at)
-            .unwrap_or((&self.name, ""));
+        let (before, after) = self.name.split_at_checked(self.at).unwrap_or((&self.name, ""));
         let skipped = before.chars().count().saturating_sub(BEFORE);
         let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
         let left: String = before.chars().skip(skipped).map(shown).collect();
         let right: String = after.chars().take(AFTER).map(shown).collect();
         let (cut_left, cut_right) = (
             if skipped > 0 { "..." } else { "" },
-            if after.chars().nth(AFTER).is_some() {
-                "..."
-            } else {
-                ""
-            },
+            if after.chars().nth(AFTER).is_some() { "..." } else { "" },
         );
         let column = cut_left.len() + left.chars().count();
-        write!(
-            f,
-            "bad port name: {}\n  {cut_left}{left}{right}{cut_right}\n",
-            self.why
-        )?;
+        write!(f, "bad port name: {}\n  {cut_left}{left}{right}{cut_right}\n", self.why)?;
         write!(f, "  {:column$}^", "")
     }
 }
@@ -204,11 +193,7 @@ impl PortName {
             return Ok(());
         }
         let why = "these fields do not make a name; it would be read as another one".into();
-        Err(NameError {
-            at: text.len(),
-            name: text,
-            why,
-        })
+        Err(NameError { at: text.len(), name: text, why })
     }
 }
 
@@ -247,17 +232,9 @@ impl fmt::Display for PortName {
 impl fmt::Display for Conf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pairs = [
-            (
-                "rings",
-                self.tx_rings.map(u32::from),
-                self.rx_rings.map(u32::from),
-            ),
+            ("rings", self.tx_rings.map(u32::from), self.rx_rings.map(u32::from)),
             ("slots", self.tx_slots, self.rx_slots),
-            (
-                "host-rings",
-                self.host_tx_rings.map(u32::from),
-                self.host_rx_rings.map(u32::from),
-            ),
+            ("host-rings", self.host_tx_rings.map(u32::from), self.host_rx_rings.map(u32::from)),
         ];
         let mut lead = "@conf:";
         for (key, tx, rx) in pairs {

@@ -115,9 +115,7 @@ impl<R: Read> Reader<R> {
             (MAGIC_NANOS, false, true),
             (MAGIC_NANOS, true, true),
         ];
-        let found = magics
-            .iter()
-            .find(|(magic, big, _)| u32_at(&header, 0, *big) == *magic);
+        let found = magics.iter().find(|(magic, big, _)| u32_at(&header, 0, *big) == *magic);
         let Some((_, big_endian, nanos)) = found else {
             let magic = u32_at(&header, 0, true);
             return reader.damaged(&format!("it is no pcap file: it begins with {magic:#010x}"));
@@ -131,9 +129,8 @@ impl<R: Read> Reader<R> {
         // The upper half of this word tells of a frame check sequence, which nobody records.
         let link = u32_at(&header, 20, *big_endian) & 0xffff;
         if link != u32::from(LINKTYPE_ETHERNET) {
-            return reader.damaged(&format!(
-                "its packets are of link type {link}, not Ethernet (1)"
-            ));
+            return reader
+                .damaged(&format!("its packets are of link type {link}, not Ethernet (1)"));
         }
         Ok(reader)
     }
@@ -144,10 +141,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// The next packet; `None` at the end of the file and for ever after it or after an error.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "lends its buffer, which Iterator cannot"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "lends its buffer, which Iterator cannot")]
     pub fn next(&mut self) -> Result<Option<Packet<'_>>> {
         if self.ended {
             return Ok(None);
@@ -188,11 +182,7 @@ impl<R: Read> Reader<R> {
             false => Duration::from_micros(fraction.into()),
         };
         let ts = Duration::from_secs(seconds.into()) + fraction;
-        Ok(Some(Packet {
-            ts,
-            orig_len,
-            data: &self.data,
-        }))
+        Ok(Some(Packet { ts, orig_len, data: &self.data }))
     }
 
     /// Reads until `bytes` is full or the input ends; returns how much came.
@@ -211,29 +201,18 @@ impl<R: Read> Reader<R> {
     }
 
     fn damaged<T>(&self, why: &str) -> Result<T> {
-        Err(Error::Damaged {
-            path: self.path.clone(),
-            why: why.to_owned(),
-        })
+        Err(Error::Damaged { path: self.path.clone(), why: why.to_owned() })
     }
 }
 
 fn u32_at(bytes: &[u8], at: usize, big_endian: bool) -> u32 {
     let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
-    if big_endian {
-        u32::from_be_bytes(word)
-    } else {
-        u32::from_le_bytes(word)
-    }
+    if big_endian { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
 }
 
 fn u16_at(bytes: &[u8], at: usize, big_endian: bool) -> u16 {
     let word = [bytes[at], bytes[at + 1]];
-    if big_endian {
-        u16::from_be_bytes(word)
-    } else {
-        u16::from_le_bytes(word)
-    }
+    if big_endian { u16::from_be_bytes(word) } else { u16::from_le_bytes(word) }
 }
 
 /// Writes a capture with nanosecond timestamps, little-endian. Buffered: what is written reaches the
@@ -273,11 +252,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn labelled(output: W, snaplen: u32, path: &Path) -> Result<Self> {
-        let snaplen = if snaplen == 0 {
-            MAX_SNAPLEN
-        } else {
-            snaplen.min(MAX_SNAPLEN)
-        };
+        let snaplen = if snaplen == 0 { MAX_SNAPLEN } else { snaplen.min(MAX_SNAPLEN) };
         let mut header = [0; FILE_HEADER_BYTES];
         header[0..4].copy_from_slice(&MAGIC_NANOS.to_le_bytes());
         header[4..6].copy_from_slice(&VERSION.0.to_le_bytes());
@@ -285,11 +260,7 @@ impl<W: Write> Writer<W> {
         header[16..20].copy_from_slice(&snaplen.to_le_bytes());
         header[20..22].copy_from_slice(&LINKTYPE_ETHERNET.to_le_bytes());
         let output = BufWriter::with_capacity(BUFFER_BYTES, output);
-        let mut writer = Writer {
-            output,
-            path: path.to_owned(),
-            snaplen,
-        };
+        let mut writer = Writer { output, path: path.to_owned(), snaplen };
         writer.put(&header)?;
         Ok(writer)
     }
@@ -316,9 +287,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.output
-            .write_all(bytes)
-            .map_err(Error::io("write", &self.path))
+        self.output.write_all(bytes).map_err(Error::io("write", &self.path))
     }
 }
 

@@ -66,9 +66,7 @@ pub enum Wait {
 impl Default for Wait {
     /// Adaptive: about as long as a sleep and a wake-up take.
     fn default() -> Self {
-        Self::Adaptive {
-            spin: Duration::from_micros(50),
-        }
+        Self::Adaptive { spin: Duration::from_micros(50) }
     }
 }
 
@@ -80,9 +78,7 @@ impl FromStr for Wait {
             "busy" => Ok(Self::Busy),
             "adaptive" => Ok(Self::default()),
             "block" => Ok(Self::Block),
-            _ => Err(format!(
-                "unknown way to wait {s:?}; use busy, adaptive or block"
-            )),
+            _ => Err(format!("unknown way to wait {s:?}; use busy, adaptive or block")),
         }
     }
 }
@@ -198,22 +194,12 @@ impl Port {
         name.check()?;
         let options = options.with_name(name);
         let full = name.to_string();
-        let unsupported = |why: &str| Error::Invalid {
-            name: full.clone(),
-            why: why.into(),
-        };
-        if name
-            .flags
-            .intersects(NameFlags::ZCOPY_MON | NameFlags::MON_RX | NameFlags::MON_TX)
-        {
-            return Err(unsupported(
-                "monitors are not supported yet; open the port without them",
-            ));
+        let unsupported = |why: &str| Error::Invalid { name: full.clone(), why: why.into() };
+        if name.flags.intersects(NameFlags::ZCOPY_MON | NameFlags::MON_RX | NameFlags::MON_TX) {
+            return Err(unsupported("monitors are not supported yet; open the port without them"));
         }
         if matches!(name.rings, RingSel::Host | RingSel::HostOne(_)) {
-            return Err(unsupported(
-                "this port has no host rings; bridge it to a tap instead",
-            ));
+            return Err(unsupported("this port has no host rings; bridge it to a tap instead"));
         }
         let device: Box<dyn Device> = match &name.kind {
             PortKind::Vale { switch, port } => {
@@ -221,15 +207,10 @@ impl Port {
                 let at = attach::open(&Root::open()?, switch, port, &options, bound)?;
                 let (tx, rx) = bound(&at.file.shape)?;
                 let vale = ValePort::new(at, tx, rx)?;
-                return Ok(Self {
-                    name: name.clone(),
-                    kind: Kind::Vale(Box::new(vale)),
-                });
+                return Ok(Self { name: name.clone(), kind: Kind::Vale(Box::new(vale)) });
             }
             PortKind::Netmap(_) => {
-                return Err(unsupported(
-                    "netmap: needs the kernel module, which is not supported",
-                ));
+                return Err(unsupported("netmap: needs the kernel module, which is not supported"));
             }
             PortKind::Tap(tap) => Box::new(Tap::open(tap)?),
             PortKind::Pcap(path) => {
@@ -246,10 +227,7 @@ impl Port {
             return Err(unsupported("this kind of port has one ring pair, number 0"));
         }
         let port = DevicePort::new(device, &full, &options)?;
-        Ok(Self {
-            name: name.clone(),
-            kind: Kind::Device(Box::new(port)),
-        })
+        Ok(Self { name: name.clone(), kind: Kind::Device(Box::new(port)) })
     }
 
     /// The name it was opened by.
@@ -287,10 +265,7 @@ impl Port {
             }
             Kind::Device(p) => {
                 assert_eq!(i, 0);
-                TxRing::new(
-                    p.ring(false),
-                    p.file.tx_state(0).hwcur.load(Ordering::Relaxed),
-                )
+                TxRing::new(p.ring(false), p.file.tx_state(0).hwcur.load(Ordering::Relaxed))
             }
         }
     }
@@ -474,12 +449,31 @@ impl Port {
     /// # Errors
     /// As `txsync` and `rxsync`.
     pub fn arm(&mut self, what: Interest) -> Result<Interest> {
-        match &mut self.kind {
-            Kind::Vale(p) => p.arm(what),
-            Kind::Device(p) if what.contains(Interest::RX) && p.has_more() => p.rxsync()?,
-            Kind::Device(_) => {}
+        loop {
+            let asked = match &mut self.kind {
+                Kind::Vale(p) => {
+                    let stalls = p.stalls();
+                    p.arm(what);
+                    Some(stalls)
+                }
+                Kind::Device(p) => {
+                    if what.contains(Interest::RX) && p.has_more() {
+                        p.rxsync()?;
+                    }
+                    None
+                }
+            };
+            let ready = self.sync(what)?;
+            // The look may have got past one full destination and stopped at another: that one
+            // has not been asked yet. Each round sends something, so this ends.
+            let elsewhere = match &self.kind {
+                Kind::Vale(p) => asked.is_some_and(|asked| p.stalls() != asked),
+                Kind::Device(_) => false,
+            };
+            if !ready.is_empty() || !elsewhere {
+                return Ok(ready);
+            }
         }
-        self.sync(what)
     }
 
     /// After polling: takes the request back and clears the doorbell. Then sync.
@@ -503,6 +497,13 @@ impl Port {
     pub unsafe fn allow_indirect(&mut self, start: *const u8, len: usize) {
         if let Kind::Vale(p) = &mut self.kind {
             p.allow(start as usize, len);
+        }
+    }
+
+    /// As `allow_indirect`, for memory that is always there.
+    pub fn allow_indirect_static(&mut self, memory: &'static [u8]) {
+        if let Kind::Vale(p) = &mut self.kind {
+            p.allow(memory.as_ptr() as usize, memory.len());
         }
     }
 
@@ -580,10 +581,7 @@ fn bind(
             let most = tx.max(rx);
             if i >= most {
                 let why = format!("there is no ring {i}: the port has {most}, numbered from 0");
-                return Err(Error::Invalid {
-                    name: name.into(),
-                    why,
-                });
+                return Err(Error::Invalid { name: name.into(), why });
             }
             ((i..tx.min(i + 1)).collect(), (i..rx.min(i + 1)).collect())
         }

@@ -34,11 +34,7 @@ impl<'a> RingRef<'a> {
     #[inline]
     pub fn new(region: &'a Region, cell: u32, n: u32) -> Option<Self> {
         let slots = region.slice(cell, RING_HEADER_BYTES, n as usize)?;
-        Some(Self {
-            raw: region.at(cell, 0)?,
-            slots,
-            region,
-        })
+        Some(Self { raw: region.at(cell, 0)?, slots, region })
     }
 
     /// Number of slots.
@@ -50,11 +46,7 @@ impl<'a> RingRef<'a> {
     /// Distance from `from` to `to` going forward. Both below n.
     #[inline]
     pub fn distance(&self, from: u32, to: u32) -> u32 {
-        if to >= from {
-            to - from
-        } else {
-            to + self.n() - from
-        }
+        if to >= from { to - from } else { to + self.n() - from }
     }
 
     /// The slot `k` (at most n) after `from` (below n).
@@ -88,9 +80,7 @@ impl<'a> RingRef<'a> {
     /// The data of a slot. One that names no buffer gets buffer 0, which netmap reserves for that:
     /// always there, never anybody's.
     fn frame(&self, slot: SlotValue, len: usize) -> Frame<'a> {
-        let ptr = self
-            .buffer(slot.buf_idx)
-            .unwrap_or_else(|| self.region.cell0());
+        let ptr = self.buffer(slot.buf_idx).unwrap_or_else(|| self.region.cell0());
         // SAFETY: a buffer is STRIDE bytes within the region, which outlives 'a; buffer 0 is there
         // from the region's creation on.
         unsafe { Frame::new(ptr, len.min(STRIDE)) }
@@ -121,11 +111,7 @@ impl<'a> RingRef<'a> {
         let head = self.raw.head.load(Ordering::Relaxed);
         // Pairs with the Release store of `tail` by a sync in another thread of the same port.
         let tail = self.raw.tail.load(Ordering::Acquire);
-        if head < self.n() && tail < self.n() {
-            (head, tail)
-        } else {
-            (0, 0)
-        }
+        if head < self.n() && tail < self.n() { (head, tail) } else { (0, 0) }
     }
 
     fn set_head(&self, head: u32) {
@@ -170,11 +156,7 @@ impl<'a> RxRing<'a> {
     }
 
     fn at(&self, index: u32) -> Slot<'a> {
-        Slot {
-            ring: self.ring,
-            index,
-            value: self.ring.load(index),
-        }
+        Slot { ring: self.ring, index, value: self.ring.load(index) }
     }
 
     /// At most `max` received slots in order. Data of later ones is fetched while earlier ones are
@@ -188,18 +170,11 @@ impl<'a> RxRing<'a> {
             if i + AHEAD < count {
                 let later = ring.load(ring.step(head, i + AHEAD));
                 // Prefetching any address is harmless, so the number needs no check.
-                let p = ring
-                    .region
-                    .cell0()
-                    .wrapping_add(later.buf_idx as usize * STRIDE);
+                let p = ring.region.cell0().wrapping_add(later.buf_idx as usize * STRIDE);
                 copy::prefetch_read(p);
             }
             let index = ring.step(head, i);
-            Slot {
-                ring,
-                index,
-                value: ring.load(index),
-            }
+            Slot { ring, index, value: ring.load(index) }
         })
     }
 
@@ -263,9 +238,7 @@ impl<'a> Slot<'a> {
     pub fn swap_buffer(&mut self, buf_idx: u32) -> u32 {
         let old = std::mem::replace(&mut self.value.buf_idx, buf_idx);
         self.value.flags |= SlotFlags::BUF_CHANGED.bits();
-        self.ring.slots[self.index as usize]
-            .word
-            .store(self.value.pack(), Ordering::Relaxed);
+        self.ring.slots[self.index as usize].word.store(self.value.pack(), Ordering::Relaxed);
         old
     }
 }
@@ -282,12 +255,7 @@ pub struct TxRing<'a> {
 impl<'a> TxRing<'a> {
     pub(crate) fn new(ring: RingRef<'a>, hwcur: u32) -> Self {
         let (head, tail) = ring.range();
-        Self {
-            ring,
-            head,
-            tail,
-            hwcur,
-        }
+        Self { ring, head, tail, hwcur }
     }
 
     /// Slots of the ring.
@@ -317,10 +285,7 @@ impl<'a> TxRing<'a> {
     #[must_use]
     pub fn slot(&mut self, i: usize) -> TxSlot<'a> {
         assert!(i < self.space(), "slot beyond tail");
-        TxSlot {
-            ring: self.ring,
-            index: self.ring.step(self.head, i as u32),
-        }
+        TxSlot { ring: self.ring, index: self.ring.step(self.head, i as u32) }
     }
 
     /// Queues the first `n` slots for the next txsync. Panics if there are not that many.
@@ -344,11 +309,7 @@ impl<'a> TxRing<'a> {
             let (part, after) = rest.split_at(rest.len().min(STRIDE));
             let slot = self.slot(i);
             slot.frame().write(0, part);
-            let more = if i + 1 < slots {
-                SlotFlags::MOREFRAG
-            } else {
-                SlotFlags::empty()
-            };
+            let more = if i + 1 < slots { SlotFlags::MOREFRAG } else { SlotFlags::empty() };
             slot.set(part.len(), more);
             rest = after;
         }
@@ -394,11 +355,7 @@ impl<'a> TxSlot<'a> {
         let slot = &self.ring.slots[self.index as usize];
         let old = SlotValue::unpack(slot.word.load(Ordering::Relaxed));
         let flags = flags.difference(SlotFlags::INDIRECT).bits();
-        let new = SlotValue {
-            buf_idx: old.buf_idx,
-            len: len as u16,
-            flags,
-        };
+        let new = SlotValue { buf_idx: old.buf_idx, len: len as u16, flags };
         slot.word.store(new.pack(), Ordering::Relaxed);
     }
 
@@ -412,11 +369,7 @@ impl<'a> TxSlot<'a> {
         slot.ptr.store(data as u64, Ordering::Relaxed);
         let old = SlotValue::unpack(slot.word.load(Ordering::Relaxed));
         let flags = (flags | SlotFlags::INDIRECT).bits();
-        let new = SlotValue {
-            buf_idx: old.buf_idx,
-            len: len as u16,
-            flags,
-        };
+        let new = SlotValue { buf_idx: old.buf_idx, len: len as u16, flags };
         slot.word.store(new.pack(), Ordering::Relaxed);
     }
 
@@ -431,15 +384,7 @@ impl<'a> TxSlot<'a> {
         let slot = &self.ring.slots[self.index as usize];
         let old = SlotValue::unpack(slot.word.load(Ordering::Relaxed));
         let flags = old.flags | SlotFlags::BUF_CHANGED.bits();
-        slot.word.store(
-            SlotValue {
-                buf_idx,
-                flags,
-                ..old
-            }
-            .pack(),
-            Ordering::Relaxed,
-        );
+        slot.word.store(SlotValue { buf_idx, flags, ..old }.pack(), Ordering::Relaxed);
         old.buf_idx
     }
 }

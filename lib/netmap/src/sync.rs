@@ -1,6 +1,6 @@
 //! The one place where atomics come from: `core`'s, or loom's when a protocol is model-checked.
 //!
-//! Invariant: the protocol cores (`kring`, `wake`) name no other atomics, so that what loom proves
+//! Invariant: the protocol cores (`kring`, `place`) name no other atomics, so that what loom proves
 //! is what runs. Memory layouts (`abi`, the files of a switch) always use `core`'s, since loom's
 //! are not laid out like integers.
 

@@ -50,11 +50,8 @@ impl Rng {
 /// Files of one switch with the memory regions of its ports.
 fn files(switch: &str) -> Vec<PathBuf> {
     let info = Switch::open(switch).unwrap().info().unwrap();
-    let mut files: Vec<PathBuf> = info
-        .ports
-        .iter()
-        .map(|p| root().join("mem").join(&p.memory))
-        .collect();
+    let mut files: Vec<PathBuf> =
+        info.ports.iter().map(|p| root().join("mem").join(&p.memory)).collect();
     for entry in std::fs::read_dir(root().join(switch)).unwrap() {
         let entry = entry.unwrap();
         if entry.file_type().unwrap().is_file() {
@@ -83,12 +80,8 @@ fn control_bytes(path: &PathBuf) -> u64 {
 fn exercise(port: &mut Port, n: u32) -> usize {
     let mut seen = 0;
     for i in 0..n {
-        let f = frame(
-            if i % 3 == 0 { 0xff } else { (i % 7) as u8 },
-            1,
-            i,
-            60 + (i as usize % 5000),
-        );
+        let f =
+            frame(if i % 3 == 0 { 0xff } else { (i % 7) as u8 }, 1, i, 60 + (i as usize % 5000));
         for r in 0..port.tx_rings() {
             // Indices may be damaged: space says how many slots may be touched.
             port.tx(r).push(&f);
@@ -104,23 +97,14 @@ fn exercise(port: &mut Port, n: u32) -> usize {
             ring.advance(count);
         }
     }
-    let _ = port.wait(
-        Interest::RX | Interest::TX,
-        Wait::Block,
-        Some(Duration::from_millis(1)),
-    );
+    let _ = port.wait(Interest::RX | Interest::TX, Wait::Block, Some(Duration::from_millis(1)));
     let _ = port.counters();
     seen
 }
 
 #[test]
 fn every_control_word_scribbled_one_by_one() {
-    let o = Options {
-        tx_rings: Some(2),
-        rx_rings: Some(2),
-        extra_bufs: 3,
-        ..slots(64)
-    };
+    let o = Options { tx_rings: Some(2), rx_rings: Some(2), extra_bufs: 3, ..slots(64) };
     let mut a = open("valeC1:a", &o);
     let mut b = open("valeC1:b", &o);
     exercise(&mut a, 3);
@@ -136,15 +120,8 @@ fn every_control_word_scribbled_one_by_one() {
             exercise(&mut a, 1);
             exercise(&mut b, 1);
             // Dense where structures are, sparse in the many equal entries of tables.
-            at += if at % 4096 < 1024 {
-                4
-            } else {
-                4 + 4 * (rng.next() % 40)
-            };
-            assert!(
-                start.elapsed() < Duration::from_secs(300),
-                "stuck at {path:?} {at}"
-            );
+            at += if at % 4096 < 1024 { 4 } else { 4 + 4 * (rng.next() % 40) };
+            assert!(start.elapsed() < Duration::from_secs(300), "stuck at {path:?} {at}");
         }
     }
     // Nothing of this outlives the switch: close, and open again.
@@ -158,23 +135,14 @@ fn every_control_word_scribbled_one_by_one() {
 
 #[test]
 fn random_scribbling_while_everybody_works() {
-    let o = Options {
-        tx_rings: Some(2),
-        rx_rings: Some(2),
-        ..slots(64)
-    };
+    let o = Options { tx_rings: Some(2), rx_rings: Some(2), ..slots(64) };
     let mut ports: Vec<Port> = (0..3).map(|i| open(&format!("valeC2:p{i}"), &o)).collect();
     for port in &mut ports {
         exercise(port, 3);
     }
     let targets: Vec<(memmap2::MmapRaw, u64)> = files("valeC2")
         .iter()
-        .map(|p| {
-            (
-                memmap2::MmapOptions::new().map_raw(&file(p)).unwrap(),
-                control_bytes(p),
-            )
-        })
+        .map(|p| (memmap2::MmapOptions::new().map_raw(&file(p)).unwrap(), control_bytes(p)))
         .collect();
     let stop = AtomicBool::new(false);
     let rounds = AtomicU64::new(0);
@@ -213,10 +181,7 @@ fn random_scribbling_while_everybody_works() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    assert!(
-        rounds.load(Ordering::Relaxed) > 30,
-        "the victims stood still"
-    );
+    assert!(rounds.load(Ordering::Relaxed) > 30, "the victims stood still");
 }
 
 #[test]
@@ -244,9 +209,7 @@ fn truncated_files_cost_packets_not_lives() {
 #[test]
 fn program_that_breaks_its_indices_gets_its_ring_reset_and_goes_on() {
     let (mut a, mut b) = (open("valeC4:a", &slots(64)), open("valeC4:b", &slots(64)));
-    let region = Switch::open("valeC4").unwrap().info().unwrap().ports[1]
-        .memory
-        .clone();
+    let region = Switch::open("valeC4").unwrap().info().unwrap().ports[1].memory.clone();
     let f = file(&root().join("mem").join(region));
     // netmap_ring: head at 20, cur at 24. The RX ring is at some even cell: known by its
     // num_slots, nr_buf_size and dir.

@@ -14,17 +14,9 @@ const SLOTS: u32 = 64;
 #[derive(Clone, Debug)]
 enum Op {
     /// Port sends frames (dst, src, len) on a ring in one txsync.
-    Send {
-        port: usize,
-        ring: usize,
-        frames: Vec<(u8, u8, usize)>,
-    },
+    Send { port: usize, ring: usize, frames: Vec<(u8, u8, usize)> },
     /// Port reads up to so many packets from a ring.
-    Read {
-        port: usize,
-        ring: usize,
-        max: usize,
-    },
+    Read { port: usize, ring: usize, max: usize },
     /// All addresses are forgotten.
     Flush,
 }
@@ -67,21 +59,14 @@ impl Naive {
             if src[0] & 1 == 0 {
                 self.fdb.insert(src, from);
             }
-            let known = if dst[0] & 1 == 0 {
-                self.fdb.get(&dst).copied()
-            } else {
-                None
-            };
+            let known = if dst[0] & 1 == 0 { self.fdb.get(&dst).copied() } else { None };
             let to: Vec<(usize, usize)> = match known {
                 Some(p) if p == from => {
                     self.no_port += 1;
                     vec![]
                 }
                 Some(p) => vec![(p, ring % self.rings[p])],
-                None => (0..self.rings.len())
-                    .filter(|&p| p != from)
-                    .map(|p| (p, 0))
-                    .collect(),
+                None => (0..self.rings.len()).filter(|&p| p != from).map(|p| (p, 0)).collect(),
             };
             for (p, r) in to {
                 let queue = &mut self.queues[p][r];

@@ -22,15 +22,9 @@ fn switch_appears_with_its_first_port_and_goes_with_its_last() {
     assert_eq!(info.ports.len(), 2);
     assert_eq!(info.ports[0].users[0].pid, std::process::id());
     drop(x);
-    assert_eq!(
-        Switch::open("valeS1").unwrap().info().unwrap().ports.len(),
-        1
-    );
+    assert_eq!(Switch::open("valeS1").unwrap().info().unwrap().ports.len(), 1);
     drop(y);
-    assert!(matches!(
-        Switch::open("valeS1"),
-        Err(Error::NotFound { .. })
-    ));
+    assert!(matches!(Switch::open("valeS1"), Err(Error::NotFound { .. })));
     assert!(!root().join("valeS1").exists());
     let left: Vec<_> = std::fs::read_dir(root().join("mem"))
         .unwrap()
@@ -42,11 +36,8 @@ fn switch_appears_with_its_first_port_and_goes_with_its_last() {
 
 #[test]
 fn learning_turns_flooding_into_unicast() {
-    let (mut a, mut b, mut c) = (
-        open("valeL:a", &slots(64)),
-        open("valeL:b", &slots(64)),
-        open("valeL:c", &slots(64)),
-    );
+    let (mut a, mut b, mut c) =
+        (open("valeL:a", &slots(64)), open("valeL:b", &slots(64)), open("valeL:c", &slots(64)));
     send(&mut a, &frame(2, 1, 0, 60));
     assert_eq!((read(&mut b, 0, 9).len(), read(&mut c, 0, 9).len()), (1, 1));
     send(&mut b, &frame(1, 2, 1, 60));
@@ -63,10 +54,7 @@ fn learning_turns_flooding_into_unicast() {
     odd[6] = 3;
     send(&mut a, &odd);
     let fdb = Switch::open("valeL").unwrap().fdb().unwrap();
-    assert!(
-        fdb.iter().all(|e| e.mac[0] & 1 == 0) && fdb.len() == 2,
-        "{fdb:?}"
-    );
+    assert!(fdb.iter().all(|e| e.mac[0] & 1 == 0) && fdb.len() == 2, "{fdb:?}");
 }
 
 #[test]
@@ -76,20 +64,14 @@ fn addresses_age_and_flush() {
     switch.set_ageing(Some(Duration::from_millis(200))).unwrap();
     send(&mut a, &frame(2, 1, 0, 60));
     let learnt = switch.fdb().unwrap();
-    assert_eq!(
-        (learnt.len(), learnt[0].mac, learnt[0].port.as_str()),
-        (1, mac(1), "a")
-    );
+    assert_eq!((learnt.len(), learnt[0].mac, learnt[0].port.as_str()), (1, mac(1), "a"));
     let start = Instant::now();
     // Bounded retry: ageing is a matter of time.
     while !switch.fdb().unwrap().is_empty() {
         assert!(start.elapsed() < Duration::from_secs(10), "never forgotten");
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(
-        start.elapsed() >= Duration::from_millis(150),
-        "forgotten too soon"
-    );
+    assert!(start.elapsed() >= Duration::from_millis(150), "forgotten too soon");
     switch.set_ageing(None).unwrap();
     for i in 1..=5 {
         send(&mut a, &frame(2, i, 0, 60));
@@ -97,10 +79,7 @@ fn addresses_age_and_flush() {
     assert_eq!(switch.fdb_flush(None, Some(mac(3))).unwrap(), 1);
     assert_eq!(switch.fdb_flush(Some("b"), None).unwrap(), 0);
     assert_eq!(switch.fdb_flush(Some("a"), None).unwrap(), 4);
-    assert!(matches!(
-        switch.fdb_flush(Some("zz"), None),
-        Err(Error::NotFound { .. })
-    ));
+    assert!(matches!(switch.fdb_flush(Some("zz"), None), Err(Error::NotFound { .. })));
     drop(b);
 }
 
@@ -112,57 +91,37 @@ fn full_destination_drops_the_surplus_and_counts_it_on_both_sides() {
         assert!(a.tx(0).push(&frame(2, 1, i, 60)));
     }
     a.txsync().unwrap();
-    assert_eq!(
-        a.tx(0).space(),
-        255,
-        "VALE: the sender's ring is free after txsync"
-    );
+    assert_eq!(a.tx(0).space(), 255, "VALE: the sender's ring is free after txsync");
     assert_eq!(read(&mut b, 0, 999).len(), 63);
-    assert_eq!(
-        (a.counters().tx_drop_full, b.counters().rx_drop_full),
-        (137, 137)
-    );
-    assert_eq!(
-        (a.counters().tx_packets, b.counters().rx_packets),
-        (200, 63)
-    );
+    assert_eq!((a.counters().tx_drop_full, b.counters().rx_drop_full), (137, 137));
+    assert_eq!((a.counters().tx_packets, b.counters().rx_packets), (200, 63));
 }
 
 #[test]
 fn backpressure_loses_nothing_and_wakes_the_sender() {
-    let options = SwitchOptions {
-        backpressure: true,
-        ..SwitchOptions::default()
-    };
+    let options = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
     root();
     let switch = Switch::create("valeP", &options).unwrap();
-    let (mut a, mut b, mut c) = (
-        open("valeP:a", &slots(128)),
-        open("valeP:b", &slots(64)),
-        open("valeP:c", &slots(256)),
-    );
+    let (mut a, mut b, mut c) =
+        (open("valeP:a", &slots(128)), open("valeP:b", &slots(64)), open("valeP:c", &slots(256)));
     const N: u32 = 20_000;
     let sender = std::thread::spawn(move || {
         for i in 0..N {
             // To everybody: the batch stops where any destination is full.
             while !a.tx(0).push(&frame(0xff, 1, i, 60)) {
-                let r = a
-                    .wait(Interest::TX, Wait::Block, Some(Duration::from_secs(20)))
-                    .unwrap();
+                let r = a.wait(Interest::TX, Wait::Block, Some(Duration::from_secs(20))).unwrap();
                 assert!(r.contains(Interest::TX), "the sender was not woken");
             }
         }
         while a.tx(0).pending() > 0 {
-            a.wait(Interest::TX, Wait::Block, Some(Duration::from_millis(20)))
-                .unwrap();
+            a.wait(Interest::TX, Wait::Block, Some(Duration::from_millis(20))).unwrap();
         }
         a.counters()
     });
     let reader = |port: &mut Port| {
         let mut next = 0;
         while next < N {
-            port.wait(Interest::RX, Wait::Block, Some(Duration::from_secs(20)))
-                .unwrap();
+            port.wait(Interest::RX, Wait::Block, Some(Duration::from_secs(20))).unwrap();
             for f in read(port, 0, usize::MAX) {
                 assert_eq!(f, frame(0xff, 1, next, 60), "lost, doubled or out of order");
                 next += 1;
@@ -182,40 +141,26 @@ fn backpressure_loses_nothing_and_wakes_the_sender() {
 #[test]
 fn backpressure_does_not_wait_for_a_destination_that_has_gone() {
     root();
-    let options = SwitchOptions {
-        backpressure: true,
-        persistent: false,
-        ageing: None,
-    };
+    let options = SwitchOptions { backpressure: true, persistent: false, ageing: None };
     let (mut a, mut b) = (open("valeQ:a", &slots(64)), open("valeQ:b", &slots(64)));
     Switch::create("valeQ", &options).unwrap();
     send(&mut b, &frame(0xff, 2, 0, 60));
     while a.tx(0).push(&frame(2, 1, 0, 60)) {
         a.txsync().unwrap();
     }
-    let ready = a
-        .wait(Interest::TX, Wait::Block, Some(Duration::from_millis(30)))
-        .unwrap();
+    let ready = a.wait(Interest::TX, Wait::Block, Some(Duration::from_millis(30))).unwrap();
     assert!(ready.is_empty(), "nobody reads, so there is no space");
     drop(b);
-    let ready = a
-        .wait(Interest::TX, Wait::Block, Some(Duration::from_secs(10)))
-        .unwrap();
+    let ready = a.wait(Interest::TX, Wait::Block, Some(Duration::from_secs(10))).unwrap();
     assert!(ready.contains(Interest::TX));
 }
 
 #[test]
 fn blocking_wait_ends_with_a_packet_and_poll_sees_the_doorbell() {
     let (mut a, mut b) = (open("valeW:a", &slots(64)), open("valeW:b", &slots(64)));
-    assert!(
-        b.wait(Interest::RX, Wait::Block, Some(Duration::from_millis(5)))
-            .unwrap()
-            .is_empty()
-    );
+    assert!(b.wait(Interest::RX, Wait::Block, Some(Duration::from_millis(5))).unwrap().is_empty());
     let waiter = std::thread::spawn(move || {
-        let ready = b
-            .wait(Interest::RX, Wait::Block, Some(Duration::from_secs(20)))
-            .unwrap();
+        let ready = b.wait(Interest::RX, Wait::Block, Some(Duration::from_secs(20))).unwrap();
         (ready, b)
     });
     send(&mut a, &frame(0xff, 1, 0, 60));
@@ -230,11 +175,7 @@ fn blocking_wait_ends_with_a_packet_and_poll_sees_the_doorbell() {
     assert_eq!(polled(&b), 0);
     send(&mut a, &frame(0xff, 1, 1, 60));
     assert_eq!(polled(&b), 0, "nobody asked, so nobody rang");
-    assert_eq!(
-        b.arm(Interest::RX).unwrap(),
-        Interest::RX,
-        "looked again and saw it"
-    );
+    assert_eq!(b.arm(Interest::RX).unwrap(), Interest::RX, "looked again and saw it");
     b.disarm();
     assert_eq!(read(&mut b, 0, 9).len(), 1);
     assert!(b.arm(Interest::RX).unwrap().is_empty());
@@ -251,11 +192,7 @@ fn blocking_wait_ends_with_a_packet_and_poll_sees_the_doorbell() {
 #[test]
 fn several_rings_bind_one_by_one_and_together() {
     root();
-    let o = Options {
-        tx_rings: Some(4),
-        rx_rings: Some(4),
-        ..slots(64)
-    };
+    let o = Options { tx_rings: Some(4), rx_rings: Some(4), ..slots(64) };
     let mut all = open("valeR:m", &o);
     let mut one = Port::open("valeR:m-2").unwrap();
     let mut x = open("valeR:x@conf:rings=4,slots=64", &Options::default());
@@ -270,21 +207,12 @@ fn several_rings_bind_one_by_one_and_together() {
     assert_eq!(read(&mut all, 1, 9), [frame(7, 8, 1, 60)]);
     let mut rx_only = Port::open("valeR:m/R").unwrap();
     assert_eq!((rx_only.tx_rings(), rx_only.rx_rings()), (0, 4));
-    assert!(
-        rx_only
-            .wait(Interest::RX, Wait::Block, Some(Duration::from_millis(1)))
-            .is_ok()
-    );
-    let o = Options {
-        direction: Direction::TxOnly,
-        ..Options::default()
-    };
+    assert!(rx_only.wait(Interest::RX, Wait::Block, Some(Duration::from_millis(1))).is_ok());
+    let o = Options { direction: Direction::TxOnly, ..Options::default() };
     assert_eq!(open("valeR:m", &o).rx_rings(), 0);
     let e = Port::open("valeR:m-4").unwrap_err().to_string();
     assert!(e.contains("no ring 4") && e.contains("has 4"), "{e}");
-    let e = Port::open("valeR:m@conf:slots=128")
-        .unwrap_err()
-        .to_string();
+    let e = Port::open("valeR:m@conf:slots=128").unwrap_err().to_string();
     assert!(e.contains("64 tx slots, not 128"), "{e}");
 }
 
@@ -294,11 +222,7 @@ fn exclusive_excludes_both_ways() {
     let x = Port::open("valeE:x/x").unwrap();
     let e = Port::open("valeE:x").unwrap_err();
     assert!(matches!(e, Error::Busy { .. }), "{e}");
-    assert!(
-        e.to_string()
-            .contains(&format!("process {}", std::process::id())),
-        "{e}"
-    );
+    assert!(e.to_string().contains(&format!("process {}", std::process::id())), "{e}");
     drop(x);
     let x = Port::open("valeE:x").unwrap();
     let again = Port::open("valeE:x").unwrap();
@@ -315,9 +239,7 @@ fn limits_are_errors_that_name_them() {
     let e = Port::open("valeN:x@conf:rings=17").unwrap_err().to_string();
     assert!(e.contains("1 to 16"), "{e}");
     assert!(matches!(Port::open("valeN:"), Err(Error::Name(_))));
-    let ports: Vec<Port> = (0..254)
-        .map(|i| open(&format!("valeN:p{i}"), &slots(64)))
-        .collect();
+    let ports: Vec<Port> = (0..254).map(|i| open(&format!("valeN:p{i}"), &slots(64))).collect();
     let e = Port::open("valeN:one_more").unwrap_err().to_string();
     assert!(e.contains("254"), "{e}");
     drop(ports);
@@ -326,9 +248,7 @@ fn limits_are_errors_that_name_them() {
 
 #[test]
 fn every_port_of_254_hears_a_broadcast() {
-    let mut ports: Vec<Port> = (0..254)
-        .map(|i| open(&format!("valeB:p{i}"), &slots(64)))
-        .collect();
+    let mut ports: Vec<Port> = (0..254).map(|i| open(&format!("valeB:p{i}"), &slots(64))).collect();
     send(&mut ports[200], &frame(0xff, 1, 5, 60));
     for (i, port) in ports.iter_mut().enumerate() {
         assert_eq!(read(port, 0, 9).len(), usize::from(i != 200), "port {i}");
@@ -342,63 +262,37 @@ fn persistent_port_stays_with_its_packets_and_is_deleted_on_request() {
     root();
     let name = "valeK:k@conf:slots=64".parse().unwrap();
     control::create_port(&name, &Options::default()).unwrap();
-    assert!(matches!(
-        control::create_port(&name, &Options::default()),
-        Err(Error::Exists { .. })
-    ));
+    assert!(matches!(control::create_port(&name, &Options::default()), Err(Error::Exists { .. })));
     let mut a = open("valeK:a", &slots(64));
     send(&mut a, &frame(0xff, 1, 1, 60));
     drop(a);
     let mut k = Port::open("valeK:k").unwrap();
-    assert_eq!(
-        read(&mut k, 0, 9).len(),
-        1,
-        "received while nobody had it open"
-    );
-    assert!(matches!(
-        control::delete_port(&name),
-        Err(Error::Busy { .. })
-    ));
+    assert_eq!(read(&mut k, 0, 9).len(), 1, "received while nobody had it open");
+    assert!(matches!(control::delete_port(&name), Err(Error::Busy { .. })));
     drop(k);
     control::delete_port(&name).unwrap();
-    assert!(matches!(
-        control::delete_port(&name),
-        Err(Error::NotFound { .. })
-    ));
+    assert!(matches!(control::delete_port(&name), Err(Error::NotFound { .. })));
     assert!(!root().join("valeK").exists());
 }
 
 #[test]
 fn ports_in_one_region_exchange_buffers() {
     let mut a = open("valeZ:a", &slots(64));
-    let o = Options {
-        memory: Memory::With(a.memory()),
-        extra_bufs: 5,
-        ..slots(64)
-    };
+    let o = Options { memory: Memory::With(a.memory()), extra_bufs: 5, ..slots(64) };
     let mut b = open("valeZz:b", &o);
-    let (mut src, mut dst) = (
-        open("valeZ:src", &slots(64)),
-        open("valeZz:dst", &slots(64)),
-    );
+    let (mut src, mut dst) = (open("valeZ:src", &slots(64)), open("valeZz:dst", &slots(64)));
     assert!(a.same_memory(&b) && !a.same_memory(&src));
     let extra = b.extra_buffers();
     assert_eq!(extra.len(), 5);
     for round in 0..5u32 {
         for i in 0..20 {
-            assert!(
-                src.tx(0)
-                    .push(&frame(0xff, 1, round * 50 + i, 60 + 200 * i as usize))
-            );
+            assert!(src.tx(0).push(&frame(0xff, 1, round * 50 + i, 60 + 200 * i as usize)));
         }
         src.txsync().unwrap();
         a.rxsync().unwrap();
         let before = a.rx(0).slot(0).buf_idx();
         let moved = transfer(&mut a.rx(0), &mut b.tx(0), usize::MAX, true);
-        assert!(
-            moved.packets == 20 && moved.slots > moved.packets,
-            "{moved:?}"
-        );
+        assert!(moved.packets == 20 && moved.slots > moved.packets, "{moved:?}");
         b.txsync().unwrap();
         assert_ne!(before, 0);
         let got = read(&mut dst, 0, usize::MAX);
@@ -430,10 +324,7 @@ fn memory_id_is_shared_by_name() {
     assert!(a.same_memory(&b));
     drop(a);
     drop(b);
-    assert!(
-        !root().join("mem/7").exists(),
-        "a region goes with its last port"
-    );
+    assert!(!root().join("mem/7").exists(), "a region goes with its last port");
 }
 
 #[test]
@@ -467,14 +358,7 @@ fn jumbo_packets_up_to_64_kib_arrive_whole() {
         let mut ring = big.tx(0);
         let slot = ring.slot(i);
         slot.frame().write(0, &long);
-        slot.set(
-            2112,
-            if i < 63 {
-                SlotFlags::MOREFRAG
-            } else {
-                SlotFlags::empty()
-            },
-        );
+        slot.set(2112, if i < 63 { SlotFlags::MOREFRAG } else { SlotFlags::empty() });
     }
     big.tx(0).advance(64);
     assert!(big.tx(0).push(&frame(0xff, 1, 1, 60)));
@@ -489,18 +373,10 @@ fn indirect_slots_are_copied_from_allowed_memory_only() {
     let outside = frame(0xff, 1, 78, 300);
     // SAFETY: `memory` outlives the port's use of it.
     unsafe { a.allow_indirect(memory.as_ptr(), memory.len()) };
-    a.tx(0)
-        .slot(0)
-        .set_indirect(memory.as_ptr(), 300, SlotFlags::empty());
-    a.tx(0)
-        .slot(1)
-        .set_indirect(outside.as_ptr(), 300, SlotFlags::empty());
-    a.tx(0)
-        .slot(2)
-        .set_indirect(memory[1..].as_ptr(), 300, SlotFlags::empty());
-    a.tx(0)
-        .slot(3)
-        .set_indirect(memory.as_ptr(), 60, SlotFlags::empty());
+    a.tx(0).slot(0).set_indirect(memory.as_ptr(), 300, SlotFlags::empty());
+    a.tx(0).slot(1).set_indirect(outside.as_ptr(), 300, SlotFlags::empty());
+    a.tx(0).slot(2).set_indirect(memory[1..].as_ptr(), 300, SlotFlags::empty());
+    a.tx(0).slot(3).set_indirect(memory.as_ptr(), 60, SlotFlags::empty());
     a.tx(0).advance(4);
     a.txsync().unwrap();
     assert_eq!(read(&mut b, 0, 9), [memory.clone(), memory[..60].to_vec()]);
@@ -515,9 +391,5 @@ fn null_port_counts_and_discards() {
     }
     p.txsync().unwrap();
     assert_eq!(p.counters().tx_packets, 100);
-    assert!(
-        p.wait(Interest::RX, Wait::Block, Some(Duration::from_millis(2)))
-            .unwrap()
-            .is_empty()
-    );
+    assert!(p.wait(Interest::RX, Wait::Block, Some(Duration::from_millis(2))).unwrap().is_empty());
 }

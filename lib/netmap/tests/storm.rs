@@ -31,12 +31,7 @@ struct Rng(u64);
 impl Rng {
     fn new() -> Self {
         use std::hash::{BuildHasher, Hasher};
-        Self(
-            std::collections::hash_map::RandomState::new()
-                .build_hasher()
-                .finish()
-                | 1,
-        )
+        Self(std::collections::hash_map::RandomState::new().build_hasher().finish() | 1)
     }
 
     fn below(&mut self, n: u64) -> u64 {
@@ -49,9 +44,9 @@ impl Rng {
 
 /// FNV-1a: any change of any byte shows.
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| {
-        (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3)
-    })
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// A frame: addresses, type, checksum of the rest, identity of the sender, number, filling.
@@ -83,29 +78,13 @@ struct Seen {
 
 impl Seen {
     fn check(&mut self, f: &[u8], me: u8, partner: u8, lossless: bool) {
-        assert!(
-            f.len() >= HEADER,
-            "a frame of {} bytes: nobody sends that",
-            f.len()
-        );
+        assert!(f.len() >= HEADER, "a frame of {} bytes: nobody sends that", f.len());
         let sum = checksum(&f[22..]).wrapping_add(u64::from(f[5]));
-        assert_eq!(
-            word(f, 14),
-            sum,
-            "torn frame of {} bytes at station {me}",
-            f.len()
-        );
-        assert_ne!(
-            f[..6],
-            mac(partner),
-            "station {me} got a frame for {partner}"
-        );
+        assert_eq!(word(f, 14), sum, "torn frame of {} bytes at station {me}", f.len());
+        assert_ne!(f[..6], mac(partner), "station {me} got a frame for {partner}");
         let (sender, number) = (word(f, 22), word(f, 30));
         if let Some(last) = self.last.insert(sender, number) {
-            assert!(
-                number > last,
-                "sender {sender:x}: {number} after {last} at station {me}"
-            );
+            assert!(number > last, "sender {sender:x}: {number} after {last} at station {me}");
             if lossless && sender == u64::from(partner) {
                 assert_eq!(number, last + 1, "lost with backpressure");
             }
@@ -140,13 +119,8 @@ fn watched(
             }
         }
         port.txsync().expect("txsync of a watched port");
-        let wait = if rng.below(2) == 0 {
-            Wait::Block
-        } else {
-            Wait::default()
-        };
-        port.wait(Interest::RX, wait, Some(Duration::from_millis(20)))
-            .expect("wait");
+        let wait = if rng.below(2) == 0 { Wait::Block } else { Wait::default() };
+        port.wait(Interest::RX, wait, Some(Duration::from_millis(20))).expect("wait");
         let mut ring = port.rx(0);
         let n = ring.available();
         for slot in ring.batch(n) {
@@ -163,10 +137,7 @@ fn watched(
         if n > 0 {
             beat.store(seen.from_partner, Ordering::Relaxed);
         }
-        assert!(
-            met || clock.elapsed() < Duration::from_secs(20),
-            "the pair never met"
-        );
+        assert!(met || clock.elapsed() < Duration::from_secs(20), "the pair never met");
     }
     seen.from_partner
 }
@@ -181,10 +152,7 @@ fn victim(kind: &str, name: &str, station: u8) -> ! {
         Port::open(&format!("valeS:{name}@conf:slots=128")).expect("a victim's port opens");
     let (mut number, mut frame) = (0, Vec::new());
     let mut other = (kind == "bridge").then(|| {
-        let o = Options {
-            memory: Memory::With(port.memory()),
-            ..common::slots(128)
-        };
+        let o = Options { memory: Memory::With(port.memory()), ..common::slots(128) };
         common_open(&format!("valeT:{name}"), &o)
     });
     println!("open");
@@ -249,13 +217,7 @@ fn start(kind: &'static str, name: &'static str, station: u8) -> Place {
         .spawn()
         .expect("a victim starts");
     let out = BufReader::new(child.stdout.take().expect("piped"));
-    Place {
-        kind,
-        name,
-        station,
-        child,
-        out,
-    }
+    Place { kind, name, station, child, out }
 }
 
 impl Place {
@@ -278,22 +240,12 @@ impl Place {
     fn await_open(&mut self) {
         let mut line = String::new();
         self.out.read_line(&mut line).expect("read");
-        assert_eq!(
-            line.trim(),
-            "open",
-            "{} {} did not open",
-            self.kind,
-            self.name
-        );
+        assert_eq!(line.trim(), "open", "{} {} did not open", self.kind, self.name);
     }
 }
 
 fn storm(kills: usize, lossless: bool) {
-    let options = SwitchOptions {
-        persistent: true,
-        backpressure: lossless,
-        ageing: None,
-    };
+    let options = SwitchOptions { persistent: true, backpressure: lossless, ageing: None };
     let switch = Switch::create("valeS", &options).expect("the switch is made");
     let stop = AtomicBool::new(false);
     let beats = [AtomicU64::new(0), AtomicU64::new(0)];
@@ -339,24 +291,15 @@ fn storm(kills: usize, lossless: bool) {
                     *last = (now, Instant::now());
                 }
             }
-            assert!(
-                !pair.iter().any(|p| p.is_finished()),
-                "a watched port gave up"
-            );
+            assert!(!pair.iter().any(|p| p.is_finished()), "a watched port gave up");
         }
         for place in &mut places {
             let _ = place.child.kill();
             place.child.wait().expect("wait");
         }
         drop(guard);
-        let got: Vec<u64> = pair
-            .into_iter()
-            .map(|p| p.join().expect("a watched port"))
-            .collect();
-        assert!(
-            got.iter().all(|&n| n > 100),
-            "hardly anything was exchanged: {got:?}"
-        );
+        let got: Vec<u64> = pair.into_iter().map(|p| p.join().expect("a watched port")).collect();
+        assert!(got.iter().all(|&n| n > 100), "hardly anything was exchanged: {got:?}");
         let mut reopen = reopen.lock().expect("no panic").clone();
         reopen.sort();
         println!(
@@ -372,10 +315,7 @@ fn storm(kills: usize, lossless: bool) {
     }
     assert!(switch.info().expect("info").ports.is_empty());
     switch.delete().expect("the switch is removed");
-    assert!(
-        control::list().expect("list").is_empty(),
-        "valeT went with its last port"
-    );
+    assert!(control::list().expect("list").is_empty(), "valeT went with its last port");
     let left: Vec<_> = std::fs::read_dir(common::root().join("mem"))
         .expect("the directory of regions")
         .map(|e| e.expect("an entry").file_name())

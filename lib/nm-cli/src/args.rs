@@ -65,10 +65,7 @@ mod tests {
     fn interval_bare_number_is_milliseconds() {
         let args = parse(&["-T", "250"]).expect("valid");
         assert_eq!(args.interval(), Duration::from_millis(250));
-        assert_eq!(
-            parse(&[]).expect("valid").interval(),
-            Duration::from_secs(1)
-        );
+        assert_eq!(parse(&[]).expect("valid").interval(), Duration::from_secs(1));
     }
 
     #[test]

@@ -44,9 +44,7 @@ impl FromStr for CpuList {
                 "CPU {cpu} is beyond the largest, {}",
                 CpuSet::count() - 1
             ))),
-            Err(_) => Err(CpuListError(
-                "not a CPU list; write it as 0,2-3".to_string(),
-            )),
+            Err(_) => Err(CpuListError("not a CPU list; write it as 0,2-3".to_string())),
         };
         let mut cpus = Vec::new();
         for part in text.split(',') {
@@ -82,14 +80,12 @@ impl fmt::Display for CpuList {
 /// Binds the calling thread to one CPU.
 pub fn pin_thread(cpu: usize) -> anyhow::Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpu)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .map_err(|errno| {
-            anyhow::anyhow!(
-                "pinning a thread to CPU {cpu}: {} (is there such a CPU here?)",
-                errno.desc()
-            )
-        })
+    set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).map_err(|errno| {
+        anyhow::anyhow!(
+            "pinning a thread to CPU {cpu}: {} (is there such a CPU here?)",
+            errno.desc()
+        )
+    })
 }
 
 #[cfg(test)]

@@ -44,11 +44,7 @@ fn parse(text: &str, bare_unit_s: f64) -> Result<Duration, String> {
         humantime::parse_duration(text)
             .map_err(|why| format!("{why}; write it as 500ms, 10s or 2m"))?
     };
-    if time > LONGEST {
-        Err("too long: at most a year".to_string())
-    } else {
-        Ok(time)
-    }
+    if time > LONGEST { Err("too long: at most a year".to_string()) } else { Ok(time) }
 }
 
 #[cfg(test)]
@@ -65,15 +61,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_a_reason() {
-        for text in [
-            "",
-            "ten",
-            "-1",
-            "1.2.3",
-            ".",
-            "99999999999999999999999",
-            "10 parsecs",
-        ] {
+        for text in ["", "ten", "-1", "1.2.3", ".", "99999999999999999999999", "10 parsecs"] {
             assert!(seconds(text).is_err(), "{text:?} was accepted");
         }
         assert!(interval("0").is_err());

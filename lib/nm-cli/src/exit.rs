@@ -55,10 +55,8 @@ pub fn run(tool: &str, body: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCo
         Err(error) => {
             let usage = error.downcast_ref::<UsageError>().is_some();
             // stderr may be gone as well; there is nobody left to tell.
-            let _ = io::Write::write_fmt(
-                &mut io::stderr(),
-                format_args!("{tool}: error: {error:#}\n"),
-            );
+            let _ =
+                io::Write::write_fmt(&mut io::stderr(), format_args!("{tool}: error: {error:#}\n"));
             ExitCode::from(if usage { 2 } else { 1 })
         }
     }
@@ -67,9 +65,7 @@ pub fn run(tool: &str, body: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCo
 /// True when the cause is that whoever read our stdout left.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
             || cause
                 .downcast_ref::<serde_json::Error>()
                 .is_some_and(|e| e.io_error_kind() == Some(io::ErrorKind::BrokenPipe))
@@ -88,19 +84,14 @@ mod tests {
             .context("writing")
             .expect_err("is one");
         assert!(is_broken_pipe(&error));
-        assert!(!is_broken_pipe(&anyhow::anyhow!(
-            "broken pipe in words only"
-        )));
+        assert!(!is_broken_pipe(&anyhow::anyhow!("broken pipe in words only")));
     }
 
     #[test]
     fn codes_follow_the_table() {
         let code = |result: anyhow::Result<Outcome>| format!("{:?}", run("test", || result));
         assert_eq!(code(Ok(Outcome::Done)), format!("{:?}", ExitCode::from(0)));
-        assert_eq!(
-            code(Ok(Outcome::ConditionNotMet)),
-            format!("{:?}", ExitCode::from(3))
-        );
+        assert_eq!(code(Ok(Outcome::ConditionNotMet)), format!("{:?}", ExitCode::from(3)));
         assert_eq!(
             code(Err(UsageError::new("expected by a test").into())),
             format!("{:?}", ExitCode::from(2))

@@ -60,9 +60,7 @@ impl Latency {
 
     /// Adds all samples of another histogram.
     pub fn merge(&mut self, other: &Latency) {
-        self.histogram
-            .add(&other.histogram)
-            .expect("both have the same bounds");
+        self.histogram.add(&other.histogram).expect("both have the same bounds");
     }
 
     /// Number of samples.
@@ -107,10 +105,8 @@ impl Latency {
         let mut total = 0;
         for step in h.iter_quantiles(5) {
             total += step.count_since_last_iteration();
-            let (value, quantile) = (
-                step.value_iterated_to().min(h.max()),
-                step.quantile_iterated_to(),
-            );
+            let (value, quantile) =
+                (step.value_iterated_to().min(h.max()), step.quantile_iterated_to());
             if quantile < 1.0 {
                 writeln!(
                     out,
@@ -118,25 +114,11 @@ impl Latency {
                     1.0 / (1.0 - quantile)
                 )?;
             } else {
-                writeln!(
-                    out,
-                    "{value:>12} {quantile:>2.12} {total:>10} {:>14}",
-                    "inf"
-                )?;
+                writeln!(out, "{value:>12} {quantile:>2.12} {total:>10} {:>14}", "inf")?;
             }
         }
-        writeln!(
-            out,
-            "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]",
-            h.mean(),
-            h.stdev()
-        )?;
-        writeln!(
-            out,
-            "#[Max     = {:>12}, Total count    = {:>12}]",
-            h.max(),
-            h.len()
-        )?;
+        writeln!(out, "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]", h.mean(), h.stdev())?;
+        writeln!(out, "#[Max     = {:>12}, Total count    = {:>12}]", h.max(), h.len())?;
         writeln!(
             out,
             "#[Buckets = {:>12}, SubBuckets     = {:>12}]",
@@ -158,17 +140,9 @@ mod tests {
         (501..=1000).for_each(|ns| other.record(ns));
         latency.merge(&other);
         let summary = latency.summary();
+        assert_eq!((summary.rtt_count, summary.rtt_min_ns, summary.rtt_max_ns), (1000, 1, 1000));
         assert_eq!(
-            (summary.rtt_count, summary.rtt_min_ns, summary.rtt_max_ns),
-            (1000, 1, 1000)
-        );
-        assert_eq!(
-            (
-                summary.rtt_p50_ns,
-                summary.rtt_p90_ns,
-                summary.rtt_p99_ns,
-                summary.rtt_p999_ns
-            ),
+            (summary.rtt_p50_ns, summary.rtt_p90_ns, summary.rtt_p99_ns, summary.rtt_p999_ns),
             (500, 900, 990, 999)
         );
         assert!((summary.rtt_mean_ns - 500.5).abs() < 0.01);
@@ -190,10 +164,7 @@ mod tests {
         let mut text = Vec::new();
         latency.write_hgrm(&mut text).expect("memory");
         let text = String::from_utf8(text).expect("ASCII");
-        let last = text
-            .lines()
-            .rfind(|line| !line.starts_with('#'))
-            .expect("has rows");
+        let last = text.lines().rfind(|line| !line.starts_with('#')).expect("has rows");
         let columns: Vec<&str> = last.split_whitespace().collect();
         assert_eq!(columns[1..], ["1.000000000000", "100", "inf"]);
         assert!(text.contains("Total count    =          100"));

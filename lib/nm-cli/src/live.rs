@@ -35,10 +35,7 @@ impl Live {
     /// A bar for a bounded run; without a goal, or where no bar can be drawn, all calls do nothing.
     pub fn new(goal: Option<Goal>, output: &OutputArgs) -> Live {
         let (Some(goal), true) = (goal, interactive(output)) else {
-            return Live {
-                bar: None,
-                goal: Goal::Packets(0),
-            };
+            return Live { bar: None, goal: Goal::Packets(0) };
         };
         let length = match goal {
             Goal::Packets(packets) => packets,
@@ -47,15 +44,8 @@ impl Live {
         let bar =
             ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(10));
         let style = ProgressStyle::with_template("{percent:>3}% [{bar:40}] {msg} eta {eta}");
-        bar.set_style(
-            style
-                .expect("constant template is valid")
-                .progress_chars("=> "),
-        );
-        Live {
-            bar: Some(bar),
-            goal,
-        }
+        bar.set_style(style.expect("constant template is valid").progress_chars("=> "));
+        Live { bar: Some(bar), goal }
     }
 
     /// True if there is a bar to move.
@@ -96,15 +86,10 @@ mod tests {
 
     #[test]
     fn quiet_run_has_no_bar_and_still_prints() {
-        let output = OutputArgs {
-            quiet: true,
-            ..OutputArgs::default()
-        };
+        let output = OutputArgs { quiet: true, ..OutputArgs::default() };
         let live = Live::new(Some(Goal::Packets(10)), &output);
         assert!(live.bar.is_none());
-        live.update(5, Duration::ZERO, || {
-            panic!("no message is made for no bar")
-        });
+        live.update(5, Duration::ZERO, || panic!("no message is made for no bar"));
         assert_eq!(live.suspend(|| 7), 7);
         live.finish();
     }

@@ -43,9 +43,7 @@ impl Mac {
 
     /// The address as a number, first octet highest.
     pub fn to_u64(self) -> u64 {
-        self.0
-            .iter()
-            .fold(0, |value, &octet| value << 8 | u64::from(octet))
+        self.0.iter().fold(0, |value, &octet| value << 8 | u64::from(octet))
     }
 
     /// The address of the low 48 bits.
@@ -83,11 +81,7 @@ impl FromStr for Mac {
             }
             *octet = u8::from_str_radix(part, 16).map_err(|_| WHY)?;
         }
-        if parts.next().is_some() {
-            Err(WHY)
-        } else {
-            Ok(Mac(octets))
-        }
+        if parts.next().is_some() { Err(WHY) } else { Ok(Mac(octets)) }
     }
 }
 
@@ -99,9 +93,7 @@ impl Serialize for Mac {
 
 impl<'de> Deserialize<'de> for Mac {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Mac, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -119,10 +111,7 @@ impl MacRange {
 
 impl From<Mac> for MacRange {
     fn from(one: Mac) -> MacRange {
-        MacRange {
-            first: one,
-            last: one,
-        }
+        MacRange { first: one, last: one }
     }
 }
 
@@ -145,10 +134,7 @@ impl FromStr for MacRange {
             return text.parse::<Mac>().map(MacRange::from);
         }
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let range = MacRange {
-            first: first.parse()?,
-            last: last.parse()?,
-        };
+        let range = MacRange { first: first.parse()?, last: last.parse()? };
         if range.last < range.first {
             Err(MacError("the MAC range ends before it begins"))
         } else {
@@ -165,9 +151,7 @@ mod tests {
 
     #[test]
     fn range_counts_and_wraps() {
-        let range: MacRange = "02:00:00:00:00:fe-02:00:00:00:01:01"
-            .parse()
-            .expect("valid");
+        let range: MacRange = "02:00:00:00:00:fe-02:00:00:00:01:01".parse().expect("valid");
         assert_eq!(range.count(), 4);
         assert_eq!(range.nth(2).to_string(), "02:00:00:00:01:00");
         assert_eq!(range.nth(4), range.first);
@@ -186,11 +170,7 @@ mod tests {
         ] {
             assert!(text.parse::<Mac>().is_err(), "{text:?} was accepted");
         }
-        assert!(
-            "02:00:00:00:00:02-02:00:00:00:00:01"
-                .parse::<MacRange>()
-                .is_err()
-        );
+        assert!("02:00:00:00:00:02-02:00:00:00:00:01".parse::<MacRange>().is_err());
         assert!("02-00-00-00-00-02".parse::<MacRange>().is_ok());
     }
 

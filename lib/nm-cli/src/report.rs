@@ -138,11 +138,7 @@ impl Reporter {
             return Ok(());
         }
         text.push('\n');
-        live.suspend(|| {
-            self.out
-                .write_all(text.as_bytes())
-                .and_then(|()| self.out.flush())
-        })?;
+        live.suspend(|| self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()))?;
         Ok(())
     }
 
@@ -154,20 +150,13 @@ impl Reporter {
             return Ok(values);
         }
         self.header_done = true;
-        Ok(format!(
-            "{}\n{values}",
-            line(row.0.into_iter().map(|(key, _)| key).collect())
-        ))
+        Ok(format!("{}\n{values}", line(row.0.into_iter().map(|(key, _)| key).collect())))
     }
 }
 
 /// One record as a line of JSON, for tools that print it themselves.
 pub fn json(kind: Kind, record: &impl Serialize) -> anyhow::Result<String> {
-    Ok(serde_json::to_string(&Envelope {
-        kind,
-        schema: SCHEMA,
-        record,
-    })?)
+    Ok(serde_json::to_string(&Envelope { kind, schema: SCHEMA, record })?)
 }
 
 /// The members of a JSON object in the order in which they were written.
@@ -246,10 +235,7 @@ impl Flow {
 
     /// Bits per second on a wire.
     pub fn bps_l1(self, seconds: f64) -> f64 {
-        per(
-            units::l1_bits(self.packets, self.bytes, self.pad_bytes),
-            seconds,
-        )
+        per(units::l1_bits(self.packets, self.bytes, self.pad_bytes), seconds)
     }
 
     /// Mean packets per sync.
@@ -298,21 +284,11 @@ mod tests {
         let out = Shared::default();
         let mut reporter = Reporter::new(Box::new(out.clone()), args);
         let live = Live::new(None, args);
-        for (n, kind) in [
-            Kind::Start,
-            Kind::Interval,
-            Kind::Interval,
-            Kind::Totals,
-            Kind::End,
-        ]
-        .into_iter()
-        .enumerate()
+        for (n, kind) in [Kind::Start, Kind::Interval, Kind::Interval, Kind::Totals, Kind::End]
+            .into_iter()
+            .enumerate()
         {
-            let record = Sample {
-                tx_packets: n as u64,
-                note: "a,\"b\"",
-                maybe: None,
-            };
+            let record = Sample { tx_packets: n as u64, note: "a,\"b\"", maybe: None };
             reporter.emit(&live, kind, &record).expect("memory");
         }
         String::from_utf8(out.0.lock().expect("not poisoned").clone()).expect("text")
@@ -320,10 +296,7 @@ mod tests {
 
     #[test]
     fn json_alone_prints_totals_on_request_and_the_end() {
-        let text = print(&OutputArgs {
-            json: true,
-            ..OutputArgs::default()
-        });
+        let text = print(&OutputArgs { json: true, ..OutputArgs::default() });
         assert_eq!(text.lines().count(), 2);
         assert!(text.ends_with("{\"type\":\"end\",\"schema\":1,\"tx_packets\":4,\"note\":\"a,\\\"b\\\"\",\"maybe\":null}\n"), "{text}");
     }
@@ -331,11 +304,7 @@ mod tests {
     #[test]
     fn json_with_interval_prints_all_and_ends_with_end() {
         let interval = Some(Duration::from_secs(1));
-        let text = print(&OutputArgs {
-            json: true,
-            interval,
-            ..OutputArgs::default()
-        });
+        let text = print(&OutputArgs { json: true, interval, ..OutputArgs::default() });
         let kinds: Vec<Value> = text
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["type"].clone())
@@ -345,14 +314,8 @@ mod tests {
 
     #[test]
     fn csv_has_one_header_and_quotes_cells() {
-        let text = print(&OutputArgs {
-            csv: true,
-            ..OutputArgs::default()
-        });
-        assert_eq!(
-            text,
-            "type,schema,tx_packets,note,maybe\nend,1,4,\"a,\"\"b\"\"\",\n"
-        );
+        let text = print(&OutputArgs { csv: true, ..OutputArgs::default() });
+        assert_eq!(text, "type,schema,tx_packets,note,maybe\nend,1,4,\"a,\"\"b\"\"\",\n");
         let text = print(&OutputArgs {
             csv: true,
             interval: Some(Duration::from_secs(1)),
@@ -363,34 +326,15 @@ mod tests {
 
     #[test]
     fn quiet_human_run_prints_the_result_only() {
-        let text = print(&OutputArgs {
-            quiet: true,
-            ..OutputArgs::default()
-        });
+        let text = print(&OutputArgs { quiet: true, ..OutputArgs::default() });
         assert_eq!(text, "3 packets\n4 packets\n");
     }
 
     #[test]
     fn flow_rates_are_per_second_and_safe_in_no_time() {
-        let flow = Flow {
-            packets: 100,
-            bytes: 6000,
-            pad_bytes: 0,
-            batches: 4,
-            drops: 0,
-        };
-        assert_eq!(
-            (flow.pps(2.0), flow.bps_l2(2.0), flow.bps_l1(2.0)),
-            (50.0, 24_000.0, 33_600.0)
-        );
+        let flow = Flow { packets: 100, bytes: 6000, pad_bytes: 0, batches: 4, drops: 0 };
+        assert_eq!((flow.pps(2.0), flow.bps_l2(2.0), flow.bps_l1(2.0)), (50.0, 24_000.0, 33_600.0));
         assert_eq!((flow.avg_batch(), flow.pps(0.0)), (25.0, 0.0));
-        assert_eq!(
-            flow.since(Flow {
-                packets: 40,
-                ..Flow::default()
-            })
-            .packets,
-            60
-        );
+        assert_eq!(flow.since(Flow { packets: 40, ..Flow::default() }).packets, 60);
     }
 }

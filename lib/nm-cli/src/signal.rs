@@ -47,8 +47,7 @@ impl Signals {
         let signalled = Arc::new(AtomicBool::new(false));
         let (wake, ring) = UnixStream::pair().context("creating the signal pipe")?;
         for end in [&wake, &ring] {
-            end.set_nonblocking(true)
-                .context("creating the signal pipe")?;
+            end.set_nonblocking(true).context("creating the signal pipe")?;
         }
         let install = || -> std::io::Result<()> {
             for signal in [SIGINT, SIGTERM] {
@@ -63,12 +62,7 @@ impl Signals {
             Ok(())
         };
         install().context("installing signal handlers")?;
-        Ok(Signals {
-            stop,
-            report,
-            wake,
-            ring,
-        })
+        Ok(Signals { stop, report, wake, ring })
     }
 
     /// The stop flag, for worker threads.
@@ -93,9 +87,7 @@ impl Signals {
 
     /// A handle for another thread that has something to tell the waiting one.
     pub fn waker(&self) -> anyhow::Result<Waker> {
-        Ok(Waker(
-            self.ring.try_clone().context("copying the signal pipe")?,
-        ))
+        Ok(Waker(self.ring.try_clone().context("copying the signal pipe")?))
     }
 
     /// Readable when a signal arrived; for a poll together with other descriptors. Call
@@ -146,29 +138,18 @@ mod tests {
         raise(Signal::SIGUSR1).expect("raise");
         let begin = Instant::now();
         signals.wait(Duration::from_secs(60));
-        assert!(
-            begin.elapsed() < Duration::from_secs(30),
-            "slept through a signal"
-        );
+        assert!(begin.elapsed() < Duration::from_secs(30), "slept through a signal");
         assert!(signals.take_report());
         assert!(!signals.take_report());
 
         let waker = signals.waker().expect("waker");
-        std::thread::spawn(move || waker.wake())
-            .join()
-            .expect("thread");
+        std::thread::spawn(move || waker.wake()).join().expect("thread");
         signals.wait(Duration::from_secs(60));
-        assert!(
-            begin.elapsed() < Duration::from_secs(30),
-            "slept through a wake-up"
-        );
+        assert!(begin.elapsed() < Duration::from_secs(30), "slept through a wake-up");
 
         raise(Signal::SIGTERM).expect("raise");
         assert!(signals.stopped());
         signals.wait(Duration::from_secs(60));
-        assert!(
-            begin.elapsed() < Duration::from_secs(30),
-            "slept through a signal"
-        );
+        assert!(begin.elapsed() < Duration::from_secs(30), "slept through a signal");
     }
 }

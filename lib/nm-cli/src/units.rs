@@ -65,9 +65,8 @@ fn err<T>(why: impl Into<String>) -> Result<T, UnitError> {
 /// Splits `10Mpps` into its number and the text after it.
 fn split(text: &str) -> Result<(f64, &str), UnitError> {
     let text = text.trim();
-    let end = text
-        .find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_'))
-        .unwrap_or(text.len());
+    let end =
+        text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).unwrap_or(text.len());
     let digits = text[..end].replace('_', "");
     match digits.parse::<f64>() {
         Ok(number) if number.is_finite() => Ok((number, text[end..].trim_start())),
@@ -136,9 +135,7 @@ impl FromStr for Rate {
             "" | "pps" | "p/s" => Ok(Rate::Pps(Pps(value))),
             "bps" | "bit/s" | "b/s" if value > 0.0 => Ok(Rate::Bps(Bps(value))),
             "bps" | "bit/s" | "b/s" => err("a bit rate is above 0"),
-            _ => err(format!(
-                "unknown unit {rest:?}; write 1M, 10Mpps, 1Gbps or 50%"
-            )),
+            _ => err(format!("unknown unit {rest:?}; write 1M, 10Mpps, 1Gbps or 50%")),
         }
     }
 }
@@ -195,11 +192,7 @@ impl Sizes {
             Sizes::Fixed(size) => size as f64,
             Sizes::Range(low, high) => (low + high) as f64 / 2.0,
             Sizes::Imix => {
-                Self::IMIX
-                    .iter()
-                    .map(|&(size, n)| (size * n) as f64)
-                    .sum::<f64>()
-                    / 12.0
+                Self::IMIX.iter().map(|&(size, n)| (size * n) as f64).sum::<f64>() / 12.0
             }
         }
     }
@@ -300,19 +293,8 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Count>(), Ok(Count(value)), "{text}");
         }
-        for text in [
-            "",
-            "M",
-            "-1",
-            "1Mi",
-            "1.5",
-            "1e9",
-            "99999999T",
-            "1 k k",
-            "0x10",
-            "NaN",
-            "inf",
-        ] {
+        for text in ["", "M", "-1", "1Mi", "1.5", "1e9", "99999999T", "1 k k", "0x10", "NaN", "inf"]
+        {
             assert!(text.parse::<Count>().is_err(), "{text:?} was accepted");
         }
     }

@@ -37,11 +37,7 @@ impl Bridge {
             panic!("nm-bridge ended before it had opened its ports (see its stderr)");
         });
         assert_eq!(start["type"], "start");
-        Bridge {
-            child,
-            stdout,
-            start,
-        }
+        Bridge { child, stdout, start }
     }
 
     /// Sends a signal.
@@ -57,10 +53,7 @@ impl Bridge {
         // The command name, in parentheses, is the only field that may hold a space.
         let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
         let fields: Vec<&str> = fields.split(' ').collect();
-        [11, 12]
-            .iter()
-            .map(|&i: &usize| fields[i].parse::<u64>().expect("ticks"))
-            .sum()
+        [11, 12].iter().map(|&i: &usize| fields[i].parse::<u64>().expect("ticks")).sum()
     }
 
     /// Its next record.
@@ -77,9 +70,7 @@ impl Bridge {
     /// Waits for its end: exit status and its last record.
     pub fn wait(mut self) -> (ExitStatus, serde_json::Value) {
         let mut text = String::new();
-        self.stdout
-            .read_to_string(&mut text)
-            .expect("its output is text");
+        self.stdout.read_to_string(&mut text).expect("its output is text");
         let last = text.lines().last().expect("a bridge ends with a record");
         let end = serde_json::from_str(last).expect("JSON");
         (self.child.wait().expect("our child"), end)

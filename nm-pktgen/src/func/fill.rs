@@ -87,10 +87,7 @@ impl Filler {
             cut: plan.cut,
             capacity,
             slots,
-            filled: rings
-                .iter()
-                .map(|&num_slots| (vec![false; num_slots], num_slots))
-                .collect(),
+            filled: rings.iter().map(|&num_slots| (vec![false; num_slots], num_slots)).collect(),
             mark,
             seq: 0,
             hexdump: plan.hexdump,
@@ -128,11 +125,7 @@ impl Filler {
 
     fn same(&self, packets: usize, len: usize) -> Made {
         let pad_bytes = units::pad_bytes(len as u64) * packets as u64;
-        Made {
-            packets,
-            bytes: (packets * len) as u64,
-            pad_bytes,
-        }
+        Made { packets, bytes: (packets * len) as u64, pad_bytes }
     }
 
     fn fill_constant(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Made {
@@ -157,10 +150,7 @@ impl Filler {
     }
 
     fn fill_heads(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Made {
-        let mut made = Made {
-            packets,
-            ..Made::default()
-        };
+        let mut made = Made { packets, ..Made::default() };
         for i in 0..packets {
             let len = self.next();
             let slot = ring.slot(i);
@@ -184,10 +174,7 @@ impl Filler {
     }
 
     fn fill_slots(&mut self, ring: &mut TxRing<'_>, packets: usize) -> Made {
-        let mut made = Made {
-            packets,
-            ..Made::default()
-        };
+        let mut made = Made { packets, ..Made::default() };
         let mut next = 0;
         for _ in 0..packets {
             let len = self.next();
@@ -195,24 +182,14 @@ impl Filler {
             let mut rest = &self.source.bytes()[..len];
             for part in 0..slots {
                 let last = part + 1 == slots;
-                let (now, after) = rest.split_at(if last {
-                    rest.len()
-                } else {
-                    size.min(rest.len())
-                });
+                let (now, after) =
+                    rest.split_at(if last { rest.len() } else { size.min(rest.len()) });
                 let slot = ring.slot(next);
                 if self.mode != Mode::Untouched {
                     let frame = slot.frame();
                     frame.write(0, &now[..now.len().min(frame.len())]);
                 }
-                slot.set(
-                    now.len(),
-                    if last {
-                        SlotFlags::empty()
-                    } else {
-                        SlotFlags::MOREFRAG
-                    },
-                );
+                slot.set(now.len(), if last { SlotFlags::empty() } else { SlotFlags::MOREFRAG });
                 rest = after;
                 next += 1;
             }
@@ -226,8 +203,7 @@ impl Filler {
     fn fill_indirect(&mut self, ring: &mut TxRing<'_>, packets: usize) -> Made {
         let bytes = self.constant;
         for i in 0..packets {
-            ring.slot(i)
-                .set_indirect(bytes.as_ptr(), bytes.len(), SlotFlags::empty());
+            ring.slot(i).set_indirect(bytes.as_ptr(), bytes.len(), SlotFlags::empty());
         }
         ring.advance(packets);
         self.same(packets, bytes.len())
@@ -255,11 +231,7 @@ impl Filler {
         let mut all = Made::default();
         for _ in 0..packets {
             let made = self.fill_quietly(ring, index, 1);
-            print(
-                "tx",
-                &self.source.bytes()[..made.bytes as usize],
-                self.to_stderr,
-            );
+            print("tx", &self.source.bytes()[..made.bytes as usize], self.to_stderr);
             all.packets += made.packets;
             all.bytes += made.bytes;
             all.pad_bytes += made.pad_bytes;

@@ -74,11 +74,7 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
         worker.stamp(clock.now_ns());
         for _ in 0..packets {
             let len = source.next();
-            source.set_mark(Mark {
-                seq,
-                value: clock.now_ns(),
-                ..stream
-            });
+            source.set_mark(Mark { seq, value: clock.now_ns(), ..stream });
             seq = seq.wrapping_add(1);
             if !push(worker, &source.bytes()[..len])? {
                 return Ok(());
@@ -135,9 +131,7 @@ fn listen(
     outstanding: &mut Outstanding,
     head: &mut Vec<u8>,
 ) -> anyhow::Result<()> {
-    worker
-        .port
-        .wait(Interest::RX, worker.plan.wait, Some(LOOK))?;
+    worker.port.wait(Interest::RX, worker.plan.wait, Some(LOOK))?;
     let now = worker.control.clock.now_ns();
     let (mut packets, mut bytes, mut pad_bytes) = (0, 0, 0);
     for ring in 0..worker.port.rx_rings() {

@@ -16,9 +16,7 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
     let mut bytes = Vec::new();
     let mut ends = Vec::new();
     while !worker.control.stopped() && !worker.complete() {
-        let ready = worker
-            .port
-            .wait(Interest::RX, worker.plan.wait, Some(LOOK))?;
+        let ready = worker.port.wait(Interest::RX, worker.plan.wait, Some(LOOK))?;
         let now = worker.control.clock.now_ns();
         if ready.is_empty() {
             worker.publish(now);
@@ -69,9 +67,7 @@ fn gather(
         if slot.more_frag() {
             continue;
         }
-        let packet = bytes
-            .get_mut(begin + worker.plan.recipe.vnet..)
-            .unwrap_or_default();
+        let packet = bytes.get_mut(begin + worker.plan.recipe.vnet..).unwrap_or_default();
         if turn(packet) {
             ends.push(bytes.len());
         } else {
@@ -146,22 +142,10 @@ mod tests {
     #[test]
     fn only_pings_are_turned_and_only_once() {
         let mut template = Template::new(Family::V6, 0, 80);
-        template.set_mark(
-            Mark {
-                seq: 1,
-                run: 2,
-                kind: Kind::Ping,
-                thread: 0,
-                value: 5,
-            }
-            .encode(),
-        );
+        template.set_mark(Mark { seq: 1, run: 2, kind: Kind::Ping, thread: 0, value: 5 }.encode());
         let mut packet = template.bytes()[..80].to_vec();
         assert!(turn(&mut packet));
-        assert_eq!(
-            super::super::rx::mark(&packet).map(|mark| mark.kind),
-            Some(Kind::Pong)
-        );
+        assert_eq!(super::super::rx::mark(&packet).map(|mark| mark.kind), Some(Kind::Pong));
         assert!(!turn(&mut packet), "a pong is not answered");
         assert!(!turn(&mut [0; 60]));
         assert!(!turn(&mut []));

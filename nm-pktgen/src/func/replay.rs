@@ -30,10 +30,7 @@ impl Schedule {
         let first = *self.first_ns.get_or_insert(ts_ns);
         // Files may go back in time; such packets are due at once.
         let offset = ts_ns.saturating_sub(first) as f64 / times;
-        self.last_due_ns = self
-            .start_ns
-            .get_or_insert_with(clock)
-            .saturating_add(offset as u64);
+        self.last_due_ns = self.start_ns.get_or_insert_with(clock).saturating_add(offset as u64);
         Some(self.last_due_ns)
     }
 }
@@ -46,12 +43,8 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
     let mut pacer = worker.pacer();
     rate::sharpen_timers();
     let clock = worker.control.clock;
-    let mut schedule = Schedule {
-        speed: replay.speed,
-        start_ns: None,
-        first_ns: None,
-        last_due_ns: 0,
-    };
+    let mut schedule =
+        Schedule { speed: replay.speed, start_ns: None, first_ns: None, last_due_ns: 0 };
     let mut frame = vec![0; worker.plan.recipe.vnet];
     let (mut queued, mut skipped, mut cut, mut ring) = (0, 0u64, 0u64, 0);
     let mut pass = 0;
@@ -182,19 +175,11 @@ mod tests {
 
     #[test]
     fn due_times_keep_the_distance_from_the_first_packet() {
-        let mut schedule = Schedule {
-            speed: Speed::Times(2.0),
-            start_ns: None,
-            first_ns: None,
-            last_due_ns: 0,
-        };
+        let mut schedule =
+            Schedule { speed: Speed::Times(2.0), start_ns: None, first_ns: None, last_due_ns: 0 };
         assert_eq!(schedule.due(50_000, || 1000), Some(1000));
         assert_eq!(schedule.due(54_000, || 9999), Some(3000));
-        assert_eq!(
-            schedule.due(40_000, || 9999),
-            Some(1000),
-            "a step back is due at once"
-        );
+        assert_eq!(schedule.due(40_000, || 9999), Some(1000), "a step back is due at once");
         schedule.speed = Speed::Max;
         assert_eq!(schedule.due(60_000, || 9999), None);
     }

@@ -44,14 +44,8 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
         if let Some(capture) = worker.capture {
             capture.flush()?;
         }
-        let ready = worker
-            .port
-            .wait(Interest::RX, worker.plan.wait, Some(LOOK))?;
-        let quiet = worker
-            .control
-            .clock
-            .now_ns()
-            .saturating_sub(worker.tally.last_ns);
+        let ready = worker.port.wait(Interest::RX, worker.plan.wait, Some(LOOK))?;
+        let quiet = worker.control.clock.now_ns().saturating_sub(worker.tally.last_ns);
         if ready.is_empty()
             && worker.plan.exit_if_empty
             && worker.tally.rx_packets > 0
@@ -86,11 +80,8 @@ fn drain(worker: &mut Worker<'_>, look: &mut Look, ring: usize) -> usize {
     if limit == 0 {
         return 0;
     }
-    let taken = if look.needed {
-        look.take(worker, ring, limit)
-    } else {
-        count(worker, ring, limit)
-    };
+    let taken =
+        if look.needed { look.take(worker, ring, limit) } else { count(worker, ring, limit) };
     worker.received(taken.packets, taken.bytes, taken.pad_bytes);
     taken.packets
 }
@@ -187,11 +178,8 @@ impl Look {
         for slot in rx.batch(usize::MAX) {
             let frame = slot.frame();
             let (len, at) = (frame.len(), self.bytes.len());
-            let keep = if self.whole {
-                len
-            } else {
-                len.min(HEAD_BYTES.saturating_sub(at - begin))
-            };
+            let keep =
+                if self.whole { len } else { len.min(HEAD_BYTES.saturating_sub(at - begin)) };
             self.bytes.resize(at + keep, 0);
             frame.copy_to(&mut self.bytes[at..]);
             slots += 1;
@@ -273,11 +261,7 @@ impl Streams {
 
     fn note_mark(&mut self, mark: Mark) -> bool {
         let key = mark.stream();
-        if self
-            .trackers
-            .get(self.last)
-            .is_none_or(|(stream, _)| *stream != key)
-        {
+        if self.trackers.get(self.last).is_none_or(|(stream, _)| *stream != key) {
             match self.index.get(&key) {
                 Some(&found) => self.last = found,
                 None if self.trackers.len() == MAX_STREAMS => return false,
@@ -293,16 +277,14 @@ impl Streams {
     }
 
     fn verdict(&self) -> Verdict {
-        self.trackers
-            .iter()
-            .fold(Verdict::default(), |sum, (_, tracker)| {
-                let one = tracker.verdict();
-                Verdict {
-                    lost: sum.lost + one.lost,
-                    reordered: sum.reordered + one.reordered,
-                    duplicated: sum.duplicated + one.duplicated,
-                }
-            })
+        self.trackers.iter().fold(Verdict::default(), |sum, (_, tracker)| {
+            let one = tracker.verdict();
+            Verdict {
+                lost: sum.lost + one.lost,
+                reordered: sum.reordered + one.reordered,
+                duplicated: sum.duplicated + one.duplicated,
+            }
+        })
     }
 }
 
@@ -325,14 +307,7 @@ mod tests {
     fn packet(run: u16, seq: u64) -> Vec<u8> {
         let mut template = Template::new(Family::V4, 0, 60);
         template.set_mark(
-            Mark {
-                seq: seq as u32,
-                run,
-                kind: Kind::Seq,
-                thread: 0,
-                value: seq,
-            }
-            .encode(),
+            Mark { seq: seq as u32, run, kind: Kind::Seq, thread: 0, value: seq }.encode(),
         );
         template.bytes()[..60].to_vec()
     }
@@ -343,14 +318,7 @@ mod tests {
         for (run, seq) in [(1, 0), (2, 0), (1, 1), (2, 3), (1, 2), (1, 1)] {
             streams.note(&packet(run, seq));
         }
-        assert_eq!(
-            streams.verdict(),
-            Verdict {
-                lost: 2,
-                reordered: 0,
-                duplicated: 1
-            }
-        );
+        assert_eq!(streams.verdict(), Verdict { lost: 2, reordered: 0, duplicated: 1 });
         assert_eq!(streams.foreign, 0);
     }
 

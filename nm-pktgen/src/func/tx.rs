@@ -16,22 +16,15 @@ const PUBLISH_PACKETS: usize = 64;
 /// sender would look like its former self.
 pub fn stream_mark(worker: &Worker<'_>, kind: Kind) -> Mark {
     let run = Rng::new(u64::from(std::process::id()), worker.plan.recipe.seed).next() as u16;
-    Mark {
-        seq: 0,
-        run,
-        kind,
-        thread: worker.index as u8,
-        value: 0,
-    }
+    Mark { seq: 0, run, kind, thread: worker.index as u8, value: 0 }
 }
 
 /// Sends until the run ends.
 pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
     let seq = worker.plan.function == Function::Txseq;
     let source = Source::new(&worker.plan.recipe, worker.index as u64);
-    let rings: Vec<usize> = (0..worker.port.tx_rings())
-        .map(|ring| worker.port.tx(ring).num_slots())
-        .collect();
+    let rings: Vec<usize> =
+        (0..worker.port.tx_rings()).map(|ring| worker.port.tx(ring).num_slots()).collect();
     let mark = seq.then(|| stream_mark(worker, Kind::Seq));
     let mut filler = Filler::new(worker.plan, source, &rings, capacity(worker), mark)?;
     allow_indirect(worker, &filler)?;
@@ -62,11 +55,7 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
         if let Some(pacer) = &mut pacer {
             pacer.charge(made.packets as u64, made.bytes);
         }
-        ring = if chosen + 1 == rings.len() {
-            0
-        } else {
-            chosen + 1
-        };
+        ring = if chosen + 1 == rings.len() { 0 } else { chosen + 1 };
         unpublished += packets;
         if unpublished >= PUBLISH_PACKETS || pacer.is_some() {
             unpublished = 0;
@@ -96,11 +85,7 @@ fn allowed(worker: &Worker<'_>, pacer: &mut Option<Pacer>) -> Option<usize> {
 fn capacity(worker: &mut Worker<'_>) -> usize {
     // All buffers of a port have one size; a ring without a free slot says so later.
     let mut ring = worker.port.tx(0);
-    if ring.space() > 0 {
-        ring.slot(0).capacity()
-    } else {
-        usize::from(u16::MAX)
-    }
+    if ring.space() > 0 { ring.slot(0).capacity() } else { usize::from(u16::MAX) }
 }
 
 /// Tells the port which memory its slots may point to. The library's call for that is unsafe, as it
@@ -120,11 +105,7 @@ fn allow_indirect(worker: &mut Worker<'_>, filler: &Filler) -> anyhow::Result<()
 fn find_room(worker: &mut Worker<'_>, from: usize, slots: usize) -> Option<(usize, usize)> {
     let rings = worker.port.tx_rings();
     for turn in 0..rings {
-        let ring = if from + turn >= rings {
-            from + turn - rings
-        } else {
-            from + turn
-        };
+        let ring = if from + turn >= rings { from + turn - rings } else { from + turn };
         let space = worker.port.tx(ring).space();
         if space >= slots {
             worker.tally.space = space as u64;

@@ -5,10 +5,7 @@
 /// parts can be added as long as all parts but the last have even length.
 pub fn sum(bytes: &[u8]) -> u64 {
     let (words, last) = bytes.as_chunks::<2>();
-    let sum: u64 = words
-        .iter()
-        .map(|&word| u64::from(u16::from_be_bytes(word)))
-        .sum();
+    let sum: u64 = words.iter().map(|&word| u64::from(u16::from_be_bytes(word))).sum();
     sum + last.first().map_or(0, |&byte| u64::from(byte) << 8)
 }
 
@@ -39,10 +36,7 @@ mod tests {
 
     #[test]
     fn example_of_rfc_1071() {
-        assert_eq!(
-            finish(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])),
-            !0xddf2
-        );
+        assert_eq!(finish(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7])), !0xddf2);
         assert_eq!(sum(&[0x12]), 0x1200);
     }
 

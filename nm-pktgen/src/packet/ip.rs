@@ -24,11 +24,7 @@ pub const V6_LENGTH: usize = 4;
 impl Family {
     /// The family of an address.
     pub fn of(address: IpAddr) -> Family {
-        if address.is_ipv4() {
-            Family::V4
-        } else {
-            Family::V6
-        }
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
     /// Length of the header.

@@ -67,11 +67,7 @@ impl Mark {
             value,
         };
         // A sequence number stands there twice; a packet of somebody else hardly has both.
-        if kind == Kind::Seq && mark.seq != value as u32 {
-            None
-        } else {
-            Some(mark)
-        }
+        if kind == Kind::Seq && mark.seq != value as u32 { None } else { Some(mark) }
     }
 
     /// Identifies the sender's stream.
@@ -86,13 +82,8 @@ mod tests {
 
     #[test]
     fn mark_reads_back_and_strangers_are_refused() {
-        let mark = Mark {
-            seq: 0x89ab_cdef,
-            run: 7,
-            kind: Kind::Seq,
-            thread: 3,
-            value: 0x1_89ab_cdef,
-        };
+        let mark =
+            Mark { seq: 0x89ab_cdef, run: 7, kind: Kind::Seq, thread: 3, value: 0x1_89ab_cdef };
         let bytes = mark.encode();
         let half =
             |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));

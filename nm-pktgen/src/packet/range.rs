@@ -37,14 +37,10 @@ impl std::error::Error for RangeError {}
 
 /// `10.0.0.1`, `10.0.0.1:80`, `fd00::1`, `[fd00::1]`, `[fd00::1]:80`.
 fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>), RangeError> {
-    let bad = || {
-        RangeError(format!(
-            "{text:?} is not an address; write 10.0.0.1:1234 or [fd00::1]:1234"
-        ))
-    };
+    let bad =
+        || RangeError(format!("{text:?} is not an address; write 10.0.0.1:1234 or [fd00::1]:1234"));
     let port = |text: &str| {
-        text.parse()
-            .map_err(|_| RangeError(format!("{text:?} is not a port (0 to 65535)")))
+        text.parse().map_err(|_| RangeError(format!("{text:?} is not a port (0 to 65535)")))
     };
     if let Some(rest) = text.strip_prefix('[') {
         let (address, rest) = rest.split_once(']').ok_or_else(bad)?;
@@ -59,19 +55,15 @@ fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>), RangeError> {
         return Ok((address, None));
     }
     let (address, number) = text.split_once(':').ok_or_else(bad)?;
-    Ok((
-        address.parse::<Ipv4Addr>().map_err(|_| bad())?.into(),
-        Some(port(number)?),
-    ))
+    Ok((address.parse::<Ipv4Addr>().map_err(|_| bad())?.into(), Some(port(number)?)))
 }
 
 impl FromStr for AddrRange {
     type Err = RangeError;
 
     fn from_str(text: &str) -> Result<AddrRange, RangeError> {
-        let (low, high) = text
-            .split_once('-')
-            .map_or((text, None), |(low, high)| (low, Some(high)));
+        let (low, high) =
+            text.split_once('-').map_or((text, None), |(low, high)| (low, Some(high)));
         let (first, first_port) = endpoint(low)?;
         let first_port = first_port.unwrap_or(DEFAULT_PORT);
         let (last, last_port) = match high {
@@ -87,12 +79,7 @@ impl FromStr for AddrRange {
         if last < first || last_port < first_port {
             return Err(RangeError("the range ends before it begins".to_string()));
         }
-        Ok(AddrRange {
-            first,
-            last,
-            first_port,
-            last_port,
-        })
+        Ok(AddrRange { first, last, first_port, last_port })
     }
 }
 
@@ -100,11 +87,7 @@ impl fmt::Display for AddrRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let end = |ip: IpAddr, port: u16| std::net::SocketAddr::new(ip, port);
         write!(f, "{}", end(self.first, self.first_port))?;
-        if self.single() {
-            Ok(())
-        } else {
-            write!(f, "-{}", end(self.last, self.last_port))
-        }
+        if self.single() { Ok(()) } else { write!(f, "-{}", end(self.last, self.last_port)) }
     }
 }
 
@@ -161,11 +144,7 @@ fn successor(address: IpAddr) -> IpAddr {
 impl Cursor {
     /// At the beginning of a range.
     pub fn new(range: AddrRange) -> Cursor {
-        Cursor {
-            range,
-            address: range.first,
-            port: range.first_port,
-        }
+        Cursor { range, address: range.first, port: range.first_port }
     }
 
     /// Goes to the next port, or the next address after the last port, or back to the beginning.
@@ -196,10 +175,7 @@ mod tests {
         assert_eq!((range.first_port, range.last_port), (5, 7));
         let range: AddrRange = "[fd00::1]:9-[fd00::2]:9".parse().expect("valid");
         assert_eq!(range.to_string(), "[fd00::1]:9-[fd00::2]:9");
-        assert_eq!(
-            "10.0.0.1".parse::<AddrRange>().map(|r| r.first_port),
-            Ok(DEFAULT_PORT)
-        );
+        assert_eq!("10.0.0.1".parse::<AddrRange>().map(|r| r.first_port), Ok(DEFAULT_PORT));
         assert!("fd00::1".parse::<AddrRange>().is_ok_and(AddrRange::single));
         for text in [
             "",
@@ -223,10 +199,7 @@ mod tests {
             seen.push((cursor.address, cursor.port));
         }
         let text: Vec<String> = seen.iter().map(|(a, p)| format!("{a}:{p}")).collect();
-        assert_eq!(
-            text,
-            ["10.0.0.255:1", "10.0.0.255:2", "10.0.1.0:1", "10.0.1.0:2"]
-        );
+        assert_eq!(text, ["10.0.0.255:1", "10.0.0.255:2", "10.0.1.0:1", "10.0.1.0:2"]);
         assert_eq!((cursor.address, cursor.port), seen[0]);
     }
 

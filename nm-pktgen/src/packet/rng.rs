@@ -36,19 +36,13 @@ mod tests {
     fn known_answer_keeps_old_seeds_working() {
         // Reference output of SplitMix64 for the state 0, first two values.
         let mut rng = Rng(0);
-        assert_eq!(
-            (rng.next(), rng.next()),
-            (0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4)
-        );
+        assert_eq!((rng.next(), rng.next()), (0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4));
     }
 
     #[test]
     fn below_stays_below_and_reaches_both_ends() {
         let mut rng = Rng::new(1, 0);
         let seen: std::collections::BTreeSet<u64> = (0..1000).map(|_| rng.below(7)).collect();
-        assert_eq!(
-            seen.into_iter().collect::<Vec<_>>(),
-            (0..7).collect::<Vec<_>>()
-        );
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), (0..7).collect::<Vec<_>>());
     }
 }

@@ -76,10 +76,9 @@ impl Source {
         let (low, high) = recipe.sizes.bounds();
         let mut template = Template::new(recipe.family, recipe.vnet, high);
         let (src, dst) = (Cursor::new(recipe.src), Cursor::new(recipe.dst));
-        for (end, cursor, mac) in [
-            (End::Src, &src, recipe.src_mac),
-            (End::Dst, &dst, recipe.dst_mac),
-        ] {
+        for (end, cursor, mac) in
+            [(End::Src, &src, recipe.src_mac), (End::Dst, &dst, recipe.dst_mac)]
+        {
             template.set_address(end, cursor.address);
             template.set_port(end, cursor.port);
             template.set_mac(end, mac.first);
@@ -130,10 +129,7 @@ impl Source {
         let index = self.index;
         self.index += 1;
         self.vary_size(index);
-        for (end, range) in [
-            (End::Src, self.recipe.src_mac),
-            (End::Dst, self.recipe.dst_mac),
-        ] {
+        for (end, range) in [(End::Src, self.recipe.src_mac), (End::Dst, self.recipe.dst_mac)] {
             if range.count() > 1 {
                 self.template.set_mac(end, range.nth(index));
             }
@@ -166,11 +162,7 @@ impl Source {
 
     /// Goes one step in a range; true if it wrapped.
     fn step(&mut self, end: End) -> bool {
-        let cursor = if end == End::Src {
-            &mut self.src
-        } else {
-            &mut self.dst
-        };
+        let cursor = if end == End::Src { &mut self.src } else { &mut self.dst };
         let (before, step) = (cursor.port, cursor.step());
         if cursor.port != before {
             self.template.set_port(end, cursor.port);
@@ -235,9 +227,7 @@ mod tests {
         let recipe = Recipe {
             src: "10.0.0.1:1-10.0.0.2:2".parse().expect("valid"),
             dst: "10.1.0.1:7-10.1.0.1:8".parse().expect("valid"),
-            src_mac: "02:00:00:00:00:00-02:00:00:00:00:02"
-                .parse()
-                .expect("valid"),
+            src_mac: "02:00:00:00:00:00-02:00:00:00:00:02".parse().expect("valid"),
             ..recipe()
         };
         let made = frames(&recipe, 9);
@@ -269,26 +259,14 @@ mod tests {
         let made = frames(&recipe, 500);
         made.iter().for_each(|frame| assert_valid(frame));
         assert_eq!(made, frames(&recipe, 500));
-        assert_ne!(
-            made,
-            frames(
-                &Recipe {
-                    seed: 2,
-                    ..recipe.clone()
-                },
-                500
-            )
-        );
+        assert_ne!(made, frames(&Recipe { seed: 2, ..recipe.clone() }, 500));
         let distinct: std::collections::HashSet<&[u8]> = made.iter().map(|f| &f[26..38]).collect();
         assert_eq!(distinct.len(), 500);
     }
 
     #[test]
     fn imix_has_its_proportions() {
-        let recipe = Recipe {
-            sizes: Sizes::Imix,
-            ..recipe()
-        };
+        let recipe = Recipe { sizes: Sizes::Imix, ..recipe() };
         let made = frames(&recipe, 12);
         made.iter().for_each(|frame| assert_valid(frame));
         for (size, n) in Sizes::IMIX {

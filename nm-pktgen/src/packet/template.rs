@@ -59,12 +59,7 @@ impl Template {
             Family::V4 => eth::IPV4,
             Family::V6 => eth::IPV6,
         };
-        eth::write(
-            &mut template.bytes[vnet..],
-            Mac::BROADCAST,
-            Mac::default(),
-            ether_type,
-        );
+        eth::write(&mut template.bytes[vnet..], Mac::BROADCAST, Mac::default(), ether_type);
         let udp_len = udp::LEN;
         ip::write(&mut template.bytes[ip..], family, any, any, udp_len);
         template.bytes[udp_at + udp::LENGTH..][..2]
@@ -98,12 +93,7 @@ impl Template {
         if Family::of(address) != self.family {
             return;
         }
-        let at = self.ip
-            + if end == End::Src {
-                self.family.src()
-            } else {
-                self.family.dst()
-            };
+        let at = self.ip + if end == End::Src { self.family.src() } else { self.family.dst() };
         let (n, new) = (self.family.address(), ip::octets(address));
         let mut old = [0; 16];
         old[..n].copy_from_slice(&self.bytes[at..at + n]);
@@ -191,11 +181,7 @@ pub fn mark_offset(
 pub fn turn(frame: &mut [u8], family: Family, at: usize) {
     let (dst, rest) = frame.split_at_mut(eth::SRC);
     dst.swap_with_slice(&mut rest[..6]);
-    let (src, dst, n) = (
-        eth::LEN + family.src(),
-        eth::LEN + family.dst(),
-        family.address(),
-    );
+    let (src, dst, n) = (eth::LEN + family.src(), eth::LEN + family.dst(), family.address());
     let (low, high) = frame.split_at_mut(dst);
     low[src..src + n].swap_with_slice(&mut high[..n]);
     let udp_at = at - udp::LEN;
@@ -222,36 +208,21 @@ pub mod tests {
     /// The naive check: sums everything anew, as a receiver does.
     pub fn assert_valid(frame: &[u8]) {
         let be16 = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
-        let family = if be16(eth::TYPE) == eth::IPV4 {
-            Family::V4
-        } else {
-            Family::V6
-        };
+        let family = if be16(eth::TYPE) == eth::IPV4 { Family::V4 } else { Family::V6 };
         let header = &frame[eth::LEN..][..family.header()];
         let udp_len = match family {
             Family::V4 => {
-                assert_eq!(
-                    checksum::finish(checksum::sum(header)),
-                    0,
-                    "IPv4 header checksum"
-                );
+                assert_eq!(checksum::finish(checksum::sum(header)), 0, "IPv4 header checksum");
                 be16(eth::LEN + ip::V4_LENGTH) as usize - 20
             }
             Family::V6 => be16(eth::LEN + ip::V6_LENGTH) as usize,
         };
         let datagram = &frame[eth::LEN + family.header()..];
         assert_eq!(udp_len, datagram.len(), "length fields");
-        assert_eq!(
-            be16(eth::LEN + family.header() + udp::LENGTH) as usize,
-            udp_len
-        );
+        assert_eq!(be16(eth::LEN + family.header() + udp::LENGTH) as usize, udp_len);
         let sum = ip::pseudo_sum(header, family, udp_len) + checksum::sum(datagram);
         assert_eq!(checksum::finish(sum), 0, "UDP checksum");
-        assert_ne!(
-            datagram[udp::CHECK..udp::CHECK + 2],
-            [0, 0],
-            "zero means no checksum"
-        );
+        assert_ne!(datagram[udp::CHECK..udp::CHECK + 2], [0, 0], "zero means no checksum");
     }
 
     proptest! {

@@ -15,9 +15,5 @@ pub const CHECK: usize = 6;
 
 /// What stands in the field for a computed checksum.
 pub fn field(check: u16) -> [u8; 2] {
-    if check == 0 {
-        [0xff; 2]
-    } else {
-        check.to_be_bytes()
-    }
+    if check == 0 { [0xff; 2] } else { check.to_be_bytes() }
 }

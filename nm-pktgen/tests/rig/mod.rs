@@ -63,10 +63,7 @@ impl Rig {
             .spawn()
             .expect("spawn");
         let lines = BufReader::new(child.stdout.take().expect("piped"));
-        let mut running = Running {
-            child: Guarded(child),
-            lines,
-        };
+        let mut running = Running { child: Guarded(child), lines };
         let start = running.next();
         assert_eq!(start["type"], "start", "{words}");
         running
@@ -77,9 +74,7 @@ impl Rig {
         let mut writer = pcap::Writer::create(self.path(name), 0).expect("create");
         for (n, packet) in packets.iter().enumerate() {
             let ts = Duration::from_millis(n as u64);
-            writer
-                .write(ts, packet.len() as u32, packet)
-                .expect("write");
+            writer.write(ts, packet.len() as u32, packet).expect("write");
         }
         writer.flush().expect("flush");
     }
@@ -179,7 +174,5 @@ impl Running {
 
 /// A number of a JSON object.
 pub fn number(value: &Value, key: &str) -> u64 {
-    value[key]
-        .as_u64()
-        .unwrap_or_else(|| panic!("{key} is not a number in {value}"))
+    value[key].as_u64().unwrap_or_else(|| panic!("{key} is not a number in {value}"))
 }

@@ -185,11 +185,7 @@ fn senders(plan: &Plan, table: &mut Table) -> Result<()> {
                 vec![role("receive", "valeB:r", 1, &[("me", "99".into()), ("ms", ms.clone())])];
             for i in 0..n {
                 // One CPU is the receiver's, as long as there are enough.
-                let flags = [
-                    ("me", (i + 1).to_string()),
-                    ("dst", "99".into()),
-                    ("ms", ms.clone()),
-                ];
+                let flags = [("me", (i + 1).to_string()), ("dst", "99".into()), ("ms", ms.clone())];
                 actors.push(role("send", &format!("valeB:t{i}"), 0, &flags));
             }
             totals.push(number(&together(actors)?[0], "pps"));
@@ -211,11 +207,7 @@ fn flood(plan: &Plan, table: &mut Table) -> Result<()> {
         let one = rate(plan, &[])?;
         let mut actors = vec![];
         for i in 0..8 {
-            let flags = [
-                ("me", (i + 2).to_string()),
-                ("ms", ms.clone()),
-                ("wait", "block".into()),
-            ];
+            let flags = [("me", (i + 2).to_string()), ("ms", ms.clone()), ("wait", "block".into())];
             actors.push(role("receive", &format!("valeB:r{i}"), 1, &flags));
         }
         actors.push(role("send", "valeB:t", 0, &[("dst", "255".into()), ("ms", ms.clone())]));

@@ -31,7 +31,14 @@ fn buffers(n: usize) -> *mut u8 {
     unsafe { std::alloc::alloc_zeroed(layout) } // kept to the end of the process
 }
 
-fn produce<I: Isa>(ring: &Ring, len: usize, burst: usize, head: &Line, tail: &Line, stop: &AtomicBool) {
+fn produce<I: Isa>(
+    ring: &Ring,
+    len: usize,
+    burst: usize,
+    head: &Line,
+    tail: &Line,
+    stop: &AtomicBool,
+) {
     let n = ring.slots.len();
     let src = buffers(n);
     // SAFETY: n * STRIDE bytes were allocated.

@@ -54,8 +54,7 @@ fn mac(station: u8, i: u32) -> [u8; 6] {
 impl Role {
     fn open(&self) -> Result<Port> {
         crate::pin(self.cpu);
-        let options =
-            Options { tx_slots: self.slots, rx_slots: self.slots, ..Options::default() };
+        let options = Options { tx_slots: self.slots, rx_slots: self.slots, ..Options::default() };
         Ok(Port::open_with(&self.port.parse()?, &options)?)
     }
 
@@ -218,8 +217,7 @@ impl Role {
 
     /// Holds ports open until stdin ends.
     pub fn idle(&self, ports: usize) -> Result<Value> {
-        let options =
-            Options { tx_slots: Some(64), rx_slots: Some(64), ..Options::default() };
+        let options = Options { tx_slots: Some(64), rx_slots: Some(64), ..Options::default() };
         let held = (0..ports)
             .map(|i| Ok(Port::open_with(&format!("{}{i}", self.port).parse()?, &options)?))
             .collect::<Result<Vec<_>>>()?;

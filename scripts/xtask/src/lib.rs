@@ -52,9 +52,7 @@ fn collect(command: &Command, pages: &mut Vec<Command>) {
 /// File name of a command's page: `vale-ctl-attach.8`.
 #[must_use]
 pub fn page_name(command: &Command) -> String {
-    let name = command
-        .get_display_name()
-        .unwrap_or_else(|| command.get_name());
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name());
     format!("{name}.{SECTION}")
 }
 
@@ -65,11 +63,7 @@ pub fn write_man(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     for command in pages() {
         let file = dir.join(page_name(&command));
         let mut text = Vec::new();
-        Man::new(command)
-            .section(SECTION)
-            .manual("vale-rs")
-            .date("")
-            .render(&mut text)?;
+        Man::new(command).section(SECTION).manual("vale-rs").date("").render(&mut text)?;
         fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
         files.push(file);
     }

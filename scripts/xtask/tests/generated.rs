@@ -10,18 +10,12 @@ const TOOLS: [&str; 3] = ["nm-pktgen", "nm-bridge", "vale-ctl"];
 
 fn long_flags(command: &Command) -> Vec<String> {
     let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
-    shown
-        .filter_map(|arg| arg.get_long())
-        .map(str::to_owned)
-        .collect()
+    shown.filter_map(|arg| arg.get_long()).map(str::to_owned).collect()
 }
 
 /// roff writes a dash that is to be copied as `\-`.
 fn plain(roff: &str) -> String {
-    roff.replace("\\-", "-")
-        .replace("\\fB", "")
-        .replace("\\fR", "")
-        .replace("\\fI", "")
+    roff.replace("\\-", "-").replace("\\fB", "").replace("\\fR", "").replace("\\fI", "")
 }
 
 #[test]
@@ -29,25 +23,16 @@ fn man_pages_cover_every_tool_and_every_long_flag() {
     let dir = tempfile::tempdir().expect("a directory");
     let files = xtask::write_man(dir.path()).expect("pages");
     for tool in TOOLS {
-        assert!(
-            files.contains(&dir.path().join(format!("{tool}.8"))),
-            "no page for {tool}"
-        );
+        assert!(files.contains(&dir.path().join(format!("{tool}.8"))), "no page for {tool}");
     }
     let mut flags = 0;
     for command in xtask::pages() {
         let name = xtask::page_name(&command);
         let roff = fs::read_to_string(dir.path().join(&name)).expect("a page");
         let page = plain(&roff);
-        assert!(
-            page.contains(".TH ") && roff.contains(" 8 "),
-            "{name}: not of section 8"
-        );
+        assert!(page.contains(".TH ") && roff.contains(" 8 "), "{name}: not of section 8");
         for flag in long_flags(&command) {
-            assert!(
-                page.contains(&format!("--{flag}")),
-                "{name} does not mention --{flag}"
-            );
+            assert!(page.contains(&format!("--{flag}")), "{name} does not mention --{flag}");
             flags += 1;
         }
     }
@@ -61,14 +46,8 @@ fn completions_cover_every_tool_shell_and_long_flag() {
     assert_eq!(files.len(), TOOLS.len() * xtask::SHELLS.len());
     for file in files {
         let text = fs::read_to_string(&file).expect("a completion");
-        let tool = TOOLS
-            .iter()
-            .find(|tool| text.contains(**tool))
-            .expect("names its tool");
-        let tool = xtask::tools()
-            .into_iter()
-            .find(|t| t.get_name() == *tool)
-            .expect("a tool");
+        let tool = TOOLS.iter().find(|tool| text.contains(**tool)).expect("names its tool");
+        let tool = xtask::tools().into_iter().find(|t| t.get_name() == *tool).expect("a tool");
         for flag in long_flags(&tool) {
             assert!(text.contains(&flag), "{} lacks {flag}", file.display());
         }
@@ -77,15 +56,9 @@ fn completions_cover_every_tool_shell_and_long_flag() {
 
 #[test]
 fn generation_is_reproducible() {
-    let (first, second) = (
-        tempfile::tempdir().expect("one"),
-        tempfile::tempdir().expect("two"),
-    );
+    let (first, second) = (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"));
     let names = |files: Vec<std::path::PathBuf>| -> Vec<_> {
-        files
-            .iter()
-            .map(|file| file.file_name().expect("a name").to_owned())
-            .collect()
+        files.iter().map(|file| file.file_name().expect("a name").to_owned()).collect()
     };
     let a = names(xtask::write_man(first.path()).expect("pages"));
     let b = names(xtask::write_man(second.path()).expect("pages"));

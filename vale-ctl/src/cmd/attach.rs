@@ -20,11 +20,7 @@ pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
             return Ok(out.done(&args.name, Did::Nothing, args.change.dry_run)?);
         }
         let why = format!("attached or open already, by {}", list::users(&port));
-        return Err(Error::Busy {
-            name: args.name.to_string(),
-            why,
-        }
-        .into());
+        return Err(Error::Busy { name: args.name.to_string(), why }.into());
     }
     if args.change.dry_run {
         return Ok(out.done(&args.name, Did::Attach, true)?);

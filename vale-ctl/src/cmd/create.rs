@@ -62,20 +62,11 @@ fn create_port(args: &Create) -> anyhow::Result<()> {
 
 /// The library's name of a port; a name it refuses is a usage error.
 pub fn port_name(name: &Target) -> anyhow::Result<PortName> {
-    name.to_string()
-        .parse::<PortName>()
-        .map_err(|why| UsageError::new(why.to_string()).into())
+    name.to_string().parse::<PortName>().map_err(|why| UsageError::new(why.to_string()).into())
 }
 
 fn refuse_existing(there: bool, name: &Target) -> anyhow::Result<()> {
-    if there {
-        Err(Error::Exists {
-            name: name.to_string(),
-        }
-        .into())
-    } else {
-        Ok(())
-    }
+    if there { Err(Error::Exists { name: name.to_string() }.into()) } else { Ok(()) }
 }
 
 fn is_exists(error: &anyhow::Error) -> bool {

@@ -14,11 +14,7 @@ use crate::select;
 /// Runs the command.
 pub fn run(out: &mut Out, args: &Delete) -> anyhow::Result<()> {
     let dry_run = args.change.dry_run;
-    let deleted = if dry_run {
-        check(&args.name)
-    } else {
-        delete(&args.name)
-    };
+    let deleted = if dry_run { check(&args.name) } else { delete(&args.name) };
     let did = match deleted {
         Ok(()) => Did::Delete,
         Err(error) if args.if_exists && is_missing(&error) => Did::Nothing,
@@ -30,10 +26,7 @@ pub fn run(out: &mut Out, args: &Delete) -> anyhow::Result<()> {
 fn delete(name: &Target) -> anyhow::Result<()> {
     let context = || format!("deleting {name}");
     match name.port {
-        None => Switch::open(&name.switch)
-            .with_context(context)?
-            .delete()
-            .with_context(context),
+        None => Switch::open(&name.switch).with_context(context)?.delete().with_context(context),
         Some(_) => control::delete_port(&port_name(name)?).with_context(context),
     }
 }
@@ -44,22 +37,14 @@ fn check(name: &Target) -> anyhow::Result<()> {
         None => Ok(()),
         Some(port) => {
             let why = format!("in use by {}", list::users(port));
-            Err(Error::Busy {
-                name: format!("{}:{}", name.switch, port.name),
-                why,
-            }
-            .into())
+            Err(Error::Busy { name: format!("{}:{}", name.switch, port.name), why }.into())
         }
     };
-    let missing = || Error::NotFound {
-        name: name.to_string(),
-    };
+    let missing = || Error::NotFound { name: name.to_string() };
     if name.port.is_some() {
         return refuse(&[select::port(name)?.ok_or_else(missing)?]);
     }
-    let switch = select::all()?
-        .into_iter()
-        .find(|info| info.name == name.switch);
+    let switch = select::all()?.into_iter().find(|info| info.name == name.switch);
     refuse(&switch.ok_or_else(missing)?.ports)
 }
 

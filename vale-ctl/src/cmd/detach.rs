@@ -18,10 +18,7 @@ pub fn run(out: &mut Out, args: &Detach) -> anyhow::Result<()> {
         _ if args.if_exists => return Ok(out.done(&args.name, Did::Nothing, dry_run)?),
         Some(port) => return bridge::bridges(&args.name, &port).map(drop),
         None => {
-            return Err(Error::NotFound {
-                name: args.name.to_string(),
-            }
-            .into());
+            return Err(Error::NotFound { name: args.name.to_string() }.into());
         }
     };
     if dry_run {

@@ -37,19 +37,12 @@ fn show(out: &mut Out, names: &[Target]) -> anyhow::Result<()> {
         })))?;
         return Ok(out.flush()?);
     }
-    let mut table = Table::new(&[
-        ("MAC", Align::Left),
-        ("PORT", Align::Left),
-        ("AGE", Align::Right),
-    ]);
+    let mut table =
+        Table::new(&[("MAC", Align::Left), ("PORT", Align::Left), ("AGE", Align::Right)]);
     for (switch, entries) in &tables {
         for entry in entries {
             let age = format!("{:.1}s", entry.age.as_secs_f64());
-            table.row([
-                Mac(entry.mac).to_string(),
-                format!("{switch}:{}", entry.port),
-                age,
-            ]);
+            table.row([Mac(entry.mac).to_string(), format!("{switch}:{}", entry.port), age]);
         }
     }
     out.table(&table)?;
@@ -81,10 +74,7 @@ fn flush(out: &mut Out, name: &Target, mac: Option<[u8; 6]>, dry_run: bool) -> a
         let mut found = 0;
         for switch in &picked {
             let entries = entries(switch)?.unwrap_or_default();
-            found += entries
-                .iter()
-                .filter(|entry| mac.is_none_or(|mac| mac == entry.mac))
-                .count();
+            found += entries.iter().filter(|entry| mac.is_none_or(|mac| mac == entry.mac)).count();
         }
         found
     } else {

@@ -55,11 +55,7 @@ fn cells(switch: &str, port: &PortInfo, verbose: bool) -> [String; 6] {
         notes.push("persistent".to_owned());
     }
     if verbose {
-        notes.push(format!(
-            "memory {} ({} KiB)",
-            port.memory,
-            port.memory_bytes / 1024
-        ));
+        notes.push(format!("memory {} ({} KiB)", port.memory, port.memory_bytes / 1024));
     }
     [
         format!("{switch}:{}", port.name),
@@ -76,11 +72,8 @@ pub fn users(port: &PortInfo) -> String {
     if port.users.is_empty() {
         return "-".to_owned();
     }
-    let users: Vec<String> = port
-        .users
-        .iter()
-        .map(|user| format!("{}({})", user.command, user.pid))
-        .collect();
+    let users: Vec<String> =
+        port.users.iter().map(|user| format!("{}({})", user.command, user.pid)).collect();
     users.join(" ")
 }
 

@@ -15,20 +15,13 @@ use crate::select;
 /// Runs the command.
 pub fn run(out: &mut Out, args: &Poll) -> anyhow::Result<()> {
     let (name, options, timeout): (&Target, _, _) = match args {
-        Poll::Start { name, cpu, timeout } => (
-            name,
-            BridgeOptions {
-                busy_poll: true,
-                cpu: *cpu,
-            },
-            *timeout,
-        ),
+        Poll::Start { name, cpu, timeout } => {
+            (name, BridgeOptions { busy_poll: true, cpu: *cpu }, *timeout)
+        }
         Poll::Stop { name, timeout } => (name, BridgeOptions::default(), *timeout),
     };
     bridge::interface(name).map_err(UsageError::new)?;
-    let port = select::port(name)?.ok_or_else(|| Error::NotFound {
-        name: name.to_string(),
-    })?;
+    let port = select::port(name)?.ok_or_else(|| Error::NotFound { name: name.to_string() })?;
     let mut notify = Notify::new()?;
     bridge::stop(&notify, name, &port, timeout)?;
     bridge::start(&mut notify, name, &options, timeout)

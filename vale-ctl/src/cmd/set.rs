@@ -56,11 +56,7 @@ pub fn backpressure(out: &mut Out, args: &cli::Backpressure) -> anyhow::Result<(
         return Ok(out.done(&args.switch, Did::Set, false)?);
     }
     let info = select::switch(&args.switch)?;
-    tell(
-        out,
-        &info,
-        if info.backpressure { "on" } else { "off" }.to_owned(),
-    )
+    tell(out, &info, if info.backpressure { "on" } else { "off" }.to_owned())
 }
 
 /// The value that was asked for.
@@ -113,9 +109,7 @@ fn parse(words: &[String]) -> Result<Vec<Setting>, String> {
         let (key, value) = match word.split_once('=') {
             Some((key, value)) => (key, value),
             None => {
-                let value = rest
-                    .next()
-                    .ok_or_else(|| format!("`{word}` needs a value"))?;
+                let value = rest.next().ok_or_else(|| format!("`{word}` needs a value"))?;
                 (word.as_str(), value.as_str())
             }
         };
@@ -146,12 +140,7 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Vec<Setting>, String> {
-        parse(
-            &line
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>(),
-        )
+        parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
@@ -161,14 +150,8 @@ mod tests {
             Setting::Backpressure(true),
             Setting::Persistent(false),
         ];
-        assert_eq!(
-            parsed("ageing 60s backpressure on persistent off"),
-            Ok(wanted.clone())
-        );
-        assert_eq!(
-            parsed("ageing=60 backpressure=on persistent=off"),
-            Ok(wanted)
-        );
+        assert_eq!(parsed("ageing 60s backpressure on persistent off"), Ok(wanted.clone()));
+        assert_eq!(parsed("ageing=60 backpressure=on persistent=off"), Ok(wanted));
         assert_eq!(parsed("ageing off"), Ok(vec![Setting::Ageing(None)]));
     }
 

@@ -21,22 +21,10 @@ pub fn run(out: &mut Out, args: &Show) -> anyhow::Result<()> {
             let on_off = |on| if on { "on" } else { "off" };
             out.line(&switch.info.name)?;
             out.line(format_args!("    ports: {}", switch.info.ports.len()))?;
-            out.line(format_args!(
-                "    learnt addresses: {}",
-                switch.info.fdb_entries
-            ))?;
-            out.line(format_args!(
-                "    ageing: {}",
-                list::ageing(switch.info.ageing)
-            ))?;
-            out.line(format_args!(
-                "    backpressure: {}",
-                on_off(switch.info.backpressure)
-            ))?;
-            out.line(format_args!(
-                "    persistent: {}",
-                on_off(switch.info.persistent)
-            ))?;
+            out.line(format_args!("    learnt addresses: {}", switch.info.fdb_entries))?;
+            out.line(format_args!("    ageing: {}", list::ageing(switch.info.ageing)))?;
+            out.line(format_args!("    backpressure: {}", on_off(switch.info.backpressure)))?;
+            out.line(format_args!("    persistent: {}", on_off(switch.info.persistent)))?;
             counters(out, &switch.info.counters)?;
         }
         for info in &switch.info.ports {
@@ -49,30 +37,14 @@ pub fn run(out: &mut Out, args: &Show) -> anyhow::Result<()> {
 fn port(out: &mut Out, switch: &str, port: &PortInfo) -> anyhow::Result<()> {
     out.line(format_args!("{switch}:{}", port.name))?;
     out.line(format_args!("    index: {}", port.index))?;
-    out.line(format_args!(
-        "    persistent: {}",
-        if port.persistent { "on" } else { "off" }
-    ))?;
+    out.line(format_args!("    persistent: {}", if port.persistent { "on" } else { "off" }))?;
     out.line(format_args!("    users: {}", list::users(port)))?;
-    out.line(format_args!(
-        "    memory: {} ({} bytes)",
-        port.memory, port.memory_bytes
-    ))?;
-    out.line(format_args!(
-        "    tx: {} x {} slots",
-        port.tx_rings, port.tx_slots
-    ))?;
-    out.line(format_args!(
-        "    rx: {} x {} slots",
-        port.rx_rings, port.rx_slots
-    ))?;
+    out.line(format_args!("    memory: {} ({} bytes)", port.memory, port.memory_bytes))?;
+    out.line(format_args!("    tx: {} x {} slots", port.tx_rings, port.tx_slots))?;
+    out.line(format_args!("    rx: {} x {} slots", port.rx_rings, port.rx_slots))?;
     counters(out, &port.counters)?;
     for ring in &port.rings {
-        out.line(format_args!(
-            "    {}: {} slots in use",
-            json::ring_name(ring),
-            ring.used
-        ))?;
+        out.line(format_args!("    {}: {} slots in use", json::ring_name(ring), ring.used))?;
         nonzero(out, "        ", &ring.counters)?;
     }
     Ok(())

@@ -56,14 +56,8 @@ fn entities(picked: &Picked, with_rings: bool) -> Vec<(String, Value)> {
     if picked.whole {
         let counters = json::counters(&picked.info.counters);
         let ports: Map<String, Value> = ports.into_iter().collect();
-        return vec![(
-            picked.info.name.clone(),
-            json!({ "counters": counters, "ports": ports }),
-        )];
+        return vec![(picked.info.name.clone(), json!({ "counters": counters, "ports": ports }))];
     }
     let full = |name: String| format!("{}:{name}", picked.info.name);
-    ports
-        .into_iter()
-        .map(|(name, value)| (full(name), value))
-        .collect()
+    ports.into_iter().map(|(name, value)| (full(name), value)).collect()
 }

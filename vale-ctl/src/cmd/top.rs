@@ -88,63 +88,35 @@ fn sample(picked: &[Picked]) -> Sample {
     for switch in picked {
         let name = &switch.info.name;
         if switch.whole {
-            counters.push((
-                Target {
-                    switch: name.clone(),
-                    port: None,
-                },
-                switch.info.counters,
-            ));
+            counters.push((Target { switch: name.clone(), port: None }, switch.info.counters));
         }
         for port in &switch.info.ports {
-            let target = Target {
-                switch: name.clone(),
-                port: Some(port.name.clone()),
-            };
+            let target = Target { switch: name.clone(), port: Some(port.name.clone()) };
             counters.push((target, port.counters));
         }
     }
-    let counters = counters
-        .into_iter()
-        .map(|(name, value)| (name.to_string(), value))
-        .collect();
-    Sample {
-        at: Instant::now(),
-        counters,
-    }
+    let counters = counters.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+    Sample { at: Instant::now(), counters }
 }
 
 /// What was counted between two samples. A port that was not there before has counted everything
 /// since; so has one that was made anew under the same name, which its smaller numbers tell.
 fn rows(before: &Sample, after: &Sample) -> Vec<Row> {
-    let old: HashMap<&str, &Counters> = before
-        .counters
-        .iter()
-        .map(|(name, counters)| (name.as_str(), counters))
-        .collect();
+    let old: HashMap<&str, &Counters> =
+        before.counters.iter().map(|(name, counters)| (name.as_str(), counters)).collect();
     let row = |(name, now): &(String, Counters)| {
         let same =
             |old: &&Counters| now.tx_packets >= old.tx_packets && now.rx_packets >= old.rx_packets;
-        let base = old
-            .get(name.as_str())
-            .copied()
-            .filter(same)
-            .copied()
-            .unwrap_or_default();
-        Row {
-            name: name.clone(),
-            delta: now.since(&base),
-        }
+        let base = old.get(name.as_str()).copied().filter(same).copied().unwrap_or_default();
+        Row { name: name.clone(), delta: now.since(&base) }
     };
     after.counters.iter().map(row).collect()
 }
 
 fn show(out: &mut Out, rows: &[Row], seconds: f64, first: bool) -> anyhow::Result<()> {
     if out.json {
-        let entities: Map<String, Value> = rows
-            .iter()
-            .map(|row| (row.name.clone(), object(&row.delta, seconds)))
-            .collect();
+        let entities: Map<String, Value> =
+            rows.iter().map(|row| (row.name.clone(), object(&row.delta, seconds))).collect();
         out.json_line(&json!({
             "schema": SCHEMA,
             "type": "interval",
@@ -152,11 +124,8 @@ fn show(out: &mut Out, rows: &[Row], seconds: f64, first: bool) -> anyhow::Resul
             "rates": entities,
         }))?;
     } else if out.terminal {
-        let text = format!(
-            "vale-ctl top: {} in {seconds:.2} s\n{}",
-            count(rows),
-            table(rows, seconds)
-        );
+        let text =
+            format!("vale-ctl top: {} in {seconds:.2} s\n{}", count(rows), table(rows, seconds));
         out.raw(&screen(&text, first))?;
     } else {
         let text = table(rows, seconds).to_string();
@@ -226,11 +195,7 @@ fn object(delta: &Counters, seconds: f64) -> Value {
 }
 
 fn batch(packets: u64, batches: u64) -> f64 {
-    if batches == 0 {
-        0.0
-    } else {
-        packets as f64 / batches as f64
-    }
+    if batches == 0 { 0.0 } else { packets as f64 / batches as f64 }
 }
 
 /// Draws over the previous table: home, each line cleared to its end, the rest of the screen
@@ -240,11 +205,7 @@ fn screen(text: &str, first: bool) -> String {
     let (width, height) = (usize::from(size.0.0), usize::from(size.1.0).max(3));
     let mut drawn = String::from(if first { "\x1b[2J\x1b[H" } else { "\x1b[H" });
     let lines: Vec<&str> = text.lines().collect();
-    let fits = if lines.len() < height {
-        lines.len()
-    } else {
-        height - 2
-    };
+    let fits = if lines.len() < height { lines.len() } else { height - 2 };
     for line in &lines[..fits] {
         drawn.extend(line.chars().take(width));
         drawn.push_str("\x1b[K\n");
@@ -261,40 +222,23 @@ mod tests {
     use super::*;
 
     fn counters(tx_packets: u64, tx_batches: u64) -> Counters {
-        Counters {
-            tx_packets,
-            tx_batches,
-            tx_bytes: tx_packets * 60,
-            ..Counters::default()
-        }
+        Counters { tx_packets, tx_batches, tx_bytes: tx_packets * 60, ..Counters::default() }
     }
 
     fn sample_of(rows: &[(&str, Counters)]) -> Sample {
-        let counters = rows
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), *value))
-            .collect();
-        Sample {
-            at: Instant::now(),
-            counters,
-        }
+        let counters = rows.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        Sample { at: Instant::now(), counters }
     }
 
     #[test]
     fn rows_known_new_and_remade_ports() {
-        let before = sample_of(&[
-            ("valeA:x", counters(100, 10)),
-            ("valeA:old", counters(500, 5)),
-        ]);
+        let before = sample_of(&[("valeA:x", counters(100, 10)), ("valeA:old", counters(500, 5))]);
         let after = sample_of(&[
             ("valeA:x", counters(300, 20)),
             ("valeA:old", counters(40, 4)),
             ("valeA:new", counters(7, 7)),
         ]);
-        let sent: Vec<u64> = rows(&before, &after)
-            .iter()
-            .map(|row| row.delta.tx_packets)
-            .collect();
+        let sent: Vec<u64> = rows(&before, &after).iter().map(|row| row.delta.tx_packets).collect();
         assert_eq!(sent, [200, 40, 7]);
     }
 
@@ -316,18 +260,8 @@ mod tests {
             tx_drop_full: 99_999_000,
             ..Counters::default()
         };
-        let text = table(
-            &[Row {
-                name: "valeA:port".to_owned(),
-                delta,
-            }],
-            1.0,
-        )
-        .to_string();
-        assert!(
-            text.contains("100.00M") && text.contains("992.00G"),
-            "{text}"
-        );
+        let text = table(&[Row { name: "valeA:port".to_owned(), delta }], 1.0).to_string();
+        assert!(text.contains("100.00M") && text.contains("992.00G"), "{text}");
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");
     }
 
@@ -335,10 +269,7 @@ mod tests {
     fn screen_is_cut_to_the_window_height() {
         let text = "line\n".repeat(1000);
         let drawn = screen(&text, false);
-        assert!(
-            drawn.lines().count() < 200,
-            "a table of 1000 lines was drawn whole"
-        );
+        assert!(drawn.lines().count() < 200, "a table of 1000 lines was drawn whole");
         assert!(drawn.contains(" more\x1b[K"));
     }
 }

@@ -46,15 +46,8 @@ struct Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Detail {
     Switch,
-    Port {
-        port: String,
-        users: Vec<(u32, String)>,
-    },
-    Address {
-        mac: Mac,
-        port: String,
-        from: Option<String>,
-    },
+    Port { port: String, users: Vec<(u32, String)> },
+    Address { mac: Mac, port: String, from: Option<String> },
 }
 
 /// Runs the command.
@@ -107,22 +100,11 @@ fn look(names: &[crate::cli::Target]) -> anyhow::Result<State> {
     for picked in select::present(names).context("looking at the switches")? {
         let fdb = fdb::entries(&picked)?.unwrap_or_default();
         let Picked { info, .. } = picked;
-        let users = |users: Vec<User>| {
-            users
-                .into_iter()
-                .map(|user| (user.pid, user.command))
-                .collect()
-        };
+        let users =
+            |users: Vec<User>| users.into_iter().map(|user| (user.pid, user.command)).collect();
         let switch = Switch {
-            ports: info
-                .ports
-                .into_iter()
-                .map(|port| (port.name, users(port.users)))
-                .collect(),
-            fdb: fdb
-                .into_iter()
-                .map(|entry| (Mac(entry.mac), entry.port))
-                .collect(),
+            ports: info.ports.into_iter().map(|port| (port.name, users(port.users))).collect(),
+            fdb: fdb.into_iter().map(|entry| (Mac(entry.mac), entry.port)).collect(),
         };
         state.switches.insert(info.name, switch);
     }
@@ -152,31 +134,16 @@ fn events(before: &State, after: &State) -> Vec<Event> {
 }
 
 fn push(events: &mut Vec<Event>, kind: &'static str, switch: &str, detail: Detail) {
-    events.push(Event {
-        kind,
-        switch: switch.to_owned(),
-        detail,
-    });
+    events.push(Event { kind, switch: switch.to_owned(), detail });
 }
 
 fn gone(events: &mut Vec<Event>, switch: &str, old: &Switch, new: &Switch) {
-    for (mac, port) in old
-        .fdb
-        .iter()
-        .filter(|(mac, _)| !new.fdb.contains_key(*mac))
-    {
-        let detail = Detail::Address {
-            mac: *mac,
-            port: port.clone(),
-            from: None,
-        };
+    for (mac, port) in old.fdb.iter().filter(|(mac, _)| !new.fdb.contains_key(*mac)) {
+        let detail = Detail::Address { mac: *mac, port: port.clone(), from: None };
         push(events, "fdb-forgotten", switch, detail);
     }
     for (port, users) in &old.ports {
-        let detail = || Detail::Port {
-            port: port.clone(),
-            users: users.clone(),
-        };
+        let detail = || Detail::Port { port: port.clone(), users: users.clone() };
         match new.ports.get(port) {
             None => push(events, "port-removed", switch, detail()),
             Some(now) if !users.is_empty() && disjoint(users, now) => {
@@ -189,10 +156,7 @@ fn gone(events: &mut Vec<Event>, switch: &str, old: &Switch, new: &Switch) {
 
 fn came(events: &mut Vec<Event>, switch: &str, old: &Switch, new: &Switch) {
     for (port, users) in &new.ports {
-        let detail = || Detail::Port {
-            port: port.clone(),
-            users: users.clone(),
-        };
+        let detail = || Detail::Port { port: port.clone(), users: users.clone() };
         match old.ports.get(port) {
             None => push(events, "port-added", switch, detail()),
             Some(was) if !users.is_empty() && disjoint(was, users) => {
@@ -202,11 +166,7 @@ fn came(events: &mut Vec<Event>, switch: &str, old: &Switch, new: &Switch) {
         }
     }
     for (mac, port) in &new.fdb {
-        let detail = |from| Detail::Address {
-            mac: *mac,
-            port: port.clone(),
-            from,
-        };
+        let detail = |from| Detail::Address { mac: *mac, port: port.clone(), from };
         match old.fdb.get(mac) {
             None => push(events, "fdb-learnt", switch, detail(None)),
             Some(was) if was != port => {
@@ -219,35 +179,19 @@ fn came(events: &mut Vec<Event>, switch: &str, old: &Switch, new: &Switch) {
 
 /// No process in common: somebody else has it now.
 fn disjoint(a: &[(u32, String)], b: &[(u32, String)]) -> bool {
-    !a.iter()
-        .any(|(pid, _)| b.iter().any(|(other, _)| pid == other))
+    !a.iter().any(|(pid, _)| b.iter().any(|(other, _)| pid == other))
 }
 
 fn text(event: &Event) -> String {
-    let Event {
-        kind,
-        switch,
-        detail,
-    } = event;
+    let Event { kind, switch, detail } = event;
     match detail {
         Detail::Switch => format!("{kind} {switch}"),
         Detail::Port { port, users } => {
-            let users: String = users
-                .iter()
-                .map(|(pid, name)| format!(" {name}({pid})"))
-                .collect();
+            let users: String = users.iter().map(|(pid, name)| format!(" {name}({pid})")).collect();
             format!("{kind} {switch}:{port}{users}")
         }
-        Detail::Address {
-            mac,
-            port,
-            from: None,
-        } => format!("{kind} {mac} {switch}:{port}"),
-        Detail::Address {
-            mac,
-            port,
-            from: Some(from),
-        } => {
+        Detail::Address { mac, port, from: None } => format!("{kind} {mac} {switch}:{port}"),
+        Detail::Address { mac, port, from: Some(from) } => {
             format!("{kind} {mac} {switch}:{from} -> {switch}:{port}")
         }
     }
@@ -287,39 +231,22 @@ mod tests {
     fn state(ports: &[(&str, &[u32])], address_behind: Option<&str>) -> State {
         let users = |pids: &[u32]| pids.iter().map(|pid| (*pid, "t".to_owned())).collect();
         let switch = Switch {
-            ports: ports
-                .iter()
-                .map(|(name, pids)| ((*name).to_owned(), users(pids)))
-                .collect(),
-            fdb: address_behind
-                .iter()
-                .map(|port| (MAC, (*port).to_owned()))
-                .collect(),
+            ports: ports.iter().map(|(name, pids)| ((*name).to_owned(), users(pids))).collect(),
+            fdb: address_behind.iter().map(|port| (MAC, (*port).to_owned())).collect(),
         };
-        State {
-            switches: [("valeA".to_owned(), switch)].into(),
-        }
+        State { switches: [("valeA".to_owned(), switch)].into() }
     }
 
     fn kinds(before: &State, after: &State) -> Vec<&'static str> {
-        events(before, after)
-            .iter()
-            .map(|event| event.kind)
-            .collect()
+        events(before, after).iter().map(|event| event.kind).collect()
     }
 
     #[test]
     fn a_life_of_a_switch_is_told_in_order() {
         let nothing = State::default();
         let busy = state(&[("x", &[1])], Some("x"));
-        assert_eq!(
-            kinds(&nothing, &busy),
-            ["switch-added", "port-added", "fdb-learnt"]
-        );
-        assert_eq!(
-            kinds(&busy, &nothing),
-            ["fdb-forgotten", "port-removed", "switch-removed"]
-        );
+        assert_eq!(kinds(&nothing, &busy), ["switch-added", "port-added", "fdb-learnt"]);
+        assert_eq!(kinds(&busy, &nothing), ["fdb-forgotten", "port-removed", "switch-removed"]);
         assert!(kinds(&busy, &busy).is_empty());
     }
 
@@ -329,20 +256,14 @@ mod tests {
         let after = state(&[("x", &[1]), ("y", &[2])], Some("y"));
         let events = events(&before, &after);
         assert_eq!(events.len(), 1);
-        assert_eq!(
-            text(&events[0]),
-            "fdb-moved 02:00:00:00:00:01 valeA:x -> valeA:y"
-        );
+        assert_eq!(text(&events[0]), "fdb-moved 02:00:00:00:00:01 valeA:x -> valeA:y");
         assert_eq!(object(&events[0])["from"], "x");
     }
 
     #[test]
     fn users_of_a_port_come_go_and_change() {
-        let (unused, first, second) = (
-            state(&[("x", &[])], None),
-            state(&[("x", &[1])], None),
-            state(&[("x", &[2])], None),
-        );
+        let (unused, first, second) =
+            (state(&[("x", &[])], None), state(&[("x", &[1])], None), state(&[("x", &[2])], None));
         assert_eq!(kinds(&unused, &first), ["port-opened"]);
         assert_eq!(kinds(&first, &unused), ["port-closed"]);
         assert_eq!(kinds(&first, &second), ["port-closed", "port-opened"]);

@@ -32,20 +32,11 @@ pub fn in_own_root(test: &str, body: impl FnOnce()) {
         .env(MARK, "1")
         .output()
         .expect("the test binary runs");
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     eprint!("{err}");
-    assert!(
-        output.status.success(),
-        "{test}: {}\n{out}{err}",
-        output.status
-    );
-    assert!(
-        out.contains("1 passed"),
-        "{test} is not the name of the calling test:\n{out}"
-    );
+    assert!(output.status.success(), "{test}: {}\n{out}{err}", output.status);
+    assert!(out.contains("1 passed"), "{test} is not the name of the calling test:\n{out}");
 }
 
 /// The program.
@@ -57,12 +48,7 @@ pub fn vale_ctl(args: &[&str]) -> assert_cmd::Command {
 
 /// The object that a successful run prints.
 pub fn json(args: &[&str]) -> Value {
-    let output = vale_ctl(args)
-        .arg("--json")
-        .assert()
-        .success()
-        .get_output()
-        .clone();
+    let output = vale_ctl(args).arg("--json").assert().success().get_output().clone();
     let value: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
     assert_eq!(value["schema"], 1);
     value
@@ -116,10 +102,7 @@ impl Lines {
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines() {
                 let line = line.expect("text");
-                if sender
-                    .send(serde_json::from_str(&line).expect("JSON"))
-                    .is_err()
-                {
+                if sender.send(serde_json::from_str(&line).expect("JSON")).is_err() {
                     return;
                 }
             }
@@ -131,10 +114,7 @@ impl Lines {
 
     /// The next line.
     pub fn next(&self) -> Value {
-        let line = self
-            .lines
-            .recv_timeout(PATIENCE)
-            .expect("a line before patience ran out");
+        let line = self.lines.recv_timeout(PATIENCE).expect("a line before patience ran out");
         assert_eq!(line["schema"], 1);
         line
     }
@@ -178,11 +158,7 @@ pub fn skip(test: &str, reason: &str) {
     let line = format!("SKIPPED {test}: {reason}\n");
     eprint!("{line}");
     if let Some(log) = std::env::var_os("NM_SKIP_LOG") {
-        let mut log = std::fs::File::options()
-            .append(true)
-            .create(true)
-            .open(log)
-            .expect("a log");
+        let mut log = std::fs::File::options().append(true).create(true).open(log).expect("a log");
         log.write_all(line.as_bytes()).expect("written");
     }
 }

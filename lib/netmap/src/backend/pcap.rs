@@ -42,10 +42,7 @@ impl PcapDevice {
             });
         }
         if !tx || (rx && path.exists()) {
-            let mut replay = PcapDevice::Replay {
-                reader: Reader::open(path)?,
-                next: None,
-            };
+            let mut replay = PcapDevice::Replay { reader: Reader::open(path)?, next: None };
             replay.read_ahead()?;
             return Ok(replay);
         }
@@ -72,11 +69,7 @@ impl Device for PcapDevice {
         let PcapDevice::Record { writer, now } = self else {
             return Ok(Sent::Refused);
         };
-        let clock = || {
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-        };
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ts = *now.get_or_insert_with(clock);
         let len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
         writer.write(ts, len, packet)?;
@@ -92,10 +85,7 @@ impl Device for PcapDevice {
     }
 
     fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
-        let PcapDevice::Replay {
-            next: Some(packet), ..
-        } = self
-        else {
+        let PcapDevice::Replay { next: Some(packet), .. } = self else {
             return Ok(None);
         };
         // A record can be longer than any packet of a port; what does not fit is cut off.

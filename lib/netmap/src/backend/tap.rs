@@ -73,20 +73,11 @@ impl Tap {
                 _ => Error::io("open", TUN)(error),
             })?;
         attach(&file, name)?;
-        let socket = socket(
-            AddressFamily::Inet,
-            SockType::Datagram,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )
-        .map_err(Error::errno("make a socket to configure", name))?;
+        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+            .map_err(Error::errno("make a socket to configure", name))?;
         bring_up(&socket, name)?;
         let mac = hardware_address(&socket, name)?;
-        Ok(Tap {
-            file,
-            name: name.to_owned(),
-            mac,
-        })
+        Ok(Tap { file, name: name.to_owned(), mac })
     }
 
     fn deleted(&self) -> Error {
@@ -180,10 +171,7 @@ fn permission(name: &str) -> String {
 }
 
 fn invalid(name: &str, why: String) -> Error {
-    Error::Invalid {
-        name: format!("tap:{name}"),
-        why,
-    }
+    Error::Invalid { name: format!("tap:{name}"), why }
 }
 
 /// Whether a frame with this header needs nothing done to it.
@@ -263,11 +251,7 @@ mod tests {
 
     fn statistic(name: &str, counter: &str) -> u64 {
         let path = format!("/sys/class/net/{name}/statistics/{counter}");
-        std::fs::read_to_string(path)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap()
+        std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
     }
 
     #[test]
@@ -291,11 +275,7 @@ mod tests {
         let flags = i32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap();
         assert_ne!(flags & libc::IFF_UP, 0);
         let address = std::fs::read_to_string(format!("{path}/address")).unwrap();
-        let mac = tap
-            .mac()
-            .unwrap()
-            .map(|byte| format!("{byte:02x}"))
-            .join(":");
+        let mac = tap.mac().unwrap().map(|byte| format!("{byte:02x}")).join(":");
         assert_eq!(address.trim(), mac);
         let error = Tap::open(&tap.name).unwrap_err().to_string();
         assert!(error.contains("another program has it open"), "{error}");

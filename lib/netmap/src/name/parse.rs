@@ -80,11 +80,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn fail_at<T>(&self, at: usize, why: impl Into<Cow<'static, str>>) -> Result<T, NameError> {
-        Err(NameError {
-            name: self.name.to_owned(),
-            at,
-            why: why.into(),
-        })
+        Err(NameError { name: self.name.to_owned(), at, why: why.into() })
     }
 
     fn kind(&mut self) -> Result<PortKind, NameError> {
@@ -156,26 +152,18 @@ impl<'a> Cursor<'a> {
             return self.fail("the port is missing after `:`, as in valeA:x");
         }
         if port.len() >= NAME_ROOM {
-            return self.fail_at(
-                from + NAME_ROOM - 1,
-                "a port name has at most 15 characters",
-            );
+            return self.fail_at(from + NAME_ROOM - 1, "a port name has at most 15 characters");
         }
         self.after_name("not allowed in a port name (0-9, A-Z, a-z, _)")?;
-        Ok(PortKind::Vale {
-            switch,
-            port: port.to_owned(),
-        })
+        Ok(PortKind::Vale { switch, port: port.to_owned() })
     }
 
     fn interface(&mut self) -> Result<String, NameError> {
         let from = self.at;
         let name = self.take_while(|byte| is_id(byte) || byte == b'.');
         if name.len() >= NAME_ROOM {
-            return self.fail_at(
-                from + NAME_ROOM - 1,
-                "an interface name has at most 15 characters",
-            );
+            return self
+                .fail_at(from + NAME_ROOM - 1, "an interface name has at most 15 characters");
         }
         self.after_name("not allowed in an interface name (0-9, A-Z, a-z, _ and .)")?;
         match name {
@@ -272,11 +260,7 @@ impl<'a> Cursor<'a> {
             }
             self.at += 1;
         }
-        if self.at == from {
-            self.fail(EXPECTED)
-        } else {
-            Ok(())
-        }
+        if self.at == from { self.fail(EXPECTED) } else { Ok(()) }
     }
 
     fn option(&mut self, conf: &mut Conf) -> Result<(), NameError> {

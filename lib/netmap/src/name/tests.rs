@@ -11,10 +11,7 @@ const GOOD: &[(&str, &str)] = &[
     ("valeA:x", "valeA:x"),
     ("vale:x", "vale:x"),
     ("vale0:eth0", "vale0:eth0"),
-    (
-        "vale_long_name1:port_15_letters",
-        "vale_long_name1:port_15_letters",
-    ),
+    ("vale_long_name1:port_15_letters", "vale_long_name1:port_15_letters"),
     ("valeA:x*", "valeA:x"),
     ("valeA:x-3", "valeA:x-3"),
     ("valeA:x-4094", "valeA:x-4094"),
@@ -25,30 +22,12 @@ const GOOD: &[(&str, &str)] = &[
     ("valeA:x/x/R", "valeA:x/xR"),
     ("valeA:x@65535", "valeA:x@65535"),
     ("valeA:x@conf:rings=4", "valeA:x@conf:rings=4"),
-    (
-        "valeA:x@conf:slots=256,rings=2",
-        "valeA:x@conf:rings=2,slots=256",
-    ),
-    (
-        "valeA:x@conf:tx-rings=4,rx-rings=2",
-        "valeA:x@conf:tx-rings=4,rx-rings=2",
-    ),
-    (
-        "valeA:x@conf:rings=4,rx-rings=2",
-        "valeA:x@conf:tx-rings=4,rx-rings=2",
-    ),
-    (
-        "valeA:x@conf:tx-slots=64@conf:rx-slots=64",
-        "valeA:x@conf:slots=64",
-    ),
-    (
-        "netmap:eth0^@conf:host-rings=2",
-        "netmap:eth0^@conf:host-rings=2",
-    ),
-    (
-        "netmap:eth0@conf:host-tx-rings=2",
-        "netmap:eth0@conf:host-tx-rings=2",
-    ),
+    ("valeA:x@conf:slots=256,rings=2", "valeA:x@conf:rings=2,slots=256"),
+    ("valeA:x@conf:tx-rings=4,rx-rings=2", "valeA:x@conf:tx-rings=4,rx-rings=2"),
+    ("valeA:x@conf:rings=4,rx-rings=2", "valeA:x@conf:tx-rings=4,rx-rings=2"),
+    ("valeA:x@conf:tx-slots=64@conf:rx-slots=64", "valeA:x@conf:slots=64"),
+    ("netmap:eth0^@conf:host-rings=2", "netmap:eth0^@conf:host-rings=2"),
+    ("netmap:eth0@conf:host-tx-rings=2", "netmap:eth0@conf:host-tx-rings=2"),
     ("valeA:x-1/zr@3@conf:rings=2", "valeA:x-1/zr@3@conf:rings=2"),
     ("eth0", "netmap:eth0"),
     ("eth0^", "netmap:eth0^"),
@@ -146,11 +125,7 @@ fn parse_good_name_prints_canonically_and_round_trips() {
 fn parse_bad_name_points_at_offending_character() {
     for (given, at, why) in BAD {
         let error = parse(given).expect_err(given);
-        assert_eq!(
-            (error.at, error.name.as_str()),
-            (*at, *given),
-            "{given}: {error}"
-        );
+        assert_eq!((error.at, error.name.as_str()), (*at, *given), "{given}: {error}");
         assert!(error.why.contains(why), "{given}: {error}");
     }
 }
@@ -159,19 +134,11 @@ fn parse_bad_name_points_at_offending_character() {
 fn parse_takes_name_apart() {
     let name = parse("valeA:x-1/xT@3@conf:rings=2,tx-slots=512").unwrap();
     let expected = PortName {
-        kind: PortKind::Vale {
-            switch: "valeA".into(),
-            port: "x".into(),
-        },
+        kind: PortKind::Vale { switch: "valeA".into(), port: "x".into() },
         rings: RingSel::One(1),
         mem_id: Some(3),
         flags: NameFlags::EXCLUSIVE | NameFlags::TX_ONLY,
-        conf: Conf {
-            tx_rings: Some(2),
-            rx_rings: Some(2),
-            tx_slots: Some(512),
-            ..Conf::default()
-        },
+        conf: Conf { tx_rings: Some(2), rx_rings: Some(2), tx_slots: Some(512), ..Conf::default() },
     };
     assert_eq!(name, expected);
 }
@@ -179,10 +146,7 @@ fn parse_takes_name_apart() {
 #[test]
 fn error_display_puts_caret_under_character() {
     let text = parse("valeA:x-y").unwrap_err().to_string();
-    assert_eq!(
-        text,
-        "bad port name: a ring number is missing here\n  valeA:x-y\n          ^"
-    );
+    assert_eq!(text, "bad port name: a ring number is missing here\n  valeA:x-y\n          ^");
 }
 
 #[test]
@@ -191,54 +155,29 @@ fn error_display_of_long_or_unprintable_name_stays_short_and_clean() {
     let text = parse(&long).unwrap_err().to_string();
     let lines: Vec<&str> = text.lines().collect();
     assert!(text.len() < 300, "{text}");
-    assert_eq!(
-        lines[1].chars().position(|c| c == '\u{fffd}'),
-        lines[2].find('^')
-    );
-    assert!(
-        !parse("valeA:x\x1b[31m")
-            .unwrap_err()
-            .to_string()
-            .contains('\x1b')
-    );
+    assert_eq!(lines[1].chars().position(|c| c == '\u{fffd}'), lines[2].find('^'));
+    assert!(!parse("valeA:x\x1b[31m").unwrap_err().to_string().contains('\x1b'));
 }
 
 #[test]
 fn check_refuses_fields_that_no_name_could_give() {
     let vale = |switch: &str, port: &str| {
-        PortName::new(PortKind::Vale {
-            switch: switch.into(),
-            port: port.into(),
-        })
+        PortName::new(PortKind::Vale { switch: switch.into(), port: port.into() })
     };
     assert_eq!(vale("valeA", "x").check(), Ok(()));
     assert_eq!(vale("valeA", "x").with_rings(RingSel::Nic).check(), Ok(()));
-    for (switch, port) in [
-        ("../x", "x"),
-        ("valeA", "../x"),
-        ("valeA", "x-1"),
-        ("tap", "x"),
-    ] {
+    for (switch, port) in [("../x", "x"), ("valeA", "../x"), ("valeA", "x-1"), ("tap", "x")] {
         assert!(vale(switch, port).check().is_err(), "{switch} {port}");
     }
     assert!(PortName::new(PortKind::Tap("a/b".into())).check().is_err());
-    assert!(
-        PortName::new(PortKind::Netmap("tap:x".into()))
-            .check()
-            .is_err()
-    );
+    assert!(PortName::new(PortKind::Netmap("tap:x".into())).check().is_err());
 }
 
 #[test]
 fn parse_switch_takes_name_with_and_without_colon() {
     assert_eq!(parse_switch("valeA").as_deref(), Ok("valeA"));
     assert_eq!(parse_switch("vale:").as_deref(), Ok("vale"));
-    for (given, at) in [
-        ("valeA:x", 6),
-        ("A", 0),
-        ("valeA/", 5),
-        ("vale_long_name12", 15),
-    ] {
+    for (given, at) in [("valeA:x", 6), ("A", 0), ("valeA/", 5), ("vale_long_name12", 15)] {
         assert_eq!(parse_switch(given).unwrap_err().at, at, "{given}");
     }
 }
@@ -261,30 +200,19 @@ fn port_name() -> impl Strategy<Value = PortName> {
         (0..4095u16).prop_map(RingSel::HostOne),
     ];
     let count = || prop::option::of(1..=4095u16);
-    let conf = (
-        count(),
-        count(),
-        count(),
-        count(),
-        any::<[Option<u32>; 2]>(),
-    )
-        .prop_map(
-            |(tx_rings, rx_rings, host_tx_rings, host_rx_rings, slots)| Conf {
-                tx_rings,
-                rx_rings,
-                host_tx_rings,
-                host_rx_rings,
-                tx_slots: slots[0].filter(|slots| *slots > 0),
-                rx_slots: slots[1].filter(|slots| *slots > 0),
-            },
-        );
+    let conf = (count(), count(), count(), count(), any::<[Option<u32>; 2]>()).prop_map(
+        |(tx_rings, rx_rings, host_tx_rings, host_rx_rings, slots)| Conf {
+            tx_rings,
+            rx_rings,
+            host_tx_rings,
+            host_rx_rings,
+            tx_slots: slots[0].filter(|slots| *slots > 0),
+            rx_slots: slots[1].filter(|slots| *slots > 0),
+        },
+    );
     let flags = any::<u8>().prop_map(|bits| {
         let flags = NameFlags::from_bits_truncate(bits);
-        if flags.contains(NameFlags::RX_ONLY) {
-            flags - NameFlags::TX_ONLY
-        } else {
-            flags
-        }
+        if flags.contains(NameFlags::RX_ONLY) { flags - NameFlags::TX_ONLY } else { flags }
     });
     let mem_id = prop::option::of(1..=u16::MAX);
     (kind(), rings, mem_id, flags, conf).prop_map(|(kind, rings, mem_id, flags, conf)| PortName {

@@ -9,32 +9,13 @@ use super::*;
 fn file_header(magic: u32, big: bool) -> Vec<u8> {
     let mut bytes = words(&[magic], big);
     let version = [VERSION.0, VERSION.1];
-    bytes.extend(
-        version
-            .map(|v| {
-                if big {
-                    v.to_be_bytes()
-                } else {
-                    v.to_le_bytes()
-                }
-            })
-            .concat(),
-    );
+    bytes.extend(version.map(|v| if big { v.to_be_bytes() } else { v.to_le_bytes() }).concat());
     bytes.extend(words(&[0, 0, 65535, 1], big));
     bytes
 }
 
 fn words(words: &[u32], big: bool) -> Vec<u8> {
-    words
-        .iter()
-        .flat_map(|w| {
-            if big {
-                w.to_be_bytes()
-            } else {
-                w.to_le_bytes()
-            }
-        })
-        .collect()
+    words.iter().flat_map(|w| if big { w.to_be_bytes() } else { w.to_le_bytes() }).collect()
 }
 
 /// Time, length on the wire, data.
@@ -85,18 +66,12 @@ fn reader_file_cut_anywhere_gives_whole_packets_then_an_error() {
     assert_eq!(file.len(), whole[2]);
     for cut in 0..=file.len() {
         let (packets, end) = read_all(&file[..cut]);
-        assert_eq!(
-            packets.len(),
-            whole[1..].iter().filter(|end| cut >= **end).count()
-        );
+        assert_eq!(packets.len(), whole[1..].iter().filter(|end| cut >= **end).count());
         match whole.contains(&cut) {
             true => end.unwrap(),
             false => {
                 let text = end.unwrap_err().to_string();
-                assert!(
-                    text.contains("cut off") || text.contains("it ends after"),
-                    "{text}"
-                );
+                assert!(text.contains("cut off") || text.contains("it ends after"), "{text}");
             }
         }
     }
@@ -109,10 +84,7 @@ fn reader_hostile_length_is_refused_before_it_is_allocated() {
         file.extend(words(&[0, 0, len, len], false));
         let mut reader = Reader::new(&file[..]).unwrap();
         let text = reader.next().unwrap_err().to_string();
-        assert!(
-            text.contains("byte 24") && text.contains("corrupt"),
-            "{text}"
-        );
+        assert!(text.contains("byte 24") && text.contains("corrupt"), "{text}");
         assert_eq!(reader.data.capacity(), 0);
     }
 }
@@ -171,9 +143,7 @@ fn file_written_then_opened_gives_packets_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.pcap");
     let mut writer = Writer::create(&path, 0).unwrap();
-    writer
-        .write(Duration::from_millis(1), 60, &[7; 60])
-        .unwrap();
+    writer.write(Duration::from_millis(1), 60, &[7; 60]).unwrap();
     drop(writer);
     let mut reader = Reader::open(&path).unwrap();
     assert_eq!(reader.snaplen(), MAX_SNAPLEN);

@@ -12,19 +12,24 @@
 //! before its place is free, so a name is never reused with old files in the way.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use crate::abi::{IF_HEADER_BYTES, NETMAP_API, NI_PRIV_MEM, RawIf, SlotValue};
 use crate::bell::Bell;
 use crate::error::{Error, Result};
 use crate::file::{self, RootLock};
+use crate::kring::{Held, Verdict};
 use crate::mem::{Region, STRIDE, cells_for};
 use crate::port::{Memory, Options};
 use crate::ring::{RingRef, ring_bytes};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::portfile::{PortFile, Shape, store_text};
 use crate::vale::root::Root;
-use crate::vale::switch::{EXCLUSIVE, HandleId, Switch, random};
+use crate::vale::switch::{EXCLUSIVE, HandleId, RETIRED, Switch, random};
 use crate::vale::{DEFAULT_SLOTS, MAX_RINGS, SLOTS};
+
+/// How long the reaper waits for a sender that is in the middle of a batch.
+const RETIRE_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Sizes of a port to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +53,7 @@ impl Sizes {
             tx_slots: o.tx_slots.unwrap_or(DEFAULT_SLOTS),
             rx_slots: o.rx_slots.unwrap_or(DEFAULT_SLOTS),
         };
-        let invalid = |why: String| {
-            Err(Error::Invalid {
-                name: name.into(),
-                why,
-            })
-        };
+        let invalid = |why: String| Err(Error::Invalid { name: name.into(), why });
         for n in [sizes.tx_rings, sizes.rx_rings] {
             if !(1..=MAX_RINGS).contains(&n) {
                 return invalid(format!("{n} rings; a port has 1 to {MAX_RINGS}"));
@@ -74,16 +74,8 @@ impl Sizes {
             Some(n) if n != has => Err(format!("it has {has} {what}, not {n}")),
             _ => Ok(()),
         };
-        check(
-            "tx rings",
-            o.tx_rings.map(u32::from),
-            shape.tx_cells.len() as u32,
-        )?;
-        check(
-            "rx rings",
-            o.rx_rings.map(u32::from),
-            shape.rx_cells.len() as u32,
-        )?;
+        check("tx rings", o.tx_rings.map(u32::from), shape.tx_cells.len() as u32)?;
+        check("rx rings", o.rx_rings.map(u32::from), shape.rx_cells.len() as u32)?;
         check("tx slots", o.tx_slots, shape.tx_slots)?;
         check("rx slots", o.rx_slots, shape.rx_slots)
     }
@@ -121,52 +113,31 @@ pub fn open(
     // From here on an error leaves a port without handles, perhaps a switch without ports.
     let opened = (|| {
         let (index, file, region) = find_or_make(&switch, &lock, port, options)?;
-        let users: Vec<_> = switch
-            .live_handles()
-            .into_iter()
-            .filter(|h| h.port == index)
-            .collect();
-        let taken = users
-            .iter()
-            .find(|h| options.exclusive || h.flags & EXCLUSIVE != 0);
+        let users: Vec<_> = switch.live_handles().into_iter().filter(|h| h.port == index).collect();
+        let taken = users.iter().find(|h| options.exclusive || h.flags & EXCLUSIVE != 0);
         if let Some(user) = taken {
-            let how = if options.exclusive {
-                "it is in use"
-            } else {
-                "it is open exclusively"
-            };
+            let how = if options.exclusive { "it is in use" } else { "it is open exclusively" };
             let why = format!("{how} by process {}", user.pid);
-            return Err(Error::Busy {
-                name: full.clone(),
-                why,
-            });
+            return Err(Error::Busy { name: full.clone(), why });
         }
         let (tx, rx) = bound(&file.shape)?;
         let shape = &file.shape;
-        let bells = (0..shape.tx_cells.len().max(shape.rx_cells.len()))
-            .map(|i| Bell::create(&switch.bell_path(port, i)))
-            .collect::<Result<Vec<_>>>()?;
+        let bells = make_bells(&switch, port, shape)?;
         let if_cell = make_if(&region, shape, &full, &tx, &rx, options.extra_bufs)?;
         let flags = if options.exclusive { EXCLUSIVE } else { 0 };
         match switch.add_handle(&lock, index, if_cell, flags) {
             Ok(id) => Ok((file, region, bells, id, if_cell)),
             Err(e) => {
-                free_if(&region, if_cell);
+                region.give_back(cells_of_if(&switch, &region, &file.shape.region, if_cell));
                 Err(e)
             }
         }
     })();
     match opened {
         Ok((file, region, bells, id, if_cell)) => {
+            drop(lock);
             populate(&file.shape, &region);
-            Ok(Attached {
-                switch,
-                file,
-                region,
-                bells,
-                id,
-                if_cell,
-            })
+            Ok(Attached { switch, file, region, bells, id, if_cell })
         }
         Err(e) => {
             let _ = reap(&switch, &lock); // the first error is the one to report
@@ -191,19 +162,10 @@ pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options
     let lock = root.lock()?;
     let switch = open_switch(root, &lock, switch_name)?;
     if switch.find(port).is_some() {
-        return Err(Error::Exists {
-            name: format!("{switch_name}:{port}"),
-        });
+        return Err(Error::Exists { name: format!("{switch_name}:{port}") });
     }
     let made = find_or_make(&switch, &lock, port, o);
-    let result = made.and_then(|(index, file, region)| {
-        for i in 0..file.shape.tx_cells.len().max(file.shape.rx_cells.len()) {
-            Bell::create(&switch.bell_path(port, i))?;
-        }
-        let _ = region;
-        switch.set_port_persistent(&lock, index, true);
-        Ok(())
-    });
+    let result = made.map(|(index, ..)| switch.set_port_persistent(&lock, index, true));
     reap(&switch, &lock)?;
     result
 }
@@ -212,17 +174,11 @@ pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options
 pub fn delete_persistent(root: &Root, switch_name: &str, port: &str) -> Result<()> {
     let full = format!("{switch_name}:{port}");
     let lock = root.lock()?;
-    let none = || Error::NotFound {
-        name: format!("port {full}"),
-    };
+    let none = || Error::NotFound { name: format!("port {full}") };
     let switch = Switch::open_existing(root, switch_name)?.ok_or_else(none)?;
     reap(&switch, &lock)?;
     let listed = switch.find(port).ok_or_else(none)?;
-    if let Some(user) = switch
-        .live_handles()
-        .iter()
-        .find(|h| h.port == listed.index)
-    {
+    if let Some(user) = switch.live_handles().iter().find(|h| h.port == listed.index) {
         let why = format!("process {} has it open; end it first", user.pid);
         return Err(Error::Busy { name: full, why });
     }
@@ -235,8 +191,12 @@ impl Attached {
     pub fn close(&self) -> Result<()> {
         let lock = self.switch.root().lock()?;
         if let Some(mine) = self.switch.my_handle() {
-            free_if(&self.region, self.if_cell);
+            let name = &self.file.shape.region;
+            let cells = cells_of_if(&self.switch, &self.region, name, self.if_cell);
             self.switch.remove_handle(&lock, mine);
+            // After the handle: who dies in between leaks cells, who did it the other way round
+            // would have them given back twice.
+            self.region.give_back(cells);
         }
         reap(&self.switch, &lock)
     }
@@ -244,15 +204,20 @@ impl Attached {
 
 /// Removes what nobody alive keeps: handles, ports, the switch.
 pub fn reap(switch: &Switch, lock: &RootLock) -> Result<()> {
+    if !switch.is_current() {
+        return Ok(()); // somebody removed the directory: what is there now is not ours to clear
+    }
     let dead = switch.dead_handles(lock);
     for handle in &dead {
-        if let Some(listed) = switch.listed(handle.port)
-            && switch.port_is_kept(handle.port)
-            && let Ok(region) = Region::open(&switch.region_path(&listed.region))
-        {
-            free_if(&region, handle.if_cell);
-        }
+        let region = switch.listed(handle.port).and_then(|listed| {
+            let region = Region::open(&switch.region_path(&listed.region)).ok()?;
+            let cells = cells_of_if(switch, &region, &listed.region, handle.if_cell);
+            Some((region, cells))
+        });
         switch.remove_handle(lock, handle.index);
+        if let Some((region, cells)) = region {
+            region.give_back(cells); // after the handle, as in `close`
+        }
     }
     for (index, name, region) in switch.abandoned_ports(lock) {
         remove_port(switch, lock, index, name.as_deref(), region.as_deref())?;
@@ -261,22 +226,13 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<()> {
         return switch.remove(lock);
     }
     if !dead.is_empty() {
-        // Who died may have published without kicking: wake all who sleep.
+        // Who died may have published without kicking: wake all who may sleep.
         for listed in switch.list() {
-            wake_if_asleep(switch, listed.index, listed.generation);
+            let bells = (0..usize::from(MAX_RINGS)).map(|i| switch.bell_path(&listed.name, i));
+            bells.map_while(|path| Bell::open(&path).ok()).for_each(|bell| bell.ring());
         }
     }
     Ok(())
-}
-
-fn wake_if_asleep(switch: &Switch, index: u8, generation: u64) {
-    if let Some(peer) = crate::vale::peer::Peer::open(switch, index, generation) {
-        for (i, bell) in peer.bells.iter().enumerate() {
-            if i < peer.file.shape.rx_cells.len() && peer.file.kring(i).take_kick() {
-                bell.ring();
-            }
-        }
-    }
 }
 
 /// Reaps if the port at `index` is dead and the root's lock is free: for the data path, where a
@@ -290,6 +246,12 @@ pub fn reap_if_dead(switch: &Switch, index: u8) -> Result<()> {
         Some(lock) => reap(switch, &lock),
         None => Ok(()),
     }
+}
+
+/// Makes a port's doorbells, or opens those that are there: one per ring pair.
+fn make_bells(switch: &Switch, port: &str, shape: &Shape) -> Result<Vec<Bell>> {
+    let pairs = shape.tx_cells.len().max(shape.rx_cells.len());
+    (0..pairs).map(|i| Bell::create(&switch.bell_path(port, i))).collect()
 }
 
 fn find_or_make(
@@ -308,16 +270,14 @@ fn find_or_make(
                 why: "it belongs to another port; close the port in all programs".into(),
             });
         }
-        let misfit = Sizes::fits(&file.shape, options)
-            .err()
-            .or_else(|| match &options.memory {
-                Memory::Private => None,
-                Memory::Id(n) if n.to_string() == file.shape.region => None,
-                Memory::With(m) if m.0 == file.shape.region => None,
-                Memory::Id(_) | Memory::With(_) => {
-                    Some(format!("its memory region is {}", file.shape.region))
-                }
-            });
+        let misfit = Sizes::fits(&file.shape, options).err().or_else(|| match &options.memory {
+            Memory::Private => None,
+            Memory::Id(n) if n.to_string() == file.shape.region => None,
+            Memory::With(m) if m.0 == file.shape.region => None,
+            Memory::Id(_) | Memory::With(_) => {
+                Some(format!("its memory region is {}", file.shape.region))
+            }
+        });
         return match misfit {
             None => Ok((listed.index, file, region)),
             Some(why) => Err(Error::Invalid {
@@ -340,11 +300,7 @@ fn find_or_make(
     }
     let (index, generation) = switch.reserve_port(lock, port, &region_name)?;
     let path = switch.region_path(&region_name);
-    let region = if path.exists() {
-        Region::open(&path)?
-    } else {
-        Region::create(&path)?
-    };
+    let region = if path.exists() { Region::open(&path)? } else { Region::create(&path)? };
     region.count_port();
     let (tx_cells, rx_cells) = make_rings(&region, sizes)?;
     let shape = Shape {
@@ -358,6 +314,8 @@ fn find_or_make(
     };
     file::remove(&switch.port_path(port))?;
     let file = PortFile::create(&switch.port_path(port), shape)?;
+    make_bells(switch, port, &file.shape)?;
+    // Last: from now on senders open all of the above.
     switch.activate_port(lock, index);
     Ok((index, file, region))
 }
@@ -370,10 +328,7 @@ pub fn make_rings(region: &Region, sizes: Sizes) -> Result<(Vec<u32>, Vec<u32>)>
         .chain((0..sizes.rx_rings).map(|i| (sizes.rx_slots, true, i)))
         .collect();
     // One growth for all, so that a lack of space shows before anything is taken.
-    let total: u32 = rings
-        .iter()
-        .map(|(n, ..)| n + cells_for(ring_bytes(*n)) + 1)
-        .sum();
+    let total: u32 = rings.iter().map(|(n, ..)| n + cells_for(ring_bytes(*n)) + 1).sum();
     region.reserve(total + 2)?;
     let (mut tx, mut rx) = (Vec::new(), Vec::new());
     let mut taken: Vec<u32> = Vec::new();
@@ -405,26 +360,14 @@ fn fill_ring(region: &Region, cell: u32, n: u32, is_rx: bool, number: u16, buffe
     raw.buf_ofs.store(to_buffer_0, Ordering::Relaxed);
     raw.num_slots.store(n, Ordering::Relaxed);
     raw.nr_buf_size.store(STRIDE as u32, Ordering::Relaxed);
-    raw.ringid_dir.store(
-        u32::from(number) | u32::from(is_rx) << 16,
-        Ordering::Relaxed,
-    );
+    raw.ringid_dir.store(u32::from(number) | u32::from(is_rx) << 16, Ordering::Relaxed);
     raw.head.store(0, Ordering::Relaxed);
     raw.cur.store(0, Ordering::Relaxed);
     // A TX ring begins with all slots free, an RX ring with none received.
-    raw.tail
-        .store(if is_rx { 0 } else { n - 1 }, Ordering::Relaxed);
+    raw.tail.store(if is_rx { 0 } else { n - 1 }, Ordering::Relaxed);
     raw.flags.store(0, Ordering::Relaxed);
     for (slot, &buf_idx) in ring.slots.iter().zip(buffers) {
-        slot.word.store(
-            SlotValue {
-                buf_idx,
-                len: 0,
-                flags: 0,
-            }
-            .pack(),
-            Ordering::Relaxed,
-        );
+        slot.word.store(SlotValue { buf_idx, len: 0, flags: 0 }.pack(), Ordering::Relaxed);
         slot.ptr.store(0, Ordering::Relaxed);
     }
 }
@@ -435,10 +378,7 @@ pub fn populate(shape: &Shape, region: &Region) {
         region.populate(0..region.cells());
     } else {
         // In a shared region, what is ours is scattered: touch the rings only.
-        for (cells, n) in [
-            (&shape.tx_cells, shape.tx_slots),
-            (&shape.rx_cells, shape.rx_slots),
-        ] {
+        for (cells, n) in [(&shape.tx_cells, shape.tx_slots), (&shape.rx_cells, shape.rx_slots)] {
             for &cell in cells {
                 region.populate(cell..cell + cells_for(ring_bytes(n)));
             }
@@ -470,29 +410,15 @@ pub fn make_if(
     store_text(&nif.ni_name, &name[..name.len().min(15)]);
     nif.ni_version.store(NETMAP_API, Ordering::Relaxed);
     nif.ni_flags.store(NI_PRIV_MEM, Ordering::Relaxed);
-    nif.ni_tx_rings
-        .store(shape.tx_cells.len() as u32, Ordering::Relaxed);
-    nif.ni_rx_rings
-        .store(shape.rx_cells.len() as u32, Ordering::Relaxed);
+    nif.ni_tx_rings.store(shape.tx_cells.len() as u32, Ordering::Relaxed);
+    nif.ni_rx_rings.store(shape.rx_cells.len() as u32, Ordering::Relaxed);
     nif.ni_host_tx_rings.store(0, Ordering::Relaxed);
     nif.ni_host_rx_rings.store(0, Ordering::Relaxed);
     let offset = |i: usize| -> &AtomicU64 {
-        region
-            .at(cell, IF_HEADER_BYTES + 8 * i)
-            .expect("fits the cell")
+        region.at(cell, IF_HEADER_BYTES + 8 * i).expect("fits the cell")
     };
-    let all = shape
-        .tx_cells
-        .iter()
-        .enumerate()
-        .map(|(i, c)| (*c, tx.contains(&i)));
-    let all = all.chain(
-        shape
-            .rx_cells
-            .iter()
-            .enumerate()
-            .map(|(i, c)| (*c, rx.contains(&i))),
-    );
+    let all = shape.tx_cells.iter().enumerate().map(|(i, c)| (*c, tx.contains(&i)));
+    let all = all.chain(shape.rx_cells.iter().enumerate().map(|(i, c)| (*c, rx.contains(&i))));
     for (i, (ring, bound)) in all.enumerate() {
         let distance = Region::offset(ring) as i64 - Region::offset(cell) as i64;
         // 0 tells the program that the ring is not its business.
@@ -501,10 +427,7 @@ pub fn make_if(
     // A chain through the first word of each buffer, ended by 0.
     let mut next = 0;
     for &buffer in extra.iter().rev() {
-        region
-            .at::<AtomicU32>(buffer, 0)
-            .expect("just taken")
-            .store(next, Ordering::Relaxed);
+        region.at::<AtomicU32>(buffer, 0).expect("just taken").store(next, Ordering::Relaxed);
         next = buffer;
     }
     nif.ni_bufs_head.store(next, Ordering::Relaxed);
@@ -517,9 +440,7 @@ pub fn extra_buffers(region: &Region, if_cell: u32) -> Vec<u32> {
     region.refresh();
     let mut chain = Vec::new();
     let mut seen = HashSet::new();
-    let head = region
-        .at::<RawIf>(if_cell, 0)
-        .map(|nif| nif.ni_bufs_head.load(Ordering::Relaxed));
+    let head = region.at::<RawIf>(if_cell, 0).map(|nif| nif.ni_bufs_head.load(Ordering::Relaxed));
     let mut next = head.unwrap_or(0);
     while next != 0 && seen.insert(next) {
         let Some(word) = region.at::<AtomicU32>(next, 0) else {
@@ -531,9 +452,17 @@ pub fn extra_buffers(region: &Region, if_cell: u32) -> Vec<u32> {
     chain
 }
 
-fn free_if(region: &Region, cell: u32) {
-    region.give_back(extra_buffers(region, cell));
-    region.give_back([cell]);
+/// Cells to give back with a handle: its netmap_if, and its extra buffers but those that a
+/// program has put into a ring (of whatever port in the region) that lives on.
+fn cells_of_if(switch: &Switch, region: &Region, name: &str, if_cell: u32) -> Vec<u32> {
+    let mut cells = extra_buffers(region, if_cell);
+    if !cells.is_empty() {
+        let users = users_of_region(switch, None, name).unwrap_or_default();
+        let kept: HashSet<u32> = users.iter().flat_map(|s| buffers_of(region, s)).collect();
+        cells.retain(|c| !kept.contains(c));
+    }
+    cells.push(if_cell);
+    cells
 }
 
 fn remove_port(
@@ -546,52 +475,78 @@ fn remove_port(
     switch.unlist_port(lock, index);
     if let Some(name) = name {
         let path = switch.port_path(name);
-        let shape = PortFile::open(&path).ok().map(|f| f.shape);
-        if let Some(region) = region {
-            release_region(switch, index, region, shape.as_ref())?;
-        }
-        for i in 0..usize::from(MAX_RINGS) {
-            let bell = switch.bell_path(name, i);
-            if !bell.exists() {
-                break;
-            }
-            file::remove(&bell)?;
+        let file = PortFile::open(&path).ok();
+        let left = region.map(|r| what_is_left(switch, index, r, file.as_ref())).transpose()?;
+        for i in (0..usize::from(MAX_RINGS)).rev() {
+            file::remove(&switch.bell_path(name, i))?;
         }
         file::remove(&path)?;
+        // Cells go back after the port's file has gone: who dies in between leaks them, and
+        // nobody finds the file again and gives them back twice.
+        match left {
+            None | Some(Left::Nothing) => {}
+            Some(Left::Region(path)) => file::remove(&path)?,
+            Some(Left::Cells(region, cells)) => region.give_back(cells),
+        }
     }
     switch.free_port(lock, index);
     Ok(())
 }
 
-/// Gives a removed port's cells back, or removes the region with its last port.
-fn release_region(switch: &Switch, index: u8, name: &str, shape: Option<&Shape>) -> Result<()> {
+/// What a removed port leaves of memory.
+enum Left {
+    /// Nothing that anybody could use.
+    Nothing,
+    /// A region that nobody else lives in.
+    Region(std::path::PathBuf),
+    /// Cells of a region with other users.
+    Cells(Region, Vec<u32>),
+}
+
+fn what_is_left(switch: &Switch, index: u8, name: &str, file: Option<&PortFile>) -> Result<Left> {
     let path = switch.region_path(name);
     let Ok(region) = Region::open(&path) else {
-        return file::remove(&path); // damaged or half made: of no use to anybody
+        return Ok(Left::Region(path)); // damaged or half made: of no use to anybody
     };
     let others = if region.ports_ever() <= 1 {
         Vec::new()
     } else {
-        users_of_region(switch, index, name)?
+        users_of_region(switch, Some(index), name)?
     };
     if others.is_empty() {
-        return file::remove(&path);
+        return Ok(Left::Region(path));
     }
-    let Some(shape) = shape else {
-        return Ok(()); // never listed: its few cells wait for the region's end
-    };
+    // A sender may be in the middle of a batch to this port, and write on after it was unlisted.
+    // Its ring is held for ever, so that nobody begins another; if that fails, the cells stay
+    // unused until the region ends. The same if the port was never listed and has no file.
+    let Some(file) = file.filter(|f| retire(switch, f)) else { return Ok(Left::Nothing) };
+    let shape = &file.shape;
     // A process killed in the middle of a zero-copy exchange may have left a buffer in two rings:
     // what a living port's ring still names is not free.
     let kept: HashSet<u32> = others.iter().flat_map(|s| buffers_of(&region, s)).collect();
-    let mut cells: Vec<u32> = buffers_of(&region, shape)
-        .into_iter()
-        .filter(|c| !kept.contains(c))
-        .collect();
+    let mut cells: Vec<u32> =
+        buffers_of(&region, shape).into_iter().filter(|c| !kept.contains(c)).collect();
     for (ring, n) in rings_of(shape) {
         cells.extend(ring..ring + cells_for(ring_bytes(n)));
     }
-    region.give_back(cells);
-    Ok(())
+    Ok(Left::Cells(region, cells))
+}
+
+/// Holds all receive rings of a removed port for ever. False: some sender does not let go.
+fn retire(switch: &Switch, file: &PortFile) -> bool {
+    let start = Instant::now();
+    (0..file.shape.rx_cells.len()).all(|i| {
+        let held = file.kring(i).hold(RETIRED, |owner| {
+            if owner == RETIRED || switch.is_dead(owner) {
+                Verdict::Dead
+            } else if start.elapsed() > RETIRE_PATIENCE {
+                Verdict::GiveUp
+            } else {
+                Verdict::Wait
+            }
+        });
+        held != Held::No
+    })
 }
 
 fn rings_of(shape: &Shape) -> impl Iterator<Item = (u32, u32)> {
@@ -601,22 +556,19 @@ fn rings_of(shape: &Shape) -> impl Iterator<Item = (u32, u32)> {
 
 fn buffers_of(region: &Region, shape: &Shape) -> Vec<u32> {
     let rings = rings_of(shape).filter_map(|(cell, n)| RingRef::new(region, cell, n));
-    rings
-        .flat_map(|r| (0..r.n()).map(move |i| r.load(i).buf_idx))
-        .collect()
+    rings.flat_map(|r| (0..r.n()).map(move |i| r.load(i).buf_idx)).collect()
 }
 
-/// Shapes of the other ports, on any switch, that live in a region.
-fn users_of_region(switch: &Switch, index: u8, region: &str) -> Result<Vec<Shape>> {
+/// Shapes of the ports, on any switch, that live in a region; without the one at `but` of this
+/// switch.
+fn users_of_region(switch: &Switch, but: Option<u8>, region: &str) -> Result<Vec<Shape>> {
     let root = switch.root();
     let mut users = Vec::new();
     for name in root.switches()? {
-        let Ok(Some(other)) = Switch::open_existing(root, &name) else {
-            continue;
-        };
+        let Ok(Some(other)) = Switch::open_existing(root, &name) else { continue };
         for listed in other.list() {
-            let same = name == switch.name() && listed.index == index;
-            if !same
+            let excluded = name == switch.name() && but == Some(listed.index);
+            if !excluded
                 && listed.region == region
                 && let Ok(file) = PortFile::open(&other.port_path(&listed.name))
             {

@@ -64,28 +64,25 @@ impl Clock {
     #[must_use]
     pub fn new(now_ms: u64, ageing_ms: u64) -> Self {
         if ageing_ms == 0 {
-            return Self {
-                stamp: 0,
-                unit_ms: 0,
-            };
+            return Self { stamp: 0, unit_ms: 0 };
         }
         let unit_ms = ageing_ms.div_ceil(u64::from(AGE_UNITS)).max(1);
-        Self {
-            stamp: (now_ms / unit_ms) as u8,
-            unit_ms,
-        }
+        Self { stamp: (now_ms / unit_ms) as u8, unit_ms }
     }
 
     fn age_units(&self, word: u64) -> u8 {
         self.stamp.wrapping_sub((word >> 56) as u8)
     }
 
+    /// A word stamped by a sender whose clock was read a little later has an age just below 256:
+    /// that is fresh. The sweep proof bounds real ages by 193.
     fn stale(&self, word: u64) -> bool {
-        self.unit_ms != 0 && self.age_units(word) > AGE_UNITS
+        self.unit_ms != 0 && (AGE_UNITS + 1..=223).contains(&self.age_units(word))
     }
 
     fn age_ms(&self, word: u64) -> u64 {
-        u64::from(self.age_units(word)) * self.unit_ms
+        let age = self.age_units(word);
+        u64::from(if age > 223 { 0 } else { age }).saturating_mul(self.unit_ms)
     }
 }
 
@@ -111,10 +108,7 @@ impl<'a> Fdb<'a> {
     /// The table at `offset` of a switch file, which is long enough for it.
     #[inline]
     pub fn new(map: &'a Map, offset: usize, seed: u64) -> Option<Self> {
-        Some(Self {
-            buckets: map.slice(offset, BUCKETS)?,
-            seed,
-        })
+        Some(Self { buckets: map.slice(offset, BUCKETS)?, seed })
     }
 
     #[inline]
@@ -123,13 +117,6 @@ impl<'a> Fdb<'a> {
         let x = (mac ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let x = (x ^ (x >> 29)).wrapping_mul(self.seed | 1);
         ((x >> 52) as usize, (x >> 40) as usize % BUCKETS)
-    }
-
-    /// Brings the first bucket of an address nearer.
-    #[inline]
-    pub fn prefetch(&self, mac: MacKey) {
-        let (a, _) = self.hash(mac);
-        crate::copy::prefetch_read((&raw const self.buckets[a]).cast());
     }
 
     /// The port behind which an address was last seen, unless that is too long ago.
@@ -156,11 +143,15 @@ impl<'a> Fdb<'a> {
     pub fn learn(&self, mac: MacKey, port: u8, clock: &Clock) -> bool {
         let new = mac | (u64::from(port) + 1) << 48 | u64::from(clock.stamp) << 56;
         let (a, b) = self.hash(mac);
-        for bucket in [a, b] {
-            for word in &self.buckets[bucket].0 {
-                if word.load(Ordering::Relaxed) == new {
-                    return false;
-                }
+        for word in self.buckets[a].0.iter().chain(&self.buckets[b].0) {
+            let w = word.load(Ordering::Relaxed);
+            if w == new {
+                return false;
+            }
+            // The first word of an address is the one that counts: if it says something else,
+            // or a race left two, that is put right now.
+            if w & MAC_MASK == mac && w >> 48 & 0xff != 0 {
+                break;
             }
         }
         self.learn_slowly(mac, new, a, b, clock)
@@ -191,7 +182,7 @@ impl<'a> Fdb<'a> {
                     vacancy[i].get_or_insert((word, w));
                 } else {
                     load[i] += 1;
-                    if oldest.is_none_or(|(_, o)| clock.age_units(w) > clock.age_units(o)) {
+                    if oldest.is_none_or(|(_, o)| clock.age_ms(w) > clock.age_ms(o)) {
                         oldest = Some((word, w));
                     }
                 }
@@ -214,9 +205,7 @@ impl<'a> Fdb<'a> {
             let w = word.load(Ordering::Relaxed);
             if w >> 48 & 0xff != 0
                 && drop(w & MAC_MASK, (w >> 48) as u8 - 1)
-                && word
-                    .compare_exchange(w, 0, Ordering::Relaxed, Ordering::Relaxed)
-                    .is_ok()
+                && word.compare_exchange(w, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             {
                 n += 1;
             }
@@ -247,11 +236,7 @@ impl<'a> Fdb<'a> {
 
     /// The addresses that a lookup would find.
     pub fn entries(&self, clock: &Clock) -> Vec<Entry> {
-        let words = self
-            .buckets
-            .iter()
-            .flat_map(|b| &b.0)
-            .map(|w| w.load(Ordering::Relaxed));
+        let words = self.buckets.iter().flat_map(|b| &b.0).map(|w| w.load(Ordering::Relaxed));
         words
             .filter(|&w| w >> 48 & 0xff != 0 && !clock.stale(w))
             .map(|w| Entry {
@@ -270,7 +255,8 @@ pub fn due_for_sweep(last_ms: &AtomicU64, now_ms: u64, ageing_ms: u64) -> Option
         return None;
     }
     let last = last_ms.load(Ordering::Relaxed);
-    let gap = now_ms.wrapping_sub(last);
+    // Another sender may have read its clock later and swept already: no gap.
+    let gap = now_ms.saturating_sub(last);
     if gap <= ageing_ms / 4 {
         return None;
     }
@@ -305,11 +291,7 @@ mod tests {
             assert!(fdb.learn(i * 7919 + 2, (i % 254) as u8, &clock));
         }
         for i in 0..16384u64 {
-            assert_eq!(
-                fdb.lookup(i * 7919 + 2, &clock),
-                Some((i % 254) as u8),
-                "address {i}"
-            );
+            assert_eq!(fdb.lookup(i * 7919 + 2, &clock), Some((i % 254) as u8), "address {i}");
         }
         assert_eq!(fdb.entries(&clock).len(), 16384);
     }
@@ -321,16 +303,9 @@ mod tests {
         fdb.learn(42, 1, &Clock::new(0, 6400));
         assert_eq!(fdb.lookup(42, &Clock::new(6400, 6400)), Some(1));
         assert_eq!(fdb.lookup(42, &Clock::new(6500, 6400)), None);
-        assert!(
-            fdb.learn(42, 1, &Clock::new(6500, 6400)),
-            "stale, so it is news"
-        );
+        assert!(fdb.learn(42, 1, &Clock::new(6500, 6400)), "stale, so it is news");
         assert_eq!(fdb.lookup(42, &Clock::new(6500, 6400)), Some(1));
-        assert_eq!(
-            fdb.lookup(42, &Clock::new(1 << 40, 0)),
-            Some(1),
-            "ageing off"
-        );
+        assert_eq!(fdb.lookup(42, &Clock::new(1 << 40, 0)), Some(1), "ageing off");
     }
 
     #[test]
@@ -341,19 +316,24 @@ mod tests {
         fdb.learn(42, 1, &Clock::new(0, ageing));
         // 256 units later the stamp is the same again; the sweep comes first.
         let now = 25_600;
-        assert_eq!(
-            fdb.lookup(42, &Clock::new(now, ageing)),
-            Some(1),
-            "the hazard is real"
-        );
+        assert_eq!(fdb.lookup(42, &Clock::new(now, ageing)), Some(1), "the hazard is real");
         let all = due_for_sweep(&last, now, ageing).unwrap();
         fdb.sweep(&Clock::new(now, ageing), all);
         assert_eq!(fdb.lookup(42, &Clock::new(now, ageing)), None);
         assert_eq!(due_for_sweep(&last, now + ageing / 4, ageing), None);
-        assert_eq!(
-            due_for_sweep(&last, now + ageing / 4 + 1, ageing),
-            Some(false)
-        );
+        assert_eq!(due_for_sweep(&last, now + ageing / 4 + 1, ageing), Some(false));
+    }
+
+    #[test]
+    fn clock_a_little_behind_sees_fresh_words() {
+        let map = table();
+        let fdb = fdb(&map);
+        let (early, late) = (Clock::new(64_000, 6400), Clock::new(64_100, 6400));
+        fdb.learn(42, 1, &late);
+        assert_eq!(fdb.lookup(42, &early), Some(1));
+        fdb.sweep(&early, false);
+        assert_eq!(fdb.entries(&early)[0].age_ms, 0);
+        assert_eq!(due_for_sweep(&AtomicU64::new(64_100), 64_000, 6400), None);
     }
 
     proptest! {

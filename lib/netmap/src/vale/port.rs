@@ -14,8 +14,9 @@ use crate::port::Interest;
 use crate::ring::RingRef;
 use crate::stats::C;
 use crate::sync::core_atomic::Ordering;
+use crate::vale::MAX_RINGS;
 use crate::vale::attach::{self, Attached};
-use crate::vale::forward::Forwarder;
+use crate::vale::forward::{Forwarder, Stall};
 use crate::vale::peer::Peers;
 
 /// Why a ring of our own is always found: `new` checked it, and a region's known cells never
@@ -30,6 +31,8 @@ pub struct ValePort {
     peers: Peers,
     tx: Vec<usize>,
     rx: Vec<usize>,
+    /// Ring pairs bound: their doorbells are ours.
+    mine: Vec<usize>,
     /// Joins the doorbells when there are several.
     epoll: Option<Epoll>,
 }
@@ -57,21 +60,11 @@ impl ValePort {
             if RingRef::new(&at.region, cell, n).is_none() {
                 let path = at.region.path().to_path_buf();
                 let why = "the port's rings lie beyond its end; close the port in all programs";
-                return Err(Error::Damaged {
-                    path,
-                    why: why.into(),
-                });
+                return Err(Error::Damaged { path, why: why.into() });
             }
         }
         let forwarder = Forwarder::new(at.file.shape.index, at.id);
-        Ok(Self {
-            at,
-            forwarder,
-            peers: Peers::new(),
-            tx,
-            rx,
-            epoll,
-        })
+        Ok(Self { at, forwarder, peers: Peers::new(), tx, rx, mine, epoll })
     }
 
     /// Bound TX rings.
@@ -132,11 +125,10 @@ impl ValePort {
         }
         if hwcur != head {
             let (switch, peers) = (&self.at.switch, &mut self.peers);
-            self.forwarder
-                .txsync(switch, peers, (ring, i), counters, &mut hwcur, head)?;
+            self.forwarder.txsync(switch, peers, (ring, i), counters, &mut hwcur, head);
             state.hwcur.store(hwcur, Ordering::Relaxed);
         } else {
-            self.forwarder.stall = None;
+            self.forwarder.stalls[i] = None;
         }
         // Pairs with the Acquire in `RingRef::range`.
         ring.raw.tail.store(tail(hwcur), Ordering::Release);
@@ -228,15 +220,19 @@ impl ValePort {
                 wake(&self.at, &mut self.peers, waiting, i);
             }
         }
-        if what.contains(Interest::TX)
-            && let Some(stall) = self.forwarder.stall
-            && self.peers.update(&self.at.switch, stall.port)
-            && let Some(peer) = self.peers.get(stall.port)
-        {
-            peer.file
-                .kring(stall.ring.into())
-                .wait_for_space(self.at.file.shape.index);
+        if what.contains(Interest::TX) {
+            for stall in self.forwarder.stalls.into_iter().flatten() {
+                self.peers.update(&self.at.switch, stall.port);
+                if let Some(peer) = self.peers.get(stall.port) {
+                    peer.file.kring(stall.ring.into()).wait_for_space(self.at.file.shape.index);
+                }
+            }
         }
+    }
+
+    /// Where the rings' last batches stopped: what `arm` has asked about.
+    pub fn stalls(&self) -> [Option<Stall>; MAX_RINGS as usize] {
+        self.forwarder.stalls
     }
 
     /// Takes the doorbells back. `slept`: count a wake-up.
@@ -244,7 +240,7 @@ impl ValePort {
         for &i in &self.rx {
             self.at.file.kring(i).clear_kick();
         }
-        for &i in self.tx.iter().chain(&self.rx) {
+        for &i in &self.mine {
             self.at.bells[i].clear();
         }
         if slept && let Some(&i) = self.rx.first() {
@@ -255,19 +251,19 @@ impl ValePort {
     /// How long a sleep may last before it is worth looking whether somebody has died: the full
     /// destination that we wait for, or a sender between its publication and its kick.
     pub fn patience(&self) -> Duration {
-        Duration::from_millis(if self.forwarder.stall.is_some() {
-            50
-        } else {
-            500
-        })
+        Duration::from_millis(if self.first_stall().is_some() { 50 } else { 500 })
     }
 
     /// After a sleep without a ring: clears away a dead destination.
     pub fn look_for_death(&mut self) -> Result<()> {
-        match self.forwarder.stall {
+        match self.first_stall() {
             Some(stall) => attach::reap_if_dead(&self.at.switch, stall.port),
             None => Ok(()),
         }
+    }
+
+    fn first_stall(&self) -> Option<Stall> {
+        self.forwarder.stalls.into_iter().flatten().next()
     }
 
     /// The doorbell, or what joins several.
@@ -290,9 +286,8 @@ fn wake(at: &Attached, peers: &mut Peers, mut waiting: [u64; 4], i: usize) {
         while *bits != 0 {
             let port = (word * 64) as u32 + bits.trailing_zeros();
             *bits &= *bits - 1;
-            if peers.update(&at.switch, port as u8)
-                && let Some(peer) = peers.get(port as u8)
-            {
+            peers.update(&at.switch, port as u8);
+            if let Some(peer) = peers.get(port as u8) {
                 // Which of its rings waits is not recorded; a ring too many costs a wake-up.
                 peer.bells.iter().for_each(Bell::ring);
                 counters.add(C::doorbells_rung, 1);
@@ -307,9 +302,7 @@ fn stamp(ring: &RingRef<'_>) {
     let clock = nix::time::ClockId::CLOCK_REALTIME_COARSE;
     if let Ok(now) = nix::time::clock_gettime(clock) {
         ring.raw.ts_sec.store(now.tv_sec(), Ordering::Relaxed);
-        ring.raw
-            .ts_usec
-            .store(now.tv_nsec() / 1000, Ordering::Relaxed);
+        ring.raw.ts_usec.store(now.tv_nsec() / 1000, Ordering::Relaxed);
     }
 }
 

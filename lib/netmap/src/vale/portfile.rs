@@ -108,10 +108,8 @@ impl PortFile {
         h.version.store(VERSION, Ordering::Relaxed);
         h.index.store(shape.index.into(), Ordering::Relaxed);
         h.generation.store(shape.generation, Ordering::Relaxed);
-        h.tx_rings
-            .store(shape.tx_cells.len() as u32, Ordering::Relaxed);
-        h.rx_rings
-            .store(shape.rx_cells.len() as u32, Ordering::Relaxed);
+        h.tx_rings.store(shape.tx_cells.len() as u32, Ordering::Relaxed);
+        h.rx_rings.store(shape.rx_cells.len() as u32, Ordering::Relaxed);
         h.tx_slots.store(shape.tx_slots, Ordering::Relaxed);
         h.rx_slots.store(shape.rx_slots, Ordering::Relaxed);
         store_text(&h.region, &shape.region);
@@ -142,19 +140,12 @@ impl PortFile {
         }
         let version = h.version.load(Ordering::Relaxed);
         if version != VERSION {
-            return Err(bad(format!(
-                "layout version {version}, this program knows {VERSION}"
-            )));
+            return Err(bad(format!("layout version {version}, this program knows {VERSION}")));
         }
         let cells = |n: &AtomicU32, cells: &[AtomicU32]| {
             let n = n.load(Ordering::Relaxed) as usize;
             let some = (1..=cells.len()).contains(&n);
-            some.then(|| {
-                cells[..n]
-                    .iter()
-                    .map(|c| c.load(Ordering::Relaxed))
-                    .collect::<Vec<_>>()
-            })
+            some.then(|| cells[..n].iter().map(|c| c.load(Ordering::Relaxed)).collect::<Vec<_>>())
         };
         let slots = |n: &AtomicU32| Some(n.load(Ordering::Relaxed)).filter(|n| SLOTS.contains(n));
         let shape = (|| {
@@ -176,36 +167,28 @@ impl PortFile {
     #[inline]
     pub fn kring(&self, i: usize) -> &Kring {
         assert!(i < MAX_RINGS as usize);
-        self.map
-            .at(RX_OFF + i * PER_RING)
-            .expect("within the file's fixed length")
+        self.map.at(RX_OFF + i * PER_RING).expect("within the file's fixed length")
     }
 
     /// Counters of RX ring `i`.
     #[inline]
     pub(crate) fn rx_counters(&self, i: usize) -> &SharedCounters {
         assert!(i < MAX_RINGS as usize);
-        self.map
-            .at(RX_OFF + i * PER_RING + COUNTERS_OFF)
-            .expect("within the fixed length")
+        self.map.at(RX_OFF + i * PER_RING + COUNTERS_OFF).expect("within the fixed length")
     }
 
     /// State of TX ring `i`.
     #[inline]
     pub fn tx_state(&self, i: usize) -> &TxState {
         assert!(i < MAX_RINGS as usize);
-        self.map
-            .at(TX_OFF + i * PER_RING)
-            .expect("within the file's fixed length")
+        self.map.at(TX_OFF + i * PER_RING).expect("within the file's fixed length")
     }
 
     /// Counters of TX ring `i`.
     #[inline]
     pub(crate) fn tx_counters(&self, i: usize) -> &SharedCounters {
         assert!(i < MAX_RINGS as usize);
-        self.map
-            .at(TX_OFF + i * PER_RING + COUNTERS_OFF)
-            .expect("within the fixed length")
+        self.map.at(TX_OFF + i * PER_RING + COUNTERS_OFF).expect("within the fixed length")
     }
 }
 
@@ -223,22 +206,12 @@ impl PortFile {
                 .map_or(0, |r| r.raw.head.load(Ordering::Relaxed));
             let hwcur = self.tx_state(i).hwcur.load(Ordering::Relaxed);
             let used = between(hwcur, head, s.tx_slots);
-            RingInfo {
-                dir: Dir::Tx,
-                index: i as u16,
-                used,
-                counters: self.tx_counters(i).read(),
-            }
+            RingInfo { dir: Dir::Tx, index: i as u16, used, counters: self.tx_counters(i).read() }
         });
         let rx = (0..s.rx_cells.len()).map(|i| {
             let kring = self.kring(i);
             let used = between(kring.consumer_cur(), kring.published(), s.rx_slots);
-            RingInfo {
-                dir: Dir::Rx,
-                index: i as u16,
-                used,
-                counters: self.rx_counters(i).read(),
-            }
+            RingInfo { dir: Dir::Rx, index: i as u16, used, counters: self.rx_counters(i).read() }
         });
         tx.chain(rx).collect()
     }
@@ -262,8 +235,6 @@ pub fn store_text(words: &[AtomicU64], text: &str) {
 
 /// Reads text back; `None` if it is not UTF-8.
 pub fn load_text(words: &[AtomicU64]) -> Option<String> {
-    let bytes = words
-        .iter()
-        .flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes());
+    let bytes = words.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes());
     String::from_utf8(bytes.take_while(|&b| b != 0).collect()).ok()
 }

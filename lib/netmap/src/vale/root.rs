@@ -11,7 +11,7 @@
 //! Invariant: the directory belongs to the user or was chosen by them; every path below it is made
 //! of names that passed the grammar, so nothing escapes it.
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -45,11 +45,7 @@ impl Root {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::io("create the root directory", path)(e)),
         }
-        let meta = if chosen {
-            path.metadata()
-        } else {
-            path.symlink_metadata()
-        };
+        let meta = if chosen { path.metadata() } else { path.symlink_metadata() };
         let meta = meta.map_err(Error::io("inspect the root directory", &path))?;
         if !meta.is_dir() {
             let why = format!("it is not a directory; remove it or set {ENV}");
@@ -57,10 +53,7 @@ impl Root {
         }
         // The default place lies in a directory where anybody may create names.
         if !chosen && meta.uid() != nix::unistd::geteuid().as_raw() {
-            let why = format!(
-                "it belongs to user {}; set {ENV} to another directory",
-                meta.uid()
-            );
+            let why = format!("it belongs to user {}; set {ENV} to another directory", meta.uid());
             return Err(Error::Root { path, why });
         }
         let root = Self { path };
@@ -68,19 +61,25 @@ impl Root {
         Ok(root)
     }
 
-    /// Makes a directory with the root's own permissions.
+    /// Makes a directory with the root's own permissions, also if a process that died in between
+    /// left it without them.
     pub fn make_dir(&self, path: &Path) -> Result<()> {
         match std::fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
-            Err(e) => return Err(Error::io("create", path)(e)),
-            Ok(()) => {}
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("create", path)(e));
+            }
+            _ => {}
         }
-        let mode = self
-            .path
-            .metadata()
-            .map_err(Error::io("inspect", &self.path))?
-            .permissions();
-        std::fs::set_permissions(path, mode).map_err(Error::io("set the mode of", path))
+        let made = path.metadata().map_err(Error::io("inspect", path))?;
+        let root = self.path.metadata().map_err(Error::io("inspect", &self.path))?;
+        let wants = root.mode() & 0o7777;
+        // Somebody else's directory is as they made it.
+        let own = made.uid() == nix::unistd::geteuid().as_raw();
+        if made.mode() & 0o7777 == wants || !own {
+            return Ok(());
+        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(wants))
+            .map_err(Error::io("set the mode of", path))
     }
 
     /// Takes the root's lock.

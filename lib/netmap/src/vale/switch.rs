@@ -17,11 +17,13 @@
 //! Generations never repeat, so that something that was remembered is recognised as gone.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::file::{self, RootLock};
 use crate::map::{Map, Shared};
+use crate::place::Place;
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::fdb::{self, Fdb};
 use crate::vale::portfile::{load_text, store_text};
@@ -58,22 +60,17 @@ struct Header {
 // SAFETY: atomics only.
 unsafe impl Shared for Header {}
 
-/// A port's place in the table. `state`: 0 free, 1 being made, 2 active.
+/// A port's place in the table.
 #[repr(C)]
 #[derive(Debug)]
 struct PortEntry {
-    generation: AtomicU64,
-    state: AtomicU32,
-    flags: AtomicU32,
+    place: Place,
+    flags: AtomicU64,
     name: [AtomicU64; 3],
     region: [AtomicU64; 3],
 }
 // SAFETY: atomics only.
 unsafe impl Shared for PortEntry {}
-
-const FREE: u32 = 0;
-const MAKING: u32 = 1;
-const ACTIVE: u32 = 2;
 
 /// An open handle. `port`: index + 1, 0 if the entry is free.
 #[repr(C)]
@@ -94,6 +91,9 @@ pub const EXCLUSIVE: u32 = 1;
 
 /// Identity of an open handle, never 0 and never used twice: generation above 16 bits of index + 1.
 pub type HandleId = u64;
+
+/// Holder of the rings of a removed port: nobody may write there any more.
+pub const RETIRED: HandleId = u64::MAX;
 
 /// A port as the table lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,8 +166,7 @@ impl Switch {
         h.last_sweep_ms.store(now_ms(), Ordering::Relaxed);
         h.seed.store(random(), Ordering::Relaxed);
         // Random, so that what was remembered of a switch of the same name before is not mistaken.
-        h.next_generation
-            .store(random() >> 24 | 1, Ordering::Relaxed);
+        h.next_generation.store(random() >> 24 | 1, Ordering::Relaxed);
         h.magic.store(MAGIC, Ordering::Release);
         let _ = lock;
         Ok((switch, true))
@@ -191,10 +190,7 @@ impl Switch {
             // With nobody on it, a bad file is a leftover: it is replaced.
             if alive {
                 let why = format!("{why}; end the programs on the switch and try again");
-                Err(Error::Damaged {
-                    path: path.clone(),
-                    why,
-                })
+                Err(Error::Damaged { path: path.clone(), why })
             } else {
                 Ok(None)
             }
@@ -209,9 +205,7 @@ impl Switch {
         }
         let version = h.version.load(Ordering::Relaxed);
         if version != VERSION {
-            return damaged(format!(
-                "layout version {version}, this program knows {VERSION}"
-            ));
+            return damaged(format!("layout version {version}, this program knows {VERSION}"));
         }
         Ok(Some(switch))
     }
@@ -219,31 +213,19 @@ impl Switch {
     fn mapped(root: &Root, file: File, name: &str) -> Result<Self> {
         let path = root.switch_dir(name).join("switch");
         let map = Map::new(&file, BYTES).map_err(Error::io("map", path))?;
-        Ok(Self {
-            map,
-            file,
-            root: root.clone(),
-            name: name.into(),
-            mine: None,
-        })
+        Ok(Self { map, file, root: root.clone(), name: name.into(), mine: None })
     }
 
     fn header(&self) -> &Header {
-        self.map
-            .at(0)
-            .expect("the mapping is longer than the header")
+        self.map.at(0).expect("the mapping is longer than the header")
     }
 
     fn ports(&self) -> &[PortEntry] {
-        self.map
-            .slice(PORTS_OFF, MAX_PORTS)
-            .expect("within the file's fixed length")
+        self.map.slice(PORTS_OFF, MAX_PORTS).expect("within the file's fixed length")
     }
 
     fn handles(&self) -> &[HandleEntry] {
-        self.map
-            .slice(HANDLES_OFF, HANDLES)
-            .expect("within the file's fixed length")
+        self.map.slice(HANDLES_OFF, HANDLES).expect("within the file's fixed length")
     }
 
     // ---- reading, without a lock ----
@@ -275,16 +257,33 @@ impl Switch {
         }
     }
 
+    /// Generations up to this one have been given out: a port of a later one was made later.
+    #[inline]
+    pub fn epoch(&self) -> u64 {
+        self.header().next_generation.load(Ordering::Acquire)
+    }
+
+    /// Whether the file is still the one that the name leads to. Otherwise somebody removed the
+    /// directory, and what is there now is another switch.
+    pub fn is_current(&self) -> bool {
+        let there = self.root.switch_dir(&self.name).join("switch").metadata();
+        match (there, self.file.metadata()) {
+            (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+            _ => false,
+        }
+    }
+
     /// Whether senders wait at full destinations.
     #[inline]
     pub fn backpressure(&self) -> bool {
         self.header().flags.load(Ordering::Relaxed) & BACKPRESSURE != 0
     }
 
-    /// Ageing time in milliseconds, 0: never.
+    /// Ageing time in milliseconds, 0: never. Bounded, whatever a peer wrote, so that times can be
+    /// multiplied.
     #[inline]
     pub fn ageing_ms(&self) -> u64 {
-        self.header().ageing_ms.load(Ordering::Relaxed)
+        self.header().ageing_ms.load(Ordering::Relaxed).min(1 << 40)
     }
 
     /// Time of the last sweep of the learning table.
@@ -302,34 +301,30 @@ impl Switch {
     #[inline]
     pub fn port_generation(&self, index: u8) -> u64 {
         match self.ports().get(usize::from(index)) {
-            // Pairs with the Release in `add_port`.
-            Some(p) if p.state.load(Ordering::Acquire) == ACTIVE => {
-                p.generation.load(Ordering::Relaxed)
-            }
-            _ => 0,
+            Some(p) => p.place.active_generation(),
+            None => 0,
         }
     }
 
     /// The port at `index`, if it is active and its entry makes sense.
     pub fn listed(&self, index: u8) -> Option<Listed> {
         let p = self.ports().get(usize::from(index))?;
-        if p.state.load(Ordering::Acquire) != ACTIVE {
+        let generation = p.place.active_generation();
+        if generation == 0 {
             return None;
         }
         Some(Listed {
             index,
-            generation: p.generation.load(Ordering::Relaxed),
+            generation,
             name: load_text(&p.name).filter(|n| valid_name(n))?,
             region: load_text(&p.region).filter(|n| valid_name(n))?,
-            persistent: p.flags.load(Ordering::Relaxed) & PERSISTENT != 0,
+            persistent: p.flags.load(Ordering::Relaxed) & u64::from(PERSISTENT) != 0,
         })
     }
 
     /// All active ports.
     pub fn list(&self) -> Vec<Listed> {
-        (0..MAX_PORTS as u8)
-            .filter_map(|i| self.listed(i))
-            .collect()
+        (0..MAX_PORTS as u8).filter_map(|i| self.listed(i)).collect()
     }
 
     /// The active port of that name.
@@ -358,9 +353,12 @@ impl Switch {
     }
 
     /// Whether the handle with that identity no longer exists. Exact for identities that this
-    /// switch gave out; a made-up one counts as dead.
+    /// switch gave out; a made-up one counts as dead, `RETIRED` never.
     #[cold]
     pub fn is_dead(&self, id: HandleId) -> bool {
+        if id == RETIRED {
+            return false;
+        }
         let Some(index) = (id as u16).checked_sub(1) else {
             return true;
         };
@@ -385,16 +383,12 @@ impl Switch {
 
     /// File of a port.
     pub fn port_path(&self, port: &str) -> PathBuf {
-        self.root
-            .switch_dir(&self.name)
-            .join(format!("port.{port}"))
+        self.root.switch_dir(&self.name).join(format!("port.{port}"))
     }
 
     /// Doorbell of one ring of a port.
     pub fn bell_path(&self, port: &str, ring: usize) -> PathBuf {
-        self.root
-            .switch_dir(&self.name)
-            .join(format!("bell.{port}.{ring}"))
+        self.root.switch_dir(&self.name).join(format!("bell.{port}.{ring}"))
     }
 
     /// File of a memory region.
@@ -418,8 +412,7 @@ impl Switch {
         if h.ageing_ms.load(Ordering::Relaxed) != settings.ageing_ms {
             h.ageing_ms.store(settings.ageing_ms, Ordering::Relaxed);
             let now = now_ms();
-            self.fdb()
-                .restamp(&fdb::Clock::new(now, settings.ageing_ms));
+            self.fdb().restamp(&fdb::Clock::new(now, settings.ageing_ms));
             h.last_sweep_ms.store(now, Ordering::Relaxed);
         }
     }
@@ -427,7 +420,7 @@ impl Switch {
     fn next_generation(&self) -> u64 {
         let g = &self.header().next_generation;
         // Kept below 48 bits: it shares a word with a handle's index.
-        let next = (g.load(Ordering::Relaxed) + 1) & ((1 << 48) - 1);
+        let next = g.load(Ordering::Relaxed).wrapping_add(1) & ((1 << 48) - 1);
         g.store(next.max(1), Ordering::Relaxed);
         next.max(1)
     }
@@ -435,10 +428,7 @@ impl Switch {
     /// Reserves a place for a port that is about to be made. It is not listed yet; if the caller
     /// dies, `reap` frees it again.
     pub fn reserve_port(&self, _lock: &RootLock, name: &str, region: &str) -> Result<(u8, u64)> {
-        let free = self
-            .ports()
-            .iter()
-            .position(|p| p.state.load(Ordering::Relaxed) == FREE);
+        let free = self.ports().iter().position(|p| p.place.is_free());
         let Some(index) = free else {
             return Err(Error::Limit {
                 name: self.name.clone(),
@@ -450,18 +440,14 @@ impl Switch {
         let generation = self.next_generation();
         store_text(&p.name, name);
         store_text(&p.region, region);
-        p.generation.store(generation, Ordering::Relaxed);
         p.flags.store(0, Ordering::Relaxed);
-        p.state.store(MAKING, Ordering::Release);
+        p.place.reserve(generation);
         Ok((index as u8, generation))
     }
 
     /// Lists a port whose files are complete.
     pub fn activate_port(&self, _lock: &RootLock, index: u8) {
-        // Pairs with the Acquire in `port_generation`: the files are there.
-        self.ports()[usize::from(index)]
-            .state
-            .store(ACTIVE, Ordering::Release);
+        self.ports()[usize::from(index)].place.activate();
         self.header().active[usize::from(index / 64)]
             .fetch_or(1 << (index % 64), Ordering::Release);
     }
@@ -470,7 +456,7 @@ impl Switch {
     pub fn set_port_persistent(&self, _lock: &RootLock, index: u8, persistent: bool) {
         self.ports()[usize::from(index)]
             .flags
-            .store(if persistent { PERSISTENT } else { 0 }, Ordering::Relaxed);
+            .store(if persistent { u64::from(PERSISTENT) } else { 0 }, Ordering::Relaxed);
     }
 
     /// Enters a handle of this process; it lives as long as this `Switch` (its open file).
@@ -481,21 +467,18 @@ impl Switch {
         if_cell: u32,
         flags: u32,
     ) -> Result<HandleId> {
-        let free = self
-            .handles()
-            .iter()
-            .position(|h| h.port.load(Ordering::Relaxed) == 0);
-        let Some(index) = free else {
+        let free = self.handles().iter().enumerate().find(|(i, h)| {
+            // An entry whose last owner left a copy of its file in a child that lives on stays
+            // marked: the next one will do.
+            h.port.load(Ordering::Relaxed) == 0 && file::mark_alive(&self.file, *i as u32).is_ok()
+        });
+        let Some((index, _)) = free else {
             return Err(Error::Limit {
                 name: self.name.clone(),
                 what: "the switch has too many open handles",
                 limit: HANDLES as u64,
             });
         };
-        file::mark_alive(&self.file, index as u32).map_err(Error::io(
-            "mark this process alive in",
-            self.root.switch_dir(&self.name).join("switch"),
-        ))?;
         self.mine = Some(index as u32);
         let generation = self.next_generation();
         let h = &self.handles()[index];
@@ -511,6 +494,9 @@ impl Switch {
     pub fn remove_handle(&self, _lock: &RootLock, index: u32) {
         if let Some(h) = self.handles().get(index as usize) {
             h.port.store(0, Ordering::Release);
+        }
+        if self.mine == Some(index) {
+            file::mark_dead(&self.file, index);
         }
     }
 
@@ -539,8 +525,9 @@ impl Switch {
     pub fn abandoned_ports(&self, _lock: &RootLock) -> Vec<(u8, Option<String>, Option<String>)> {
         (0..MAX_PORTS as u8)
             .filter(|&i| {
-                let state = self.ports()[usize::from(i)].state.load(Ordering::Relaxed);
-                state != FREE && !(state == ACTIVE && self.port_is_kept(i))
+                let place = &self.ports()[usize::from(i)].place;
+                let kept = place.active_generation() != 0 && self.port_is_kept(i);
+                !place.is_free() && !kept
             })
             .map(|i| {
                 let p = &self.ports()[usize::from(i)];
@@ -554,25 +541,18 @@ impl Switch {
     pub fn unlist_port(&self, _lock: &RootLock, index: u8) {
         self.header().active[usize::from(index / 64)]
             .fetch_and(!(1 << (index % 64)), Ordering::Release);
-        self.ports()[usize::from(index)]
-            .state
-            .store(MAKING, Ordering::Release);
+        self.ports()[usize::from(index)].place.unlist();
         self.fdb().remove_if(|_, port| port == index);
     }
 
     /// Frees a port's place, after its files are gone.
     pub fn free_port(&self, _lock: &RootLock, index: u8) {
-        self.ports()[usize::from(index)]
-            .state
-            .store(FREE, Ordering::Release);
+        self.ports()[usize::from(index)].place.free();
     }
 
     /// Number of places in use, listed or not.
     pub fn ports_used(&self) -> usize {
-        self.ports()
-            .iter()
-            .filter(|p| p.state.load(Ordering::Relaxed) != FREE)
-            .count()
+        self.ports().iter().filter(|p| !p.place.is_free()).count()
     }
 
     /// Removes the switch's directory. The caller has seen that nobody is on it.
@@ -602,7 +582,5 @@ pub fn now_ms() -> u64 {
 pub fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // The standard library seeds this from the system's random source.
-    std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish()
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

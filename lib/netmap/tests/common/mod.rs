@@ -19,11 +19,7 @@ pub fn root() -> &'static std::path::Path {
 
 /// Address of a station.
 pub fn mac(station: u8) -> [u8; 6] {
-    if station == 0xff {
-        [0xff; 6]
-    } else {
-        [2, 0, 0, 0, 0, station]
-    }
+    if station == 0xff { [0xff; 6] } else { [2, 0, 0, 0, 0, station] }
 }
 
 /// A frame of `len` bytes from one station to another with a number in it.
@@ -48,11 +44,7 @@ pub fn open(name: &str, options: &Options) -> Port {
 
 /// Options with that many slots in both directions.
 pub fn slots(n: u32) -> Options {
-    Options {
-        tx_slots: Some(n),
-        rx_slots: Some(n),
-        ..Options::default()
-    }
+    Options { tx_slots: Some(n), rx_slots: Some(n), ..Options::default() }
 }
 
 /// Reads whole packets from ring `r`, at most `max`.
