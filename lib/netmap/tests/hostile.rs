@@ -9,7 +9,7 @@ mod common;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ fn file(path: &PathBuf) -> File {
 }
 
 /// Bytes at the start of a file that hold control structures worth aiming at.
-fn control_bytes(path: &PathBuf) -> u64 {
+fn control_bytes(path: &Path) -> u64 {
     let len = path.metadata().unwrap().len();
     match path.file_name().unwrap().to_str().unwrap() {
         "switch" => 20480 + 4096,
@@ -175,8 +175,10 @@ fn random_scribbling_while_everybody_works() {
             let anywhere = rng.next().is_multiple_of(4);
             let words = if anywhere { map.len() as u64 } else { *control } / 4;
             let at = (rng.next() % words) as usize;
-            // SAFETY: `at` lies within the mapping; an atomic store to shared memory.
-            let word = unsafe { AtomicU32::from_ptr(map.as_mut_ptr().cast::<u32>().add(at)) };
+            let word = map.as_mut_ptr().cast::<u32>().wrapping_add(at);
+            // SAFETY: `at` lies within the mapping, which outlives this; an atomic like those of
+            // the library.
+            let word = unsafe { AtomicU32::from_ptr(word) };
             word.store(rng.nasty(), Ordering::Relaxed);
         }
         stop.store(true, Ordering::Relaxed);

@@ -58,18 +58,13 @@ impl Role {
         Ok(Port::open_with(&self.port.parse()?, &options)?)
     }
 
-    /// Fills every TX buffer once, as pkt-gen does, with addresses going round.
-    fn prepare(&self, port: &mut Port) -> Result<()> {
-        let mut ring = port.tx(0);
-        let n = ring.num_slots() as u32;
+    /// The packet that a TX buffer holds.
+    fn packet(&self) -> Vec<u8> {
         let mut packet = vec![0u8; self.len];
-        for i in 0..ring.space() {
-            packet[..6].copy_from_slice(&mac(self.dst, i as u32 % self.macs.min(n)));
-            packet[6..12].copy_from_slice(&mac(self.me, 0));
-            packet[12..14].copy_from_slice(&[8, 0]);
-            ring.slot(i).frame().write(0, &packet);
-        }
-        Ok(())
+        packet[..6].copy_from_slice(&mac(self.dst, 0));
+        packet[6..12].copy_from_slice(&mac(self.me, 0));
+        packet[12..14].copy_from_slice(&[8, 0]);
+        packet
     }
 
     /// Announces own addresses, so that the switch knows where they are.
@@ -91,11 +86,12 @@ impl Role {
     pub fn send(&self) -> Result<Value> {
         let mut port = self.open()?;
         self.announce(&mut port)?;
-        self.prepare(&mut port)?;
         ready()?;
         let before = port.counters();
-        // Which address each slot's buffer holds; changed as the addresses go round.
         let n = port.tx(0).num_slots() as u32;
+        let packet = self.packet();
+        // As pkt-gen does: each buffer is filled once and keeps its contents.
+        let mut filled = vec![false; n as usize];
         let rounds = self.macs.div_ceil(n);
         let mut round = 0;
         let start = Instant::now();
@@ -106,6 +102,9 @@ impl Role {
                 let count = ring.space().min(self.burst);
                 for i in 0..count {
                     let slot = ring.slot(i);
+                    if !std::mem::replace(&mut filled[slot.index()], true) {
+                        slot.frame().write(0, &packet);
+                    }
                     if self.macs > 1 {
                         // The cost of writing an address is the same for any number of them.
                         let number = (slot.index() as u32 + round * n) % self.macs;

@@ -1,8 +1,10 @@
 //! VALE: a learning switch in shared memory whose ports forward for themselves.
 
 pub mod attach;
+pub mod deliver;
 pub mod fdb;
 pub mod forward;
+pub mod lookup;
 pub mod peer;
 pub mod port;
 pub mod portfile;

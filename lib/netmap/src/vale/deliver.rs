@@ -1,0 +1,215 @@
+//! Writing to a destination's receive ring: hold it, put packets, publish once, let go, ring the
+//! doorbell at most once.
+//!
+//! Invariant: between `hold` and `finish` nobody else writes to the ring; what was put is seen by
+//! the receiver only after `finish`, all at once; whoever dies in between has put nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::abi::{RawSlot, SlotFlags, SlotValue};
+use crate::copy::{self, Isa};
+use crate::kring::{Held, Verdict};
+use crate::mem::{RESERVED, STRIDE};
+use crate::stats::{C, SharedCounters};
+use crate::sync::core_atomic::Ordering;
+use crate::vale::peer::Peer;
+use crate::vale::switch::{HandleId, RETIRED, Switch};
+
+/// How far ahead destination buffers are fetched for writing: enough stores in flight to cover a
+/// cache-to-cache transfer (`scripts/bench vale`).
+const AHEAD: usize = 8;
+/// How long a sender waits for a ring that another sender holds before it gives up.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// Why a ring could not be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotHeld {
+    /// Another sender has it, and has had it for long.
+    Busy,
+    /// A peer has scribbled over its state.
+    Damaged,
+}
+
+/// The place in a held ring: numbers only, so that several rings can be held at once without
+/// borrowing their peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant {
+    /// Ring number.
+    pub ring: u8,
+    /// Next slot to write.
+    tail: u32,
+    /// Slots free.
+    pub space: u32,
+}
+
+/// Holds RX ring `ring` of a peer and reads how much fits.
+#[inline]
+pub fn hold(
+    switch: &Switch,
+    peer: &Peer,
+    ring: u8,
+    me: HandleId,
+) -> std::result::Result<Grant, NotHeld> {
+    let ring_no = usize::from(ring);
+    let kring = peer.file.kring(ring_no);
+    let mut waited: Option<(Instant, u32)> = None;
+    let held = kring.hold(me, |owner| {
+        let (since, asked) = waited.get_or_insert_with(|| (Instant::now(), 0));
+        *asked += 1;
+        if *asked % 32 == 1 && switch.is_dead(owner) {
+            Verdict::Dead
+        } else if owner == RETIRED || since.elapsed() > PATIENCE {
+            Verdict::GiveUp
+        } else {
+            Verdict::Wait
+        }
+    });
+    if held == Held::No {
+        return Err(NotHeld::Busy);
+    }
+    let n = peer.file.shape.rx_slots;
+    let freed = kring.freed();
+    let mut tail = kring.producer_tail();
+    if tail >= n {
+        tail = freed; // damaged by a peer: begin anew where the consumer stands
+    }
+    if freed >= n || peer.rx_ring(ring_no).is_none() {
+        kring.release_hold(me);
+        return Err(NotHeld::Damaged);
+    }
+    let space = if freed > tail { freed - tail - 1 } else { n - 1 - (tail - freed) };
+    Ok(Grant { ring, tail, space })
+}
+
+/// A held ring, being written.
+#[derive(Debug)]
+pub struct Writer<'a> {
+    peer: &'a Peer,
+    me: HandleId,
+    ring: u8,
+    slots: &'a [RawSlot],
+    cell0: *mut u8,
+    cells: u32,
+    tail: usize,
+    /// Slots free.
+    pub space: u32,
+    /// Packets put.
+    packets: u64,
+    bytes: u64,
+    bad: u64,
+    /// Packets that found no space: for the caller to count up.
+    pub dropped: u64,
+}
+
+impl<'a> Writer<'a> {
+    /// Writes where `grant` says; the ring is held for `me`.
+    #[inline]
+    pub fn new(peer: &'a Peer, grant: Grant, me: HandleId) -> Self {
+        let ring = peer.rx_ring(grant.ring.into()).expect("`hold` has seen it");
+        Self {
+            peer,
+            me,
+            ring: grant.ring,
+            slots: ring.slots,
+            cell0: ring.region.cell0(),
+            cells: ring.region.cells(),
+            tail: grant.tail as usize,
+            space: grant.space,
+            packets: 0,
+            bytes: 0,
+            bad: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Slots of the ring.
+    pub fn num_slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// Puts `len` bytes into the next slot. There is space; the caller counts packets.
+    ///
+    /// # Safety
+    /// `len` (at most STRIDE) bytes at `data` are readable, and if not `exact`, the whole lines
+    /// they are in; the CPU has `I`'s instructions.
+    #[inline(always)]
+    pub unsafe fn put<I: Isa>(&mut self, data: *const u8, mut len: u16, exact: bool, flags: u16) {
+        let n = self.slots.len();
+        let ahead = self.tail + AHEAD; // n is at least 64
+        let ahead = if ahead >= n { ahead - n } else { ahead };
+        let later = self.slots[ahead].word.load(Ordering::Relaxed) as u32 as usize;
+        copy::prefetch_write(self.cell0.wrapping_add(later * STRIDE));
+        let slot = &self.slots[self.tail];
+        let buf_idx = SlotValue::unpack(slot.word.load(Ordering::Relaxed)).buf_idx;
+        if buf_idx >= RESERVED && buf_idx < self.cells {
+            let to = self.cell0.wrapping_add(buf_idx as usize * STRIDE);
+            if exact {
+                // SAFETY: `to` is a buffer of STRIDE bytes, `len` is not more.
+                unsafe { copy::bytes(to, data, len.into()) };
+            } else {
+                // SAFETY: as above, and STRIDE is a multiple of 64.
+                unsafe { I::lines(to, data, usize::from(len).div_ceil(64).max(1)) };
+            }
+        } else if self.is_grown(buf_idx) {
+            let to = self.cell0.wrapping_add(buf_idx as usize * STRIDE);
+            // SAFETY: the region has been found to hold that buffer now.
+            unsafe { copy::bytes(to, data, len.into()) };
+        } else {
+            len = 0; // a peer has damaged the slot
+            self.bad += 1;
+        }
+        let value = SlotValue { buf_idx, len, flags };
+        slot.word.store(value.pack(), Ordering::Relaxed);
+        self.tail = if self.tail + 1 == n { 0 } else { self.tail + 1 };
+        self.space -= 1;
+        self.bytes += u64::from(len);
+    }
+
+    /// Counts a packet whose slots have been put.
+    #[inline(always)]
+    pub fn packet(&mut self) {
+        self.packets += 1;
+    }
+
+    /// A slot may name a buffer of a part of the region that was added after it was mapped.
+    #[cold]
+    fn is_grown(&self, buf_idx: u32) -> bool {
+        buf_idx >= RESERVED && buf_idx < self.peer.region.refresh()
+    }
+
+    /// Publishes, lets the ring go, and rings if the receiver sleeps. `counters` are the sender's.
+    #[inline]
+    pub fn finish(self, counters: &SharedCounters) {
+        let ring_no = usize::from(self.ring);
+        let kring = self.peer.file.kring(ring_no);
+        let rx = self.peer.file.rx_counters(ring_no);
+        if self.packets > 0 {
+            kring.publish(self.tail as u32);
+            rx.add(C::rx_packets, self.packets);
+            rx.add(C::rx_bytes, self.bytes);
+            rx.add(C::rx_batches, 1);
+        }
+        if self.dropped + self.bad > 0 {
+            rx.add(C::rx_drop_full, self.dropped);
+            rx.add(C::rx_drop_bad, self.bad);
+            counters.add(C::tx_drop_full, self.dropped);
+        }
+        kring.release_hold(self.me);
+        if self.packets > 0 {
+            if kring.take_kick() {
+                if let Some(bell) = self.peer.bells.get(ring_no) {
+                    bell.ring();
+                }
+                counters.add(C::doorbells_rung, 1);
+            } else {
+                counters.add(C::doorbells_suppressed, 1);
+            }
+        }
+    }
+}
+
+/// Flags of an RX slot: number of fragments in the high byte, MOREFRAG except in the last.
+#[inline(always)]
+pub fn rx_flags(frags: u8, more: bool) -> u16 {
+    u16::from(frags) << 8 | if more { SlotFlags::MOREFRAG.bits() } else { 0 }
+}

@@ -1,0 +1,99 @@
+//! Which way a packet goes: the Ethernet header against the learning table.
+//!
+//! Invariant: a source is learnt before its packet's destination is looked up, packet by packet in
+//! the order of the ring, as if each were alone; that a run of equal addresses costs one look is
+//! not visible from outside.
+
+use crate::vale::MAX_PORTS;
+use crate::vale::fdb::{Clock, Fdb};
+
+/// Bytes of an Ethernet header.
+pub const ETHER_HEADER: u16 = 14;
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To one port.
+    Port(u8),
+    /// To all ports: broadcast, multicast, or nobody knows.
+    Flood,
+    /// Nowhere: its destination is the sender's own port, or no port at all.
+    Nowhere,
+    /// Nowhere: it is no Ethernet frame.
+    Short,
+}
+
+/// Finds ways for the packets of one batch.
+#[derive(Debug)]
+pub struct Lookup<'a> {
+    fdb: Fdb<'a>,
+    clock: &'a Clock,
+    me: u8,
+    src: u64,
+    dst: u64,
+    way: Way,
+}
+
+impl<'a> Lookup<'a> {
+    /// For packets of port `me`, now.
+    pub fn new(fdb: Fdb<'a>, clock: &'a Clock, me: u8) -> Self {
+        Self { fdb, clock, me, src: 0, dst: 0, way: Way::Flood }
+    }
+
+    /// Learns the source of a packet and finds its way.
+    ///
+    /// # Safety
+    /// `len` bytes at `data` are readable.
+    #[inline(always)]
+    pub unsafe fn way(&mut self, data: *const u8, len: u16) -> Way {
+        if len < ETHER_HEADER {
+            return Way::Short;
+        }
+        // SAFETY: at least 14 bytes are readable.
+        let (dst, src) = unsafe { addresses(data) };
+        if dst == self.dst && src == self.src { self.way } else { self.find(dst, src) }
+    }
+
+    #[inline(never)]
+    fn find(&mut self, dst: u64, src: u64) -> Way {
+        if src != self.src {
+            // Multicast addresses are never sources.
+            if src & 1 == 0 {
+                self.fdb.learn(src, self.me, self.clock);
+            }
+            self.src = src;
+        }
+        // Looked up anew even if it is the same: it may be the very address just learnt.
+        self.dst = dst;
+        let port = if dst & 1 == 0 { self.fdb.lookup(dst, self.clock) } else { None };
+        self.way = match port {
+            None => Way::Flood,
+            Some(port) if port == self.me || usize::from(port) >= MAX_PORTS => Way::Nowhere,
+            Some(port) => Way::Port(port),
+        };
+        self.way
+    }
+}
+
+/// Destination and source address of a packet.
+///
+/// # Safety
+/// At least 14 bytes are readable at `data`.
+#[inline(always)]
+unsafe fn addresses(data: *const u8) -> (u64, u64) {
+    let (dst, src): (u64, u64);
+    // SAFETY: 8 bytes at 0 and at 6 lie within the 14. Assembly, because peers may write there
+    // meanwhile.
+    unsafe {
+        std::arch::asm!(
+            "mov {d}, [{p}]",
+            "mov {s}, [{p} + 6]",
+            d = out(reg) dst,
+            s = out(reg) src,
+            p = in(reg) data,
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    let mask = (1 << 48) - 1;
+    (dst & mask, src & mask)
+}
