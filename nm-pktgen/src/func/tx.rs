@@ -27,7 +27,7 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
         (0..worker.port.tx_rings()).map(|ring| worker.port.tx(ring).num_slots()).collect();
     let mark = seq.then(|| stream_mark(worker, Kind::Seq));
     let mut filler = Filler::new(worker.plan, source, &rings, capacity(worker), mark)?;
-    allow_indirect(worker, &filler)?;
+    worker.port.allow_indirect_static(filler.indirect_bytes());
     let mut pacer = worker.pacer();
     if pacer.is_some() {
         rate::sharpen_timers();
@@ -86,19 +86,6 @@ fn capacity(worker: &mut Worker<'_>) -> usize {
     // All buffers of a port have one size; a ring without a free slot says so later.
     let mut ring = worker.port.tx(0);
     if ring.space() > 0 { ring.slot(0).capacity() } else { usize::from(u16::MAX) }
-}
-
-/// Tells the port which memory its slots may point to. The library's call for that is unsafe, as it
-/// takes any address, and this program forbids itself unsafe code.
-fn allow_indirect(worker: &mut Worker<'_>, filler: &Filler) -> anyhow::Result<()> {
-    if !filler.indirect_bytes().is_empty() {
-        anyhow::bail!(
-            "--indirect needs a safe way to lend {} bytes to {}, which the library does not offer; leave it out",
-            filler.indirect_bytes().len(),
-            worker.port.name()
-        );
-    }
-    Ok(())
 }
 
 /// The next ring with room for a packet, and how many packets it takes.

@@ -22,7 +22,7 @@ pub struct Plan {
     /// Milliseconds per run
     #[arg(long, default_value_t = 1000)]
     ms: u64,
-    /// Cases to run (all unless named): small large senders flood ports macs rtt open
+    /// Cases to run (all unless named): small large senders flood ports macs backpressure rtt open
     cases: Vec<String>,
 }
 
@@ -124,7 +124,8 @@ pub fn run(plan: &Plan) -> Result<()> {
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("NETMAP_ROOT", dir.path()) };
     let mut table = Table { json: plan.json, rows: Vec::new() };
-    let all = ["small", "large", "senders", "flood", "ports", "macs", "rtt", "open"];
+    let all =
+        ["small", "large", "senders", "flood", "ports", "macs", "backpressure", "rtt", "open"];
     let names: Vec<&str> = if plan.cases.is_empty() {
         all.to_vec()
     } else {
@@ -138,6 +139,7 @@ pub fn run(plan: &Plan) -> Result<()> {
             "flood" => flood(plan, &mut table)?,
             "ports" => ports(plan, &mut table)?,
             "macs" => macs(plan, &mut table)?,
+            "backpressure" => backpressure(plan, &mut table)?,
             "rtt" => round_trips(plan, &mut table)?,
             "open" => opening(plan, &mut table)?,
             other => bail!("no case {other:?}; cases are: {}", all.join(" ")),
@@ -221,45 +223,80 @@ fn flood(plan: &Plan, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn ports(plan: &Plan, table: &mut Table) -> Result<()> {
-    let counts = [2usize, 64, 254];
-    let mut rates = vec![vec![]; counts.len()];
-    for _ in 0..plan.runs {
-        for (k, &count) in counts.iter().enumerate() {
-            let idle = (count > 2)
-                .then(|| {
-                    let args = [("ports", (count - 2).to_string())];
-                    Actor::start(&role("idle", "valeB:i", 0, &args))
-                })
-                .transpose()?;
-            rates[k].push(rate(plan, &[])?);
-            if let Some(mut idle) = idle {
-                idle.go()?;
-                idle.go()?;
-                idle.result()?;
-            }
+/// Rates that are compared with each other come from short runs in turns, each divided by a
+/// reference run right beside it: a shared machine changes its speed from second to second.
+fn in_turns(
+    plan: &Plan,
+    n: usize,
+    mut one: impl FnMut(usize, &Plan) -> Result<f64>,
+) -> Result<Vec<(f64, f64)>> {
+    const SHORTER: usize = 4;
+    let plan = Plan { ms: (plan.ms / SHORTER as u64).max(100), ..plan.clone() };
+    let mut seen = vec![(vec![], vec![]); n];
+    for _ in 0..plan.runs * SHORTER {
+        let mut relative = vec![];
+        for (k, seen) in seen.iter_mut().enumerate() {
+            let pps = one(k, &plan)?;
+            let beside = reference::run(1024, 60, 512, Duration::from_millis(plan.ms / 2));
+            seen.0.push(pps);
+            relative.push(beside / pps);
+        }
+        for (k, seen) in seen.iter_mut().enumerate() {
+            seen.1.push(relative[k] / relative[0]);
         }
     }
-    for (k, &count) in counts.iter().enumerate() {
-        let ratios = rates[k].iter().zip(&rates[0]).map(|(a, b)| b / a).collect();
+    Ok(seen.into_iter().map(|(pps, cost)| (median(pps), median(cost))).collect())
+}
+
+fn ports(plan: &Plan, table: &mut Table) -> Result<()> {
+    let counts = [2usize, 64, 254];
+    let results = in_turns(plan, counts.len(), |k, plan| {
+        let idle = (counts[k] > 2)
+            .then(|| {
+                let args = [("ports", (counts[k] - 2).to_string())];
+                Actor::start(&role("idle", "valeB:i", 0, &args))
+            })
+            .transpose()?;
+        let pps = rate(plan, &[])?;
+        if let Some(mut idle) = idle {
+            idle.go()?; // starts, and ends with the next line
+            idle.go()?;
+            idle.result()?;
+        }
+        Ok(pps)
+    })?;
+    for (count, (pps, cost)) in counts.iter().zip(results) {
         table.row(json!({"case": format!("{count} ports, 64 B"),
-            "mpps": median(rates[k].clone()) / 1e6, "cost_ratio": median(ratios)}));
+            "mpps": pps / 1e6, "cost_ratio": cost}));
     }
     Ok(())
 }
 
 fn macs(plan: &Plan, table: &mut Table) -> Result<()> {
     let counts = [16usize, 256, 4096, 16384];
-    let mut rates = vec![vec![]; counts.len()];
-    for _ in 0..plan.runs {
-        for (k, &count) in counts.iter().enumerate() {
-            rates[k].push(rate(plan, &[("macs", count.to_string())])?);
-        }
-    }
-    for (k, &count) in counts.iter().enumerate() {
-        let ratios = rates[k].iter().zip(&rates[0]).map(|(a, b)| b / a).collect();
+    let results =
+        in_turns(plan, counts.len(), |k, plan| rate(plan, &[("macs", counts[k].to_string())]))?;
+    for (count, (pps, cost)) in counts.iter().zip(results) {
         table.row(json!({"case": format!("{count} learnt addresses, 64 B"),
-            "mpps": median(rates[k].clone()) / 1e6, "cost_ratio": median(ratios)}));
+            "mpps": pps / 1e6, "cost_ratio": cost}));
+    }
+    Ok(())
+}
+
+fn backpressure(plan: &Plan, table: &mut Table) -> Result<()> {
+    let results = in_turns(plan, 2, |k, plan| {
+        let options = netmap::control::SwitchOptions {
+            backpressure: k == 1,
+            ..netmap::control::SwitchOptions::default()
+        };
+        let switch = netmap::control::Switch::create("valeB", &options)?;
+        let pps = rate(plan, &[("wait", "adaptive".into())])?;
+        switch.delete()?;
+        Ok(pps)
+    })?;
+    for (name, (pps, cost)) in ["dropping", "with backpressure"].iter().zip(results) {
+        table.row(json!({"case": format!("one to one {name}, 64 B"),
+            "mpps": pps / 1e6, "cost_ratio": cost}));
     }
     Ok(())
 }

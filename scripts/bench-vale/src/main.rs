@@ -28,8 +28,6 @@ enum Command {
     #[command(hide = true)]
     Ping(roles::Role),
     #[command(hide = true)]
-    Ref { slots: usize, len: usize },
-    #[command(hide = true)]
     Idle {
         #[command(flatten)]
         role: roles::Role,
@@ -44,10 +42,6 @@ fn main() -> Result<()> {
         None => return cases::run(&cli.plan),
         Some(Command::Send(role)) => role.send()?,
         Some(Command::Receive(role)) => role.receive()?,
-        Some(Command::Ref { slots, len }) => {
-            serde_json::json!({"reference_mpps":
-                reference::run(slots, len, 512, std::time::Duration::from_secs(1)) / 1e6})
-        }
         Some(Command::Echo(role)) => role.echo()?,
         Some(Command::Ping(role)) => role.ping()?,
         Some(Command::Idle { role, ports }) => role.idle(ports)?,

@@ -92,6 +92,7 @@ impl Role {
         let packet = self.packet();
         // As pkt-gen does: each buffer is filled once and keeps its contents.
         let mut filled = vec![false; n as usize];
+        let mut unfilled = n;
         let rounds = self.macs.div_ceil(n);
         let mut round = 0;
         let start = Instant::now();
@@ -102,8 +103,9 @@ impl Role {
                 let count = ring.space().min(self.burst);
                 for i in 0..count {
                     let slot = ring.slot(i);
-                    if !std::mem::replace(&mut filled[slot.index()], true) {
+                    if unfilled > 0 && !std::mem::replace(&mut filled[slot.index()], true) {
                         slot.frame().write(0, &packet);
+                        unfilled -= 1;
                     }
                     if self.macs > 1 {
                         // The cost of writing an address is the same for any number of them.
@@ -120,6 +122,10 @@ impl Role {
                 }
                 ring.advance(count);
                 port.txsync()?;
+                if count == 0 {
+                    // Only with backpressure: the destination is full.
+                    port.wait(Interest::TX, self.wait, Some(Duration::from_millis(10)))?;
+                }
             }
         }
         let c = port.counters().since(&before);

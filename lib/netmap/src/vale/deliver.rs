@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::abi::{RawSlot, SlotFlags, SlotValue};
 use crate::copy::{self, Isa};
 use crate::kring::{Held, Verdict};
-use crate::mem::{RESERVED, STRIDE};
+use crate::mem::{RESERVED, Region, STRIDE};
 use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::peer::Peer;
@@ -17,7 +17,7 @@ use crate::vale::switch::{HandleId, RETIRED, Switch};
 
 /// How far ahead destination buffers are fetched for writing: enough stores in flight to cover a
 /// cache-to-cache transfer (`scripts/bench vale`).
-const AHEAD: usize = 8;
+pub const AHEAD: usize = 8;
 /// How long a sender waits for a ring that another sender holds before it gives up.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -103,7 +103,7 @@ pub struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Writes where `grant` says; the ring is held for `me`.
-    #[inline]
+    #[inline(always)]
     pub fn new(peer: &'a Peer, grant: Grant, me: HandleId) -> Self {
         let ring = peer.rx_ring(grant.ring.into()).expect("`hold` has seen it");
         Self {
@@ -150,7 +150,7 @@ impl<'a> Writer<'a> {
                 // SAFETY: as above, and STRIDE is a multiple of 64.
                 unsafe { I::lines(to, data, usize::from(len).div_ceil(64).max(1)) };
             }
-        } else if self.is_grown(buf_idx) {
+        } else if is_grown(self.peer, buf_idx) {
             let to = self.cell0.wrapping_add(buf_idx as usize * STRIDE);
             // SAFETY: the region has been found to hold that buffer now.
             unsafe { copy::bytes(to, data, len.into()) };
@@ -165,16 +165,28 @@ impl<'a> Writer<'a> {
         self.bytes += u64::from(len);
     }
 
+    /// The next slots up to the ring's end, as far as they are free, and where their buffers are:
+    /// for a loop that fills them itself and then says so with `filled`.
+    pub fn stretch(&self) -> (&'a [RawSlot], Buffers) {
+        let end = self.slots.len().min(self.tail + self.space as usize);
+        (&self.slots[self.tail..end], Buffers { cell0: self.cell0, cells: self.cells })
+    }
+
+    /// Counts the first `n` slots of the stretch, each a packet, `bytes` in all.
+    pub fn filled(&mut self, n: usize, bytes: u64) {
+        self.tail += n;
+        if self.tail == self.slots.len() {
+            self.tail = 0;
+        }
+        self.space -= n as u32;
+        self.packets += n as u64;
+        self.bytes += bytes;
+    }
+
     /// Counts a packet whose slots have been put.
     #[inline(always)]
     pub fn packet(&mut self) {
         self.packets += 1;
-    }
-
-    /// A slot may name a buffer of a part of the region that was added after it was mapped.
-    #[cold]
-    fn is_grown(&self, buf_idx: u32) -> bool {
-        buf_idx >= RESERVED && buf_idx < self.peer.region.refresh()
     }
 
     /// Publishes, lets the ring go, and rings if the receiver sleeps. `counters` are the sender's.
@@ -206,6 +218,40 @@ impl<'a> Writer<'a> {
             }
         }
     }
+}
+
+/// Where the buffers of a region are.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffers {
+    cell0: *mut u8,
+    cells: u32,
+}
+
+impl Buffers {
+    /// Those of a region, as far as it is known.
+    pub fn of(region: &Region) -> Self {
+        Self { cell0: region.cell0(), cells: region.cells() }
+    }
+
+    /// Address of a buffer, if there is one of that number.
+    #[inline(always)]
+    pub fn at(self, buf_idx: u32) -> Option<*mut u8> {
+        let known = buf_idx >= RESERVED && buf_idx < self.cells;
+        known.then(|| self.anywhere(buf_idx))
+    }
+
+    /// What would be its address: for prefetching, which may miss.
+    #[inline(always)]
+    pub fn anywhere(self, buf_idx: u32) -> *mut u8 {
+        self.cell0.wrapping_add(buf_idx as usize * STRIDE)
+    }
+}
+
+/// A slot may name a buffer of a part of the region that was added after it was mapped.
+#[cold]
+#[inline(never)]
+fn is_grown(peer: &Peer, buf_idx: u32) -> bool {
+    buf_idx >= RESERVED && buf_idx < peer.region.refresh()
 }
 
 /// Flags of an RX slot: number of fragments in the high byte, MOREFRAG except in the last.
