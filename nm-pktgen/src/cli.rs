@@ -10,6 +10,7 @@ use netmap::Wait;
 use nm_cli::args::OutputArgs;
 use nm_cli::cpulist::CpuList;
 use nm_cli::mac::MacRange;
+use nm_cli::ring_config::RingConfig;
 use nm_cli::units::{Bps, Count, Rate, Sizes};
 use nm_cli::{duration, exit};
 use serde::Serialize;
@@ -240,48 +241,6 @@ impl FromStr for Speed {
     }
 }
 
-/// Slots and rings as in `-C 1024,512,2,2`; what is left out keeps its default, but receive slots
-/// follow transmit slots and receive rings follow transmit rings, as in pkt-gen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RingConfig {
-    /// Slots of each transmit ring.
-    pub tx_slots: Option<u32>,
-    /// Slots of each receive ring.
-    pub rx_slots: Option<u32>,
-    /// Transmit rings.
-    pub tx_rings: Option<u16>,
-    /// Receive rings.
-    pub rx_rings: Option<u16>,
-}
-
-impl FromStr for RingConfig {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<RingConfig, String> {
-        let parts: Vec<&str> = text.split(',').collect();
-        if parts.len() > 4 {
-            return Err("too many numbers; write TX[,RX[,TXRINGS[,RXRINGS]]]".to_string());
-        }
-        let slots = |index: usize| -> Result<Option<u32>, String> {
-            match parts.get(index).map(|part| part.trim().parse::<u32>()) {
-                None => Ok(None),
-                Some(Ok(slots)) if slots > 0 => Ok(Some(slots)),
-                Some(_) => Err("not a ring configuration; write it as 1024,1024,2,2".to_string()),
-            }
-        };
-        let rings = |index: usize| -> Result<Option<u16>, String> {
-            slots(index)?.map(u16::try_from).transpose().map_err(|_| "too many rings".to_string())
-        };
-        let (tx_slots, tx_rings) = (slots(0)?, rings(2)?);
-        Ok(RingConfig {
-            tx_slots,
-            rx_slots: slots(1)?.or(tx_slots),
-            tx_rings,
-            rx_rings: rings(3)?.or(tx_rings),
-        })
-    }
-}
-
 fn wait_mode(text: &str) -> Result<Wait, String> {
     text.parse().map_err(|_| "not a way to wait; busy, adaptive and block are".to_string())
 }
@@ -298,13 +257,9 @@ mod tests {
     }
 
     #[test]
-    fn speeds_and_ring_configurations_parse() {
+    fn speeds_parse() {
         assert_eq!("x2".parse(), Ok(Speed::Times(2.0)));
         assert_eq!("max".parse(), Ok(Speed::Max));
         assert!("x0".parse::<Speed>().is_err() && "fast".parse::<Speed>().is_err());
-        let config: RingConfig = "512,,".parse().unwrap_or_default();
-        assert_eq!(config, RingConfig::default(), "empty parts are mistakes");
-        let config: RingConfig = "512,256,4".parse().expect("valid");
-        assert_eq!((config.rx_slots, config.rx_rings), (Some(256), Some(4)));
     }
 }

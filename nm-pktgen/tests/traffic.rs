@@ -275,3 +275,20 @@ fn rates_are_kept_and_reported() {
         assert!(sent > 0 && sent as f64 <= pps * elapsed + 512.0, "{end}");
     }
 }
+
+#[test]
+fn indirect_slots_carry_the_packet_itself() {
+    let rig = Rig::new();
+    let seen = rig.path("seen.pcap");
+    let rx = rig.start(&format!("-i valeA:r -f rx -n 20 --pcap-out {} {ROOMY}", seen.display()));
+    let sent = rig.end(&format!("-i valeA:t -f tx -n 20 -I -l 900 {ROOMY}"));
+    let (code, received, errors) = rx.finish();
+    assert_eq!(code, Some(0), "{errors}");
+    assert_eq!((number(&sent, "tx_packets"), number(&sent, "drops")), (20, 0));
+    assert_eq!(number(&received, "rx_bytes"), 18_000);
+    let direct = rig.path("direct.pcap");
+    let rx = rig.start(&format!("-i valeA:r -f rx -n 20 --pcap-out {} {ROOMY}", direct.display()));
+    rig.end(&format!("-i valeA:t -f tx -n 20 -l 900 {ROOMY}"));
+    assert_eq!(rx.finish().0, Some(0));
+    assert_eq!(rig.read_pcap("seen.pcap"), rig.read_pcap("direct.pcap"));
+}

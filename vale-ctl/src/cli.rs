@@ -13,6 +13,7 @@ use netmap::name::parse_switch;
 use netmap::{NameError, PortKind, PortName};
 use nm_cli::duration;
 use nm_cli::mac::Mac;
+use nm_cli::ring_config::RingConfig;
 
 /// Show and control VALE switches in user space.
 #[derive(Debug, Parser)]
@@ -388,51 +389,6 @@ pub(crate) fn age(text: &str) -> Result<Age, String> {
     duration::nonzero_seconds(text).map(|age| Age(Some(age))).map_err(why)
 }
 
-/// Slots and rings of a port, in upstream's order; none means the library's default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RingConfig {
-    /// Slots of each transmit ring.
-    pub tx_slots: Option<u32>,
-    /// Slots of each receive ring.
-    pub rx_slots: Option<u32>,
-    /// Transmit rings.
-    pub tx_rings: Option<u16>,
-    /// Receive rings.
-    pub rx_rings: Option<u16>,
-}
-
-impl FromStr for RingConfig {
-    type Err = String;
-
-    /// `1024`, `1024,2048`, `1024,2048,4`, `1024,2048,4,2`: a value left out follows the one it is
-    /// paired with, and 0 asks for the default, as in upstream's parser.
-    fn from_str(text: &str) -> Result<RingConfig, String> {
-        let mut values = [0u32; 4];
-        let fields: Vec<&str> = text.split(',').collect();
-        if fields.len() > values.len() {
-            return Err("at most four numbers: TX_SLOTS,RX_SLOTS,TX_RINGS,RX_RINGS".to_owned());
-        }
-        for (value, field) in values.iter_mut().zip(&fields) {
-            *value = field.trim().parse().map_err(|_| format!("`{field}` is not a number"))?;
-        }
-        if fields.len() < 2 {
-            values[1] = values[0];
-        }
-        if fields.len() < 4 {
-            values[3] = values[2];
-        }
-        let rings = |value: u32| {
-            u16::try_from(value).map_err(|_| format!("{value} rings are more than a port can have"))
-        };
-        Ok(RingConfig {
-            tx_slots: Some(values[0]).filter(|&v| v > 0),
-            rx_slots: Some(values[1]).filter(|&v| v > 0),
-            tx_rings: Some(rings(values[2])?).filter(|&v| v > 0),
-            rx_rings: Some(rings(values[3])?).filter(|&v| v > 0),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -454,21 +410,6 @@ mod tests {
         }
         for text in ["eth0", "valeA:x-1", "valeA:x/x", "tap:t0", "vale/..:x", "valeA:..", ""] {
             assert!(text.parse::<Target>().is_err(), "{text} was accepted");
-        }
-    }
-
-    #[test]
-    fn ring_config_left_out_values_follow_their_partner() {
-        let config = |text: &str| {
-            let c: RingConfig = text.parse().expect(text);
-            (c.tx_slots, c.rx_slots, c.tx_rings, c.rx_rings)
-        };
-        assert_eq!(config("512"), (Some(512), Some(512), None, None));
-        assert_eq!(config("512,256"), (Some(512), Some(256), None, None));
-        assert_eq!(config("0,0,4"), (None, None, Some(4), Some(4)));
-        assert_eq!(config("512,256,4,2"), (Some(512), Some(256), Some(4), Some(2)));
-        for text in ["", "many", "1,2,3,4,5", "1,1,70000"] {
-            assert!(text.parse::<RingConfig>().is_err(), "{text}");
         }
     }
 }

@@ -8,9 +8,10 @@
 
 use std::time::Duration;
 
+use nm_cli::ring_config::RingConfig;
+
 use crate::cli::{
-    Attach, BridgeOptions, Change, Cli, Command, Create, Delete, Detach, List, Poll, RingConfig,
-    Show, Target,
+    Attach, BridgeOptions, Change, Cli, Command, Create, Delete, Detach, List, Poll, Show, Target,
 };
 
 /// Letters that take a value.

@@ -34,7 +34,11 @@ impl std::error::Error for Missing {}
 
 /// All switches there are.
 pub fn all() -> anyhow::Result<Vec<SwitchInfo>> {
-    let mut switches = control::list().context("listing the switches")?;
+    let (mut switches, errors) = control::list().context("listing the switches")?;
+    for error in errors {
+        // The others are worth showing all the same.
+        eprintln!("vale-ctl: warning: {:#}", anyhow::Error::from(error));
+    }
     switches.sort_by(|a, b| a.name.cmp(&b.name));
     for switch in &mut switches {
         switch.ports.sort_by_key(|port| port.index);

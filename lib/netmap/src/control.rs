@@ -134,19 +134,22 @@ impl Default for SwitchOptions {
     }
 }
 
-/// All switches, after clearing away what the dead left.
+/// All switches, after clearing away what the dead left, and what is wrong with those that cannot
+/// be looked at.
 ///
 /// # Errors
 /// The root directory cannot be used.
-pub fn list() -> Result<Vec<SwitchInfo>> {
+pub fn list() -> Result<(Vec<SwitchInfo>, Vec<Error>)> {
     let root = Root::open()?;
-    let mut all = Vec::new();
+    let (mut switches, mut errors) = (Vec::new(), Vec::new());
     for name in root.switches()? {
-        if let Ok(switch) = Switch::open(&name) {
-            all.push(switch.info()?);
+        match Switch::open(&name).and_then(|switch| switch.info()) {
+            Ok(info) => switches.push(info),
+            Err(Error::NotFound { .. }) => {} // it went meanwhile
+            Err(e) => errors.push(e),
         }
     }
-    Ok(all)
+    Ok((switches, errors))
 }
 
 /// A switch to inspect or change.

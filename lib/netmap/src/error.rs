@@ -106,12 +106,6 @@ pub enum Error {
         /// What is wrong and what would be right.
         why: String,
     },
-    /// The port was taken away while it was open (`vale-ctl delete --force`, a damaged switch).
-    #[error("{name} is gone: its switch no longer lists it; open it again")]
-    Gone {
-        /// The port.
-        name: String,
-    },
 }
 
 impl Error {

@@ -334,4 +334,31 @@ mod loom_models {
             assert_eq!(k.hold(3, |_| Verdict::GiveUp), Held::Fresh);
         });
     }
+
+    #[test]
+    fn loom_retired_ring_is_never_written_again() {
+        loom::model(|| {
+            const RETIRED: u64 = u64::MAX;
+            let k = kring();
+            // The slot's memory: 0 while it is the port's, 1 once the reaper has given it away.
+            let given = Arc::new(AtomicU32::new(0));
+            let sender = {
+                let (k, given) = (k.clone(), given.clone());
+                thread::spawn(move || {
+                    let judge = |o| if o == RETIRED { Verdict::GiveUp } else { Verdict::Wait };
+                    if k.hold(1, judge) != Held::No {
+                        assert_eq!(given.load(Ordering::Relaxed), 0, "wrote to another's memory");
+                        k.publish(1);
+                        assert_eq!(given.load(Ordering::Relaxed), 0, "wrote to another's memory");
+                        k.release_hold(1);
+                    }
+                })
+            };
+            // The reaper: takes the ring from the living as they let go, and keeps it.
+            assert_ne!(k.hold(RETIRED, |_| Verdict::Wait), Held::No);
+            given.store(1, Ordering::Relaxed);
+            sender.join().unwrap();
+            assert_eq!(k.hold(2, |_| Verdict::GiveUp), Held::No);
+        });
+    }
 }

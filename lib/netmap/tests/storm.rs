@@ -315,7 +315,7 @@ fn storm(kills: usize, lossless: bool) {
     }
     assert!(switch.info().expect("info").ports.is_empty());
     switch.delete().expect("the switch is removed");
-    assert!(control::list().expect("list").is_empty(), "valeT went with its last port");
+    assert!(control::list().expect("list").0.is_empty(), "valeT went with its last port");
     let left: Vec<_> = std::fs::read_dir(common::root().join("mem"))
         .expect("the directory of regions")
         .map(|e| e.expect("an entry").file_name())

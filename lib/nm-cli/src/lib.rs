@@ -21,5 +21,6 @@ pub mod latency;
 pub mod live;
 pub mod mac;
 pub mod report;
+pub mod ring_config;
 pub mod signal;
 pub mod units;

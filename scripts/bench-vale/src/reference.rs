@@ -103,8 +103,9 @@ pub fn run(n: usize, len: usize, burst: usize, time: Duration) -> f64 {
                 copy::prefetch_read(ring.buffers.wrapping_add(ahead * STRIDE));
                 let data = ring.buffers.wrapping_add(word as u32 as usize * STRIDE);
                 for at in (0..(word >> 32) as u16 as usize).step_by(64) {
+                    let word = data.wrapping_add(at).cast::<u64>();
                     // SAFETY: within the buffer; volatile, so that it is not left out.
-                    sum = sum.wrapping_add(unsafe { data.add(at).cast::<u64>().read_volatile() });
+                    sum = sum.wrapping_add(unsafe { word.read_volatile() });
                 }
                 packets += 1;
                 h += 1;

@@ -68,11 +68,11 @@ impl Role {
     }
 
     /// Announces own addresses, so that the switch knows where they are.
-    fn announce(&self, port: &mut Port) -> Result<()> {
+    fn announce(&self, port: &mut Port, addresses: u32) -> Result<()> {
         let mut packet = vec![0u8; 60];
         packet[..6].fill(0xff);
         packet[12..14].copy_from_slice(&[0x88, 0xb5]);
-        for i in 0..self.macs {
+        for i in 0..addresses {
             packet[6..12].copy_from_slice(&mac(self.me, i));
             while !port.tx(0).push(&packet) {
                 port.txsync()?;
@@ -85,7 +85,7 @@ impl Role {
     /// Sends as fast as it can.
     pub fn send(&self) -> Result<Value> {
         let mut port = self.open()?;
-        self.announce(&mut port)?;
+        self.announce(&mut port, 1)?;
         ready()?;
         let before = port.counters();
         let n = port.tx(0).num_slots() as u32;
@@ -136,7 +136,7 @@ impl Role {
     /// Reads every packet.
     pub fn receive(&self) -> Result<Value> {
         let mut port = self.open()?;
-        self.announce(&mut port)?;
+        self.announce(&mut port, self.macs)?;
         ready()?;
         let (mut packets, mut bytes, mut sum, mut batches) = (0u64, 0u64, 0u64, 0u64);
         let time = Duration::from_millis(self.ms);
@@ -167,7 +167,7 @@ impl Role {
     /// Sends every packet back.
     pub fn echo(&self) -> Result<Value> {
         let mut port = self.open()?;
-        self.announce(&mut port)?;
+        self.announce(&mut port, 1)?;
         ready()?;
         let start = Instant::now();
         let mut packet = vec![0u8; self.len];
@@ -194,7 +194,7 @@ impl Role {
     /// Measures round trips to an echo.
     pub fn ping(&self) -> Result<Value> {
         let mut port = self.open()?;
-        self.announce(&mut port)?;
+        self.announce(&mut port, 1)?;
         ready()?;
         let mut packet = vec![0u8; self.len];
         packet[..6].copy_from_slice(&mac(self.dst, 0));

@@ -525,7 +525,13 @@ impl Forwarder {
     /// Puts the packets of a load before piece `stop` that fit. Returns whether some did not.
     fn put<I: Isa>(&self, mut out: Writer<'_>, load: Load, stop: usize, job: &Job<'_>) -> bool {
         let most = out.num_slots() - 1;
-        for packet in self.packets(load.port, load.floods, load.unicast, stop) {
+        let mut packets = self.packets(load.port, load.floods, load.unicast, stop);
+        if !load.unicast {
+            // A flood is often plain packets only, and always many copies: worth a tight loop.
+            let sent = self.floods.partition_point(|&packet| usize::from(packet) < stop);
+            packets.floods = self.flood_plain::<I>(&mut out, &self.floods[..sent]);
+        }
+        for packet in packets {
             let first = usize::from(packet);
             let piece = &self.pieces[first];
             let frags = piece.frags;
@@ -551,6 +557,20 @@ impl Forwarder {
         let full = out.dropped > 0;
         out.finish(job.counters);
         full
+    }
+
+    /// Puts plain packets as long as they last and fit; returns the others.
+    fn flood_plain<'a, I: Isa>(&self, out: &mut Writer<'_>, mut packets: &'a [u16]) -> &'a [u16] {
+        while !packets.is_empty() && out.space > 0 {
+            let (slots, buffers) = out.stretch();
+            let (n, bytes) = copy_pieces::<I>(&self.pieces, packets, slots, buffers);
+            out.filled(n, bytes);
+            packets = &packets[n..];
+            if n < slots.len() {
+                break;
+            }
+        }
+        packets
     }
 
     /// Counts the first `sent` pieces.
@@ -641,6 +661,36 @@ fn copy_run<I: Isa>(
         let value = SlotValue { buf_idx: to_buf, len: slot.len, flags: rx_flags(1, false) };
         to[i].word.store(value.pack(), Ordering::Relaxed);
         bytes += u64::from(slot.len);
+    }
+    (n, bytes)
+}
+
+/// Copies plain packets of a batch to RX slots, as `copy_run` does.
+#[inline(never)]
+fn copy_pieces<I: Isa>(
+    pieces: &[Piece],
+    packets: &[u16],
+    to: &[RawSlot],
+    buffers: Buffers,
+) -> (usize, u64) {
+    let mut bytes = 0;
+    let n = packets.len().min(to.len());
+    let (packets, to) = (&packets[..n], &to[..n]);
+    for i in 0..n {
+        if let Some(later) = to.get(i + AHEAD) {
+            let later = SlotValue::unpack(later.word.load(Ordering::Relaxed)).buf_idx;
+            copy::prefetch_write(buffers.anywhere(later));
+        }
+        let Piece { data, len, frags, indirect, .. } = pieces[usize::from(packets[i])];
+        let buf_idx = SlotValue::unpack(to[i].word.load(Ordering::Relaxed)).buf_idx;
+        let Some(target) = buffers.at(buf_idx).filter(|_| frags == 1 && !indirect) else {
+            return (i, bytes);
+        };
+        // SAFETY: `gather` checked the piece, which is in a buffer; `target` is one, too.
+        unsafe { I::lines(target, data, usize::from(len).div_ceil(64)) };
+        let value = SlotValue { buf_idx, len, flags: rx_flags(1, false) };
+        to[i].word.store(value.pack(), Ordering::Relaxed);
+        bytes += u64::from(len);
     }
     (n, bytes)
 }

@@ -1,0 +1,62 @@
+//! A file system without room: one clear error, never a SIGBUS, and nothing left behind.
+
+mod common;
+
+use std::io::Write;
+use std::process::Command;
+
+use netmap::{Error, Options, Port};
+
+/// A tmpfs of 2 MiB, unmounted when dropped.
+struct Tiny(tempfile::TempDir);
+
+impl Tiny {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir_in("/dev/shm").expect("/dev/shm can be written");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+            .arg(dir.path())
+            .output()
+            .is_ok_and(|o| o.status.success());
+        mounted.then(|| Self(dir))
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+fn skip(name: &str, reason: &str) {
+    let line = format!("SKIPPED {name}: {reason}\n");
+    eprint!("{line}");
+    if let Some(log) = std::env::var_os("NM_SKIP_LOG") {
+        let file = std::fs::File::options().append(true).create(true).open(log);
+        let _ = file.and_then(|mut f| f.write_all(line.as_bytes()));
+    }
+}
+
+#[test]
+fn full_file_system_is_an_error_that_says_so() {
+    let Some(tiny) = Tiny::mount() else {
+        return skip("full_file_system", "mounting a tmpfs needs root");
+    };
+    // SAFETY: the only test of this program, before it opens anything.
+    unsafe { std::env::set_var("NETMAP_ROOT", tiny.0.path()) };
+    // A small port fits, one of default size does not.
+    let small = Port::open_with(&"valeA:s".parse().unwrap(), &common::slots(64)).unwrap();
+    let e = Port::open("valeA:x").unwrap_err();
+    assert!(matches!(e, Error::NoSpace { .. }), "{e}");
+    assert!(e.to_string().contains("fewer slots"), "{e}");
+    // The failure took nothing: what fitted before fits again, and the switch works.
+    let again = Port::open_with(&"valeA:x".parse().unwrap(), &common::slots(64)).unwrap();
+    drop((small, again));
+    let left: Vec<_> = std::fs::read_dir(tiny.0.path().join("mem")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    // A region that grows beyond the room says the same.
+    let options = Options { extra_bufs: 2000, ..common::slots(64) };
+    let e = Port::open_with(&"valeA:x".parse().unwrap(), &options).unwrap_err();
+    assert!(matches!(e, Error::NoSpace { .. }), "{e}");
+    assert!(!tiny.0.path().join("valeA").exists(), "an empty switch stayed");
+}
