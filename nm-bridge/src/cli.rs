@@ -45,7 +45,7 @@ pub struct Cli {
     #[arg(short = 'i', long = "port", value_name = "PORT")]
     pub ports: Vec<String>,
 
-    /// Ports as positional arguments, and the burst as a third: A [B [BURST]].
+    /// Ports as positional arguments, and the burst as a third: `A [B [BURST]]`.
     #[arg(value_name = "PORT", num_args = 0..=3)]
     pub words: Vec<String>,
 

@@ -135,7 +135,7 @@ pub struct PacketArgs {
     /// IPv6.
     #[arg(short = '6', long)]
     pub ipv6: bool,
-    /// Source, or a range to go through: IP[:PORT[-IP:PORT]], IPv6 as [IP]:PORT [default: 10.0.0.1:1234,
+    /// Source, or a range to go through: `IP[:PORT[-IP:PORT]]`, IPv6 as `[IP]:PORT` [default: 10.0.0.1:1234,
     /// fd00::1].
     #[arg(short = 's', long, value_name = "RANGE")]
     pub src: Option<AddrRange>,
@@ -211,7 +211,7 @@ pub struct ThreadArgs {
     #[arg(short = 'c', long, value_name = "N", requires = "cpu")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub cpus: Option<u16>,
-    /// Slots and rings of the port: TX[,RX[,TXRINGS[,RXRINGS]]].
+    /// Slots and rings of the port: `TX[,RX[,TXRINGS[,RXRINGS]]]`.
     #[arg(short = 'C', long, value_name = "CONFIG")]
     pub ring_config: Option<RingConfig>,
 }

@@ -171,7 +171,7 @@ pub struct Create {
     /// Succeed, changing nothing, if it exists
     #[arg(long)]
     pub may_exist: bool,
-    /// Slots and rings: TX_SLOTS[,RX_SLOTS[,TX_RINGS[,RX_RINGS]]]; what is left out follows the
+    /// Slots and rings: `TX_SLOTS[,RX_SLOTS[,TX_RINGS[,RX_RINGS]]]`; what is left out follows the
     /// value before it
     #[arg(short = 'C', long, value_name = "CONFIG")]
     pub ring_config: Option<RingConfig>,

@@ -115,10 +115,12 @@ pub fn len(file: &File) -> u64 {
 
 /// Makes a named pipe, or keeps the one that is there, and opens both its ends.
 pub fn fifo(path: &Path, create: bool) -> Result<File> {
+    let mut made = false;
     if create {
         let mode = nix::sys::stat::Mode::from_bits_truncate(file_mode(path));
         match nix::unistd::mkfifo(path, mode) {
-            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+            Ok(()) => made = true,
+            Err(nix::errno::Errno::EEXIST) => {} // perhaps another user's: its mode is theirs
             Err(e) => return Err(Error::errno("create", path)(e)),
         }
     }
@@ -135,7 +137,7 @@ pub fn fifo(path: &Path, create: bool) -> Result<File> {
             why: "it is not a named pipe; remove it".into(),
         });
     }
-    if create {
+    if made {
         set_mode(&file, path)?;
     }
     Ok(file)

@@ -5,8 +5,8 @@
 //! 2. A value is copied out once, validated, and the copy used; it is never read again.
 //!
 //! Invariant: a pointer handed out by `Map` lies within the mapping. A peer that truncates the
-//! file behind our back would make an access raise SIGBUS: the handler installed here puts a zero
-//! page there and goes on, as if the peer had written zeros (which any peer may do at any time).
+//! file behind our back would make an access raise SIGBUS: the handler installed here puts zero
+//! pages there and goes on, as if the peer had written zeros (which any peer may do at any time).
 
 use std::fs::File;
 use std::io;

@@ -286,7 +286,7 @@ impl Port {
     /// dropped and counted, or stay queued if the switch has `backpressure`.
     ///
     /// # Errors
-    /// The device behind the port failed, or a dead port could not be removed.
+    /// The device behind the port failed.
     #[inline]
     pub fn txsync(&mut self) -> Result<()> {
         match &mut self.kind {
@@ -449,7 +449,11 @@ impl Port {
     /// # Errors
     /// As `txsync` and `rxsync`.
     pub fn arm(&mut self, what: Interest) -> Result<Interest> {
-        loop {
+        // The look after asking may get past one full destination and stop at another, which has
+        // not been asked yet. Bounded: a peer that makes it go on for ever costs a late wake-up.
+        const ROUNDS: usize = 8;
+        let mut ready = Interest::empty();
+        for _ in 0..ROUNDS {
             let asked = match &mut self.kind {
                 Kind::Vale(p) => {
                     let stalls = p.stalls();
@@ -463,17 +467,16 @@ impl Port {
                     None
                 }
             };
-            let ready = self.sync(what)?;
-            // The look may have got past one full destination and stopped at another: that one
-            // has not been asked yet. Each round sends something, so this ends.
+            ready = self.sync(what)?;
             let elsewhere = match &self.kind {
                 Kind::Vale(p) => asked.is_some_and(|asked| p.stalls() != asked),
                 Kind::Device(_) => false,
             };
             if !ready.is_empty() || !elsewhere {
-                return Ok(ready);
+                break;
             }
         }
+        Ok(ready)
     }
 
     /// After polling: takes the request back and clears the doorbell. Then sync.

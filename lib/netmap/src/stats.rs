@@ -46,7 +46,7 @@ counters! {
     tx_packets,
     /// Bytes of these, without CRC.
     tx_bytes,
-    /// txsyncs that found packets.
+    /// Runs and batches in which they were taken.
     tx_batches,
     /// Packets put into RX rings.
     rx_packets,
@@ -56,17 +56,19 @@ counters! {
     rx_batches,
     /// Copies not made because a destination's ring was full (at the sender).
     tx_drop_full,
-    /// Copies not made because the destination is the sender itself or has gone.
+    /// Copies not made because the destination is the sender itself, has gone, cannot be opened, or
+    /// is damaged.
     tx_drop_no_port,
     /// Frames shorter than an Ethernet header.
     tx_drop_short,
-    /// Packets with a slot that names no buffer, a length beyond it, or a broken chain.
+    /// Packets with a slot that names no buffer or memory that was not allowed, a length beyond it, a
+    /// broken chain, or more fragments than the destination's ring has slots.
     tx_drop_bad,
     /// Copies not made because another sender held the destination's ring for too long.
     tx_drop_busy,
     /// Packets that found this RX ring full (at the receiver).
     rx_drop_full,
-    /// Packets lost because this RX ring's memory is damaged.
+    /// Slots lost because they named no buffer: this RX ring's memory is damaged.
     rx_drop_bad,
     /// Packets sent to all ports: broadcast, multicast, unknown destination.
     flooded,

@@ -3,7 +3,7 @@
 //! ```text
 //!  open:  lock root - reap - find or make the port - enter the handle - unlock
 //!  close: lock root - remove the handle - reap - unlock
-//!  make:  reserve a place (MAKING) - region, rings, buffers - files - list it (ACTIVE)
+//!  make:  reserve a place - region, rings, buffers - files - list it
 //! ```
 //!
 //! Everything here runs under the root's lock and may die at any instruction: the lock goes with

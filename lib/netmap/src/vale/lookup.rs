@@ -37,7 +37,8 @@ pub struct Lookup<'a> {
 impl<'a> Lookup<'a> {
     /// For packets of port `me`, now.
     pub fn new(fdb: Fdb<'a>, clock: &'a Clock, me: u8) -> Self {
-        Self { fdb, clock, me, src: 0, dst: 0, way: Way::Flood }
+        // No address has more than 48 bits.
+        Self { fdb, clock, me, src: u64::MAX, dst: u64::MAX, way: Way::Flood }
     }
 
     /// Learns the source of a packet and finds its way.

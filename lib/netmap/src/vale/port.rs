@@ -1,6 +1,6 @@
 //! A handle on a VALE port: rings bound, doorbells, and what sync means for it.
 //!
-//! Invariant: between `arm` and `disarm` every bound RX ring asks for kicks and has been looked at
+//! Invariant: between `arm` for RX and `disarm` every bound RX ring asks for kicks and has been looked at
 //! after asking, so a sleep in between ends with the next packet; outside, nobody kicks in vain.
 
 use std::os::fd::{AsFd, BorrowedFd};

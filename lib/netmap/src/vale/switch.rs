@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0       | header: identity, settings, set of active ports
-//!  4096    | 254 ports:   state, generation, flags, name
+//!  4096    | 254 ports:   place (state and generation), flags, name, region
 //!  20480   | 2048 handles: generation, port, pid, netmap_if
 //!  86016   | learning table (fdb)
 //! ```
@@ -260,6 +260,7 @@ impl Switch {
     /// Generations up to this one have been given out: a port of a later one was made later.
     #[inline]
     pub fn epoch(&self) -> u64 {
+        // Pairs with the Release in `next_generation`.
         self.header().next_generation.load(Ordering::Acquire)
     }
 
@@ -421,7 +422,8 @@ impl Switch {
         let g = &self.header().next_generation;
         // Kept below 48 bits: it shares a word with a handle's index.
         let next = g.load(Ordering::Relaxed).wrapping_add(1) & ((1 << 48) - 1);
-        g.store(next.max(1), Ordering::Relaxed);
+        // Pairs with the Acquire in `epoch`.
+        g.store(next.max(1), Ordering::Release);
         next.max(1)
     }
 
