@@ -82,14 +82,11 @@ impl DevicePort {
         let state = self.file.tx_state(0);
         let n = ring.n();
         let mut hwcur = state.hwcur.load(Ordering::Relaxed);
-        let head = ring.raw.head.load(Ordering::Relaxed);
-        let cur = ring.raw.cur.load(Ordering::Relaxed);
-        let sane = head < n && cur < n && ring.distance(hwcur, head) <= ring.distance(hwcur, cur);
-        if !sane {
+        let Some(head) = ring.head_in_order(hwcur, ring.step(hwcur, n - 1)) else {
             ring.reinit(hwcur, ring.step(hwcur, n - 1));
             counters.add(C::reinits, 1);
             return Ok(());
-        }
+        };
         let first = hwcur;
         while hwcur != head {
             let (slots, bytes) =
@@ -123,17 +120,11 @@ impl DevicePort {
         let kring = self.file.kring(0);
         let n = ring.n();
         let (hwcur, mut hwtail) = (kring.consumer_cur(), kring.published());
-        let head = ring.raw.head.load(Ordering::Relaxed);
-        let cur = ring.raw.cur.load(Ordering::Relaxed);
-        let sane = head < n
-            && cur < n
-            && ring.distance(hwcur, head) <= ring.distance(hwcur, cur)
-            && ring.distance(hwcur, cur) <= ring.distance(hwcur, hwtail);
-        if !sane {
+        let Some(head) = ring.head_in_order(hwcur, hwtail) else {
             ring.reinit(hwcur, hwtail);
             counters.add(C::reinits, 1);
             return Ok(());
-        }
+        };
         kring.free(head);
         let mut got = 0;
         // A packet is taken only when the longest one would fit: a device cannot take it back.

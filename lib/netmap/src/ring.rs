@@ -86,6 +86,19 @@ impl<'a> RingRef<'a> {
         unsafe { Frame::new(ptr, len.min(STRIDE)) }
     }
 
+    /// The program's `head`, if netmap's rule holds: hwcur <= head <= cur <= hwtail, going round.
+    /// `hwcur` and `hwtail` are below n.
+    #[inline]
+    pub fn head_in_order(&self, hwcur: u32, hwtail: u32) -> Option<u32> {
+        let head = self.raw.head.load(Ordering::Relaxed);
+        let cur = self.raw.cur.load(Ordering::Relaxed);
+        let in_order = head < self.n()
+            && cur < self.n()
+            && self.distance(hwcur, head) <= self.distance(hwcur, cur)
+            && self.distance(hwcur, cur) <= self.distance(hwcur, hwtail);
+        in_order.then_some(head)
+    }
+
     /// Sets the indices after damage, as netmap does: everything back to what the library knows,
     /// slots that name no buffer or too much of one emptied.
     #[cold]

@@ -17,14 +17,15 @@
 //! Everything read from shared memory is copied out and checked first; peers can cost packets, not
 //! safety.
 
-use crate::abi::{NETMAP_MAX_FRAGS, RawSlot, SlotFlags, SlotValue};
+use crate::abi::{NETMAP_MAX_FRAGS, SlotFlags};
 use crate::copy::{self, Isa};
 use crate::mem::STRIDE;
 use crate::ring::RingRef;
 use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
-use crate::vale::deliver::{self, AHEAD, Buffers, Grant, NotHeld, Writer, rx_flags};
+use crate::vale::deliver::{self, Buffers, Grant, NotHeld, Writer, rx_flags};
 use crate::vale::fdb::{self, Clock};
+use crate::vale::inner::{Fate, Piece, copy_pieces, copy_run, plain};
 use crate::vale::lookup::{Lookup, Way};
 use crate::vale::peer::Peers;
 use crate::vale::switch::{HandleId, Switch, now_ms};
@@ -32,38 +33,9 @@ use crate::vale::{MAX_PORTS, MAX_RINGS, attach};
 
 /// Slots taken from a ring at a time, as in netmap's VALE.
 const BATCH: usize = 1024;
-/// How far ahead headers are fetched for reading.
-const HEADERS_AHEAD: usize = 8;
 /// Pause between two looks at whether a full destination is dead.
 const DEATH_CHECK_MS: u64 = 50;
 const NONE: u16 = u16::MAX;
-
-/// One slot of the batch, checked.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    data: *const u8,
-    len: u16,
-    /// In a packet's first piece: number of its pieces; 0 if the packet goes nowhere.
-    frags: u8,
-    /// Data is not in a buffer: copy exactly `len` bytes.
-    indirect: bool,
-    fate: Fate,
-    /// Next packet for the same destination.
-    next: u16,
-}
-
-/// What became of a packet, noted in its first piece, so that a batch that backpressure stopped
-/// counts only what it did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// A later piece of a packet.
-    Rest,
-    Unicast,
-    Flooded,
-    Short,
-    Nowhere,
-    Bad,
-}
 
 /// Packets for one destination, as a list through `Piece::next`.
 #[derive(Clone, Copy, Debug)]
@@ -618,96 +590,6 @@ fn only_other(mut active: [u64; 4], me: u8) -> Option<u8> {
     let ports: u32 = active.iter().map(|bits| bits.count_ones()).sum();
     let word = active.iter().position(|&bits| bits != 0)?;
     (ports == 1).then(|| (word * 64) as u8 + active[word].trailing_zeros() as u8)
-}
-
-/// Copies plain packets that go `way` from TX slots to RX slots, as long as there are some of both;
-/// returns how many packets and bytes. The hottest loop of the switch: everything it changes per
-/// packet must fit the registers. Each store that a packet adds (a counter on the stack is one)
-/// waits behind those that wait for their cache lines, and the store queue is soon full (measured:
-/// 26 against 60 Mpps one to one, three counters in memory against none).
-#[inline(never)]
-fn copy_run<I: Isa>(
-    (from, from_buffers): (&[RawSlot], Buffers),
-    (to, to_buffers): (&[RawSlot], Buffers),
-    (look, way): (&mut Lookup<'_>, Way),
-) -> (usize, u64) {
-    let mut bytes = 0;
-    let n = from.len().min(to.len());
-    let (from, to) = (&from[..n], &to[..n]);
-    for i in 0..n {
-        if let Some(later) = from.get(i + HEADERS_AHEAD) {
-            let later = SlotValue::unpack(later.word.load(Ordering::Relaxed)).buf_idx;
-            copy::prefetch_read(from_buffers.anywhere(later));
-        }
-        if let Some(later) = to.get(i + AHEAD) {
-            let later = SlotValue::unpack(later.word.load(Ordering::Relaxed)).buf_idx;
-            copy::prefetch_write(to_buffers.anywhere(later));
-        }
-        let slot = SlotValue::unpack(from[i].word.load(Ordering::Relaxed));
-        let to_buf = SlotValue::unpack(to[i].word.load(Ordering::Relaxed)).buf_idx;
-        let (Some(data), Some(target)) = (from_buffers.at(slot.buf_idx), to_buffers.at(to_buf))
-        else {
-            return (i, bytes);
-        };
-        if !is_plain(slot) {
-            return (i, bytes);
-        }
-        // SAFETY: `data` is a buffer and `len` not more than it holds.
-        if unsafe { look.way(data, slot.len) } != way {
-            return (i, bytes);
-        }
-        // SAFETY: both are buffers, STRIDE bytes long, a multiple of 64.
-        unsafe { I::lines(target, data, usize::from(slot.len).div_ceil(64)) };
-        let value = SlotValue { buf_idx: to_buf, len: slot.len, flags: rx_flags(1, false) };
-        to[i].word.store(value.pack(), Ordering::Relaxed);
-        bytes += u64::from(slot.len);
-    }
-    (n, bytes)
-}
-
-/// Copies plain packets of a batch to RX slots, as `copy_run` does.
-#[inline(never)]
-fn copy_pieces<I: Isa>(
-    pieces: &[Piece],
-    packets: &[u16],
-    to: &[RawSlot],
-    buffers: Buffers,
-) -> (usize, u64) {
-    let mut bytes = 0;
-    let n = packets.len().min(to.len());
-    let (packets, to) = (&packets[..n], &to[..n]);
-    for i in 0..n {
-        if let Some(later) = to.get(i + AHEAD) {
-            let later = SlotValue::unpack(later.word.load(Ordering::Relaxed)).buf_idx;
-            copy::prefetch_write(buffers.anywhere(later));
-        }
-        let Piece { data, len, frags, indirect, .. } = pieces[usize::from(packets[i])];
-        let buf_idx = SlotValue::unpack(to[i].word.load(Ordering::Relaxed)).buf_idx;
-        let Some(target) = buffers.at(buf_idx).filter(|_| frags == 1 && !indirect) else {
-            return (i, bytes);
-        };
-        // SAFETY: `gather` checked the piece, which is in a buffer; `target` is one, too.
-        unsafe { I::lines(target, data, usize::from(len).div_ceil(64)) };
-        let value = SlotValue { buf_idx, len, flags: rx_flags(1, false) };
-        to[i].word.store(value.pack(), Ordering::Relaxed);
-        bytes += u64::from(len);
-    }
-    (n, bytes)
-}
-
-/// Whether a slot is a packet of its own whose data are in its buffer.
-#[inline(always)]
-fn is_plain(slot: SlotValue) -> bool {
-    const SPECIAL: u16 = SlotFlags::MOREFRAG.bits() | SlotFlags::INDIRECT.bits();
-    slot.flags & SPECIAL == 0 && usize::from(slot.len) <= STRIDE
-}
-
-/// Address and length of the data of a plain slot that names a buffer.
-#[inline(always)]
-fn plain(ring: RingRef<'_>, at: u32) -> Option<(*const u8, u16)> {
-    let slot = ring.load(at);
-    let data = Buffers::of(ring.region).at(slot.buf_idx)?;
-    is_plain(slot).then_some((data.cast_const(), slot.len))
 }
 
 /// Iterator over the packets for a port: two ascending sequences merged.

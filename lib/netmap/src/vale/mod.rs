@@ -4,6 +4,7 @@ pub mod attach;
 pub mod deliver;
 pub mod fdb;
 pub mod forward;
+pub mod inner;
 pub mod lookup;
 pub mod peer;
 pub mod port;

@@ -108,21 +108,17 @@ impl ValePort {
         let state = self.at.file.tx_state(i);
         let n = ring.n();
         let mut hwcur = state.hwcur.load(Ordering::Relaxed);
-        let head = ring.raw.head.load(Ordering::Relaxed);
-        let cur = ring.raw.cur.load(Ordering::Relaxed);
         let tail = |hwcur: u32| ring.step(hwcur, n - 1);
-        // netmap's rule: hwcur <= head <= cur <= tail, going round.
-        let sane = hwcur < n
-            && head < n
-            && cur < n
-            && ring.distance(hwcur, head) <= ring.distance(hwcur, cur);
-        if !sane {
-            let hwcur = if hwcur < n { hwcur } else { 0 };
+        let known = hwcur < n; // a peer may have scribbled over it
+        if !known {
+            hwcur = 0;
+        }
+        let Some(head) = ring.head_in_order(hwcur, tail(hwcur)).filter(|_| known) else {
             state.hwcur.store(hwcur, Ordering::Relaxed);
             ring.reinit(hwcur, tail(hwcur));
             counters.add(C::reinits, 1);
             return Ok(());
-        }
+        };
         if hwcur != head {
             let (switch, peers) = (&self.at.switch, &mut self.peers);
             self.forwarder.txsync(switch, peers, (ring, i), counters, &mut hwcur, head);
@@ -144,8 +140,6 @@ impl ValePort {
         let kring = self.at.file.kring(i);
         let n = ring.n();
         let (mut hwcur, hwtail) = (kring.consumer_cur(), kring.published());
-        let head = ring.raw.head.load(Ordering::Relaxed);
-        let cur = ring.raw.cur.load(Ordering::Relaxed);
         if hwtail >= n {
             // Damaged by a peer; the next sender repairs it from where we stand.
             return Ok(());
@@ -154,15 +148,11 @@ impl ValePort {
             hwcur = hwtail;
             kring.free(hwcur);
         }
-        let sane = head < n
-            && cur < n
-            && ring.distance(hwcur, head) <= ring.distance(hwcur, cur)
-            && ring.distance(hwcur, cur) <= ring.distance(hwcur, hwtail);
-        if !sane {
+        let Some(head) = ring.head_in_order(hwcur, hwtail) else {
             ring.reinit(hwcur, hwtail);
             self.at.file.rx_counters(i).add(C::reinits, 1);
             return Ok(());
-        }
+        };
         if head != hwcur {
             kring.free(head);
         }
