@@ -6,7 +6,7 @@
 //! would block the ring for ever.
 
 use netmap::abi::NETMAP_MAX_FRAGS;
-use netmap::{Moved, Port, RxRing, TxRing, transfer};
+use netmap::{Moved, Port, RxRing, TxRing, transfer_packets};
 use nm_cli::report::Flow;
 
 use crate::capture::Capture;
@@ -21,6 +21,8 @@ pub struct Mover {
     pub zero_copy: bool,
     /// Where moved packets are written as well.
     pub capture: Option<Capture>,
+    /// Packets still to be moved, in both directions together.
+    pub left: u64,
 }
 
 /// What became of a batch.
@@ -47,7 +49,7 @@ impl Mover {
         }
         for i in 0..src.rx_rings() {
             let mut rx = src.rx(i);
-            if rx.available() == 0 {
+            if rx.available() == 0 || self.left == 0 {
                 continue;
             }
             let mut tx = dst.tx(i % tx_rings);
@@ -80,10 +82,13 @@ impl Mover {
         max: usize,
     ) -> netmap::Result<Moved> {
         let Some(capture) = &mut self.capture else {
-            return Ok(transfer(rx, tx, max, self.zero_copy));
+            let moved = transfer_packets(rx, tx, max, self.left as usize, self.zero_copy);
+            self.left -= moved.packets as u64;
+            return Ok(moved);
         };
         capture.stage(rx, max);
-        let moved = transfer(rx, tx, max, self.zero_copy);
+        let moved = transfer_packets(rx, tx, max, self.left as usize, self.zero_copy);
+        self.left -= moved.packets as u64;
         capture.commit(moved.packets)?;
         Ok(moved)
     }

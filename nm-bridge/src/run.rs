@@ -43,7 +43,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Some(path) => Some(Capture::create(path, cli.snaplen).context("opening the capture file")?),
         None => None,
     };
-    let mover = Mover { burst: operands.burst, zero_copy: pair.zero_copy, capture };
+    let left = if cli.count.0 == 0 { u64::MAX } else { cli.count.0 };
+    let mover = Mover { burst: operands.burst, zero_copy: pair.zero_copy, capture, left };
     let start = Start {
         a: plan.a.to_string(),
         b: plan.b.to_string(),

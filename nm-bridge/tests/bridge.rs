@@ -332,6 +332,18 @@ mod bodies {
         assert!(status.success());
         assert_eq!(end["a_to_b_packets"], 3);
 
+        // Exactly so many, also when more come in one batch.
+        for mode in ["--burst=1024", "--copy"] {
+            let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y", "--count", "7", mode]));
+            for number in 0..50 {
+                assert!(left.tx(0).push(&frame(number, 60)));
+            }
+            left.txsync().expect("txsync");
+            let (status, end) = bridge.wait();
+            assert!(status.success());
+            assert_eq!(end["a_to_b_packets"], 7, "{mode}");
+        }
+
         let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y", "--duration", "300ms"]));
         let (status, end) = bridge.wait();
         assert!(status.success());

@@ -217,7 +217,7 @@ impl Totals {
         if let (Some(mean), Some(std)) = (self.pps_mean, self.pps_std) {
             write!(f, "  avg/std {}/{}", units.pps(mean), units.pps(std))?;
         }
-        if let Some(rtt) = self.rtt {
+        if let Some(rtt) = self.rtt.filter(|rtt| rtt.rtt_count > 0) {
             write!(
                 f,
                 "  rtt p50 {} p99 {}",
@@ -264,6 +264,9 @@ impl Totals {
         write!(f, "Faults:  drops {}", units.count(self.drops))?;
         self.human_faults(f, units)?;
         if let Some(rtt) = self.rtt {
+            if rtt.rtt_count == 0 {
+                return write!(f, "\nRound trip: no replies");
+            }
             let ns = |value: u64| units.ns(value as f64);
             write!(f, "\nRound trip: {} samples", rtt.rtt_count)?;
             write!(f, "  min {}  mean {}", ns(rtt.rtt_min_ns), units.ns(rtt.rtt_mean_ns))?;

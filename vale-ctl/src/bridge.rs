@@ -115,6 +115,13 @@ pub fn bridges<'a>(name: &Target, port: &'a PortInfo) -> anyhow::Result<Vec<&'a 
     if port.users.is_empty() {
         bail!("{name} is not attached: nobody has it open");
     }
+    if !log_path(name).exists() {
+        bail!(
+            "{name} is held by a bridge (process {}) that `vale-ctl attach` did not start: end that \
+             process instead",
+            port.users[0].pid
+        );
+    }
     Ok(port.users.iter().collect())
 }
 

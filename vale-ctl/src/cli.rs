@@ -83,7 +83,7 @@ pub enum Command {
     /// Show or flush the table of learnt MAC addresses
     #[command(subcommand)]
     Fdb(Fdb),
-    /// Print the counters of switches and ports
+    /// Print the counters of switches and ports; a switch's are the sum of its present ports'
     Stats(Stats),
     /// Show rates, drops and batch sizes of all ports, live
     Top(Top),

@@ -86,6 +86,6 @@ pub use {
     frame::Frame,
     name::{NameError, PortKind, PortName, RingSel},
     port::{Direction, Interest, Memory, MemoryRef, Options, Port, Wait},
-    ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer},
+    ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer, transfer_packets},
     stats::Counters,
 };

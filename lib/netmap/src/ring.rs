@@ -422,17 +422,30 @@ pub fn transfer(
     max_slots: usize,
     zero_copy: bool,
 ) -> Moved {
+    transfer_packets(from, to, max_slots, usize::MAX, zero_copy)
+}
+
+/// As `transfer`, but at most `max_packets` packets.
+pub fn transfer_packets(
+    from: &mut RxRing<'_>,
+    to: &mut TxRing<'_>,
+    max_slots: usize,
+    max_packets: usize,
+    zero_copy: bool,
+) -> Moved {
     let zero_copy = zero_copy && from.ring.region.id() == to.ring.region.id();
     let room = from.available().min(to.space()).min(max_slots);
     let mut done = Moved::default();
-    while let Some(slots) = packet_slots(from, done.slots, room) {
+    while done.packets < max_packets
+        && let Some(slots) = packet_slots(from, done.slots, room)
+    {
         for i in done.slots..done.slots + slots {
             done.bytes += move_slot(from.slot(i), to.slot(i), zero_copy);
         }
         done.slots += slots;
         done.packets += 1;
     }
-    if done.slots == 0 && room == from.num_slots().min(to.num_slots()) - 1 {
+    if done.slots == 0 && max_packets > 0 && room == from.num_slots().min(to.num_slots()) - 1 {
         // A chain as long as a ring never ends: drop it, or it blocks the bridge for ever.
         from.advance(room);
         return done;

@@ -110,7 +110,17 @@ fn rows(before: &Sample, after: &Sample) -> Vec<Row> {
         let base = old.get(name.as_str()).copied().filter(same).copied().unwrap_or_default();
         Row { name: name.clone(), delta: now.since(&base) }
     };
-    after.counters.iter().map(row).collect()
+    let mut rows: Vec<Row> = after.counters.iter().map(row).collect();
+    // A switch's own counters are those of the ports it has now, so a port that leaves takes its
+    // past with it: what the switch did meanwhile is what its ports did.
+    for i in 0..rows.len() {
+        if !rows[i].name.contains(':') {
+            let ports = format!("{}:", rows[i].name);
+            let of_it = rows.iter().filter(|r| r.name.starts_with(&ports));
+            rows[i].delta = of_it.map(|r| r.delta).sum();
+        }
+    }
+    rows
 }
 
 fn show(out: &mut Out, rows: &[Row], seconds: f64, first: bool) -> anyhow::Result<()> {
