@@ -5,7 +5,7 @@
 //! later access can run out of space; a lock taken here vanishes with the process that took it,
 //! however it dies.
 
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -82,18 +82,20 @@ pub fn reserve(file: &File, path: &Path, len: u64) -> Result<()> {
 
 /// Opens an existing regular file for reading and writing; follows no link.
 pub fn open(path: &Path) -> Result<File> {
+    open_kind(path, "a regular file", FileType::is_file)
+}
+
+/// Opens what exists at `path`, if it is of the kind that is wanted.
+fn open_kind(path: &Path, kind: &str, is_kind: impl Fn(&FileType) -> bool) -> Result<File> {
     let file = File::options()
         .read(true)
         .write(true)
         .custom_flags(FLAGS)
         .open(path)
         .map_err(Error::io("open", path))?;
-    let kind = file.metadata().map_err(Error::io("inspect", path))?.file_type();
-    if !kind.is_file() {
-        return Err(Error::Damaged {
-            path: path.into(),
-            why: "it is not a regular file; remove it".into(),
-        });
+    if !is_kind(&file.metadata().map_err(Error::io("inspect", path))?.file_type()) {
+        let why = format!("it is not {kind}; remove it");
+        return Err(Error::Damaged { path: path.into(), why });
     }
     Ok(file)
 }
@@ -124,19 +126,7 @@ pub fn fifo(path: &Path, create: bool) -> Result<File> {
             Err(e) => return Err(Error::errno("create", path)(e)),
         }
     }
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(FLAGS)
-        .open(path)
-        .map_err(Error::io("open", path))?;
-    let kind = file.metadata().map_err(Error::io("inspect", path))?.file_type();
-    if !kind.is_fifo() {
-        return Err(Error::Damaged {
-            path: path.into(),
-            why: "it is not a named pipe; remove it".into(),
-        });
-    }
+    let file = open_kind(path, "a named pipe", FileType::is_fifo)?;
     if made {
         set_mode(&file, path)?;
     }
