@@ -140,9 +140,78 @@ pub fn detect() -> Kind {
 /// Copies exactly `len` bytes: for sources that are not whole lines (indirect buffers).
 ///
 /// # Safety
-/// Both ranges are mapped, `dst` writable, and they do not overlap.
+/// Both ranges are mapped, `dst` writable, and they do not overlap. (If they do, the bytes copied are
+/// some mixture.)
 #[inline]
 pub unsafe fn bytes(dst: *mut u8, src: *const u8, len: usize) {
+    if (16..=SHORT).contains(&len) {
+        // SAFETY: the caller's conditions.
+        unsafe { short(dst, src, len) };
+    } else {
+        // SAFETY: the caller's conditions.
+        unsafe { string(dst, src, len) };
+    }
+}
+
+/// Copies exactly `len` bytes with `I`'s moves: long packets from sources that are not whole lines.
+///
+/// # Safety
+/// As `bytes`; the CPU has the instructions.
+#[inline(always)]
+pub unsafe fn exact<I: Isa>(dst: *mut u8, src: *const u8, len: usize) {
+    if len < 64 {
+        // SAFETY: the caller's conditions.
+        return unsafe { bytes(dst, src, len) };
+    }
+    // SAFETY: so many whole lines are not more than `len` bytes.
+    unsafe { I::lines(dst, src, len / 64) };
+    if !len.is_multiple_of(64) {
+        let last = len - 64;
+        // SAFETY: the last 64 of at least 64 bytes; some of them are copied again.
+        unsafe { I::lines(dst.wrapping_add(last), src.wrapping_add(last), 1) };
+    }
+}
+
+/// Up to here a loop of 16-byte moves is faster than a string instruction, which takes some ten
+/// nanoseconds to begin (measured with the data path of a virtual NIC: 60-byte packets).
+const SHORT: usize = 256;
+
+/// # Safety
+/// As `bytes`; `len` is at least 16.
+#[inline(always)]
+unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
+    // The last 16 bytes may overlap what the loop has copied, and are the same bytes.
+    let last = len - 16;
+    // SAFETY: offsets run from 0 to `last` in the loop and to `last + 16` in the last move.
+    unsafe {
+        asm!(
+            "movdqu {v}, [{s} + {last}]",
+            "xor {at:e}, {at:e}",
+            "test {last}, {last}",
+            "jz 3f",
+            "2:",
+            "movdqu {w}, [{s} + {at}]",
+            "movdqu [{d} + {at}], {w}",
+            "add {at}, 16",
+            "cmp {at}, {last}",
+            "jb 2b",
+            "3:",
+            "movdqu [{d} + {last}], {v}",
+            s = in(reg) src,
+            d = in(reg) dst,
+            last = in(reg) last,
+            at = out(reg) _,
+            v = out(xmm_reg) _,
+            w = out(xmm_reg) _,
+            options(nostack),
+        );
+    }
+}
+
+/// # Safety
+/// As `bytes`.
+#[inline(always)]
+unsafe fn string(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: `rep movsb` copies `len` bytes upwards; the direction flag is clear by the ABI.
     unsafe {
         asm!(
@@ -184,6 +253,16 @@ mod tests {
             assert_eq!(&dst[..n * 64], &src[..]);
             assert!(dst[n * 64..].iter().all(|&b| b == 0));
         }
+        for n in [0usize, 15, 16, 60, 63, 64, 65, 127, 128, 1514] {
+            let src: Vec<u8> = (0..n).map(|i| (i * 7) as u8 | 1).collect();
+            let mut dst = vec![0u8; n + 64];
+            // SAFETY: the vectors hold n bytes; the caller checked the CPU.
+            unsafe { exact::<I>(dst.as_mut_ptr(), src.as_ptr(), n) };
+            // SAFETY: as above.
+            unsafe { I::end() };
+            assert_eq!(&dst[..n], &src[..]);
+            assert!(dst[n..].iter().all(|&b| b == 0));
+        }
     }
 
     #[test]
@@ -199,7 +278,7 @@ mod tests {
 
     #[test]
     fn bytes_any_length_copies_exactly() {
-        for n in [0usize, 1, 14, 63, 64, 65, 1514] {
+        for n in (0..=300usize).chain([1514]) {
             let src: Vec<u8> = (0..n).map(|i| i as u8 ^ 0x5a).collect();
             let mut dst = vec![0u8; n + 1];
             // SAFETY: both vectors hold n bytes.

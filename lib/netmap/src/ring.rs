@@ -309,6 +309,17 @@ impl<'a> TxRing<'a> {
         self.ring.set_head(self.head);
     }
 
+    /// Takes back what is queued and was not sent, so that the memory that its slots name is no longer
+    /// needed; returns how many slots that were.
+    pub fn withdraw(&mut self) -> usize {
+        let n = self.pending();
+        if n > 0 {
+            self.head = self.hwcur;
+            self.ring.set_head(self.head);
+        }
+        n
+    }
+
     /// Queues one packet, copied to as many slots as it needs. False: not enough space, nothing
     /// queued.
     #[inline]

@@ -386,6 +386,41 @@ fn indirect_slots_are_copied_from_allowed_memory_only() {
 }
 
 #[test]
+fn runs_of_indirect_and_of_plain_slots_keep_order_and_exact_lengths() {
+    let (mut a, mut b) = (open("valeD:c", &slots(256)), open("valeD:d", &slots(256)));
+    let memory = frame(0xff, 1, 77, 4096);
+    // SAFETY: `memory` outlives the port's use of it.
+    unsafe { a.allow_indirect(memory.as_ptr(), memory.len()) };
+    let lengths = [60, 14, 63, 64, 65, 128, 1514, 2048];
+    let mut want = Vec::new();
+    for i in 0..200 {
+        let len = lengths[i % lengths.len()];
+        // Runs of either kind, and of length one.
+        if i % 40 < 23 || i % 3 == 0 {
+            a.tx(0).slot(0).set_indirect(memory.as_ptr(), len, SlotFlags::empty());
+            a.tx(0).advance(1);
+            want.push(memory[..len].to_vec());
+        } else {
+            want.push(frame(0xff, 1, i as u32, len));
+            assert!(a.tx(0).push(want.last().unwrap()));
+        }
+    }
+    a.txsync().unwrap();
+    assert_eq!(read(&mut b, 0, 300), want);
+}
+
+#[test]
+fn withdrawn_slots_are_not_sent() {
+    let (mut a, mut b) = (open("valeD:e", &slots(64)), open("valeD:f", &slots(64)));
+    assert!(a.tx(0).push(&frame(0xff, 1, 1, 60)) && a.tx(0).push(&frame(0xff, 1, 2, 60)));
+    assert_eq!(a.tx(0).withdraw(), 2);
+    assert_eq!((a.tx(0).withdraw(), a.tx(0).pending()), (0, 0));
+    assert!(a.tx(0).push(&frame(0xff, 1, 3, 60)));
+    a.txsync().unwrap();
+    assert_eq!(read(&mut b, 0, 9), [frame(0xff, 1, 3, 60)]);
+}
+
+#[test]
 fn null_port_counts_and_discards() {
     let mut p = Port::open("null:").unwrap();
     for i in 0..100 {

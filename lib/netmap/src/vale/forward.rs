@@ -25,7 +25,7 @@ use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::deliver::{self, Buffers, Grant, NotHeld, Writer, rx_flags};
 use crate::vale::fdb::{self, Clock};
-use crate::vale::inner::{Fate, Piece, copy_pieces, copy_run, plain};
+use crate::vale::inner::{Fate, Piece, Source, Window, copy_pieces, copy_run, plain};
 use crate::vale::lookup::{Lookup, Way};
 use crate::vale::peer::Peers;
 use crate::vale::switch::{HandleId, Switch, now_ms};
@@ -74,13 +74,6 @@ struct Done {
     /// A port that was full.
     full: Option<u8>,
     stall: Option<Stall>,
-}
-
-/// Memory that slots of this handle may point to.
-#[derive(Clone, Copy, Debug)]
-struct Window {
-    start: usize,
-    end: usize,
 }
 
 /// What one txsync works on.
@@ -186,10 +179,12 @@ impl Forwarder {
         // In turns, so that traffic which changes its destination often is still sent in batches.
         let mut runs = true;
         while *hwcur != head && stall.is_none() {
-            let done = if runs {
-                self.run::<I>(&job, peers, *hwcur)
-            } else {
+            let done = if !runs {
                 self.batch::<I>(&job, peers, *hwcur)
+            } else if let Some(window) = self.one_window(ring, *hwcur) {
+                self.run::<I, Window>(&job, peers, *hwcur, window)
+            } else {
+                self.run::<I, Buffers>(&job, peers, *hwcur, Buffers::of(ring.region))
             };
             runs = !runs;
             *hwcur = ring.step(*hwcur, done.slots);
@@ -203,15 +198,28 @@ impl Forwarder {
         unsafe { I::end() };
     }
 
-    /// Plain packets (one slot, data in its buffer) to one port go straight to its ring. Looking
-    /// at the next packet fills the time in which the stores of the last ones wait for their cache
-    /// lines; as separate loops the two cost their sum.
+    /// The window to take a run from: that slot points to memory, and there is but one that it may.
+    fn one_window(&self, ring: RingRef<'_>, at: u32) -> Option<Window> {
+        let flags = SlotFlags::from_bits_retain(ring.load(at).flags);
+        let [window] = self.windows[..] else { return None };
+        flags.contains(SlotFlags::INDIRECT).then_some(window)
+    }
+
+    /// Plain packets (one slot each; data in their buffers, or all in the one window) to one port go
+    /// straight to its ring. Looking at the next packet fills the time in which the stores of the
+    /// last ones wait for their cache lines; as separate loops the two cost their sum.
     #[inline(never)]
-    fn run<I: Isa>(&mut self, job: &Job<'_>, peers: &mut Peers, from: u32) -> Done {
+    fn run<I: Isa, S: Source>(
+        &mut self,
+        job: &Job<'_>,
+        peers: &mut Peers,
+        from: u32,
+        source: S,
+    ) -> Done {
         let ring = job.ring;
         let mut done = Done::default();
         let mut look = Lookup::new(job.switch.fdb(), job.clock, self.me);
-        let Some((data, len)) = plain(ring, from) else { return done };
+        let Some((data, len)) = plain(ring, source, from) else { return done };
         // SAFETY: `plain` checked the slot.
         let way = unsafe { look.way(data, len) };
         let port = match way {
@@ -237,11 +245,8 @@ impl Forwarder {
             let (to_slots, to_buffers) = out.stretch();
             let end = if at < job.head { job.head } else { ring.n() };
             let from_slots = &ring.slots[at as usize..end as usize];
-            let (n, sum) = copy_run::<I>(
-                (from_slots, Buffers::of(ring.region)),
-                (to_slots, to_buffers),
-                (&mut look, way),
-            );
+            let (n, sum) =
+                copy_run::<I, S>((from_slots, source), (to_slots, to_buffers), (&mut look, way));
             out.filled(n, sum);
             bytes += sum;
             at = ring.step(at, n as u32);
@@ -249,14 +254,14 @@ impl Forwarder {
                 continue; // round the end of a ring
             }
             // Here the loop stopped: at another kind of packet, a full ring, or a damaged slot.
-            let Some((data, len)) = plain(ring, at) else { break };
+            let Some((data, len)) = plain(ring, source, at) else { break };
             // SAFETY: `plain` checked the slot.
             if unsafe { look.way(data, len) } != way {
                 break;
             }
             if out.space > 0 {
-                // SAFETY: the slot was checked, and its data are in a buffer of whole lines.
-                unsafe { out.put::<I>(data, len, false, rx_flags(1, false)) };
+                // SAFETY: the slot was checked; data in a buffer are whole lines.
+                unsafe { out.put::<I>(data, len, S::EXACT, rx_flags(1, false)) };
                 out.packet();
             } else if job.lossless {
                 done.stall = Some(Stall { port, ring: to });
@@ -337,9 +342,7 @@ impl Forwarder {
 
     /// The address in a slot, if the program allowed it.
     fn window(&self, address: u64, len: u16) -> Option<*const u8> {
-        let start = address as usize;
-        let end = start.checked_add(usize::from(len))?;
-        self.windows.iter().any(|w| w.start <= start && end <= w.end).then_some(start as *const u8)
+        self.windows.iter().find_map(|window| window.at(address, len))
     }
 
     /// Learns sources and sorts packets by destination.

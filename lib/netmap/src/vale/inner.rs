@@ -52,11 +52,74 @@ pub enum Fate {
     Bad,
 }
 
+/// Where the data of plain packets are. A run has one source: its slots' buffers, or a window.
+pub trait Source: Copy {
+    /// Whether data may end within a line of which the rest is nobody's business.
+    const EXACT: bool;
+    /// Address of a slot's data, if the slot is a packet of its own from this source.
+    fn plain(self, slot: &RawSlot, value: SlotValue) -> Option<*const u8>;
+    /// What would be the address: for prefetching, which may miss.
+    fn anywhere(self, slot: &RawSlot) -> *const u8;
+}
+
+const SPECIAL: u16 = SlotFlags::MOREFRAG.bits() | SlotFlags::INDIRECT.bits();
+
+impl Source for Buffers {
+    const EXACT: bool = false;
+
+    #[inline(always)]
+    fn plain(self, _: &RawSlot, value: SlotValue) -> Option<*const u8> {
+        let plain = value.flags & SPECIAL == 0 && usize::from(value.len) <= STRIDE;
+        self.at(value.buf_idx).filter(|_| plain).map(<*mut u8>::cast_const)
+    }
+
+    #[inline(always)]
+    fn anywhere(self, slot: &RawSlot) -> *const u8 {
+        let buf_idx = SlotValue::unpack(slot.word.load(Ordering::Relaxed)).buf_idx;
+        Buffers::anywhere(self, buf_idx)
+    }
+}
+
+/// Memory that slots of a handle may point to.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// First address.
+    pub start: usize,
+    /// Past the last one.
+    pub end: usize,
+}
+
+impl Window {
+    /// The address, if `len` bytes from there are in the window.
+    #[inline(always)]
+    pub fn at(self, address: u64, len: u16) -> Option<*const u8> {
+        let start = address as usize;
+        let within = start >= self.start && start <= self.end;
+        (within && self.end - start >= usize::from(len)).then_some(start as *const u8)
+    }
+}
+
+impl Source for Window {
+    const EXACT: bool = true;
+
+    #[inline(always)]
+    fn plain(self, slot: &RawSlot, value: SlotValue) -> Option<*const u8> {
+        let plain = value.flags & SPECIAL == SlotFlags::INDIRECT.bits();
+        let plain = plain && usize::from(value.len) <= STRIDE;
+        self.at(slot.ptr.load(Ordering::Relaxed), value.len).filter(|_| plain)
+    }
+
+    #[inline(always)]
+    fn anywhere(self, slot: &RawSlot) -> *const u8 {
+        slot.ptr.load(Ordering::Relaxed) as *const u8
+    }
+}
+
 /// Copies plain packets that go `way` from TX slots to RX slots, as long as there are some of both;
 /// returns how many packets and bytes.
 #[inline(never)]
-pub fn copy_run<I: Isa>(
-    (from, from_buffers): (&[RawSlot], Buffers),
+pub fn copy_run<I: Isa, S: Source>(
+    (from, source): (&[RawSlot], S),
     (to, to_buffers): (&[RawSlot], Buffers),
     (look, way): (&mut Lookup<'_>, Way),
 ) -> (usize, u64) {
@@ -65,8 +128,7 @@ pub fn copy_run<I: Isa>(
     let (from, to) = (&from[..n], &to[..n]);
     for i in 0..n {
         if let Some(later) = from.get(i + HEADERS_AHEAD) {
-            let later = SlotValue::unpack(later.word.load(Ordering::Relaxed)).buf_idx;
-            copy::prefetch_read(from_buffers.anywhere(later));
+            copy::prefetch_read(source.anywhere(later));
         }
         if let Some(later) = to.get(i + AHEAD) {
             let later = SlotValue::unpack(later.word.load(Ordering::Relaxed)).buf_idx;
@@ -74,19 +136,21 @@ pub fn copy_run<I: Isa>(
         }
         let slot = SlotValue::unpack(from[i].word.load(Ordering::Relaxed));
         let to_buf = SlotValue::unpack(to[i].word.load(Ordering::Relaxed)).buf_idx;
-        let (Some(data), Some(target)) = (from_buffers.at(slot.buf_idx), to_buffers.at(to_buf))
+        let (Some(data), Some(target)) = (source.plain(&from[i], slot), to_buffers.at(to_buf))
         else {
             return (i, bytes);
         };
-        if !is_plain(slot) {
-            return (i, bytes);
-        }
-        // SAFETY: `data` is a buffer and `len` not more than it holds.
+        // SAFETY: `len` bytes at `data` are in the source.
         if unsafe { look.way(data, slot.len) } != way {
             return (i, bytes);
         }
-        // SAFETY: both are buffers, STRIDE bytes long, a multiple of 64.
-        unsafe { I::lines(target, data, usize::from(slot.len).div_ceil(64)) };
+        if S::EXACT {
+            // SAFETY: `len` bytes at `data` are in the source; a buffer holds STRIDE, which is no less.
+            unsafe { copy::exact::<I>(target, data, slot.len.into()) };
+        } else {
+            // SAFETY: both are buffers, STRIDE bytes long, a multiple of 64.
+            unsafe { I::lines(target, data, usize::from(slot.len).div_ceil(64)) };
+        }
         let value = SlotValue { buf_idx: to_buf, len: slot.len, flags: rx_flags(1, false) };
         to[i].word.store(value.pack(), Ordering::Relaxed);
         bytes += u64::from(slot.len);
@@ -124,17 +188,10 @@ pub fn copy_pieces<I: Isa>(
     (n, bytes)
 }
 
-/// Whether a slot is a packet of its own whose data are in its buffer.
+/// Address and length of the data of a plain slot of this source.
 #[inline(always)]
-pub fn is_plain(slot: SlotValue) -> bool {
-    const SPECIAL: u16 = SlotFlags::MOREFRAG.bits() | SlotFlags::INDIRECT.bits();
-    slot.flags & SPECIAL == 0 && usize::from(slot.len) <= STRIDE
-}
-
-/// Address and length of the data of a plain slot that names a buffer.
-#[inline(always)]
-pub fn plain(ring: RingRef<'_>, at: u32) -> Option<(*const u8, u16)> {
+pub fn plain<S: Source>(ring: RingRef<'_>, source: S, at: u32) -> Option<(*const u8, u16)> {
     let slot = ring.load(at);
-    let data = Buffers::of(ring.region).at(slot.buf_idx)?;
-    is_plain(slot).then_some((data.cast_const(), slot.len))
+    let data = source.plain(&ring.slots[at as usize], slot)?;
+    Some((data, slot.len))
 }

@@ -1,0 +1,262 @@
+//! Loads an ELF image and writes what PVH promises it: start_info, memory map, command line, module.
+//!
+//! The image is the user's, but may be any file: every size and address of it is checked against
+//! guest memory, and what is wrong is said in words.
+
+use std::fs::File;
+use std::io::{Cursor, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use linux_loader::loader::elf::start_info::{
+    XEN_HVM_MEMMAP_TYPE_RAM, XEN_HVM_MEMMAP_TYPE_RESERVED, XEN_HVM_START_MAGIC_VALUE,
+    hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
+};
+use linux_loader::loader::elf::{Elf, PvhBootCapability};
+use linux_loader::loader::{KernelLoader, KernelLoaderResult};
+use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap, ReadVolatile};
+
+use super::cpu::GDT;
+use crate::layout;
+
+/// What to boot.
+#[derive(Clone, Debug)]
+pub enum Image {
+    /// An image in memory, with its name for messages.
+    Bytes(&'static [u8], &'static str),
+    /// A file.
+    File(PathBuf),
+}
+
+/// An initial RAM disk.
+#[derive(Clone, Debug)]
+pub struct Initrd(pub PathBuf);
+
+#[derive(Clone, Copy, Default)]
+#[repr(transparent)]
+struct StartInfo(hvm_start_info);
+#[derive(Clone, Copy, Default)]
+#[repr(transparent)]
+struct MapEntry(hvm_memmap_table_entry);
+#[derive(Clone, Copy, Default)]
+#[repr(transparent)]
+struct Module(hvm_modlist_entry);
+
+// SAFETY: repr(C) structures of integers without padding (sizes are asserted by linux-loader).
+unsafe impl ByteValued for StartInfo {}
+// SAFETY: as above.
+unsafe impl ByteValued for MapEntry {}
+// SAFETY: as above.
+unsafe impl ByteValued for Module {}
+
+/// Loads the image and all it needs into `memory` of `bytes` from address 0. Returns its entry.
+pub fn load(
+    memory: &GuestMemoryMmap,
+    bytes: u64,
+    image: &Image,
+    initrd: Option<&Initrd>,
+    command_line: &str,
+) -> anyhow::Result<u64> {
+    let (loaded, name) = match image {
+        Image::Bytes([], name) => {
+            bail!("this build carries no {name}; give a PVH kernel by --kernel")
+        }
+        Image::Bytes(bytes, name) => (elf(memory, &mut Cursor::new(*bytes)), name.to_string()),
+        Image::File(path) => {
+            let open = || format!("opening {}", path.display());
+            let mut file = File::open(path).with_context(open)?;
+            (elf(memory, &mut file), path.display().to_string())
+        }
+    };
+    let loaded = loaded.with_context(|| format!("loading {name}"))?;
+    let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
+        bail!("{name} has no PVH entry (an ELF note of Xen's): an uncompressed vmlinux is needed");
+    };
+    if entry.0 < layout::KERNEL_MIN || entry.0 >= bytes {
+        bail!("{name} begins at {:#x}, outside of the guest's memory", entry.0);
+    }
+    if loaded.kernel_end > bytes {
+        bail!(
+            "{name} needs memory up to {} MiB: give the guest more by --mem",
+            loaded.kernel_end.div_ceil(1 << 20)
+        );
+    }
+    let module = match initrd {
+        None => None,
+        Some(Initrd(path)) => Some(
+            load_initrd(memory, bytes, loaded.kernel_end, path)
+                .with_context(|| format!("loading {}", path.display()))?,
+        ),
+    };
+    tables(memory, bytes, command_line, module)?;
+    Ok(entry.0)
+}
+
+fn elf<F: Read + ReadVolatile + Seek>(
+    memory: &GuestMemoryMmap,
+    image: &mut F,
+) -> anyhow::Result<KernelLoaderResult> {
+    let lowest = Some(GuestAddress(layout::KERNEL_MIN));
+    // A 64-bit kernel's e_entry may be virtual; only the PVH note's address is used, and checked.
+    Elf::load(memory, None, image, lowest).map_err(|e| {
+        use linux_loader::loader::Error::Elf as InElf;
+        use linux_loader::loader::elf::Error as Why;
+        match e {
+            InElf(Why::ReadElfHeader | Why::InvalidElfMagicNumber) => {
+                anyhow::anyhow!("it is not an ELF image")
+            }
+            InElf(Why::ReadKernelImage) => {
+                anyhow::anyhow!("it does not fit the guest's memory, or the file is cut off")
+            }
+            e => e.into(),
+        }
+    })
+}
+
+/// At the end of memory, page by page, as loaders do: out of the way of a kernel that grows upwards.
+fn load_initrd(
+    memory: &GuestMemoryMmap,
+    bytes: u64,
+    kernel_end: u64,
+    path: &Path,
+) -> anyhow::Result<Module> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    let at = bytes.checked_sub(size).map(|at| at & !0xfff).filter(|at| *at >= kernel_end);
+    let Some(at) = at else { bail!("it does not fit the guest's memory beside the kernel") };
+    let len = usize::try_from(size).context("it is too large")?;
+    memory.read_exact_volatile_from(GuestAddress(at), &mut file, len)?;
+    Ok(Module(hvm_modlist_entry { paddr: at, size, ..Default::default() }))
+}
+
+fn map(bytes: u64) -> [MapEntry; 3] {
+    let entry = |addr, end, type_| {
+        MapEntry(hvm_memmap_table_entry { addr, size: end - addr, type_, reserved: 0 })
+    };
+    let hole = layout::LEGACY_HOLE;
+    [
+        entry(0, hole.start, XEN_HVM_MEMMAP_TYPE_RAM),
+        entry(hole.start, hole.end, XEN_HVM_MEMMAP_TYPE_RESERVED),
+        entry(hole.end, bytes, XEN_HVM_MEMMAP_TYPE_RAM),
+    ]
+}
+
+fn tables(
+    memory: &GuestMemoryMmap,
+    bytes: u64,
+    command_line: &str,
+    module: Option<Module>,
+) -> anyhow::Result<()> {
+    if command_line.len() >= layout::COMMAND_LINE_MAX_BYTES || command_line.contains('\0') {
+        bail!(
+            "a kernel command line has less than {} bytes and no zero byte",
+            layout::COMMAND_LINE_MAX_BYTES
+        );
+    }
+    let mut text = command_line.as_bytes().to_vec();
+    text.push(0);
+    memory.write_slice(&text, GuestAddress(layout::COMMAND_LINE))?;
+    for (i, entry) in GDT.iter().enumerate() {
+        memory.write_obj(*entry, GuestAddress(layout::BOOT_GDT + 8 * i as u64))?;
+    }
+    let map = map(bytes);
+    for (i, entry) in map.iter().enumerate() {
+        let at = layout::MEMORY_MAP + (i * size_of::<MapEntry>()) as u64;
+        memory.write_obj(*entry, GuestAddress(at))?;
+    }
+    if let Some(module) = module {
+        memory.write_obj(module, GuestAddress(layout::MODULE_LIST))?;
+    }
+    let info = hvm_start_info {
+        magic: XEN_HVM_START_MAGIC_VALUE,
+        version: 1,
+        nr_modules: u32::from(module.is_some()),
+        modlist_paddr: if module.is_some() { layout::MODULE_LIST } else { 0 },
+        cmdline_paddr: layout::COMMAND_LINE,
+        memmap_paddr: layout::MEMORY_MAP,
+        memmap_entries: map.len() as u32,
+        ..Default::default()
+    };
+    memory.write_obj(StartInfo(info), GuestAddress(layout::START_INFO))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const BYTES: u64 = 16 << 20;
+
+    fn memory() -> GuestMemoryMmap {
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), BYTES as usize)]).expect("memory")
+    }
+
+    fn file(bytes: &[u8]) -> (tempfile::NamedTempFile, Image) {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(bytes).expect("room");
+        let image = Image::File(file.path().to_path_buf());
+        (file, image)
+    }
+
+    fn error(bytes: &[u8]) -> String {
+        let (_file, image) = file(bytes);
+        format!("{:#}", load(&memory(), BYTES, &image, None, "").expect_err("no kernel"))
+    }
+
+    #[test]
+    fn tables_say_what_the_machine_has() {
+        let memory = memory();
+        tables(&memory, BYTES, "tx count=1", None).expect("room");
+        let StartInfo(info) =
+            memory.read_obj(GuestAddress(layout::START_INFO)).expect("start_info");
+        assert_eq!((info.magic, info.version, info.nr_modules), (0x336e_c578, 1, 0));
+        let mut line = [0; 11];
+        memory.read_slice(&mut line, GuestAddress(info.cmdline_paddr)).expect("command line");
+        assert_eq!(&line, b"tx count=1\0");
+        let mut next = 0;
+        for i in 0..u64::from(info.memmap_entries) {
+            let MapEntry(entry) =
+                memory.read_obj(GuestAddress(info.memmap_paddr + 24 * i)).expect("entry");
+            assert_eq!(entry.addr, next, "no gap, no overlap");
+            next = entry.addr + entry.size;
+        }
+        assert_eq!(next, BYTES);
+    }
+
+    #[test]
+    fn initrd_is_at_the_end_and_must_fit() {
+        let memory = memory();
+        let (disk, _) = file(b"an initial RAM disk");
+        let Module(module) = load_initrd(&memory, BYTES, 2 << 20, disk.path()).expect("room");
+        assert_eq!((module.paddr, module.size), (BYTES - 4096, 19));
+        let mut start = [0; 10];
+        memory.read_slice(&mut start, GuestAddress(module.paddr)).expect("inside");
+        assert_eq!(&start, b"an initial");
+        assert!(load_initrd(&memory, BYTES, BYTES - 100, disk.path()).is_err());
+    }
+
+    #[test]
+    fn what_is_no_kernel_is_refused_in_words() {
+        assert!(error(b"").contains("not an ELF image"));
+        assert!(error(&[0x90; 4096]).contains("not an ELF image"));
+        // ELF header of a program without program headers.
+        let mut header = vec![0u8; 64];
+        header[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
+        header[18] = 62;
+        header[24..32].copy_from_slice(&layout::KERNEL_MIN.to_le_bytes());
+        header[32..40].copy_from_slice(&64u64.to_le_bytes());
+        header[52] = 64;
+        header[54] = 56;
+        assert!(error(&header).contains("no PVH entry"), "{}", error(&header));
+    }
+
+    #[test]
+    fn command_line_too_long_is_refused() {
+        let long = "x".repeat(layout::COMMAND_LINE_MAX_BYTES);
+        assert!(tables(&memory(), BYTES, &long, None).is_err());
+        assert!(tables(&memory(), BYTES, &long[1..], None).is_ok());
+        assert!(tables(&memory(), BYTES, "a\0b", None).is_err());
+    }
+}

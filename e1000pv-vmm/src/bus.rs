@@ -1,0 +1,150 @@
+//! Who answers to an address or a port, for the vCPU's exits.
+//!
+//! Invariants: every access of every width gets a defined answer; where nobody is, reads are all ones,
+//! writes vanish, and the access is counted. A device never sees an access that crosses its window.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use e1000pv::idle::{MAGIC, PORT as IDLE_PORT};
+
+use crate::counters::{Vm, VmCounters};
+use crate::exit::End;
+use crate::idle::Idle;
+use crate::layout;
+use crate::pci::{Decode, PciBus};
+use crate::serial::Com1;
+
+/// A device's registers. Any width, any offset within the BAR: the device defines what that does.
+pub trait Registers: Send + Sync + fmt::Debug {
+    /// Reads through BAR0.
+    fn mmio_read(&self, offset: u64, data: &mut [u8]);
+    /// Writes through BAR0.
+    fn mmio_write(&self, offset: u64, data: &[u8]);
+    /// Reads through BAR1.
+    fn io_read(&self, offset: u64, data: &mut [u8]);
+    /// Writes through BAR1.
+    fn io_write(&self, offset: u64, data: &[u8]);
+}
+
+/// A NIC on the bus.
+#[derive(Debug)]
+pub struct Slot {
+    /// Where it answers.
+    pub decode: Arc<Decode>,
+    /// What it answers.
+    pub registers: Arc<dyn Registers>,
+}
+
+/// All that a vCPU can reach beside memory.
+#[derive(Debug)]
+pub struct Bus {
+    nics: Vec<Slot>,
+    pci: Mutex<PciBus>,
+    com1: Arc<Com1>,
+    idle: Option<Idle>,
+    counters: VmCounters,
+}
+
+impl Bus {
+    /// Puts the machine together. Without `idle`, guests sleep as on a PC.
+    pub fn new(
+        pci: PciBus,
+        nics: Vec<Slot>,
+        com1: Arc<Com1>,
+        idle: Option<Idle>,
+        counters: VmCounters,
+    ) -> Bus {
+        Bus { nics, pci: Mutex::new(pci), com1, idle, counters }
+    }
+
+    /// The vCPU reads memory that is none.
+    pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
+        match self.memory(address, data.len()) {
+            Some((nic, offset)) => nic.mmio_read(offset, data),
+            None => self.nobody(data),
+        }
+    }
+
+    /// The vCPU writes memory that is none.
+    pub fn mmio_write(&self, address: u64, data: &[u8]) {
+        match self.memory(address, data.len()) {
+            Some((nic, offset)) => nic.mmio_write(offset, data),
+            None => self.counters.bump(Vm::Unclaimed, 1),
+        }
+    }
+
+    fn memory(&self, address: u64, len: usize) -> Option<(&dyn Registers, u64)> {
+        self.nics.iter().find_map(|slot| {
+            let offset = address.checked_sub(u64::from(slot.decode.memory()?))?;
+            let within = offset + len as u64 <= u64::from(layout::BAR0_BYTES);
+            within.then_some((&*slot.registers, offset))
+        })
+    }
+
+    fn ports(&self, port: u16, len: usize) -> Option<(&dyn Registers, u64)> {
+        self.nics.iter().find_map(|slot| {
+            let offset = port.checked_sub(slot.decode.io()?)?;
+            let within = usize::from(offset) + len <= usize::from(layout::BAR1_BYTES);
+            within.then_some((&*slot.registers, u64::from(offset)))
+        })
+    }
+
+    /// The vCPU reads a port.
+    pub fn port_in(&self, port: u16, data: &mut [u8]) {
+        if layout::COM1.contains(&port) && data.len() == 1 {
+            data[0] = self.com1.read((port - layout::COM1.start) as u8);
+        } else if port == layout::PCI_ADDRESS && data.len() == 4 {
+            self.pci(|pci| pci.read_address(data));
+        } else if layout::PCI_DATA.contains(&port) {
+            self.pci(|pci| pci.read_data(usize::from(port - layout::PCI_DATA.start), data));
+        } else if port == IDLE_PORT && self.idle.is_some() && data.len() == 4 {
+            data.copy_from_slice(&MAGIC.to_le_bytes());
+        } else if port == layout::KEYBOARD_COMMAND {
+            data.fill(0); // input buffer empty: a reset command may be written
+        } else if let Some((nic, offset)) = self.ports(port, data.len()) {
+            nic.io_read(offset, data);
+        } else {
+            self.nobody(data);
+        }
+    }
+
+    /// The vCPU writes a port. Some writes end the guest.
+    pub fn port_out(&self, port: u16, data: &[u8]) -> Option<End> {
+        if layout::COM1.contains(&port) && data.len() == 1 {
+            self.com1.write((port - layout::COM1.start) as u8, data[0]);
+        } else if let (IDLE_PORT, Some(idle), Ok(block)) = (port, &self.idle, data.try_into()) {
+            self.counters.bump(Vm::Halts, 1);
+            if idle.call(u32::from_le_bytes(block)).is_none() {
+                self.counters.bump(Vm::Unclaimed, 1);
+            }
+        } else if port == layout::PCI_ADDRESS && data.len() == 4 {
+            self.pci(|pci| pci.write_address(data));
+        } else if layout::PCI_DATA.contains(&port) {
+            self.pci(|pci| pci.write_data(usize::from(port - layout::PCI_DATA.start), data));
+        } else if layout::EXIT_PORT.contains(&port) {
+            let mut status = [0; 4];
+            let len = data.len().min(4);
+            status[..len].copy_from_slice(&data[..len]);
+            return Some(End::Status(u32::from_le_bytes(status)));
+        } else if port == layout::KEYBOARD_COMMAND && data == [0xfe]
+            || port == layout::RESET_CONTROL && data.len() == 1 && data[0] & 4 != 0
+        {
+            return Some(End::Reset);
+        } else if let Some((nic, offset)) = self.ports(port, data.len()) {
+            nic.io_write(offset, data);
+        } else {
+            self.counters.bump(Vm::Unclaimed, 1);
+        }
+        None
+    }
+
+    fn nobody(&self, data: &mut [u8]) {
+        data.fill(0xff);
+        self.counters.bump(Vm::Unclaimed, 1);
+    }
+
+    fn pci(&self, access: impl FnOnce(&mut PciBus)) {
+        access(&mut self.pci.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

@@ -1,0 +1,626 @@
+//! The command line: one spelling with two dashes, and QEMU's with one, rewritten to it by [`argv`].
+//!
+//! This file uses nothing of the rest of the program, so that man page and completions can be made
+//! from it alone.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use nm_cli::args::OutputArgs;
+use nm_cli::cpulist::CpuList;
+use nm_cli::duration;
+use nm_cli::exit;
+use nm_cli::mac::Mac;
+
+const EXAMPLES: &str = "\
+Examples:
+  e1000pv-vmm --name vm1 --netdev port=valeA:vm1 --device mac=02:00:00:00:00:01 --guest rx
+  e1000pv-vmm --name vm2 --netdev port=valeA:vm2 --guest 'tx dst=02:00:00:00:00:01 duration=5s'
+  e1000pv-vmm --netdev port=valeA:l --netdev port=valeB:r --guest forward    a middlebox
+  e1000pv-vmm --kernel vmlinux --initrd root.cpio --cmdline console=ttyS0 --netdev port=valeA:x
+  e1000pv-vmm -netdev netmap,id=n,ifname=valeA:x -device e1000,netdev=n -kernel vmlinux
+  e1000pv-vmm --stats vm1 --json | jq '.counters.nics[0].kicks'";
+
+const QEMU: &str = "\
+QEMU's spelling:
+  -netdev, -device, -kernel, -initrd, -append, -m, -name, -serial and -accel are understood with one
+  dash as well; -nographic, -nodefaults, -no-reboot, -enable-kvm and -display, -monitor, -vga, -cpu,
+  -machine, -M, -smp with their values ask for what is so anyway, or cannot be had, and are ignored.";
+
+/// Run a virtual machine with paravirtual e1000 NICs on netmap ports.
+///
+/// Without --kernel the machine boots the bench guest that this program carries, which does what
+/// --guest says: `tx`, `rx`, `ping`, `echo` or `forward`, each with options, and prints its result
+/// as one line of JSON. With --kernel it boots any PVH image, as Linux's vmlinux.
+///
+/// The guest's serial port is stdout, line by line. With --json stdout carries one record at the end,
+/// with the guest's result and the machine's counters in it, and other lines go to stderr. Exits,
+/// kicks and interrupts are counted; --stats prints the counters of a running machine.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "e1000pv-vmm", version, after_help = EXAMPLES,
+          after_long_help = format!("{EXAMPLES}\n\n{QEMU}\n\n{}", exit::HELP))]
+pub struct Cli {
+    /// The machine's name, for --stats and for the default MAC addresses [default: vm-PID].
+    #[arg(long, value_parser = name)]
+    pub name: Option<String>,
+
+    /// A port for a NIC, as port=valeA:x or QEMU's netmap,id=n,ifname=valeA:x. Once per NIC.
+    #[arg(long, value_name = "port=PORT[,id=ID]")]
+    pub netdev: Vec<Netdev>,
+
+    /// The NIC at a port: mac=, netdev= (an id; otherwise devices and ports pair up in order), and
+    /// csb=, moderation= for this NIC alone. May be left out.
+    #[arg(long, value_name = "mac=MAC[,netdev=ID]")]
+    pub device: Vec<Device>,
+
+    /// Memory, in MiB or with K, M, G (powers of 1024, as QEMU has them).
+    #[arg(long, value_name = "SIZE", default_value = "64M")]
+    pub mem: MemorySize,
+
+    /// CPUs: the first for the vCPU, the next for the I/O threads.
+    #[arg(long, value_name = "LIST")]
+    pub cpu: Option<CpuList>,
+
+    /// What executes the guest.
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub accel: Accel,
+
+    /// Where the guest's serial port leads: stdio, null, or a file (name or file:NAME).
+    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    pub serial: SerialTo,
+
+    /// End the machine after this time, with exit code 3.
+    #[arg(long, value_name = "TIME", value_parser = duration::nonzero_seconds)]
+    pub timeout: Option<Duration>,
+
+    /// Say on stderr what the machine is made of.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Print the counters of the running machine NAME, and end; exit code 3 if there is none.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub stats: Option<String>,
+
+    /// Boot this PVH ELF image instead of the bench guest.
+    #[arg(long, value_name = "FILE", help_heading = "Guest")]
+    pub kernel: Option<PathBuf>,
+
+    /// An initial RAM disk for --kernel.
+    #[arg(long, value_name = "FILE", requires = "kernel", help_heading = "Guest")]
+    pub initrd: Option<PathBuf>,
+
+    /// The whole kernel command line, as it is.
+    #[arg(long, value_name = "STRING", conflicts_with = "guest", help_heading = "Guest")]
+    pub cmdline: Option<String>,
+
+    /// What the bench guest does, as 'tx dst=02:00:00:00:00:01 size=60 duration=5s' [default: rx].
+    #[arg(long, value_name = "STRING", help_heading = "Guest")]
+    pub guest: Option<String>,
+
+    /// How the bench guest's driver transmits.
+    #[arg(long, value_enum, default_value_t = Driver::Csb, help_heading = "Guest")]
+    pub driver: Driver,
+
+    /// Descriptors in each of its rings: 8 to 4096, a multiple of 8.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = ring, help_heading = "Guest")]
+    pub ring: u32,
+
+    /// How an idle bench guest sleeps.
+    #[arg(long, value_enum, default_value_t = IdleBy::Call, help_heading = "Guest")]
+    pub idle: IdleBy,
+
+    /// Offer the guest the CSB, shared memory in place of register accesses.
+    #[arg(long, value_enum, default_value_t = Switch::On, value_name = "ON|OFF", help_heading = "NIC")]
+    pub csb: Switch,
+
+    /// Keep interrupts apart as ITR and the delay registers say; off: each event raises one.
+    #[arg(long, value_enum, default_value_t = Switch::On, value_name = "ON|OFF", help_heading = "NIC")]
+    pub moderation: Switch,
+
+    /// Send bursts to the port in one txsync; off: one a packet.
+    #[arg(long, value_enum, default_value_t = Switch::On, value_name = "ON|OFF", help_heading = "NIC")]
+    pub more: Switch,
+
+    /// Hand guest memory to the port by address; off: copy it to the port's buffers first.
+    #[arg(long, value_enum, default_value_t = Switch::On, value_name = "ON|OFF", help_heading = "NIC")]
+    pub indirect: Switch,
+
+    /// Who transmits: a thread beside the vCPU, or the vCPU thread itself at its doorbell.
+    #[arg(long, value_enum, default_value_t = TxMode::Thread, help_heading = "NIC")]
+    pub tx_mode: TxMode,
+
+    /// How I/O threads wait, and when they wake the guest: words spin=N, yield=N, block, busy,
+    /// sleep=TIME, wake=PERCENT% or wake=first, timer=TIME, with commas [default:
+    /// yield=3,block,wake=75%,timer=50us].
+    #[arg(long, value_name = "POLICY", help_heading = "NIC")]
+    pub notify: Option<String>,
+
+    /// Do without the seccomp filters, for debuggers and profilers.
+    #[arg(long)]
+    pub no_sandbox: bool,
+
+    /// How INTx reaches the interrupt controllers.
+    #[arg(long, value_enum, default_value_t = Irq::Line, hide = true)]
+    pub irq: Irq,
+
+    /// What guest memory is made of.
+    #[arg(long, value_enum, default_value_t = Ram::Auto, hide = true)]
+    pub ram: Ram,
+
+    /// Where the kernel offers KVM.
+    #[arg(long, value_name = "PATH", default_value = "/dev/kvm", hide = true)]
+    pub kvm: PathBuf,
+
+    /// How results are printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What executes the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Accel {
+    /// KVM if it can be had; else a thread, for the bench guest.
+    Auto,
+    /// KVM.
+    Kvm,
+    /// A thread of this process runs driver and workload against the same device; what are exits of
+    /// a virtual machine cost a function call there.
+    Thread,
+}
+
+/// How the bench guest's driver transmits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Driver {
+    /// A register write a packet or batch.
+    Plain,
+    /// No register write while an interrupt is on its way.
+    Combine,
+    /// Shared memory; register writes only to wake a sleeper.
+    Csb,
+}
+
+/// How an idle guest sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IdleBy {
+    /// By a call to this program: one exit for each sleep.
+    Call,
+    /// As on a PC: by hlt, woken by an interrupt.
+    Halt,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// Who transmits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TxMode {
+    /// A thread beside the vCPU.
+    Thread,
+    /// The vCPU thread.
+    Inline,
+}
+
+/// How INTx is injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Irq {
+    /// KVM_IRQ_LINE.
+    Line,
+    /// irqfd with resamplefd.
+    Irqfd,
+}
+
+/// What guest memory is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ram {
+    /// The first of the others that gives huge pages.
+    Auto,
+    /// A memfd on hugetlbfs.
+    Hugetlb,
+    /// A memfd.
+    Memfd,
+    /// Private memory.
+    Anonymous,
+}
+
+/// Where the serial port leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SerialTo {
+    /// stdin and stdout.
+    Stdio,
+    /// Nowhere.
+    Null,
+    /// A file.
+    File(PathBuf),
+}
+
+/// Bytes of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySize(pub u64);
+
+/// `--netdev`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Netdev {
+    /// Its name for `--device`.
+    pub id: Option<String>,
+    /// The port.
+    pub port: String,
+}
+
+/// `--device`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// The id of its port.
+    pub netdev: Option<String>,
+    /// Its address.
+    pub mac: Option<Mac>,
+    /// `--csb` for this NIC.
+    pub csb: Option<bool>,
+    /// `--moderation` for this NIC.
+    pub moderation: Option<bool>,
+    /// Not a NIC but QEMU's exit port, which is always there.
+    pub exit_port: bool,
+}
+
+impl Switch {
+    /// As a truth value.
+    pub fn on(self) -> bool {
+        self == Switch::On
+    }
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
+    if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(legal) {
+        return Err("a name has 1 to 64 letters, digits, '-', '_' or '.'".to_string());
+    }
+    Ok(text.to_string())
+}
+
+fn ring(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(n) if (8..=4096).contains(&n) && n % 8 == 0 => Ok(n),
+        _ => Err("a ring has 8 to 4096 descriptors, a multiple of 8".to_string()),
+    }
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" | "yes" => Ok(true),
+        "off" | "false" | "no" => Ok(false),
+        _ => Err(format!("{text:?} is neither on nor off")),
+    }
+}
+
+impl FromStr for MemorySize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<MemorySize, String> {
+        let text = text.trim();
+        let text = text.strip_suffix("iB").or_else(|| text.strip_suffix('B')).unwrap_or(text);
+        let (digits, shift) = match text.as_bytes().last() {
+            Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
+            Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
+            Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
+            _ => (text, 20),
+        };
+        let number: u64 =
+            digits.parse().map_err(|_| "not a size; write it as 64M or 1G".to_string())?;
+        let bytes = number.checked_mul(1 << shift).ok_or("too large")?;
+        if !(8 << 20..=3 << 30).contains(&bytes) {
+            return Err("a machine has 8M to 3G of memory".to_string());
+        }
+        if !bytes.is_multiple_of(2 << 20) {
+            return Err("memory comes in multiples of 2M".to_string());
+        }
+        Ok(MemorySize(bytes))
+    }
+}
+
+impl FromStr for SerialTo {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<SerialTo, String> {
+        match text {
+            "stdio" | "mon:stdio" => Ok(SerialTo::Stdio),
+            "null" | "none" => Ok(SerialTo::Null),
+            "" | "file:" => Err("a file needs a name".to_string()),
+            name => Ok(SerialTo::File(name.strip_prefix("file:").unwrap_or(name).into())),
+        }
+    }
+}
+
+/// The words of `a,b=c`: key and value, or a word alone.
+fn words(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    text.split(',').map(|word| match word.split_once('=') {
+        Some((key, value)) => (key, Some(value)),
+        None => (word, None),
+    })
+}
+
+impl FromStr for Netdev {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Netdev, String> {
+        let (mut id, mut port, mut tap) = (None, None, false);
+        for (i, word) in words(text).enumerate() {
+            match word {
+                ("netmap" | "vale", None) if i == 0 => {}
+                ("tap", None) if i == 0 => tap = true,
+                (name, None) if i == 0 && name.contains(':') => port = Some(name.to_string()),
+                ("id", Some(name)) if !name.is_empty() => id = Some(name.to_string()),
+                ("port" | "ifname", Some(name)) if !name.is_empty() => {
+                    port = Some(name.to_string());
+                }
+                ("script" | "downscript", Some("no")) if tap => {}
+                (key, _) => {
+                    return Err(format!("{key:?} is not understood; write port=valeA:x[,id=NAME]"));
+                }
+            }
+        }
+        match port {
+            Some(port) if tap => Ok(Netdev { id, port: format!("tap:{port}") }),
+            Some(port) => Ok(Netdev { id, port }),
+            None => Err("which port? Write port=valeA:x".to_string()),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Device, String> {
+        let mut device = Device::default();
+        for (i, word) in words(text).enumerate() {
+            match word {
+                ("e1000" | "e1000-82540em" | "e1000-paravirt" | "e1000pv", None) if i == 0 => {}
+                ("isa-debug-exit", None) if i == 0 => {
+                    device.exit_port = true;
+                    return isa_debug_exit(text).map(|()| device);
+                }
+                ("mac", Some(mac)) => {
+                    let mac: Mac = mac.parse().map_err(|e| format!("{e}"))?;
+                    if mac.is_multicast() || mac == Mac::default() {
+                        return Err(format!("{mac} is not the address of one station"));
+                    }
+                    device.mac = Some(mac);
+                }
+                ("netdev", Some(id)) if !id.is_empty() => device.netdev = Some(id.to_string()),
+                ("csb" | "paravirt", Some(value)) => device.csb = Some(on_off(value)?),
+                ("moderation" | "mitigation", Some(value)) => {
+                    device.moderation = Some(on_off(value)?);
+                }
+                ("id" | "bus" | "addr", Some(_)) => {} // QEMU's, of no consequence here
+                (key, _) => {
+                    return Err(format!(
+                        "{key:?} is not understood; write mac=02:00:00:00:00:01[,netdev=ID]"
+                    ));
+                }
+            }
+        }
+        Ok(device)
+    }
+}
+
+/// The exit port is where everybody has it, or the guest would miss it.
+fn isa_debug_exit(text: &str) -> Result<(), String> {
+    for word in words(text).skip(1) {
+        match word {
+            ("iobase", Some("0xf4" | "0xF4" | "244")) | ("iosize" | "id", Some(_)) => {}
+            _ => return Err("the exit port of this machine is 0xf4".to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// QEMU's options that are ours: the name there, and here.
+const SAME: [(&str, &str); 9] = [
+    ("-netdev", "--netdev"),
+    ("-device", "--device"),
+    ("-kernel", "--kernel"),
+    ("-initrd", "--initrd"),
+    ("-append", "--cmdline"),
+    ("-m", "--mem"),
+    ("-name", "--name"),
+    ("-serial", "--serial"),
+    ("-accel", "--accel"),
+];
+/// QEMU's options that say what is so anyway.
+const IGNORED: [&str; 4] = ["-nographic", "-nodefaults", "-no-reboot", "-enable-kvm"];
+/// The same, with a value.
+const IGNORED_WITH_VALUE: [&str; 7] =
+    ["-display", "-monitor", "-vga", "-cpu", "-machine", "-M", "-smp"];
+
+/// Rewrites QEMU's spelling to ours, up to `--`. Everything else stays as it is.
+pub fn argv(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut out = Vec::new();
+    let mut args = args.into_iter();
+    out.extend(args.next());
+    while let Some(arg) = args.next() {
+        let word = arg.to_str().unwrap_or("");
+        if word == "--" {
+            out.push(arg);
+            out.extend(args);
+            return out;
+        } else if let Some((_, ours)) = SAME.iter().find(|(theirs, _)| *theirs == word) {
+            out.push(OsString::from(ours));
+            out.extend(args.next());
+        } else if IGNORED_WITH_VALUE.contains(&word) {
+            args.next();
+        } else if !IGNORED.contains(&word) {
+            out.push(arg);
+        }
+    }
+    out
+}
+
+impl Cli {
+    /// Parses a command line of either spelling.
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(argv(args))
+    }
+
+    /// Parses this process's command line; on error, or for `--help`, prints and exits.
+    pub fn from_process() -> Cli {
+        Cli::parse_from(argv(std::env::args_os()))
+    }
+
+    /// The guest's kernel command line: as given, or the bench guest's, which is its global options
+    /// and then what it is to do.
+    pub fn kernel_command_line(&self) -> String {
+        match &self.cmdline {
+            Some(line) => line.clone(),
+            None if self.kernel.is_some() && self.guest.is_none() => String::new(),
+            None => self.bench_work(),
+        }
+    }
+
+    /// What the bench guest does and by which driver, without what is the machine's.
+    pub fn bench_work(&self) -> String {
+        let work = self.guest.as_deref().unwrap_or("rx");
+        format!("driver={} ring={} {work}", value(self.driver), self.ring)
+    }
+}
+
+/// A value's name as it is typed.
+pub fn value(of: impl ValueEnum) -> String {
+    of.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+}
+
+/// For tests and examples: a command line as one string.
+pub fn split(line: &str) -> Vec<OsString> {
+    line.split_whitespace().map(|word| OsStr::new(word).to_os_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::from_args(split(line))
+    }
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn both_spellings_are_the_same_machine() {
+        let ours = parse(
+            "vmm --netdev port=valeA:x,id=n --device mac=02:00:00:00:00:01,netdev=n --mem 256M \
+             --kernel k --cmdline quiet --name vm",
+        )
+        .expect("valid");
+        let qemu = parse(
+            "vmm -netdev netmap,id=n,ifname=valeA:x -device e1000,netdev=n,mac=02:00:00:00:00:01 \
+             -m 256 -kernel k -append quiet -name vm -nographic -display none -M q35 -smp 1 \
+             -no-reboot",
+        )
+        .expect("valid");
+        assert_eq!(ours.netdev, qemu.netdev);
+        assert_eq!(ours.device, qemu.device);
+        assert_eq!(
+            (ours.mem, &ours.kernel, &ours.cmdline),
+            (qemu.mem, &qemu.kernel, &qemu.cmdline)
+        );
+        assert_eq!(ours.name, qemu.name);
+    }
+
+    #[test]
+    fn argv_leaves_ours_and_what_follows_two_dashes_alone() {
+        let same = split("vmm -v -T 1s --guest tx -- -netdev");
+        assert_eq!(argv(same.clone()), same);
+    }
+
+    #[test]
+    fn netdev_forms() {
+        let port = |text: &str| text.parse::<Netdev>().map(|netdev| netdev.port);
+        assert_eq!(port("port=valeA:x"), Ok("valeA:x".into()));
+        assert_eq!(port("valeA:x"), Ok("valeA:x".into()));
+        assert_eq!(port("null:"), Ok("null:".into()));
+        assert_eq!(port("tap,id=n,ifname=t0,script=no,downscript=no"), Ok("tap:t0".into()));
+        for text in ["", "netmap", "port=", "user,id=n", "port=a:b,speed=1", "port=a:b,id="] {
+            assert!(port(text).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn device_forms() {
+        let device: Device = "e1000,netdev=n,mac=52:54:00:12:34:56,mitigation=off".parse().unwrap();
+        assert_eq!(device.moderation, Some(false));
+        assert_eq!(device.netdev.as_deref(), Some("n"));
+        assert!("isa-debug-exit,iobase=0xf4,iosize=0x04".parse::<Device>().unwrap().exit_port);
+        for text in [
+            "virtio-net,netdev=n",
+            "mac=",
+            "mac=ff:ff:ff:ff:ff:ff",
+            "mac=01:00:5e:00:00:01",
+            "mac=00:00:00:00:00:00",
+            "csb=maybe",
+            "isa-debug-exit,iobase=0x501",
+        ] {
+            assert!(text.parse::<Device>().is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn memory_is_in_mebibytes_as_everywhere() {
+        for (text, bytes) in
+            [("64", 64 << 20), ("64M", 64 << 20), ("1G", 1 << 30), ("64MiB", 64 << 20)]
+        {
+            assert_eq!(text.parse(), Ok(MemorySize(bytes)), "{text}");
+        }
+        for text in ["", "M", "0", "7M", "65M", "4G", "-1", "1.5G", "99999999999G", "64k"] {
+            assert!(text.parse::<MemorySize>().is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn kernel_command_line_is_the_options_and_then_the_work() {
+        let cli = parse("vmm --driver plain --ring 256").expect("valid");
+        assert_eq!(cli.kernel_command_line(), "driver=plain ring=256 rx");
+        let cli = parse("vmm --cmdline console=ttyS0").expect("valid");
+        assert_eq!(cli.kernel_command_line(), "console=ttyS0");
+        let cli = parse("vmm --kernel vmlinux").expect("valid");
+        assert_eq!(cli.kernel_command_line(), "");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            "vmm --ring 7",
+            "vmm --ring 12",
+            "vmm --ring 8192",
+            "vmm --name a/b",
+            "vmm --name .hidden",
+            "vmm --csb maybe",
+            "vmm --initrd disk",
+            "vmm --cmdline x --guest tx",
+            "vmm --timeout 0",
+            "vmm extra",
+            "vmm -netdev",
+        ] {
+            assert!(parse(line).is_err(), "{line} was accepted");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsers_never_panic(text in ".{0,40}") {
+            let _ = (text.parse::<Netdev>(), text.parse::<Device>(), text.parse::<MemorySize>());
+            let _ = Cli::from_args([OsString::from("vmm"), OsString::from(text)]);
+        }
+    }
+}

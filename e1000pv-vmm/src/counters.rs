@@ -1,0 +1,514 @@
+//! Counters of a running machine: in shared memory, one writer each, readable by any process of the
+//! same user without disturbing the one that counts.
+//!
+//! ```text
+//!   0        header: magic, layout version, NICs, process, name
+//!   128      of the machine                       32 words
+//!   384      of NIC 0: counted by the vCPU thread 32 words, by the I/O thread 32 words
+//!   896      of NIC 1 ...
+//! ```
+//!
+//! Invariants: adding is a load and a store, so a field has one writer at a time (the thread that its
+//! group names, or the holder of the lock that its doc names); no two threads write one cache line.
+//!
+//! The memory is a memfd sealed against every change of size and against new writers, so nobody can
+//! truncate it under our feet (a SIGBUS) or write false numbers. `ROOT/vm/NAME` is a link to it by
+//! way of `/proc/PID/fd`: it ends with the process, however that dies, and needs no reaping.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Context;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
+
+/// "e1000pv\0" read as a number: marks the file.
+const MAGIC: u64 = u64::from_le_bytes(*b"e1000pv\0");
+/// Counts up with every change of the tables below.
+const LAYOUT: u64 = 1;
+/// Longest name of a machine, and the space for it in the header.
+pub const NAME_MAX: usize = 64;
+
+/// Words of the header: magic, layout, NICs, process, length of the name, and the name.
+const HEADER_WORDS: usize = 16;
+/// Words of the machine's own counters.
+const VM_WORDS: usize = 32;
+/// Words of one thread's counters of one NIC.
+const THREAD_WORDS: usize = 32;
+/// Words of one NIC.
+const NIC_WORDS: usize = 2 * THREAD_WORDS;
+/// NICs that a machine can have.
+pub const NICS_MAX: usize = 16;
+
+macro_rules! table {
+    ($(#[$doc:meta])* $kind:ident { $($(#[$field:meta])* $variant:ident = $index:expr, $name:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum $kind { $($(#[$field])* $variant = $index),* }
+
+        impl $kind {
+            /// All of them, in the order in which they are printed.
+            pub const ALL: &[$kind] = &[$($kind::$variant),*];
+
+            /// Its name in JSON and in words.
+            pub fn name(self) -> &'static str {
+                match self { $($kind::$variant => $name),* }
+            }
+        }
+    };
+}
+
+table! {
+    /// What is counted of the machine as a whole; written by the vCPU thread.
+    Vm {
+        /// Returns of the vCPU to this program for any reason.
+        Exits = 0, "exits";
+        /// Exits for device memory: each read or write of a register that no ioeventfd takes.
+        MmioExits = 1, "mmio_exits";
+        /// Exits for I/O ports.
+        PioExits = 2, "pio_exits";
+        /// Times the guest halted, where the kernel tells (it doesn't with its own interrupt
+        /// controller), or waited for its interrupt otherwise.
+        Halts = 3, "halts";
+        /// Returns because of a signal: stopping, or a debugger.
+        SignalExits = 4, "signal_exits";
+        /// Accesses to addresses and ports where nothing answers.
+        Unclaimed = 5, "unclaimed";
+    }
+}
+
+table! {
+    /// What is counted of a NIC. Packets unless the name says otherwise.
+    Nic {
+        // The vCPU thread's.
+        /// Writes of TDT that came as exits.
+        TdtWrites = 0, "tdt_writes";
+        /// Writes of RDT.
+        RdtWrites = 1, "rdt_writes";
+        /// Reads and writes of registers, TDT and RDT among them.
+        RegisterAccesses = 2, "register_accesses";
+        /// Reads of ICR, which is how often the guest's interrupt handler ran (or polled).
+        IcrReads = 3, "icr_reads";
+        /// Accesses of registers that do not exist, or with a width or alignment that is not theirs.
+        BadAccesses = 4, "bad_accesses";
+        /// Resets, by the guest or by the machine.
+        Resets = 5, "resets";
+
+        // The holder of the interrupt lock's.
+        /// Times the interrupt line was raised.
+        Interrupts = THREAD_WORDS - 8, "interrupts";
+        /// Interrupts not raised because the CSB said that nobody waits.
+        IrqSuppressed = THREAD_WORDS - 7, "irq_suppressed";
+        /// Interrupts put off by moderation.
+        IrqPostponed = THREAD_WORDS - 6, "irq_postponed";
+
+        // The I/O thread's (in inline mode, the transmit part belongs to the vCPU thread).
+        /// Wake-ups by the TDT doorbell.
+        Kicks = THREAD_WORDS, "kicks";
+        /// Times the I/O thread was woken from sleep, for whatever reason.
+        IoWakeups = THREAD_WORDS + 1, "io_wakeups";
+        /// Times the I/O thread went to sleep.
+        IoSleeps = THREAD_WORDS + 2, "io_sleeps";
+        /// Rounds of service.
+        Rounds = THREAD_WORDS + 3, "rounds";
+        /// Packets that the guest sent.
+        TxPackets = THREAD_WORDS + 4, "tx_packets";
+        /// Bytes of these, without CRC.
+        TxBytes = THREAD_WORDS + 5, "tx_bytes";
+        /// Calls of txsync.
+        TxSyncs = THREAD_WORDS + 6, "tx_syncs";
+        /// Bad descriptors or addresses outside of memory, on the way out.
+        TxBad = THREAD_WORDS + 7, "tx_bad";
+        /// Packets that the port did not take.
+        TxDropped = THREAD_WORDS + 8, "tx_dropped";
+        /// Packets handed to the guest.
+        RxPackets = THREAD_WORDS + 9, "rx_packets";
+        /// Bytes of these, without CRC.
+        RxBytes = THREAD_WORDS + 10, "rx_bytes";
+        /// Packets that found no receive buffer.
+        RxNoBuffer = THREAD_WORDS + 11, "rx_no_buffer";
+        /// Packets that the receive filter refused.
+        RxFiltered = THREAD_WORDS + 12, "rx_filtered";
+        /// Bad descriptors or addresses outside of memory, on the way in; frames of impossible size.
+        RxBad = THREAD_WORDS + 13, "rx_bad";
+        /// Wild values found in the CSB.
+        CsbBad = THREAD_WORDS + 14, "csb_bad";
+    }
+}
+
+/// The counters of one machine. Clones are handles to the same memory.
+#[derive(Clone)]
+pub struct VmCounters {
+    memory: Arc<MmapRegion>,
+    file: Arc<File>,
+    nics: usize,
+}
+
+/// The counters of one NIC. Clones are handles to the same memory.
+#[derive(Clone)]
+pub struct NicCounters {
+    memory: Arc<MmapRegion>,
+    base: usize,
+}
+
+impl fmt::Debug for VmCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmCounters").field("nics", &self.nics).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for NicCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = Nic::ALL.iter().map(|&which| (which.name(), self.value(which)));
+        f.debug_map().entries(counts.filter(|(_, value)| *value != 0)).finish()
+    }
+}
+
+fn bytes(nics: usize) -> usize {
+    (HEADER_WORDS + VM_WORDS + nics * NIC_WORDS) * size_of::<u64>()
+}
+
+fn word(memory: &MmapRegion, index: usize) -> &AtomicU64 {
+    memory
+        .get_atomic_ref(index * size_of::<u64>())
+        .expect("aligned, and the indices are constants of this file below the memory's length")
+}
+
+/// One writer: no read-modify-write is needed, and a reader sees the old number or the new.
+fn add(word: &AtomicU64, n: u64) {
+    word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+impl VmCounters {
+    /// Counters of a machine with this many NICs, all zero; nobody else can find them before
+    /// [`VmCounters::publish`].
+    ///
+    /// # Panics
+    /// With more than [`NICS_MAX`] NICs or a name longer than [`NAME_MAX`]: the command line refuses
+    /// both.
+    pub fn new(name: &str, nics: usize) -> anyhow::Result<VmCounters> {
+        assert!(nics <= NICS_MAX && name.len() <= NAME_MAX, "checked by whoever read the options");
+        let len = bytes(nics);
+        let make = || -> anyhow::Result<VmCounters> {
+            let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+            let file = File::from(memfd_create(c"e1000pv-counters", flags)?);
+            let mut header = [0; HEADER_WORDS * size_of::<u64>()];
+            let words =
+                [MAGIC, LAYOUT, nics as u64, u64::from(std::process::id()), name.len() as u64];
+            for (place, value) in header.chunks_exact_mut(size_of::<u64>()).zip(words) {
+                place.copy_from_slice(&value.to_le_bytes());
+            }
+            header[5 * 8..5 * 8 + name.len()].copy_from_slice(name.as_bytes());
+            // Written, not just sized: every page is there, so no later store can run out of memory.
+            file.write_all_at(&vec![0; len], 0)?;
+            file.write_all_at(&header, 0)?;
+            let memory = MmapRegion::from_file(FileOffset::new(file.try_clone()?, 0), len)?;
+            let seals = SealFlag::F_SEAL_SHRINK
+                | SealFlag::F_SEAL_GROW
+                | SealFlag::F_SEAL_FUTURE_WRITE
+                | SealFlag::F_SEAL_SEAL;
+            fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+            Ok(VmCounters { memory: Arc::new(memory), file: Arc::new(file), nics })
+        };
+        make().context("making the counters")
+    }
+
+    /// Adds to a counter. Only the vCPU thread does.
+    pub fn bump(&self, which: Vm, n: u64) {
+        add(word(&self.memory, HEADER_WORDS + which as usize), n);
+    }
+
+    /// A counter's value now.
+    pub fn value(&self, which: Vm) -> u64 {
+        word(&self.memory, HEADER_WORDS + which as usize).load(Ordering::Relaxed)
+    }
+
+    /// How many NICs there are.
+    pub fn nics(&self) -> usize {
+        self.nics
+    }
+
+    /// The counters of NIC `index`.
+    ///
+    /// # Panics
+    /// If there is no such NIC.
+    pub fn nic(&self, index: usize) -> NicCounters {
+        assert!(index < self.nics, "NIC {index} of {}", self.nics);
+        let base = HEADER_WORDS + VM_WORDS + index * NIC_WORDS;
+        NicCounters { memory: Arc::clone(&self.memory), base }
+    }
+
+    /// Everything as it is now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            vm: Vm::ALL.iter().map(|&which| self.value(which)).collect(),
+            nics: (0..self.nics)
+                .map(|i| Nic::ALL.iter().map(|&which| self.nic(i).value(which)).collect())
+                .collect(),
+        }
+    }
+
+    /// Makes the counters known as those of `name`, until the returned value is dropped or the
+    /// process ends. Fails if a living machine has that name.
+    pub fn publish(&self, name: &str) -> anyhow::Result<Published> {
+        let link = link(name);
+        let target = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
+        make_directory(link.parent().expect("a file below the root"))?;
+        // Twice: what a dead machine left is removed, and somebody else may be as quick as we are.
+        for _ in 0..2 {
+            match std::os::unix::fs::symlink(&target, &link) {
+                Ok(()) => return Ok(Published { link, target: target.into() }),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e).with_context(|| format!("naming the machine {name}")),
+            }
+            if let Ok(found) = Reading::open(name) {
+                anyhow::bail!("a machine named {name} runs already (process {})", found.process);
+            }
+            let _ = std::fs::remove_file(&link); // gone already is as good; the next attempt tells
+        }
+        anyhow::bail!("the name {name} is being taken by another machine");
+    }
+}
+
+impl NicCounters {
+    /// Counters that belong to no machine, for tests and for devices without one.
+    pub fn detached() -> NicCounters {
+        VmCounters::new("", 1).expect("a page of memory").nic(0)
+    }
+
+    /// Adds to a counter. Only its writer does, see [`Nic`].
+    pub fn bump(&self, which: Nic, n: u64) {
+        add(word(&self.memory, self.base + which as usize), n);
+    }
+
+    /// A counter's value now.
+    pub fn value(&self, which: Nic) -> u64 {
+        word(&self.memory, self.base + which as usize).load(Ordering::Relaxed)
+    }
+}
+
+/// Keeps a machine's counters known by its name.
+#[derive(Debug)]
+pub struct Published {
+    link: PathBuf,
+    target: PathBuf,
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        // Not another machine's, should ours have been removed by hand.
+        if std::fs::read_link(&self.link).is_ok_and(|target| target == self.target) {
+            let _ = std::fs::remove_file(&self.link);
+        }
+    }
+}
+
+/// Values at one moment, in the order of [`Vm::ALL`] and [`Nic::ALL`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    vm: Vec<u64>,
+    nics: Vec<Vec<u64>>,
+}
+
+impl Snapshot {
+    /// A counter of the machine.
+    pub fn vm(&self, which: Vm) -> u64 {
+        self.vm[which_index(Vm::ALL, which)]
+    }
+
+    /// A counter of a NIC; 0 if there is no such NIC.
+    pub fn nic(&self, nic: usize, which: Nic) -> u64 {
+        self.nics.get(nic).map_or(0, |values| values[which_index(Nic::ALL, which)])
+    }
+
+    /// A counter's sum over all NICs.
+    pub fn sum(&self, which: Nic) -> u64 {
+        (0..self.nics.len()).map(|nic| self.nic(nic, which)).sum()
+    }
+
+    /// How many NICs there are.
+    pub fn nics(&self) -> usize {
+        self.nics.len()
+    }
+}
+
+fn which_index<T: PartialEq>(all: &[T], which: T) -> usize {
+    all.iter().position(|one| *one == which).expect("ALL is complete")
+}
+
+struct Named<'a>(&'a [u64], &'a dyn Fn(usize) -> &'static str);
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (i, value) in self.0.iter().enumerate() {
+            map.serialize_entry(self.1(i), value)?;
+        }
+        map.end()
+    }
+}
+
+impl Serialize for Snapshot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (i, value) in self.vm.iter().enumerate() {
+            map.serialize_entry(Vm::ALL[i].name(), value)?;
+        }
+        let nics: Vec<Named<'_>> =
+            self.nics.iter().map(|values| Named(values, &|i| Nic::ALL[i].name())).collect();
+        map.serialize_entry("nics", &nics)?;
+        map.end()
+    }
+}
+
+/// Another machine's counters, read by its name.
+#[derive(Debug)]
+pub struct Reading {
+    file: File,
+    /// The machine's process.
+    pub process: u32,
+    nics: usize,
+}
+
+impl Reading {
+    /// Finds the counters of the running machine `name`.
+    pub fn open(name: &str) -> anyhow::Result<Reading> {
+        // A link to what is not a file of ours (a process number used again) fails the checks.
+        // Nor does it wait for the other end of a pipe.
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(link(name))
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound => anyhow::anyhow!("no machine named {name} runs"),
+                _ => e.into(),
+            })
+            .with_context(|| format!("opening the counters of {name}"))?;
+        let checked = || -> Option<(u32, usize)> {
+            let mut header = [0; HEADER_WORDS * size_of::<u64>()];
+            file.metadata().ok()?.is_file().then_some(())?;
+            file.read_exact_at(&mut header, 0).ok()?;
+            let words = words(&header);
+            let nics = usize::try_from(words[2]).ok().filter(|n| *n <= NICS_MAX)?;
+            let named = header[5 * 8..].get(..usize::try_from(words[4]).ok()?)?;
+            (words[0] == MAGIC && words[1] == LAYOUT && named == name.as_bytes())
+                .then_some((u32::try_from(words[3]).ok()?, nics))
+        };
+        let Some((process, nics)) = checked() else {
+            anyhow::bail!("no machine named {name} runs, or it is of another version");
+        };
+        Ok(Reading { file, process, nics })
+    }
+
+    /// Reads all of them. A batch may be counted half, a number is never torn.
+    pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        let mut all = vec![0; bytes(self.nics)];
+        self.file.read_exact_at(&mut all, 0).context("reading counters")?;
+        let all = words(&all);
+        let (vm, nics) = all[HEADER_WORDS..].split_at(VM_WORDS);
+        Ok(Snapshot {
+            vm: Vm::ALL.iter().map(|&which| vm[which as usize]).collect(),
+            nics: nics
+                .chunks_exact(NIC_WORDS)
+                .map(|nic| Nic::ALL.iter().map(|&which| nic[which as usize]).collect())
+                .collect(),
+        })
+    }
+}
+
+fn words(bytes: &[u8]) -> Vec<u64> {
+    let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
+    bytes.chunks_exact(size_of::<u64>()).map(word).collect()
+}
+
+fn link(name: &str) -> PathBuf {
+    netmap::control::root().join("vm").join(name)
+}
+
+/// `ROOT/vm`, with the root's permissions, and the root itself if there is none.
+fn make_directory(path: &Path) -> anyhow::Result<()> {
+    // Makes the root, and refuses one that is another user's.
+    netmap::control::list().context("opening the root directory")?;
+    let root = path.parent().expect("below the root");
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(e).with_context(|| format!("creating {}", path.display())),
+        Ok(()) => {
+            let mode = root.metadata()?.permissions().mode() & 0o7777;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+                .with_context(|| format!("setting the mode of {}", path.display()))
+        }
+    }
+}
+
+const _: () = {
+    assert!(HEADER_WORDS * 8 == 128 && 5 * 8 + NAME_MAX <= 128);
+    // Each group on cache lines of its own: 64 bytes are 8 words.
+    assert!(HEADER_WORDS.is_multiple_of(8) && VM_WORDS.is_multiple_of(8));
+    assert!(THREAD_WORDS.is_multiple_of(8));
+    assert!((Vm::Unclaimed as usize) < VM_WORDS);
+    assert!((Nic::Resets as usize) < Nic::Interrupts as usize);
+    assert!((Nic::IrqPostponed as usize) < Nic::Kicks as usize);
+    assert!((Nic::CsbBad as usize) < NIC_WORDS);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_every_one_has_a_place_of_its_own() {
+        let counters = VmCounters::new("places", 2).expect("memory");
+        for (i, &which) in Vm::ALL.iter().enumerate() {
+            counters.bump(which, i as u64 + 1);
+        }
+        for nic in 0..2 {
+            for (i, &which) in Nic::ALL.iter().enumerate() {
+                counters.nic(nic).bump(which, 100 * (nic as u64 + 1) + i as u64);
+            }
+        }
+        let now = counters.snapshot();
+        for (i, &which) in Vm::ALL.iter().enumerate() {
+            assert_eq!(now.vm(which), i as u64 + 1, "{which:?}");
+        }
+        for nic in 0..2 {
+            for (i, &which) in Nic::ALL.iter().enumerate() {
+                assert_eq!(now.nic(nic, which), 100 * (nic as u64 + 1) + i as u64, "{which:?}");
+            }
+        }
+        assert_eq!(now.sum(Nic::TdtWrites), 300);
+    }
+
+    #[test]
+    fn memory_cannot_be_truncated_or_written_by_others() {
+        let counters = VmCounters::new("sealed", 1).expect("memory");
+        let path = format!("/proc/self/fd/{}", counters.file.as_raw_fd());
+        let other = File::options().write(true).open(path).expect("our own descriptor");
+        assert!(other.set_len(0).is_err());
+        assert!(other.write_all_at(&[1], 0).is_err());
+        counters.bump(Vm::Exits, 1);
+        assert_eq!(counters.value(Vm::Exits), 1);
+    }
+
+    #[test]
+    fn snapshot_json_has_all_names() {
+        let counters = VmCounters::new("json", 1).expect("memory");
+        counters.nic(0).bump(Nic::Kicks, 7);
+        let json = serde_json::to_value(counters.snapshot()).expect("serialises");
+        assert_eq!(json["exits"], 0);
+        assert_eq!(json["nics"][0]["kicks"], 7);
+        for which in Nic::ALL {
+            assert!(json["nics"][0][which.name()].is_u64(), "{}", which.name());
+        }
+    }
+}

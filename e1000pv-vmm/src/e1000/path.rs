@@ -1,0 +1,381 @@
+//! The data path: both engines over one port, rounds of bounded and fair work, and the way to sleep.
+//!
+//! ```text
+//!   round    slice: up to 256 descriptors of TX, up to 256 packets of RX, in turns, until there is
+//!            nothing to do or half a ring is done; one txsync for the lot; interrupts that are due
+//!   idle     prepare_sleep: interrupts that are owed; ask for kicks and bells and look again
+//! ```
+//!
+//! Invariants: the lock around a `DataPath` is held for a slice, or for one txsync; a round ends. Who
+//! is about to go idle owes nobody anything: what was consumed is reported, whoever waits for it is
+//! interrupted. docs/design/csb.md tells who writes what.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use e1000pv::csb::{self, Csb, Field, Wild};
+use nix::poll::PollFlags;
+
+use crate::counters::Nic;
+use crate::e1000::csb::CsbPage;
+use crate::e1000::owed::{Owed, Ready};
+use crate::e1000::rx::Rx;
+use crate::e1000::tx::{Stop, Tx};
+use crate::e1000::{Core, SLICE, TxMode};
+use crate::netport::{Await, NetPort};
+use crate::notify::Notify;
+
+/// What a round did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Next {
+    /// Descriptors and packets.
+    pub work: u32,
+    /// There is more to do now.
+    pub again: bool,
+}
+
+/// Both directions of one NIC.
+pub struct DataPath<P> {
+    port: P,
+    tx: Tx,
+    rx: Rx,
+    csb: Option<CsbPage>,
+    /// Empty rounds that the guest asks for before a sleep.
+    txcycles_lim: u32,
+    /// A wild index was found in the CSB: no work until it is mapped anew, or a reset.
+    broken: bool,
+    /// The port is full: there is no use in more descriptors.
+    blocked: bool,
+    /// The vCPU thread has left transmission to the I/O thread, until that asks for kicks.
+    left: bool,
+    /// `before_sleep` has asked the guest for kicks.
+    asked: bool,
+    owed: Owed,
+    /// What the port was last asked to wait for.
+    armed: Option<Await>,
+}
+
+impl<P: fmt::Debug> fmt::Debug for DataPath<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataPath")
+            .field("port", &self.port)
+            .field("tx", &self.tx)
+            .field("rx", &self.rx)
+            .field("csb", &self.csb)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Locks a data path. A thread that panicked under the lock has left indices that are checked anyway.
+pub fn lock<P>(path: &Mutex<DataPath<P>>) -> MutexGuard<'_, DataPath<P>> {
+    path.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One round: slices in both directions, each under the lock of its own. `tx`: transmission is this
+/// thread's business; packets that a full port has left are, in any case.
+pub fn round<P: NetPort>(path: &Mutex<DataPath<P>>, core: &Core, now_ns: u64, tx: bool) -> Next {
+    let mut next = Next::default();
+    loop {
+        let mut path = lock(path);
+        let limit = path.round_limit();
+        let tx = tx || path.left || path.has_backlog();
+        let slice = path.slice(core, tx, true);
+        next.work += slice.work;
+        next.again = slice.again;
+        if !slice.again || next.work >= limit {
+            path.end_round(core, now_ns);
+            return next;
+        }
+    }
+}
+
+/// One round of transmission alone, in the vCPU thread at its doorbell. True: the I/O thread must go
+/// on with it, because the port is full or the round was not enough.
+pub fn transmit<P: NetPort>(path: &Mutex<DataPath<P>>, core: &Core, now_ns: u64) -> bool {
+    let mut work = 0;
+    loop {
+        let mut path = lock(path);
+        let slice = path.slice(core, true, false);
+        work += slice.work;
+        if !slice.again || work >= path.round_limit() {
+            path.end_round(core, now_ns);
+            path.settle(core, None);
+            path.left = slice.again || path.has_backlog() || !path.ask_for_kicks(core);
+            return path.left;
+        }
+    }
+}
+
+impl<P: NetPort> DataPath<P> {
+    /// Of a device that was reset, on `port`.
+    pub fn new(port: P, notify: &Notify) -> Self {
+        Self {
+            tx: Tx::new(port.tx_slots()),
+            rx: Rx::default(),
+            port,
+            csb: None,
+            txcycles_lim: 0,
+            broken: false,
+            blocked: false,
+            left: false,
+            asked: false,
+            owed: Owed::new(notify),
+            armed: None,
+        }
+    }
+
+    /// Maps another CSB, or none: CSBAL was written.
+    pub fn map_csb(&mut self, core: &Core, page: Option<CsbPage>) {
+        // Sampled when the address is written, as published.
+        self.txcycles_lim = page.as_ref().map_or(0, |page| page.load(Field::HostTxcyclesLim));
+        self.csb = page;
+        self.broken = false;
+        if core.config.tx_mode == TxMode::Thread {
+            // The I/O thread is awake, or is about to be woken to look at the new page.
+            self.kicked();
+        }
+    }
+
+    /// Empty rounds that the guest wants before the I/O thread sleeps (`host_txcycles_lim`).
+    pub fn txcycles_lim(&self) -> u32 {
+        if used(&self.csb).is_some() { self.txcycles_lim } else { 0 }
+    }
+
+    /// A wild index was found in the CSB: the data path stands still until a reset, or until a CSB is
+    /// mapped anew.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// The port.
+    pub fn port(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// After a write of TDBAL, TDBAH, TDLEN or TDH: begins anew at TDH. What the port has not taken is
+    /// taken back.
+    pub fn restart_tx(&mut self, core: &Core) {
+        self.port.tx_withdraw();
+        self.blocked = false;
+        self.tx.restart(core);
+    }
+
+    /// After a write of RDBAL, RDBAH, RDLEN or RDH: begins anew at RDH.
+    pub fn restart_rx(&mut self, core: &Core) {
+        self.rx.restart(core, &mut self.port);
+    }
+
+    /// Device reset, after the registers have been reset.
+    pub fn reset(&mut self, core: &Core) {
+        self.map_csb(core, None);
+        self.restart_tx(core);
+        self.restart_rx(core);
+        self.owed.forget();
+    }
+
+    /// The guest has kicked: it need not do so again until the next sleep.
+    pub fn kicked(&mut self) {
+        if let Some(page) = &self.csb {
+            csb::host_tx_start(page);
+        }
+    }
+
+    /// Whether packets are queued that the port has not taken, so that transmission has to go on
+    /// without a doorbell.
+    pub fn has_backlog(&self) -> bool {
+        self.tx.pending() > 0
+    }
+
+    /// Half of the larger ring: bounds a round.
+    fn round_limit(&self) -> u32 {
+        (self.tx.ring_size().max(self.rx.ring_size()) / 2).max(1)
+    }
+
+    /// Some work in each direction.
+    fn slice(&mut self, core: &Core, tx: bool, rx: bool) -> Next {
+        if self.broken || !core.link_up() {
+            return Next::default();
+        }
+        let sent = if tx { self.send(core) } else { Ok(Next::default()) };
+        let received = if rx { self.receive(core) } else { Ok(Next::default()) };
+        match (sent, received) {
+            (Ok(sent), Ok(received)) => {
+                Next { work: sent.work + received.work, again: sent.again || received.again }
+            }
+            (Err(wild), _) | (_, Err(wild)) => self.found(core, wild),
+        }
+    }
+
+    /// Stands still. The guest sees a device that does nothing, which a reset mends.
+    #[cold]
+    fn found(&mut self, core: &Core, _: Wild) -> Next {
+        self.broken = true;
+        core.counters.bump(Nic::CsbBad, 1);
+        Next::default()
+    }
+
+    fn send(&mut self, core: &Core) -> Result<Next, Wild> {
+        let Self { port, tx, csb, blocked, .. } = self;
+        let csb = used(csb);
+        if !tx.is_enabled(core) {
+            return Ok(Next::default());
+        }
+        let tail = tx.tail(core, csb)?;
+        let each = !core.config.more;
+        if tx.pending() > 0 && !tx.is_unsynced() {
+            // Only trying shows whether a full destination has space again.
+            tx.sync(core, port, tail, csb);
+        }
+        let mut work = 0;
+        let again = loop {
+            let limit = if each { 1 } else { (SLICE as u32).saturating_sub(work) };
+            let (done, stop) = tx.fill(core, port, tail, limit);
+            work += done;
+            let sync = stop == Stop::NoSpace || each && tx.is_unsynced();
+            let moved = if sync { tx.sync(core, port, tail, csb) } else { 0 };
+            *blocked = stop == Stop::NoSpace && moved == 0;
+            if stop == Stop::Empty || *blocked {
+                break false;
+            }
+            if work >= SLICE as u32 {
+                break true;
+            }
+        };
+        Ok(Next { work, again })
+    }
+
+    fn receive(&mut self, core: &Core) -> Result<Next, Wild> {
+        let Self { port, rx, csb, owed, .. } = self;
+        if !rx.is_enabled(core) {
+            return Ok(Next::default());
+        }
+        let csb = used(csb);
+        let tail = rx.tail(core, csb)?;
+        let (work, again) = rx.fill(core, port, tail, csb);
+        owed.add(rx.take_causes(), false);
+        Ok(Next { work, again })
+    }
+
+    /// Hands over what a round has left, and interrupts the guest if that is due.
+    fn end_round(&mut self, core: &Core, now_ns: u64) {
+        let Self { port, tx, csb, .. } = self;
+        if tx.is_unsynced()
+            && let Ok(tail) = tx.tail(core, used(csb))
+        {
+            tx.sync(core, port, tail, used(csb));
+        }
+        core.counters.bump(Nic::Rounds, 1);
+        self.settle(core, Some(now_ns));
+    }
+
+    /// Raises the interrupts that are due; all that are owed if there is no time, which means that
+    /// this thread is about to go idle.
+    pub fn settle(&mut self, core: &Core, now_ns: Option<u64>) {
+        let Self { port, tx, rx, csb, owed, .. } = self;
+        let (causes, delayed) = tx.take_causes();
+        owed.add(causes, delayed);
+        if now_ns.is_none() {
+            rx.count_missed(core, port, used(csb));
+            owed.add(rx.take_causes(), false);
+        }
+        if owed.is_empty() {
+            return;
+        }
+        let csb = used(csb);
+        let sent = tx.tail(core, csb).map_or(Ready::default(), |tail| tx.ready(tail));
+        let received = rx.tail(core, csb).map_or(Ready::default(), |tail| rx.ready(tail));
+        owed.settle(core, csb, sent, received, now_ns);
+    }
+
+    /// Asks the guest for a kick, and looks again. False: it has published something meanwhile.
+    fn ask_for_kicks(&mut self, core: &Core) -> bool {
+        if self.broken || self.blocked || !self.tx.is_enabled(core) || !core.link_up() {
+            return true;
+        }
+        let Self { tx, csb, .. } = self;
+        let next = tx.next();
+        match used(csb) {
+            None => tx.tail(core, None) == Ok(next),
+            Some(page) => match csb::host_tx_sleep(page, next, tx.ring_size()) {
+                Ok(may_sleep) => may_sleep,
+                Err(wild) => {
+                    self.found(core, wild);
+                    true
+                }
+            },
+        }
+    }
+
+    /// Before a sleep: pays what is owed, asks for kicks (`tx`: this thread transmits) and bells, and
+    /// looks again. False: there is work. Either way `after_sleep` comes next.
+    pub fn before_sleep(&mut self, core: &Core, tx: bool) -> bool {
+        self.settle(core, None);
+        self.asked = tx;
+        if tx || self.left {
+            if !self.ask_for_kicks(core) {
+                return false;
+            }
+            self.left = false;
+        }
+        let mut what = Await::empty();
+        if !self.broken && core.link_up() {
+            what.set(Await::SPACE, self.has_backlog());
+            let Self { rx, csb, .. } = self;
+            if rx.is_enabled(core) {
+                match rx.wait(core, used(csb)) {
+                    // Without buffers a packet is no reason to wake up: it waits in the port, and
+                    // what comes after a full ring is dropped by its sender, before any copy.
+                    Ok(has_buffers) => what.set(Await::PACKET, has_buffers),
+                    Err(wild) => {
+                        self.found(core, wild);
+                    }
+                }
+            }
+        }
+        self.armed = Some(what);
+        self.port.arm(what)
+    }
+
+    /// After a sleep, or instead of one.
+    pub fn after_sleep(&mut self) {
+        if self.armed.take().is_some() {
+            self.port.disarm();
+        }
+        let Self { csb, asked, .. } = self;
+        if let Some(page) = csb {
+            csb::host_rx_start(page);
+            // Inline, kicks are what the vCPU thread lives by.
+            if std::mem::take(asked) {
+                csb::host_tx_start(page);
+            }
+        }
+    }
+
+    /// How long a sleep may last before it is worth looking whether a peer has died: one that is
+    /// full, or one between publishing and ringing.
+    pub fn patience_ns(&self) -> u64 {
+        if self.has_backlog() { 50_000_000 } else { 500_000_000 }
+    }
+
+    /// Events to poll the port's descriptor for.
+    pub fn events(&self) -> PollFlags {
+        self.port.events(self.armed.unwrap_or_default())
+    }
+
+    /// The port's descriptor; the same for ever.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.port.fd()
+    }
+}
+
+/// The CSB, if the guest uses the one it mapped.
+#[inline]
+fn used(page: &Option<CsbPage>) -> Option<&CsbPage> {
+    page.as_ref().filter(csb::host_csb_on)
+}
+
+#[cfg(test)]
+#[path = "path_tests.rs"]
+mod tests;

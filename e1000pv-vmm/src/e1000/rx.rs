@@ -1,0 +1,364 @@
+//! Reception: from the port's slots to the guest's buffers (8254x manual, sections 3.2 and 3.2.3).
+//!
+//! ```text
+//!        next (RDH)                          tail (RDT)
+//!   ------|-----------------------------------|------
+//!    DD: the guest's    free: the device's        the guest's
+//! ```
+//! Who writes what: `next` by `fill`; the tail by the guest.
+//!
+//! Invariants: a descriptor is written back after its data, in one store that carries length, status
+//! and DD. A packet is delivered whole or not at all, in order. Without free descriptors packets stay
+//! in the port's ring: when that is full, too, the surplus is dropped by its sender before any copy,
+//! so that overload costs the receiver nothing.
+
+use e1000pv::bits::{Ctrl, Icr, Rah, Rctl, Rxcsum};
+use e1000pv::csb::{self, Wild};
+use e1000pv::desc::{RxDesc, RxStatus};
+use e1000pv::regs;
+
+use crate::counters::Nic;
+use crate::e1000::csb::CsbPage;
+use crate::e1000::owed::Ready;
+use crate::e1000::ring::{Ring, View};
+use crate::e1000::rx_packet::{Outcome, Packet};
+use crate::e1000::stats::Tally;
+use crate::e1000::{Core, SLICE, offload};
+use crate::netport::{NetPort, RxSlots};
+use crate::ram::GuestRam;
+
+/// Bytes of the CRC. No port carries it: four zeros stand for it unless it is stripped (SECRC).
+pub(super) const CRC_BYTES: usize = 4;
+/// Shortest frame without CRC; shorter ones are padded, as their sender's MAC would have done.
+pub(super) const MIN_FRAME: usize = 60;
+/// Longest frame without CRC and tag that is no long packet.
+pub(super) const MAX_FRAME: usize = 1514;
+/// How many packets ahead their bytes and buffers are fetched.
+const AHEAD: u32 = 8;
+/// The six bytes of an address, in the first word of a frame.
+const ADDRESS: u64 = (1 << 48) - 1;
+
+/// What the registers say, copied once per slice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Modes {
+    pub rctl: Rctl,
+    pub rxcsum: Rxcsum,
+    /// Tags are stripped.
+    pub strips_tags: bool,
+    /// Bytes of a buffer.
+    pub buffer_bytes: usize,
+    /// Bytes that follow each frame.
+    pub crc_bytes: usize,
+    /// An address filter compares source addresses.
+    by_source: bool,
+}
+
+impl Modes {
+    fn of(core: &Core) -> Self {
+        let reg = |offset| core.registers.load(offset);
+        let rctl = Rctl::from_bits_retain(reg(regs::RCTL));
+        Self {
+            rctl,
+            rxcsum: Rxcsum::from_bits_retain(reg(regs::RXCSUM)),
+            strips_tags: Ctrl::from_bits_retain(reg(regs::CTRL)).contains(Ctrl::VME),
+            buffer_bytes: rctl.buffer_bytes() as usize,
+            crc_bytes: if rctl.contains(Rctl::SECRC) { 0 } else { CRC_BYTES },
+            by_source: (0..regs::RA_COUNT).any(|index| {
+                let (_, high) = core.registers.receive_address(index);
+                high & (Rah::AV | Rah::ASEL_SOURCE).bits() == (Rah::AV | Rah::ASEL_SOURCE).bits()
+            }),
+        }
+    }
+
+    /// Whether more of a frame than its length and destination matters.
+    fn looks_inside(&self) -> bool {
+        self.strips_tags
+            || self.by_source
+            || self.rctl.contains(Rctl::VFE)
+            || offload::checks(self.rxcsum)
+    }
+}
+
+/// The receive engine.
+#[derive(Debug, Default)]
+pub struct Rx {
+    ring: Option<Ring>,
+    next: u32,
+    /// Descriptors that the packet at hand needs, if it waits for them; 0 if none waits.
+    waits_for: u32,
+    /// A wild RDT, counted once.
+    bad_tail: Option<u32>,
+    /// Packets lost in front of the port so far.
+    missed: u64,
+    causes: Icr,
+    packet: Packet,
+}
+
+/// What a slice did.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// Delivered packets.
+    pub tally: Tally,
+    /// Slots dealt with.
+    pub slots: usize,
+    /// Packets dealt with.
+    pub packets: u32,
+    /// Of these, refused by the filters.
+    pub filtered: u64,
+    /// Of these, impossible; and descriptors with addresses outside of memory.
+    pub bad: u64,
+}
+
+impl Rx {
+    /// Begins anew at RDH, with the ring that the registers describe. What has come before, nobody was
+    /// there to receive.
+    pub fn restart<P: NetPort>(&mut self, core: &Core, port: &mut P) {
+        port.rx_sync();
+        let slots = port.rx();
+        let stale = slots.available();
+        slots.release(stale);
+        port.rx_sync();
+        self.missed = port.rx_missed();
+        let reg = |offset| core.registers.load(offset);
+        let (high, low, length) = (reg(regs::RDBAH), reg(regs::RDBAL), reg(regs::RDLEN));
+        self.ring = Ring::new(&core.ram, high, low, length);
+        self.next = reg(regs::RDH);
+        if self.next >= self.ring_size() {
+            self.next = 0;
+        }
+        (self.waits_for, self.bad_tail) = (0, None);
+        self.causes = Icr::empty();
+    }
+
+    /// Descriptors of the ring; 0 if there is none.
+    #[inline]
+    pub fn ring_size(&self) -> u32 {
+        self.ring.map_or(0, Ring::n)
+    }
+
+    /// Whether there is a ring, and the receiver is enabled.
+    pub fn is_enabled(&self, core: &Core) -> bool {
+        let rctl = Rctl::from_bits_retain(core.registers.load(regs::RCTL));
+        self.ring.is_some() && rctl.contains(Rctl::EN)
+    }
+
+    /// The guest's tail. An RDT outside of the ring gives no descriptors.
+    pub fn tail(&mut self, core: &Core, csb: Option<&CsbPage>) -> Result<u32, Wild> {
+        if let Some(page) = csb {
+            return csb::host_rx_tail(page, self.ring_size());
+        }
+        let tail = core.registers.load(regs::RDT);
+        if tail < self.ring_size() {
+            self.bad_tail = None;
+            return Ok(tail);
+        }
+        if self.bad_tail.replace(tail) != Some(tail) {
+            core.counters.bump(Nic::RxBad, 1);
+        }
+        Ok(self.next)
+    }
+
+    /// Causes since the last call.
+    pub fn take_causes(&mut self) -> Icr {
+        std::mem::replace(&mut self.causes, Icr::empty())
+    }
+
+    /// Descriptors that the guest has not given back: received ones.
+    pub fn ready(&self, tail: u32) -> Ready {
+        let Some(ring) = self.ring else { return Ready::default() };
+        Ready { descriptors: ring.n() - 1 - ring.distance(self.next, tail), of: ring.n() }
+    }
+
+    /// Before a sleep: whether there are buffers for the next packet. If not, a guest with a CSB is
+    /// asked for a kick.
+    pub fn wait(&mut self, core: &Core, csb: Option<&CsbPage>) -> Result<bool, Wild> {
+        let Some(ring) = self.ring else { return Ok(false) };
+        let need = self.waits_for.max(1);
+        match csb {
+            Some(page) => Ok(csb::host_rx_wait(page, self.next, need, ring.n())?.is_some()),
+            None => Ok(ring.distance(self.next, self.tail(core, None)?) >= need),
+        }
+    }
+
+    /// Delivers at most a slice of packets to descriptors before `tail`; returns how many were dealt
+    /// with, and whether there are more that could be delivered now.
+    pub fn fill<P: NetPort>(
+        &mut self,
+        core: &Core,
+        port: &mut P,
+        tail: u32,
+        csb: Option<&CsbPage>,
+    ) -> (u32, bool) {
+        let Some(ring) = self.ring else { return (0, false) };
+        port.rx_sync();
+        let free = ring.distance(self.next, tail);
+        let (first, waited) = (self.next, self.waits_for > 0);
+        let mut work = Work::default();
+        let modes = Modes::of(core);
+        let slots = port.rx();
+        let available = slots.available();
+        if available > 0 {
+            self.waits_for = 0;
+            self.packets(core, &modes, &slots, ring, free, &mut work);
+            slots.release(work.slots);
+        }
+        if self.waits_for > 0 && !waited {
+            core.stats.add(regs::RNBC, 1);
+            core.counters.bump(Nic::RxNoBuffer, 1);
+        }
+        if self.next != first {
+            core.registers.store(regs::RDH, self.next);
+            if let Some(page) = csb {
+                csb::host_rx_done(page, self.next);
+            }
+            self.causes |= Icr::RXT0;
+            let minimum = ring.n() >> modes.rctl.minimum_threshold_shift();
+            if free > minimum && ring.distance(self.next, tail) <= minimum {
+                self.causes |= Icr::RXDMT0;
+            }
+        }
+        if work.packets > 0 {
+            core.stats.received(&work.tally);
+            core.counters.bump(Nic::RxPackets, work.tally.packets);
+            core.counters.bump(Nic::RxBytes, work.tally.octets);
+            core.counters.bump(Nic::RxFiltered, work.filtered);
+            core.counters.bump(Nic::RxBad, work.bad);
+        }
+        (work.packets, self.waits_for == 0 && work.slots < available)
+    }
+
+    fn packets<R: RxSlots>(
+        &mut self,
+        core: &Core,
+        modes: &Modes,
+        slots: &R,
+        ring: Ring,
+        mut free: u32,
+        work: &mut Work,
+    ) {
+        let view = ring.view(&core.ram);
+        let available = slots.available();
+        let plain = !modes.looks_inside();
+        // Where frames go that the filters are known to let pass; no frame goes there.
+        let mut accepted = u64::MAX;
+        while work.slots < available && work.packets < SLICE as u32 {
+            if free == 0 {
+                self.waits_for = 1;
+                return;
+            }
+            if plain {
+                let most = (SLICE as u32 - work.packets).min(free);
+                let ram = &core.ram;
+                let run = Run { view, ring, ram, modes, accepted, first: self.next };
+                let n = run.copy(slots, work.slots, most, &mut work.tally);
+                work.slots += n as usize;
+                work.packets += n;
+                free -= n;
+                self.next = ring.step(self.next, n);
+                if free == 0 || work.slots == available || work.packets == SLICE as u32 {
+                    continue;
+                }
+            }
+            match self.packet.deliver(core, modes, slots, (ring, view), (self.next, free), work) {
+                Outcome::Delivered { descriptors, passed } => {
+                    if let Some(first) = passed {
+                        accepted = first & ADDRESS;
+                    }
+                    self.next = ring.step(self.next, descriptors);
+                    free -= descriptors;
+                }
+                Outcome::Dropped => {}
+                Outcome::Waits { descriptors } => {
+                    self.waits_for = descriptors;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Tells the guest of packets that were lost in front of the port: MPC, and RXO unless the guest
+    /// has a CSB: it would be interrupted for something that it can't help, when it has least time.
+    pub fn count_missed<P: NetPort>(&mut self, core: &Core, port: &P, csb: Option<&CsbPage>) {
+        let missed = port.rx_missed();
+        if missed != self.missed {
+            core.stats.add(regs::MPC, missed.wrapping_sub(self.missed));
+            self.missed = missed;
+            if csb.is_none() {
+                self.causes |= Icr::RXO;
+            }
+        }
+    }
+}
+
+/// Frames in one slot, to one destination that the filters let pass, that fit one buffer each.
+#[derive(Clone, Copy, Debug)]
+struct Run<'a> {
+    view: View<'a>,
+    ring: Ring,
+    ram: &'a GuestRam,
+    modes: &'a Modes,
+    /// The destination.
+    accepted: u64,
+    /// The first descriptor.
+    first: u32,
+}
+
+impl Run<'_> {
+    /// Copies at most `most` frames from slot `from` on; returns how many it were. A function of its
+    /// own, and not inlined, so that what it changes per packet is in registers.
+    #[inline(never)]
+    fn copy<R: RxSlots>(self, slots: &R, from: usize, most: u32, tally: &mut Tally) -> u32 {
+        let Self { view, ring, ram, modes, accepted, first } = self;
+        let most = most.min((slots.available() - from) as u32);
+        let crc_bytes = modes.crc_bytes;
+        let longest = MAX_FRAME.min(modes.buffer_bytes - crc_bytes);
+        let ahead = AHEAD.min(ring.n() - 1);
+        // Packets of equal length are counted together.
+        let (mut length, mut equal) = (0, 0u64);
+        let mut next = first;
+        let mut n = 0;
+        while n < most {
+            slots.prefetch(from + (n + AHEAD) as usize);
+            ram.prefetch_write(view.address(ring.step(next, ahead)));
+            let (frame, more) = slots.frame(from + n as usize);
+            let len = frame.len();
+            if more || !(MIN_FRAME..=longest).contains(&len) {
+                break;
+            }
+            let head = frame.load_u64(0);
+            let address = view.address(next);
+            if head & ADDRESS != accepted || address == 0 {
+                break;
+            }
+            let Some(to) = ram.span(address, len + crc_bytes) else { break };
+            to.write_span(frame);
+            if crc_bytes != 0 {
+                to.after(len).write(&[0; CRC_BYTES]);
+            }
+            view.complete(next, PLAIN | (len + crc_bytes) as u64);
+            if head & 1 != 0 {
+                tally.count(len as u32, head);
+            } else if len == length {
+                equal += 1;
+            } else {
+                tally.count_unicast(length as u32, equal);
+                (length, equal) = (len, 1);
+            }
+            n += 1;
+            next = ring.step(next, 1);
+        }
+        tally.count_unicast(length as u32, equal);
+        n
+    }
+}
+
+/// Status of a packet in one buffer, nothing of which was looked at.
+const PLAIN: u64 = RxDesc {
+    buffer_addr: 0,
+    length: 0,
+    checksum: 0,
+    status: RxStatus::DD.union(RxStatus::EOP).union(RxStatus::IXSM),
+    errors: e1000pv::desc::RxErrors::empty(),
+    special: 0,
+}
+.write_back();

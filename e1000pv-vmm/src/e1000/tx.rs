@@ -1,0 +1,377 @@
+//! Transmission: from the guest's descriptors to slots of the port, and back (8254x manual, section
+//! 3.4).
+//!
+//! ```text
+//!        done             (queued in the port)        next              tail
+//!   ------|--------------------------------------------|-----------------|------
+//!    DD, TDH: consumed        read, not consumed            not read yet
+//! ```
+//! Who writes what: `next` by `fill`; `done` by the consumption callback, the second half of `sync`.
+//! A read of TDH shows `done`.
+//!
+//! Invariants: a descriptor is reported done only when the port has taken its packet, in order; the
+//! guest's buffers are not needed afterwards, wherever the copy was made. A descriptor is read once.
+//! Nothing is allocated, locked or called in the kernel per packet.
+
+use e1000pv::bits::{Icr, Tctl};
+use e1000pv::csb::{self, Wild};
+use e1000pv::desc::{TxCmd, TxDesc};
+use e1000pv::regs;
+
+use crate::counters::Nic;
+use crate::e1000::Core;
+use crate::e1000::csb::CsbPage;
+use crate::e1000::owed::Ready;
+use crate::e1000::ring::{Ring, View};
+use crate::e1000::stats::Tally;
+use crate::e1000::tx_packet::{Packet, Put};
+use crate::netport::{NetPort, TxSlots};
+use crate::ram::GuestRam;
+
+/// The command byte, in the second word of a descriptor.
+const CMD_SHIFT: u32 = 24;
+/// The low 16 bits of the second word: length of a legacy descriptor.
+const LENGTH_MASK: u64 = 0xffff;
+/// Shortest frame that needs no padding, without CRC.
+pub(super) const MIN_FRAME: usize = 60;
+/// Shortest frame that is sent at all.
+pub(super) const ETHER_HEADER: usize = 14;
+
+const fn cmd(bits: TxCmd) -> u64 {
+    (bits.bits() as u64) << CMD_SHIFT
+}
+
+/// Why `fill` stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// All descriptors up to the tail were read.
+    Empty,
+    /// The port's ring is full.
+    NoSpace,
+    /// As much was done as was asked for.
+    Limit,
+}
+
+/// The transmit engine.
+#[derive(Debug)]
+pub struct Tx {
+    ring: Option<Ring>,
+    next: u32,
+    done: u32,
+    /// Per slot queued, by its number: the first descriptor that is not done before that slot is
+    /// taken. Numbers are taken modulo the length, a power of two and no less than the port's ring.
+    starts: Box<[u16]>,
+    /// Slots queued so far.
+    queued: usize,
+    /// Of these, the last so many are not taken.
+    pending: usize,
+    /// Something was queued or read since the last sync.
+    unsynced: bool,
+    packet: Packet,
+    /// A wild TDT, counted once.
+    bad_tail: Option<u32>,
+    /// Slots that the port has lost so far.
+    lost: u64,
+    causes: Icr,
+    delayed: bool,
+}
+
+impl Tx {
+    /// Of a device that was reset, over a port with so many slots.
+    pub fn new(port_slots: usize) -> Self {
+        Self {
+            ring: None,
+            next: 0,
+            done: 0,
+            starts: vec![0; port_slots.next_power_of_two()].into(),
+            queued: 0,
+            pending: 0,
+            unsynced: false,
+            packet: Packet::new(),
+            bad_tail: None,
+            lost: 0,
+            causes: Icr::empty(),
+            delayed: false,
+        }
+    }
+
+    /// Begins anew at TDH, with the ring that the registers describe; the port has been told to
+    /// forget what was queued.
+    pub fn restart(&mut self, core: &Core) {
+        let reg = |offset| core.registers.load(offset);
+        let (high, low, length) = (reg(regs::TDBAH), reg(regs::TDBAL), reg(regs::TDLEN));
+        self.ring = Ring::new(&core.ram, high, low, length);
+        self.next = reg(regs::TDH);
+        if self.next >= self.ring_size() {
+            // A head outside of the ring: begins at its start, as after reset.
+            self.next = 0;
+        }
+        self.done = self.next;
+        (self.pending, self.unsynced, self.bad_tail) = (0, false, None);
+        (self.causes, self.delayed) = (Icr::empty(), false);
+        self.packet.reset();
+    }
+
+    /// Descriptors of the ring; 0 if there is none.
+    #[inline]
+    pub fn ring_size(&self) -> u32 {
+        self.ring.map_or(0, Ring::n)
+    }
+
+    /// The first descriptor that has not been read.
+    pub fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// Slots queued and not taken by the port at the last sync, or queued since.
+    pub fn pending(&self) -> usize {
+        self.pending
+    }
+
+    /// Whether a sync would do something other than try again.
+    pub fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
+    /// Whether there is a ring, and the transmitter is enabled.
+    pub fn is_enabled(&self, core: &Core) -> bool {
+        let tctl = Tctl::from_bits_retain(core.registers.load(regs::TCTL));
+        self.ring.is_some() && tctl.contains(Tctl::EN)
+    }
+
+    /// The guest's tail. A TDT outside of the ring is no tail: there is nothing to do until another is
+    /// written.
+    pub fn tail(&mut self, core: &Core, csb: Option<&CsbPage>) -> Result<u32, Wild> {
+        if let Some(page) = csb {
+            return csb::host_tx_tail(page, self.ring_size());
+        }
+        let tail = core.registers.load(regs::TDT);
+        if tail < self.ring_size() {
+            self.bad_tail = None;
+            return Ok(tail);
+        }
+        if self.bad_tail.replace(tail) != Some(tail) {
+            core.counters.bump(Nic::TxBad, 1);
+        }
+        Ok(self.next)
+    }
+
+    /// Causes since the last call, and whether IDE was among the descriptors reported.
+    pub fn take_causes(&mut self) -> (Icr, bool) {
+        (std::mem::replace(&mut self.causes, Icr::empty()), std::mem::take(&mut self.delayed))
+    }
+
+    /// Free descriptors.
+    pub fn ready(&self, tail: u32) -> Ready {
+        let Some(ring) = self.ring else { return Ready::default() };
+        Ready { descriptors: ring.n() - 1 - ring.distance(self.done, tail), of: ring.n() }
+    }
+
+    /// Reads at most `limit` descriptors before `tail` and queues their packets; returns how much work
+    /// that was (descriptors, or slots if there were more) and why there was no more.
+    pub fn fill<P: NetPort>(
+        &mut self,
+        core: &Core,
+        port: &mut P,
+        tail: u32,
+        limit: u32,
+    ) -> (u32, Stop) {
+        let Some(ring) = self.ring else { return (0, Stop::Empty) };
+        let count = ring.distance(self.next, tail).min(limit);
+        let (first, before) = (self.next, self.queued);
+        let mut tally = Tally::default();
+        let stop = self.descriptors(core, port.tx(), ring, count, &mut tally);
+        let read = ring.distance(first, self.next);
+        let queued = self.queued.wrapping_sub(before);
+        if tally.packets > 0 {
+            core.stats.transmitted(&tally);
+            core.counters.bump(Nic::TxPackets, tally.packets);
+            core.counters.bump(Nic::TxBytes, tally.octets);
+        }
+        self.unsynced |= read > 0;
+        let stop = match stop {
+            Stop::Limit if self.next == tail => Stop::Empty,
+            stop => stop,
+        };
+        (read.max(queued as u32), stop)
+    }
+
+    fn descriptors<T: TxSlots>(
+        &mut self,
+        core: &Core,
+        mut slots: T,
+        ring: Ring,
+        count: u32,
+        tally: &mut Tally,
+    ) -> Stop {
+        let view = ring.view(&core.ram);
+        let pads = Tctl::from_bits_retain(core.registers.load(regs::TCTL)).contains(Tctl::PSP);
+        let shortest = if pads { MIN_FRAME } else { ETHER_HEADER };
+        let mask = self.starts.len() - 1;
+        let mut used = 0;
+        let mut stop = Stop::Limit;
+        let mut left = count;
+        while left > 0 {
+            if self.packet.is_empty() {
+                let most = (slots.space() - used).min(left as usize);
+                let from = self.queued.wrapping_add(used);
+                let run = Run { view, ring, ram: &core.ram, shortest, first: self.next };
+                let n = run.put(&mut slots, used, most, (&mut self.starts, from), tally);
+                used += n;
+                left -= n as u32;
+                self.next = ring.step(self.next, n as u32);
+                if left == 0 {
+                    break;
+                }
+            }
+            let [address, word] = view.load(self.next);
+            if used == slots.space() && word & KIND == cmd(TxCmd::EOP) && self.packet.is_empty() {
+                stop = Stop::NoSpace;
+                break;
+            }
+            let desc = (u128::from(word) << 64 | u128::from(address)).to_le_bytes();
+            let before = used;
+            let to = (&mut slots, &mut used);
+            let put = self.packet.descriptor(core, TxDesc::from_bytes(desc), shortest, to, tally);
+            for slot in before..used {
+                self.starts[self.queued.wrapping_add(slot) & mask] = self.next as u16;
+            }
+            if put == Put::NoSpace {
+                stop = Stop::NoSpace;
+                break;
+            }
+            self.next = ring.step(self.next, 1);
+            left -= 1;
+        }
+        slots.commit(used);
+        self.queued = self.queued.wrapping_add(used);
+        self.pending += used;
+        self.unsynced |= used > 0;
+        stop
+    }
+
+    /// Lets the port take what is queued, and reports what it has taken. Returns how many slots that
+    /// were. `tail`: the guest's.
+    pub fn sync<P: NetPort>(
+        &mut self,
+        core: &Core,
+        port: &mut P,
+        tail: u32,
+        csb: Option<&CsbPage>,
+    ) -> usize {
+        let before = self.pending;
+        if before > 0 {
+            self.pending = port.tx_sync().min(before);
+            let lost = port.tx_lost();
+            core.counters.bump(Nic::TxSyncs, 1);
+            core.counters.bump(Nic::TxDropped, lost.wrapping_sub(self.lost));
+            self.lost = lost;
+        }
+        self.unsynced = false;
+        self.consumed(core, tail, csb);
+        before - self.pending
+    }
+
+    /// The consumption callback: DD, TDH, host_tdh, causes.
+    fn consumed(&mut self, core: &Core, tail: u32, csb: Option<&CsbPage>) {
+        let Some(ring) = self.ring else { return };
+        let done = if self.pending == 0 {
+            self.next
+        } else {
+            u32::from(self.starts[self.queued.wrapping_sub(self.pending) & (self.starts.len() - 1)])
+        };
+        if done == self.done {
+            return;
+        }
+        let reported = report(ring.view(&core.ram), ring, self.done, done);
+        self.done = done;
+        core.registers.store(regs::TDH, done);
+        if let Some(page) = csb {
+            csb::host_tx_done(page, done);
+        }
+        // Who uses the CSB waits for host_tdh: progress is a cause, whatever RS says.
+        if reported.intersects(TxCmd::RS | TxCmd::RPS) || csb.is_some() {
+            self.causes |= Icr::TXDW;
+        }
+        if done == tail {
+            self.causes |= Icr::TXQE;
+        }
+        self.delayed |= reported.contains(TxCmd::IDE);
+    }
+}
+
+/// What tells whether a descriptor is one packet, as it is: nearly all of them are.
+const KIND: u64 = cmd(TxCmd::DEXT.union(TxCmd::EOP).union(TxCmd::IC).union(TxCmd::VLE));
+
+/// Packets of one descriptor each that are sent as they are.
+#[derive(Clone, Copy, Debug)]
+struct Run<'a> {
+    view: View<'a>,
+    ring: Ring,
+    ram: &'a GuestRam,
+    shortest: usize,
+    /// The first descriptor.
+    first: u32,
+}
+
+impl Run<'_> {
+    /// Puts at most `most` packets to the free slots from `used` on; returns how many it were. A
+    /// function of its own, and not inlined, so that what it changes per packet is in registers.
+    #[inline(never)]
+    fn put<T: TxSlots>(
+        self,
+        slots: &mut T,
+        used: usize,
+        most: usize,
+        (starts, from): (&mut [u16], usize),
+        tally: &mut Tally,
+    ) -> usize {
+        let mask = starts.len() - 1;
+        let mut at = self.first;
+        // Packets of equal length are counted together.
+        let (mut length, mut equal) = (0, 0u64);
+        let mut n = 0;
+        while n < most {
+            let [address, word] = self.view.load(at);
+            let len = (word & LENGTH_MASK) as usize;
+            if word & KIND != cmd(TxCmd::EOP) || len < self.shortest || len > T::SLOT_BYTES {
+                break;
+            }
+            let Some(bytes) = self.ram.span(address, len) else { break };
+            slots.put(used + n, bytes, false);
+            starts[from.wrapping_add(n) & mask] = at as u16;
+            let head = bytes.load_u64(0);
+            if head & 1 != 0 {
+                tally.count(len as u32, head);
+            } else if len == length {
+                equal += 1;
+            } else {
+                tally.count_unicast(length as u32, equal);
+                (length, equal) = (len, 1);
+            }
+            n += 1;
+            at = self.ring.step(at, 1);
+        }
+        tally.count_unicast(length as u32, equal);
+        n
+    }
+}
+
+/// Writes DD to those descriptors of `from..to` that ask for it; returns the union of these one's
+/// commands. The descriptors are read again: what a guest has changed meanwhile is its own affair,
+/// since only RS and IDE are looked at.
+fn report(view: View<'_>, ring: Ring, from: u32, to: u32) -> TxCmd {
+    const REPORT: u64 = cmd(TxCmd::RS.union(TxCmd::RPS));
+    const DD: u64 = 1 << 32;
+    let mut seen = 0;
+    let mut at = from;
+    while at != to {
+        let word = view.load(at)[1];
+        if word & REPORT != 0 {
+            seen |= word;
+            view.complete(at, word | DD);
+        }
+        at = ring.step(at, 1);
+    }
+    TxCmd::from_bits_retain((seen >> CMD_SHIFT) as u8)
+}

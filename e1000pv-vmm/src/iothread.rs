@@ -1,0 +1,233 @@
+//! The I/O thread of one NIC: rounds while there is work, the policy of `--notify` while there is
+//! none, and a sleep that ends with a kick, a bell or a deadline.
+//!
+//! ```text
+//!   round --work--> round        empty: spin, yield, then before_sleep --work--> round
+//!                                                                    \--none--> ppoll
+//! ```
+//! Invariants: the thread sleeps only after `before_sleep` said that nothing came meanwhile, so no
+//! wake-up is lost; a sleep has an end even then, since a peer may have died between publishing and
+//! ringing. An idle NIC costs two wake-ups a second.
+
+use std::hint::spin_loop;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sched::sched_yield;
+use nix::sys::time::TimeSpec;
+
+use crate::counters::Nic;
+use crate::e1000::{E1000, monotonic_ns};
+use crate::netport::NetPort;
+use crate::notify::{Notify, Then};
+
+/// What ends a sleep, beside the port.
+#[derive(Clone, Copy, Debug)]
+pub struct Wakers<'a> {
+    /// The doorbell: an ioeventfd on TDT.
+    pub kick: BorrowedFd<'a>,
+    /// What `Board::wake_io` signals.
+    pub wake: BorrowedFd<'a>,
+    /// Set, and `wake` signalled, to end the thread.
+    pub stop: &'a AtomicBool,
+}
+
+/// Serves `nic` until it is stopped.
+///
+/// # Errors
+/// Polling failed.
+pub fn run<P: NetPort>(nic: &E1000<P>, wakers: Wakers<'_>, notify: &Notify) -> io::Result<()> {
+    let port = nic.with_fd(|fd| fd.try_clone_to_owned())?;
+    let mut thread = IoThread { nic, wakers, port: Some(port) };
+    let mut empty_rounds = 0;
+    while !wakers.stop.load(Ordering::Relaxed) {
+        let now_ns = monotonic_ns();
+        let next = nic.round(now_ns);
+        nic.timer(now_ns);
+        if next.work > 0 || next.again {
+            empty_rounds = 0;
+            continue;
+        }
+        empty_rounds += 1;
+        if empty_rounds <= notify.spin {
+            spin_loop();
+            continue;
+        }
+        if empty_rounds <= notify.spin + notify.yields || empty_rounds <= nic.txcycles_lim() {
+            let _ = sched_yield(); // cannot fail on Linux
+            continue;
+        }
+        match notify.then {
+            Then::Busy => {
+                // What is owed is due once there is nothing to do: a busy thread never sleeps.
+                nic.idle();
+                empty_rounds = 0;
+            }
+            Then::Sleep(ns) => {
+                nic.idle();
+                thread.sleep(Some(ns), PollFlags::empty())?;
+            }
+            Then::Block => {
+                empty_rounds = 0;
+                thread.block()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+struct IoThread<'a, P> {
+    nic: &'a E1000<P>,
+    wakers: Wakers<'a>,
+    /// None once it has failed.
+    port: Option<OwnedFd>,
+}
+
+impl<P: NetPort> IoThread<'_, P> {
+    /// Asks for everything that can end a sleep, and sleeps unless it has happened already.
+    fn block(&mut self) -> io::Result<()> {
+        let slept = if self.nic.before_sleep() {
+            let now_ns = monotonic_ns();
+            let deadline_ns = self.nic.timer(now_ns).map(|at| at.saturating_sub(now_ns));
+            let patience_ns = self.nic.patience_ns();
+            let timeout_ns = deadline_ns.map_or(patience_ns, |ns| ns.min(patience_ns));
+            self.sleep(Some(timeout_ns), self.nic.events())
+        } else {
+            Ok(())
+        };
+        self.nic.after_sleep();
+        slept
+    }
+
+    fn sleep(&mut self, timeout_ns: Option<u64>, events: PollFlags) -> io::Result<()> {
+        let counters = &self.nic.core().counters;
+        let timeout = timeout_ns
+            .map(|ns| TimeSpec::new((ns / 1_000_000_000) as i64, (ns % 1_000_000_000) as i64));
+        let Wakers { kick, wake, .. } = self.wakers;
+        // Without a port that works, its place is taken by a descriptor that is polled anyway.
+        let port = self.port.as_ref().map_or(wake, AsFd::as_fd);
+        let events = if self.port.is_some() { events } else { PollFlags::POLLIN };
+        let mut fds = [
+            PollFd::new(kick, PollFlags::POLLIN),
+            PollFd::new(wake, PollFlags::POLLIN),
+            PollFd::new(port, events),
+        ];
+        counters.bump(Nic::IoSleeps, 1);
+        match ppoll(&mut fds, timeout, None) {
+            Ok(0) | Err(Errno::EINTR) => return Ok(()),
+            Ok(_) => counters.bump(Nic::IoWakeups, 1),
+            Err(e) => return Err(e.into()),
+        }
+        let seen = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
+        let (kicked, woken, on_port) = (seen(&fds[0]), seen(&fds[1]), seen(&fds[2]));
+        if kicked.contains(PollFlags::POLLIN) {
+            drain(kick);
+            self.nic.kicked();
+        }
+        if woken.contains(PollFlags::POLLIN) {
+            drain(wake);
+        }
+        let failed = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+        if self.port.is_some() && on_port.intersects(failed) {
+            // The network is gone (a tap that was removed): the guest sees the cable unplugged. Not
+            // polled any more, because it would be ready for ever.
+            self.port = None;
+            self.nic.link(false);
+        }
+        Ok(())
+    }
+}
+
+/// Empties an event counter. One that is empty already was emptied by nobody else: a spurious wake-up.
+fn drain(fd: BorrowedFd<'_>) {
+    let _ = nix::unistd::read(fd, &mut [0; 8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use e1000pv::bits::Tctl;
+    use e1000pv::desc::{LegacyTx, TxCmd};
+    use e1000pv::regs;
+    use nix::sys::eventfd::EventFd;
+
+    use super::*;
+    use crate::counters::NicCounters;
+    use crate::e1000::{Board, Config};
+    use crate::netport::mock::MockPort;
+    use crate::ram::GuestRam;
+
+    const RING: u64 = 0x1000;
+    const FRAME: u64 = 0x2000;
+
+    #[derive(Debug)]
+    struct Wake(EventFd);
+
+    impl Board for Wake {
+        fn set_intx(&self, _: bool) {}
+        fn set_doorbell(&self, _: bool) {}
+        fn wake_io(&self) {
+            self.0.write(1).expect("a counter far from its end");
+        }
+    }
+
+    /// Waits for something that another thread does soon.
+    fn until(what: &str, mut done: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !done() {
+            assert!(start.elapsed() < Duration::from_secs(10), "{what} did not happen");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Sends packets one by one through a thread with that policy, letting it fall asleep in between.
+    fn serve(policy: &str) {
+        let ram = GuestRam::anonymous(1 << 16).unwrap();
+        let board =
+            Arc::new(Wake(EventFd::from_flags(nix::sys::eventfd::EfdFlags::EFD_NONBLOCK).unwrap()));
+        let kick = EventFd::new().unwrap();
+        let stop = AtomicBool::new(false);
+        let notify: Notify = policy.parse().unwrap();
+        let config = Config { moderation: false, notify, ..Config::default() };
+        let counters = NicCounters::detached();
+        let port = MockPort::new(64, true);
+        let nic = E1000::new(config, ram.clone(), port, board.clone(), counters.clone());
+        let write = |offset: u32, value: u32| {
+            nic.mmio_write(offset.into(), &value.to_le_bytes());
+        };
+        let cmd = TxCmd::EOP | TxCmd::RS;
+        let desc = LegacyTx { buffer_addr: FRAME, length: 60, cmd, ..LegacyTx::default() };
+        for i in 0..8 {
+            assert!(ram.write(RING + 16 * i, &desc.to_bytes()));
+        }
+        write(regs::TDBAL, RING as u32);
+        write(regs::TDLEN, 128);
+        write(regs::TCTL, Tctl::EN.bits());
+        let wakers = Wakers { kick: kick.as_fd(), wake: board.0.as_fd(), stop: &stop };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| run(&nic, wakers, &notify));
+            if notify.then != Then::Busy {
+                until("a sleep", || counters.value(Nic::IoSleeps) > 0);
+            }
+            for sent in 1..=20u32 {
+                write(regs::TDT, sent % 8);
+                until("a packet", || nic.with_port(|port| port.sent()) == u64::from(sent));
+            }
+            stop.store(true, Ordering::Relaxed);
+            board.wake_io();
+            thread.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn run_every_policy_sends_and_stops() {
+        for policy in ["block", "yield=3,block", "spin=100,busy", "sleep=20us", "wake=first"] {
+            serve(policy);
+        }
+    }
+}

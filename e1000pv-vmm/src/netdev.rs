@@ -1,0 +1,310 @@
+//! A port of `lib/netmap` as the device's network: a VALE switch, a tap, a capture file, nothing.
+//!
+//! Invariants: guest memory is made known to the port (`allow_indirect`) together with a handle that
+//! keeps it mapped, so a slot that points there is good as long as the port is open; a peer that
+//! writes addresses into our slots reaches guest memory at most. A device that fails loses packets,
+//! which are counted, and never stops the guest.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+
+use netmap::{Interest, Options, Port, PortKind, PortName, RxRing, SlotFlags, TxRing, copy};
+use nix::poll::PollFlags;
+
+use crate::netport::{Await, NetPort, RxSlots, TxSlots};
+use crate::ram::GuestRam;
+use crate::span::Span;
+
+/// A netmap port.
+pub struct NetmapPort {
+    port: Port,
+    /// Slots point into guest memory: one copy, made inside txsync.
+    indirect: bool,
+    lost: u64,
+    /// Dropped after the port, whose slots point there.
+    _ram: GuestRam,
+}
+
+impl fmt::Debug for NetmapPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { port, indirect, lost, .. } = self;
+        let name = port.name().to_string();
+        f.debug_struct("NetmapPort")
+            .field("name", &name)
+            .field("indirect", indirect)
+            .field("lost", lost)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NetmapPort {
+    /// Opens the port. `indirect` asks for one copy instead of two; only a switch can do that, other
+    /// kinds copy.
+    ///
+    /// # Errors
+    /// As `netmap::Port::open_with`.
+    pub fn open(
+        name: &PortName,
+        options: &Options,
+        ram: &GuestRam,
+        indirect: bool,
+    ) -> netmap::Result<Self> {
+        let mut port = Port::open_with(name, options)?;
+        let indirect = indirect && matches!(name.kind, PortKind::Vale { .. });
+        if indirect {
+            let len = usize::try_from(ram.bytes()).expect("it is mapped");
+            // SAFETY: the memory stays mapped and readable while `_ram` lives, which is dropped after
+            // the port. That peers on the switch may make us send any part of the guest's memory is
+            // said in docs/trust.md.
+            unsafe { port.allow_indirect(ram.base().as_ptr(), len) };
+        }
+        Ok(Self { port, indirect, lost: 0, _ram: ram.clone() })
+    }
+
+    /// The port, for its counters.
+    #[must_use]
+    pub fn port(&self) -> &Port {
+        &self.port
+    }
+
+    /// Syncs or loses what is queued. A device that fails with each sync gets no second chance for the
+    /// same packets: the guest could not go on otherwise.
+    fn sync_or_lose(&mut self) {
+        if self.port.txsync().is_err() {
+            self.lost += self.port.tx(0).withdraw() as u64;
+        }
+    }
+}
+
+/// Free slots.
+#[derive(Debug)]
+pub struct NetmapTx<'a> {
+    ring: TxRing<'a>,
+    indirect: bool,
+}
+
+fn more_flag(more: bool) -> SlotFlags {
+    if more { SlotFlags::MOREFRAG } else { SlotFlags::empty() }
+}
+
+impl TxSlots for NetmapTx<'_> {
+    const SLOT_BYTES: usize = 2048 + 64;
+
+    #[inline]
+    fn space(&self) -> usize {
+        self.ring.space()
+    }
+
+    #[inline]
+    fn num_slots(&self) -> usize {
+        self.ring.num_slots()
+    }
+
+    #[inline]
+    fn put(&mut self, at: usize, bytes: Span<'_>, more: bool) {
+        let slot = self.ring.slot(at);
+        if self.indirect {
+            slot.set_indirect(bytes.as_ptr(), bytes.len(), more_flag(more));
+            return;
+        }
+        shared(slot.frame()).write_span(bytes);
+        slot.set(bytes.len(), more_flag(more));
+    }
+
+    #[inline]
+    fn put_copy(&mut self, at: usize, bytes: &[u8], more: bool) {
+        let slot = self.ring.slot(at);
+        slot.frame().write(0, bytes);
+        slot.set(bytes.len(), more_flag(more));
+    }
+
+    #[inline]
+    fn commit(mut self, n: usize) {
+        self.ring.advance(n);
+    }
+}
+
+/// A frame as a span.
+#[inline]
+fn shared(frame: netmap::Frame<'_>) -> Span<'_> {
+    let start = NonNull::new(frame.as_ptr()).expect("a buffer is not at address zero");
+    // SAFETY: a frame's bytes are mapped, shared and writable for its lifetime, and nobody refers to
+    // them but by opaque copies.
+    unsafe { Span::new(start, frame.len()) }
+}
+
+/// Received slots.
+#[derive(Debug)]
+pub struct NetmapRx<'a> {
+    ring: RxRing<'a>,
+}
+
+impl RxSlots for NetmapRx<'_> {
+    #[inline]
+    fn available(&self) -> usize {
+        self.ring.available()
+    }
+
+    #[inline]
+    fn frame(&self, at: usize) -> (Span<'_>, bool) {
+        let slot = self.ring.slot(at);
+        (shared(slot.frame()), slot.more_frag())
+    }
+
+    #[inline]
+    fn prefetch(&self, at: usize) {
+        if at < self.ring.available() {
+            copy::prefetch_read(self.ring.slot(at).frame().as_ptr());
+        }
+    }
+
+    #[inline]
+    fn release(mut self, n: usize) {
+        self.ring.advance(n);
+    }
+}
+
+impl NetPort for NetmapPort {
+    type Tx<'a> = NetmapTx<'a>;
+    type Rx<'a> = NetmapRx<'a>;
+
+    fn tx_slots(&self) -> usize {
+        self.port.slots().0 as usize
+    }
+
+    #[inline]
+    fn tx(&mut self) -> NetmapTx<'_> {
+        NetmapTx { ring: self.port.tx(0), indirect: self.indirect }
+    }
+
+    #[inline]
+    fn tx_sync(&mut self) -> usize {
+        self.sync_or_lose();
+        self.port.tx(0).pending()
+    }
+
+    fn tx_lost(&self) -> u64 {
+        self.lost
+    }
+
+    fn tx_withdraw(&mut self) -> usize {
+        self.port.tx(0).withdraw()
+    }
+
+    fn rx_slots(&self) -> usize {
+        self.port.slots().1 as usize
+    }
+
+    #[inline]
+    fn rx(&mut self) -> NetmapRx<'_> {
+        NetmapRx { ring: self.port.rx(0) }
+    }
+
+    #[inline]
+    fn rx_sync(&mut self) {
+        // A device that fails shows nothing; the loop that polls its descriptor learns why.
+        let _ = self.port.rxsync();
+    }
+
+    fn rx_missed(&self) -> u64 {
+        self.port.counters().rx_drop_full
+    }
+
+    fn arm(&mut self, what: Await) -> bool {
+        let mut interest = Interest::empty();
+        interest.set(Interest::RX, what.contains(Await::PACKET));
+        interest.set(Interest::TX, what.contains(Await::SPACE));
+        if interest.is_empty() {
+            return true;
+        }
+        let before = self.port.tx(0).pending();
+        let Ok(ready) = self.port.arm(interest) else {
+            self.lost += self.port.tx(0).withdraw() as u64;
+            return before == 0;
+        };
+        let moved = self.port.tx(0).pending() < before;
+        !(ready.contains(Interest::RX) || what.contains(Await::SPACE) && moved)
+    }
+
+    fn disarm(&mut self) {
+        self.port.disarm();
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.port.fd()
+    }
+
+    fn events(&self, what: Await) -> PollFlags {
+        let mut interest = Interest::empty();
+        interest.set(Interest::RX, what.contains(Await::PACKET));
+        interest.set(Interest::TX, what.contains(Await::SPACE));
+        if interest.is_empty() { PollFlags::empty() } else { self.port.events(interest) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(port: &str, ram: &GuestRam, indirect: bool) -> NetmapPort {
+        // A switch of this process and test, so that tests can run at the same time.
+        let name = format!("vale{}{port}", std::process::id());
+        NetmapPort::open(&name.parse().unwrap(), &Options::default(), ram, indirect).unwrap()
+    }
+
+    fn received(port: &mut NetmapPort) -> Vec<Vec<u8>> {
+        port.rx_sync();
+        let rx = port.rx();
+        let n = rx.available();
+        let frames = (0..n)
+            .map(|at| {
+                let (span, more) = rx.frame(at);
+                assert!(!more);
+                let mut frame = vec![0; span.len()];
+                span.read(&mut frame);
+                frame
+            })
+            .collect();
+        rx.release(n);
+        frames
+    }
+
+    #[test]
+    fn put_by_address_is_copied_in_sync_and_by_value_at_once() {
+        let ram = GuestRam::anonymous(4096).unwrap();
+        for (indirect, want) in [(true, 2), (false, 1)] {
+            let mut from = open("s:from", &ram, indirect);
+            let mut to = open("s:to", &ram, false);
+            let frame = |byte| [[0xff; 30], [byte; 30]].concat();
+            assert!(ram.write(100, &frame(1)));
+            let mut tx = from.tx();
+            tx.put(0, ram.span(100, 60).unwrap(), false);
+            tx.commit(1);
+            assert!(ram.write(100, &frame(2)));
+            assert_eq!(from.tx_sync(), 0);
+            assert_eq!(received(&mut to), [frame(want)], "indirect: {indirect}");
+        }
+    }
+
+    #[test]
+    fn arm_tells_of_packets_only_if_they_are_awaited() {
+        let ram = GuestRam::anonymous(4096).unwrap();
+        let (mut from, mut to) = (open("a:x", &ram, false), open("a:y", &ram, false));
+        assert!(to.arm(Await::PACKET));
+        to.disarm();
+        let mut tx = from.tx();
+        tx.put_copy(0, &[0xff; 60], false);
+        tx.commit(1);
+        assert_eq!(from.tx_withdraw(), 1);
+        let mut tx = from.tx();
+        tx.put_copy(0, &[0xff; 61], false);
+        tx.commit(1);
+        from.tx_sync();
+        assert!(to.arm(Await::empty()));
+        to.disarm();
+        assert!(!to.arm(Await::PACKET));
+        to.disarm();
+        assert_eq!(received(&mut to), [[0xff; 61]]);
+    }
+}

@@ -1,0 +1,238 @@
+//! The configuration space of one function (PCI 2.3, chapter 6): 256 bytes, of which a mask says which
+//! bits may be written.
+//!
+//! Invariant: a bit outside of the mask keeps its value for ever. Sizing of BARs needs nothing else:
+//! the address bits below a BAR's size are not writable and read as zero.
+
+/// Bytes of a configuration space.
+pub const BYTES: usize = 256;
+
+pub(super) const VENDOR_ID: usize = 0x00;
+pub(super) const DEVICE_ID: usize = 0x02;
+pub(super) const COMMAND: usize = 0x04;
+pub(super) const STATUS: usize = 0x06;
+pub(super) const REVISION: usize = 0x08;
+pub(super) const CLASS: usize = 0x09;
+pub(super) const BAR0: usize = 0x10;
+pub(super) const SUBSYSTEM_VENDOR_ID: usize = 0x2c;
+pub(super) const SUBSYSTEM_ID: usize = 0x2e;
+pub(super) const INTERRUPT_LINE: usize = 0x3c;
+pub(super) const INTERRUPT_PIN: usize = 0x3d;
+const CACHE_LINE: usize = 0x0c;
+const LATENCY: usize = 0x0d;
+
+/// COMMAND: answers to I/O ports.
+pub const COMMAND_IO: u16 = 1 << 0;
+/// COMMAND: answers to memory addresses.
+pub const COMMAND_MEMORY: u16 = 1 << 1;
+/// COMMAND: may master the bus.
+pub const COMMAND_MASTER: u16 = 1 << 2;
+/// COMMAND: MWI, parity and SERR, which a driver may set and nothing heeds.
+const COMMAND_KEPT: u16 = 1 << 4 | 1 << 6 | 1 << 8;
+/// STATUS: medium DEVSEL timing, fast back-to-back.
+const STATUS_VALUE: u16 = 0x0280;
+/// A BAR's low bit: I/O space.
+const BAR_IO: u32 = 1;
+
+/// Who a function is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Vendor.
+    pub vendor: u16,
+    /// Device.
+    pub device: u16,
+    /// Revision.
+    pub revision: u8,
+    /// Class, subclass, programming interface.
+    pub class: u32,
+    /// Subsystem's vendor.
+    pub subsystem_vendor: u16,
+    /// Subsystem.
+    pub subsystem: u16,
+    /// INTA# is 1; 0 for none.
+    pub interrupt_pin: u8,
+}
+
+/// What a BAR asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bar {
+    /// 32-bit memory of so many bytes, a power of two.
+    Memory(u32),
+    /// I/O ports, a power of two.
+    Io(u32),
+}
+
+/// A function's registers.
+#[derive(Clone, Debug)]
+pub struct ConfigSpace {
+    value: [u8; BYTES],
+    /// Bits that a write changes.
+    mask: [u8; BYTES],
+}
+
+impl ConfigSpace {
+    /// The header of a function, with no BARs.
+    pub fn new(who: Identity) -> ConfigSpace {
+        let mut space = ConfigSpace { value: [0; BYTES], mask: [0; BYTES] };
+        space.preset(VENDOR_ID, &who.vendor.to_le_bytes());
+        space.preset(DEVICE_ID, &who.device.to_le_bytes());
+        space.preset(STATUS, &STATUS_VALUE.to_le_bytes());
+        space.preset(REVISION, &[who.revision]);
+        space.preset(CLASS, &who.class.to_le_bytes()[..3]);
+        space.preset(SUBSYSTEM_VENDOR_ID, &who.subsystem_vendor.to_le_bytes());
+        space.preset(SUBSYSTEM_ID, &who.subsystem.to_le_bytes());
+        space.preset(INTERRUPT_PIN, &[who.interrupt_pin]);
+        let command = COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_KEPT;
+        space.writable(COMMAND, &command.to_le_bytes());
+        space.writable(CACHE_LINE, &[0xff]);
+        space.writable(LATENCY, &[0xff]);
+        space.writable(INTERRUPT_LINE, &[0xff]);
+        space
+    }
+
+    /// Adds BAR `index`, at `address`.
+    ///
+    /// # Panics
+    /// If the size is not a power of two of at least 16 (memory) or 4 (ports), or the address is not
+    /// aligned to it.
+    pub fn add_bar(&mut self, index: usize, bar: Bar, address: u32) {
+        let (size, flags) = match bar {
+            Bar::Memory(size) => (size, 0),
+            Bar::Io(size) => (size, BAR_IO),
+        };
+        assert!(size.is_power_of_two() && size >= if flags == 0 { 16 } else { 4 });
+        assert!(address.is_multiple_of(size));
+        let at = BAR0 + 4 * index;
+        self.preset(at, &(address | flags).to_le_bytes());
+        // Sixteen bits are all the port addresses that a PC has.
+        let space = if flags == BAR_IO { 0xffff } else { u32::MAX };
+        self.writable(at, &(!(size - 1) & space).to_le_bytes());
+    }
+
+    /// Sets a register as firmware does.
+    pub fn preset(&mut self, at: usize, bytes: &[u8]) {
+        self.value[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn writable(&mut self, at: usize, mask: &[u8]) {
+        self.mask[at..at + mask.len()].copy_from_slice(mask);
+    }
+
+    /// Reads registers; all ones beyond the space.
+    pub fn read(&self, at: usize, data: &mut [u8]) {
+        for (i, byte) in data.iter_mut().enumerate() {
+            *byte = self.value.get(at + i).copied().unwrap_or(0xff);
+        }
+    }
+
+    /// Writes registers. True if that may have moved what the function answers to.
+    pub fn write(&mut self, at: usize, data: &[u8]) -> bool {
+        let before = self.decoding();
+        for (i, &byte) in data.iter().enumerate() {
+            if let (Some(value), Some(mask)) = (self.value.get_mut(at + i), self.mask.get(at + i)) {
+                *value = *value & !mask | byte & mask;
+            }
+        }
+        self.decoding() != before
+    }
+
+    fn word(&self, at: usize) -> u16 {
+        u16::from_le_bytes([self.value[at], self.value[at + 1]])
+    }
+
+    fn dword(&self, at: usize) -> u32 {
+        u32::from(self.word(at)) | u32::from(self.word(at + 2)) << 16
+    }
+
+    /// Where the function answers to memory accesses by BAR0: nowhere unless COMMAND allows it.
+    pub fn memory_at(&self) -> Option<u32> {
+        (self.word(COMMAND) & COMMAND_MEMORY != 0).then(|| self.dword(BAR0) & !0xf)
+    }
+
+    /// Where it answers to port accesses by BAR1.
+    pub fn io_at(&self) -> Option<u16> {
+        let address = (self.dword(BAR0 + 4) & !3) as u16;
+        (self.word(COMMAND) & COMMAND_IO != 0).then_some(address)
+    }
+
+    fn decoding(&self) -> (Option<u32>, Option<u16>) {
+        (self.memory_at(), self.io_at())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn space() -> ConfigSpace {
+        let mut space = ConfigSpace::new(Identity {
+            vendor: 0x8086,
+            device: 0x100e,
+            revision: 3,
+            class: 0x02_0000,
+            subsystem_vendor: 0x8086,
+            subsystem: 0x1101,
+            interrupt_pin: 1,
+        });
+        space.add_bar(0, Bar::Memory(0x2_0000), 0xe000_0000);
+        space.add_bar(1, Bar::Io(64), 0xc000);
+        space.preset(COMMAND, &(COMMAND_IO | COMMAND_MEMORY).to_le_bytes());
+        space
+    }
+
+    fn dword(space: &ConfigSpace, at: usize) -> u32 {
+        let mut bytes = [0; 4];
+        space.read(at, &mut bytes);
+        u32::from_le_bytes(bytes)
+    }
+
+    #[test]
+    fn bars_tell_their_size_and_move() {
+        let mut space = space();
+        for (bar, sizing, size) in [(0, !0x1_ffff, 0x2_0000), (1, 0xffc1, 64)] {
+            let at = BAR0 + 4 * bar;
+            let address = dword(&space, at);
+            space.write(at, &u32::MAX.to_le_bytes());
+            assert_eq!(dword(&space, at), sizing, "BAR {bar}");
+            assert_eq!((dword(&space, at) & !0xf & 0xffff).wrapping_neg() & 0xffff & (size - 1), 0);
+            assert!(space.write(at, &address.to_le_bytes()));
+            assert_eq!(dword(&space, at), address);
+        }
+        assert!(space.write(BAR0, &0xf000_0000u32.to_le_bytes()));
+        assert_eq!(space.memory_at(), Some(0xf000_0000));
+        assert!(space.write(COMMAND, &COMMAND_MASTER.to_le_bytes()));
+        assert_eq!((space.memory_at(), space.io_at()), (None, None));
+        assert!(!space.write(INTERRUPT_LINE, &[5]));
+        assert_eq!(dword(&space, INTERRUPT_LINE), 0x0105);
+    }
+
+    #[test]
+    fn absent_bars_and_identity_cannot_be_written() {
+        let mut space = space();
+        let before: Vec<u32> = [0, 8, 0x18, 0x2c, 0x30, 0x34].map(|at| dword(&space, at)).into();
+        for at in (0..BYTES).step_by(4) {
+            space.write(at, &u32::MAX.to_le_bytes());
+        }
+        let after: Vec<u32> = [0, 8, 0x18, 0x2c, 0x30, 0x34].map(|at| dword(&space, at)).into();
+        assert_eq!(before, after);
+        assert_eq!(dword(&space, 0x2c), 0x1101_8086);
+        assert_eq!(dword(&space, 0x34), 0, "no capabilities");
+    }
+
+    proptest! {
+        #[test]
+        fn any_write_leaves_bars_aligned(
+            writes in prop::collection::vec((0usize..300, any::<[u8; 4]>(), 0usize..=4), 0..50)
+        ) {
+            let mut space = space();
+            for (at, data, len) in writes {
+                space.write(at, &data[..len]);
+                prop_assert!(space.memory_at().is_none_or(|at| at.is_multiple_of(0x2_0000)));
+                prop_assert!(space.io_at().is_none_or(|at| at.is_multiple_of(64)));
+            }
+            prop_assert_eq!(dword(&space, 0), 0x100e_8086);
+        }
+    }
+}

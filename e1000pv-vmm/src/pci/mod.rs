@@ -1,0 +1,229 @@
+//! The PCI bus: configuration mechanism #1 (PCI 2.3, 3.2.2.3.2) and where the NICs answer.
+//!
+//! Invariant: [`Decode`] says at every moment what the configuration space says; it is changed here
+//! only, under the bus's lock, and read without one.
+
+pub mod config;
+pub mod identity;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use config::ConfigSpace;
+
+/// Enable bit of the address register.
+const ENABLE: u32 = 1 << 31;
+/// Not at any address.
+const NOWHERE: u32 = u32::MAX;
+
+/// Where a NIC answers now.
+#[derive(Debug)]
+pub struct Decode {
+    /// BAR0, or `NOWHERE`; a BAR is aligned, so it is never that.
+    memory: AtomicU32,
+    /// BAR1, or `NOWHERE`.
+    io: AtomicU32,
+}
+
+impl Decode {
+    fn of(space: &ConfigSpace) -> Decode {
+        let decode = Decode { memory: AtomicU32::new(NOWHERE), io: AtomicU32::new(NOWHERE) };
+        decode.set(space);
+        decode
+    }
+
+    fn set(&self, space: &ConfigSpace) {
+        self.memory.store(space.memory_at().unwrap_or(NOWHERE), Ordering::Relaxed);
+        self.io.store(space.io_at().map_or(NOWHERE, u32::from), Ordering::Relaxed);
+    }
+
+    /// The address of BAR0, if it decodes.
+    pub fn memory(&self) -> Option<u32> {
+        Some(self.memory.load(Ordering::Relaxed)).filter(|at| *at != NOWHERE)
+    }
+
+    /// The port of BAR1, if it decodes.
+    pub fn io(&self) -> Option<u16> {
+        u16::try_from(self.io.load(Ordering::Relaxed)).ok()
+    }
+}
+
+/// Told when a function's BARs have moved or stopped decoding.
+pub trait Moved: Send + Sync + fmt::Debug {
+    /// BAR0 is here now.
+    fn moved(&self, memory: Option<u32>);
+}
+
+#[derive(Debug)]
+struct Function {
+    slot: u8,
+    space: ConfigSpace,
+    decode: Option<(Arc<Decode>, Arc<dyn Moved>)>,
+}
+
+/// Bus 0.
+#[derive(Debug)]
+pub struct PciBus {
+    /// CONFIG_ADDRESS.
+    address: u32,
+    functions: Vec<Function>,
+}
+
+impl Default for PciBus {
+    fn default() -> PciBus {
+        PciBus::new()
+    }
+}
+
+impl PciBus {
+    /// A bus with nothing but its host bridge.
+    pub fn new() -> PciBus {
+        let bridge = Function { slot: 0, space: identity::host_bridge(), decode: None };
+        PciBus { address: 0, functions: vec![bridge] }
+    }
+
+    /// Plugs a function in. `moved` hears at once where it is.
+    pub fn add(&mut self, slot: u8, space: ConfigSpace, moved: Arc<dyn Moved>) -> Arc<Decode> {
+        let decode = Arc::new(Decode::of(&space));
+        moved.moved(decode.memory());
+        self.functions.push(Function { slot, space, decode: Some((Arc::clone(&decode), moved)) });
+        decode
+    }
+
+    /// Reads CONFIG_ADDRESS. It has 32 bits; narrower accesses are not for it.
+    pub fn read_address(&self, data: &mut [u8]) {
+        // Otherwise the caller has filled in what absent ports read as.
+        if let Ok(all) = <&mut [u8; 4]>::try_from(data) {
+            *all = self.address.to_le_bytes();
+        }
+    }
+
+    /// Writes CONFIG_ADDRESS.
+    pub fn write_address(&mut self, data: &[u8]) {
+        if let Ok(all) = <[u8; 4]>::try_from(data) {
+            self.address = u32::from_le_bytes(all) & (ENABLE | 0x00ff_fffc);
+        }
+    }
+
+    /// Reads CONFIG_DATA + `offset`; what is not there reads as all ones.
+    pub fn read_data(&mut self, offset: usize, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some((function, at)) = self.selected(offset, data.len()) {
+            function.space.read(at, data);
+        }
+    }
+
+    /// Writes CONFIG_DATA + `offset`.
+    pub fn write_data(&mut self, offset: usize, data: &[u8]) {
+        let Some((function, at)) = self.selected(offset, data.len()) else { return };
+        if !function.space.write(at, data) {
+            return;
+        }
+        if let Some((decode, moved)) = &function.decode {
+            let before = decode.memory();
+            decode.set(&function.space);
+            if decode.memory() != before {
+                moved.moved(decode.memory());
+            }
+        }
+    }
+
+    /// The function and register that CONFIG_ADDRESS names, if there is one.
+    fn selected(&mut self, offset: usize, len: usize) -> Option<(&mut Function, usize)> {
+        let (bus, slot, function) =
+            (self.address >> 16 & 0xff, (self.address >> 11 & 0x1f) as u8, self.address >> 8 & 7);
+        if self.address & ENABLE == 0 || bus != 0 || function != 0 || offset + len > 4 {
+            return None;
+        }
+        let register = (self.address & 0xfc) as usize + offset;
+        let function = self.functions.iter_mut().find(|function| function.slot == slot)?;
+        Some((function, register))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Log(Mutex<Vec<Option<u32>>>);
+
+    impl Moved for Log {
+        fn moved(&self, memory: Option<u32>) {
+            self.0.lock().expect("log").push(memory);
+        }
+    }
+
+    fn select(bus: &mut PciBus, slot: u32, register: u32) {
+        bus.write_address(&(ENABLE | slot << 11 | register).to_le_bytes());
+    }
+
+    fn read(bus: &mut PciBus, slot: u32, register: u32) -> u32 {
+        select(bus, slot, register);
+        let mut data = [0; 4];
+        bus.read_data(0, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn write(bus: &mut PciBus, slot: u32, register: u32, value: u32) {
+        select(bus, slot, register);
+        bus.write_data(0, &value.to_le_bytes());
+    }
+
+    #[test]
+    fn scan_finds_bridge_and_nics_and_nothing_else() {
+        let mut bus = PciBus::new();
+        bus.add(3, identity::nic(0, true), Arc::new(Log::default()));
+        bus.add(4, identity::nic(1, false), Arc::new(Log::default()));
+        let found: Vec<(u32, u32)> = (0..32)
+            .map(|slot| (slot, read(&mut bus, slot, 0)))
+            .filter(|(_, id)| *id != u32::MAX)
+            .collect();
+        assert_eq!(found, [(0, 0x1237_8086), (3, 0x100e_8086), (4, 0x100e_8086)]);
+        assert_eq!(read(&mut bus, 3, 8) >> 8, 0x02_0000);
+        assert_eq!(read(&mut bus, 3, 0x2c) >> 16, 0x1101);
+        assert_ne!(read(&mut bus, 4, 0x2c) >> 16, 0x1101);
+        assert_eq!(read(&mut bus, 3, 0x3c) & 0xffff, 0x0100 | 11);
+        assert_eq!(read(&mut bus, 4, 0x10), 0xe002_0000);
+        assert_eq!(read(&mut bus, 4, 0x14), 0xc041);
+    }
+
+    #[test]
+    fn other_buses_functions_and_a_disabled_address_read_as_ones() {
+        let mut bus = PciBus::new();
+        for address in [0, ENABLE | 1 << 16, ENABLE | 1 << 8] {
+            bus.write_address(&address.to_le_bytes());
+            let mut data = [0; 4];
+            bus.read_data(0, &mut data);
+            assert_eq!(data, [0xff; 4], "{address:x}");
+        }
+        select(&mut bus, 0, 0);
+        let mut data = [0; 4];
+        bus.read_data(2, &mut data);
+        assert_eq!(data, [0xff; 4], "across the register's end");
+        bus.read_data(2, &mut data[..2]);
+        assert_eq!(data[..2], [0x37, 0x12]);
+    }
+
+    #[test]
+    fn moving_a_bar_is_told_once_and_decoded_at_once() {
+        let mut bus = PciBus::new();
+        let log = Arc::new(Log::default());
+        let decode = bus.add(3, identity::nic(0, true), Arc::clone(&log) as Arc<dyn Moved>);
+        assert_eq!((decode.memory(), decode.io()), (Some(0xe000_0000), Some(0xc000)));
+        write(&mut bus, 3, 0x10, 0xe800_0000);
+        assert_eq!(decode.memory(), Some(0xe800_0000));
+        write(&mut bus, 3, 0x14, 0xd000);
+        assert_eq!(decode.io(), Some(0xd000));
+        write(&mut bus, 3, 0x04, 0);
+        assert_eq!((decode.memory(), decode.io()), (None, None));
+        write(&mut bus, 3, 0x10, 0xe900_0000);
+        write(&mut bus, 3, 0x04, 6);
+        assert_eq!(decode.memory(), Some(0xe900_0000));
+        let told = log.0.lock().expect("log").clone();
+        assert_eq!(told, [Some(0xe000_0000), Some(0xe800_0000), None, Some(0xe900_0000)]);
+    }
+}

@@ -1,0 +1,257 @@
+//! What a machine may ask of the kernel once it runs: a seccomp filter per thread, and no new
+//! privileges.
+//!
+//! | thread | may |
+//! |---|---|
+//! | vCPU | run the guest, set interrupt lines, move doorbells; write the console |
+//! | I/O | what a netmap port does: files below the switch's root and their mappings, locks, bells |
+//! | main | the same, and its terminal |
+//! | all | memory that is not executable, locks, clocks, eventfds, their own end |
+//!
+//! Nobody may start a program or a thread, open a socket, load code, trace or signal another process,
+//! or change who he is. The console's descriptors and the port's are open by then. What is not allowed
+//! kills the process with SIGSYS: a guest that has got hold of it has nothing else to try.
+//!
+//! Invariant: filters are for the running machine; all that is set up (threads among it) comes before,
+//! and a thread enters its filter itself, first thing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+/// What a thread does, and hence may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Runs the guest.
+    Vcpu,
+    /// Runs the guest and, at its doorbell, the port.
+    InlineVcpu,
+    /// Serves NICs, or is the guest where there is no KVM.
+    Io,
+    /// Waits for signals and reports.
+    Main,
+}
+
+/// Of every thread: memory, locks, clocks, waiting, ending.
+const ALL: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_nanosleep,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_sendto,
+    libc::SYS_sigaltstack,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+/// Of those that work with ports: peers come and go, and with them files below the root.
+const PORT: &[i64] = &[
+    libc::SYS_access,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_wait,
+    libc::SYS_eventfd2,
+    libc::SYS_faccessat,
+    libc::SYS_fallocate,
+    libc::SYS_fchmod,
+    libc::SYS_fcntl,
+    libc::SYS_flock,
+    libc::SYS_fstat,
+    libc::SYS_ftruncate,
+    libc::SYS_getdents64,
+    libc::SYS_geteuid,
+    libc::SYS_lseek,
+    libc::SYS_lstat,
+    libc::SYS_mkdir,
+    libc::SYS_mkdirat,
+    libc::SYS_mknod,
+    libc::SYS_mknodat,
+    libc::SYS_newfstatat,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_rmdir,
+    libc::SYS_stat,
+    libc::SYS_statx,
+    libc::SYS_timerfd_settime,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+];
+
+/// Of the main thread besides: ending the vCPU's wait, signals read from a socket pair.
+const MAIN: &[i64] = &[libc::SYS_recvfrom, libc::SYS_tgkill];
+
+/// KVM's requests while a machine runs (linux/kvm.h): KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS.
+const RUN_REQUESTS: &[u32] = &[0xae80, 0x8090_ae81, 0x8138_ae83];
+/// KVM_IRQ_LINE and KVM_IOEVENTFD: devices, in whichever thread they run.
+const DEVICE_REQUESTS: &[u32] = &[0x4008_ae61, 0x4040_ae79];
+/// TCGETS and TCSETS: the terminal's mode is put back at the end; glibc's newer names, too.
+const TERMINAL_REQUESTS: &[u32] =
+    &[libc::TCGETS as u32, libc::TCSETS as u32, libc::TCSETSW as u32, 0x802c_542a, 0x402c_542b];
+
+/// A compiled filter.
+#[derive(Clone, Debug)]
+pub struct Filter(Arc<BpfProgram>);
+
+/// `argument` of a call is `value`, below `mask`.
+fn masked(argument: u8, mask: u64, value: u64) -> anyhow::Result<SeccompRule> {
+    let op = SeccompCmpOp::MaskedEq(mask);
+    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)?;
+    Ok(SeccompRule::new(vec![condition])?)
+}
+
+/// Builds the filter of a role; in the thread that makes threads, which may still allocate and fail.
+pub fn filter(role: Role) -> anyhow::Result<Filter> {
+    let build = || -> anyhow::Result<Filter> {
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        let (calls, requests): (&[&[i64]], &[&[u32]]) = match role {
+            Role::Vcpu => (&[ALL], &[RUN_REQUESTS, DEVICE_REQUESTS]),
+            Role::InlineVcpu => (&[ALL, PORT], &[RUN_REQUESTS, DEVICE_REQUESTS]),
+            Role::Io => (&[ALL, PORT], &[DEVICE_REQUESTS]),
+            Role::Main => (&[ALL, PORT, MAIN], &[DEVICE_REQUESTS, TERMINAL_REQUESTS]),
+        };
+        for call in calls.iter().copied().flatten() {
+            rules.insert(*call, vec![]);
+        }
+        let mut ioctls = Vec::new();
+        for request in requests.iter().copied().flatten() {
+            ioctls.push(masked(1, u64::from(u32::MAX), u64::from(*request))?);
+        }
+        rules.insert(libc::SYS_ioctl, ioctls);
+        // What a debug build of std asks before it closes a descriptor.
+        let ask = masked(1, u64::from(u32::MAX), libc::F_GETFD as u64)?;
+        rules.entry(libc::SYS_fcntl).or_insert_with(|| vec![ask]);
+        for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+            rules.insert(call, vec![masked(2, libc::PROT_EXEC as u64, 0)?]);
+        }
+        let filter = SeccompFilter::new(
+            rules,
+            SeccompAction::KillProcess,
+            SeccompAction::Allow,
+            TargetArch::x86_64,
+        )?;
+        Ok(Filter(Arc::new(filter.try_into()?)))
+    };
+    build().context("building the seccomp filter")
+}
+
+impl Filter {
+    /// Confines the calling thread, for good.
+    pub fn enter(&self) -> anyhow::Result<()> {
+        // Sets no_new_privs as well.
+        seccompiler::apply_filter(&self.0).context("entering the sandbox")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Names the forbidden call, in the process that makes it.
+    const INSIDE: &str = "E1000PV_SANDBOX_TEST";
+
+    const ROLES: [Role; 4] = [Role::Vcpu, Role::InlineVcpu, Role::Io, Role::Main];
+
+    /// What no thread may do.
+    fn forbidden(what: &str) {
+        match what {
+            "socket" => drop(std::net::UdpSocket::bind("127.0.0.1:0")),
+            "program" => drop(Command::new("/bin/true").status()),
+            "thread" => drop(std::thread::Builder::new().spawn(|| {})),
+            "code" => {
+                let prot =
+                    nix::sys::mman::ProtFlags::PROT_READ | nix::sys::mman::ProtFlags::PROT_EXEC;
+                let flags = nix::sys::mman::MapFlags::MAP_PRIVATE;
+                let page = std::num::NonZeroUsize::new(4096).expect("not zero");
+                // SAFETY: a new anonymous mapping, of which nobody makes a reference.
+                let _ = unsafe { nix::sys::mman::mmap_anonymous(None, page, prot, flags) };
+            }
+            "kill" => drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(1), None)),
+            "file" => drop(std::fs::File::open("/etc/passwd")),
+            "nothing" => {}
+            other => panic!("{other}"),
+        }
+    }
+
+    /// Runs this test again, in a process that enters `role` and does `what` there.
+    fn status(role: usize, what: &str) -> std::process::ExitStatus {
+        Command::new(std::env::current_exe().expect("this test"))
+            .args(["sandbox::tests::inside", "--exact", "--nocapture", "--include-ignored"])
+            .env(INSIDE, format!("{role} {what}"))
+            .stdout(std::process::Stdio::null())
+            .status()
+            .expect("this test runs again")
+    }
+
+    #[test]
+    #[ignore = "run by the others, in a process of its own"]
+    fn inside() {
+        let Ok(what) = std::env::var(INSIDE) else { return };
+        let (role, what) = what.split_once(' ').expect("two words");
+        let role = ROLES[role.parse::<usize>().expect("a number")];
+        filter(role).expect("a filter").enter().expect("seccomp works here");
+        forbidden(what);
+        // Not by the harness, which would start to clean up: this is what a machine does.
+        std::process::exit(0);
+    }
+
+    #[test]
+    fn forbidden_calls_kill_whatever_the_role() {
+        for (role, name) in ROLES.iter().enumerate() {
+            for what in ["socket", "program", "thread", "code", "kill"] {
+                let status = status(role, what);
+                assert_eq!(status.signal(), Some(libc::SIGSYS), "{name:?} {what}");
+            }
+        }
+    }
+
+    #[test]
+    fn vcpu_opens_no_file_and_others_do() {
+        for (role, name) in ROLES.iter().enumerate() {
+            let signal = status(role, "file").signal();
+            let wanted = (*name == Role::Vcpu).then_some(libc::SIGSYS);
+            assert_eq!(signal, wanted, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn innocent_process_survives_in_every_role() {
+        for (role, name) in ROLES.iter().enumerate() {
+            assert!(status(role, "nothing").success(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The terminal of somebody who types to the guest's serial port: raw while the machine runs, as it
+//! was afterwards.
+//!
+//! Signals stay as they are: Ctrl-C ends the machine, in raw mode as well, as all tools here do.
+
+use std::io::{IsTerminal, Stdin};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// stdin, raw if it is a terminal.
+#[derive(Debug)]
+pub struct Terminal {
+    stdin: Stdin,
+    saved: Option<Saved>,
+}
+
+struct Saved(libc::termios);
+
+impl std::fmt::Debug for Saved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Saved")
+    }
+}
+
+impl Terminal {
+    /// Takes stdin over, if it is a terminal and stdout is one, too: somebody sits there.
+    pub fn take() -> Option<Terminal> {
+        let stdin = std::io::stdin();
+        if !stdin.is_terminal() || !std::io::stdout().is_terminal() {
+            return None;
+        }
+        let mut terminal = Terminal { stdin, saved: None };
+        terminal.saved = terminal.mode().map(Saved);
+        if let Some(Saved(mut raw)) = terminal.saved.as_ref().map(|saved| Saved(saved.0)) {
+            raw.c_lflag &= !(libc::ICANON | libc::ECHO | libc::IEXTEN);
+            raw.c_iflag &= !(libc::ICRNL | libc::IXON);
+            terminal.set(&raw);
+        }
+        Some(terminal)
+    }
+
+    /// What has been typed; nothing at the end of input.
+    pub fn read<'a>(&self, buffer: &'a mut [u8]) -> &'a [u8] {
+        let n = nix::unistd::read(self.stdin.as_fd(), buffer).unwrap_or(0);
+        &buffer[..n]
+    }
+
+    /// What to poll.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.stdin.as_fd()
+    }
+
+    fn mode(&self) -> Option<libc::termios> {
+        let mut mode = std::mem::MaybeUninit::uninit();
+        // SAFETY: the descriptor is open, and the structure large enough for what is written.
+        let result = unsafe { libc::tcgetattr(self.stdin.as_raw_fd(), mode.as_mut_ptr()) };
+        // SAFETY: written whole if the call succeeded.
+        (result == 0).then(|| unsafe { mode.assume_init() })
+    }
+
+    fn set(&self, mode: &libc::termios) {
+        // It fails if the terminal is gone; then there is nobody to be served.
+        // SAFETY: the descriptor is open, and the structure is one that tcgetattr filled in.
+        let _ = unsafe { libc::tcsetattr(self.stdin.as_raw_fd(), libc::TCSANOW, mode) };
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(Saved(mode)) = &self.saved {
+            self.set(mode);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The virtual machine as KVM knows it: memory, interrupt controllers, timer, doorbells.
+//!
+//! Order, which both kinds of KVM accept (`docs/design/vmm.md`): machine, pages that KVM wants,
+//! interrupt controllers, timer, memory, vCPU. The 8259's ELCR is set as PC firmware leaves it: PCI's
+//! lines level-triggered (82371 data sheet, ELCR1 and ELCR2).
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY,
+    kvm_irqchip, kvm_pit_config, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+
+use crate::layout;
+use crate::memory::Memory;
+use crate::ram::GuestRam;
+
+/// Where the kernel offers KVM.
+pub const DEV_KVM: &str = "/dev/kvm";
+
+/// What the kernel must be able to do.
+const NEEDS: [(Cap, &str); 7] = [
+    (Cap::Irqchip, "interrupt controllers"),
+    (Cap::Pit2, "the interval timer"),
+    (Cap::UserMemory, "memory slots"),
+    (Cap::SetTssAddr, "task state pages"),
+    (Cap::ExtCpuid, "CPUID tables"),
+    (Cap::Ioeventfd, "ioeventfd"),
+    (Cap::ImmediateExit, "immediate exit"),
+];
+
+/// A machine without vCPU.
+#[derive(Debug)]
+pub struct Vm {
+    /// The system, for what it supports.
+    pub kvm: Kvm,
+    /// The machine.
+    pub fd: Arc<VmFd>,
+    memory: Memory,
+}
+
+/// Opens KVM. The error is one line that says what to do.
+pub fn open_kvm(path: &Path) -> anyhow::Result<Kvm> {
+    let shown = path.display();
+    let c_path = CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| anyhow!("{shown:?} is not a path"))?;
+    let kvm = Kvm::new_with_path(&c_path).map_err(|e| {
+        match io::Error::from_raw_os_error(e.errno()).kind() {
+            io::ErrorKind::NotFound => anyhow!(
+                "there is no {shown}: this machine has no KVM, or its module is not loaded \
+                 (--accel thread runs the bench guest without)"
+            ),
+            io::ErrorKind::PermissionDenied => anyhow!(
+                "{shown} may not be opened: join the group that owns it, usually kvm \
+                 (--accel thread runs the bench guest without)"
+            ),
+            _ => anyhow!("opening {shown}: {}", io::Error::from_raw_os_error(e.errno())),
+        }
+    })?;
+    match kvm.get_api_version() {
+        version if version == KVM_API_VERSION as i32 => {}
+        -1 => bail!("{shown} is not KVM"),
+        version => {
+            bail!("{shown} speaks version {version} of KVM's interface, not {KVM_API_VERSION}")
+        }
+    }
+    for (cap, what) in NEEDS {
+        if !kvm.check_extension(cap) {
+            bail!("the KVM of this machine lacks {what}");
+        }
+    }
+    Ok(kvm)
+}
+
+fn errno(e: kvm_ioctls::Error) -> io::Error {
+    io::Error::from_raw_os_error(e.errno())
+}
+
+impl Vm {
+    /// Makes a machine with this memory.
+    pub fn new(kvm: Kvm, memory: Memory) -> anyhow::Result<Vm> {
+        let fd = kvm.create_vm().map_err(errno).context("creating the virtual machine")?;
+        fd.set_identity_map_address(layout::IDENTITY_MAP)
+            .and_then(|()| fd.set_tss_address(layout::TSS))
+            .map_err(errno)
+            .context("placing KVM's own pages")?;
+        fd.create_irq_chip().map_err(errno).context("creating the interrupt controllers")?;
+        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        fd.create_pit2(pit).map_err(errno).context("creating the interval timer")?;
+        level_triggered(&fd).map_err(errno).context("setting the interrupt controllers up")?;
+        let region = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: memory.bytes(),
+            userspace_addr: memory.region().as_ptr() as u64,
+        };
+        // SAFETY: the range is the whole of a mapping that `memory` owns. The kernel reaches for it
+        // while a vCPU runs only, and whoever runs one holds this `Vm`.
+        unsafe { fd.set_user_memory_region(region) }
+            .map_err(errno)
+            .context("giving the guest its memory")?;
+        Ok(Vm { kvm, fd: Arc::new(fd), memory })
+    }
+
+    /// Its memory.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+}
+
+/// The device model's view of this memory.
+pub fn guest_ram(memory: &Memory) -> GuestRam {
+    let region = Arc::clone(memory.region());
+    let base = std::ptr::NonNull::new(region.as_ptr()).expect("a mapping is not at address zero");
+    let keep: Arc<dyn std::any::Any + Send + Sync> = region;
+    // SAFETY: `base` is the start of a page-aligned, readable and writable mapping of this size, which
+    // `keep` owns. vm-memory makes no references to its bytes, and the loader, which copies by it,
+    // is done before a vCPU or a device runs.
+    unsafe { GuestRam::new(base, memory.bytes(), keep) }
+}
+
+fn level_triggered(fd: &VmFd) -> Result<(), kvm_ioctls::Error> {
+    let chips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE];
+    for (chip_id, elcr) in chips.into_iter().zip(layout::level_triggered()) {
+        let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+        fd.get_irqchip(&mut chip)?;
+        chip.chip.pic.elcr = elcr;
+        fd.set_irqchip(&chip)?;
+    }
+    Ok(())
+}

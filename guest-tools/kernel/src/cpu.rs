@@ -1,0 +1,89 @@
+//! What the driver needs of the machine: clock, interrupts, sleep.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use e1000pv::idle;
+use e1000pv_driver::Cpu;
+
+use crate::clock::Clock;
+use crate::irq::{self, Shared};
+
+/// How to sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sleep {
+    /// Halt; the local timer, which ticks so often a millisecond, ends it at its deadline.
+    Halt {
+        /// Ticks per millisecond.
+        timer: u32,
+    },
+    /// The monitor's idle call.
+    Call,
+}
+
+/// The CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestCpu {
+    /// Time.
+    pub clock: Clock,
+    /// Sleep.
+    pub sleep: Sleep,
+}
+
+impl Cpu for GuestCpu {
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
+    fn idle(&self, seen: u32, timeout_ns: Option<u64>) {
+        match self.sleep {
+            Sleep::Call => irq::idle_call(seen, timeout_ns),
+            Sleep::Halt { timer } => {
+                if let Some(ns) = timeout_ns {
+                    let ticks = u128::from(ns) * u128::from(timer) / 1_000_000;
+                    irq::set_timer(ticks.clamp(1, u128::from(u32::MAX)) as u32);
+                }
+                irq::sleep(seen);
+                if timeout_ns.is_some() {
+                    irq::set_timer(0);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn interrupts(&self) -> u32 {
+        irq::wakeups_now()
+    }
+
+    fn take_causes(&self) -> u32 {
+        (0..idle::NICS)
+            .map(|i| irq::shared(i).causes.swap(0, Ordering::AcqRel))
+            .fold(0, |a, b| a | b)
+    }
+}
+
+/// The block that the idle call and the stubs share: `lib/e1000pv/src/idle.rs` has the layout.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct IdleBlock {
+    /// Per interface.
+    pub nics: [Shared; idle::NICS],
+    /// Wake-ups of any kind.
+    pub wakeups: AtomicU32,
+    /// For the call: what the caller has seen.
+    pub seen: AtomicU32,
+    /// For the call: 0 or the longest sleep.
+    pub timeout_ns: AtomicU64,
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    use idle::layout;
+    assert!(size_of::<Shared>() == layout::NIC_STRIDE as usize);
+    assert!(offset_of!(Shared, causes) == layout::CAUSES as usize);
+    assert!(offset_of!(Shared, interrupts) == layout::INTERRUPTS as usize);
+    assert!(offset_of!(IdleBlock, wakeups) == layout::WAKEUPS as usize);
+    assert!(offset_of!(IdleBlock, seen) == layout::SEEN as usize);
+    assert!(offset_of!(IdleBlock, timeout_ns) == layout::TIMEOUT_NS as usize);
+};
