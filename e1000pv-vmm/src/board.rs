@@ -85,6 +85,10 @@ impl Board for NicBoard {
         self.intx.set(self.nic, level);
     }
 
+    fn wake_vcpu(&self) {
+        self.intx.wake();
+    }
+
     fn set_doorbell(&self, on: bool) {
         if let Some(doorbell) = &self.doorbell {
             doorbell.change(|state| state.wanted = on);

@@ -42,7 +42,7 @@ pub struct Bus {
     nics: Vec<Slot>,
     pci: Mutex<PciBus>,
     com1: Arc<Com1>,
-    idle: Option<Idle>,
+    idle: Option<Arc<Idle>>,
     counters: VmCounters,
 }
 
@@ -52,7 +52,7 @@ impl Bus {
         pci: PciBus,
         nics: Vec<Slot>,
         com1: Arc<Com1>,
-        idle: Option<Idle>,
+        idle: Option<Arc<Idle>>,
         counters: VmCounters,
     ) -> Bus {
         Bus { nics, pci: Mutex::new(pci), com1, idle, counters }

@@ -42,7 +42,9 @@ pub trait Guest: fmt::Debug {
     fn accel(&self) -> &'static str;
     /// Somebody typed.
     fn input(&self, bytes: &[u8]);
-    /// Asks it to end.
+    /// Asks it to end its work and report, if it can hear that; false if not.
+    fn ask(&self) -> bool;
+    /// Ends it.
     fn stop(&self);
     /// Waits for its end.
     fn join(self: Box<Self>) -> anyhow::Result<Ended>;

@@ -22,6 +22,8 @@ pub struct Idle {
     ram: GuestRam,
     intx: Arc<Intx>,
     nics: Vec<Arc<dyn Registers>>,
+    /// The last block; 0 is none.
+    last: AtomicU32,
 }
 
 impl fmt::Debug for Idle {
@@ -33,7 +35,18 @@ impl fmt::Debug for Idle {
 impl Idle {
     /// The call for a machine with these NICs, in the order of their slots.
     pub fn new(ram: GuestRam, intx: Arc<Intx>, nics: Vec<Arc<dyn Registers>>) -> Idle {
-        Idle { ram, intx, nics }
+        Idle { ram, intx, nics, last: AtomicU32::new(0) }
+    }
+
+    /// Asks the guest to end its work and report. False: it has never called, and would not hear.
+    pub fn ask_to_stop(&self) -> bool {
+        let block = u64::from(self.last.load(Ordering::Relaxed));
+        let Some(stop) = self.word(block, layout::STOP).filter(|_| block != 0) else {
+            return false;
+        };
+        stop.store(1, Ordering::Relaxed);
+        self.intx.nudge();
+        true
     }
 
     fn word(&self, block: u64, offset: u64) -> Option<&AtomicU32> {
@@ -43,6 +56,7 @@ impl Idle {
     /// Sleeps on behalf of the guest, if the block at `block` says that it has seen everything.
     /// `None`: there is no such block.
     pub fn call(&self, block: u32) -> Option<()> {
+        self.last.store(block, Ordering::Relaxed);
         let block = u64::from(block);
         let (wakeups, seen) = (self.word(block, layout::WAKEUPS)?, self.word(block, layout::SEEN)?);
         let timeout = self.ram.words(block + layout::TIMEOUT_NS, 1)?[0].load(Ordering::Relaxed);

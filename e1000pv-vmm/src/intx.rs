@@ -16,7 +16,7 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -141,6 +141,8 @@ struct State {
     injected: u32,
     asleep: bool,
     stop: bool,
+    /// This sleep, or the next one, ends early.
+    nudged: bool,
 }
 
 /// The lines of a machine.
@@ -153,6 +155,8 @@ pub struct Intx {
     /// The levels, for those who look without waiting; changed under the mutex.
     levels: AtomicU32,
     changed: Condvar,
+    /// A line was asserted while the vCPU slept, and nobody has woken it yet.
+    sleeper_due: AtomicBool,
 }
 
 impl Intx {
@@ -168,6 +172,7 @@ impl Intx {
             state: Mutex::default(),
             levels: AtomicU32::new(0),
             changed: Condvar::new(),
+            sleeper_due: AtomicBool::new(false),
         }
     }
 
@@ -181,6 +186,16 @@ impl Intx {
         if !state.asleep {
             self.agree(&mut state);
         } else if level {
+            self.sleeper_due.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// After `set`: wakes the vCPU if that concerns it. Apart, so that a caller can first release the
+    /// locks that the vCPU needs. Relaxed: the sleeper looks at `levels`, under the mutex.
+    pub fn wake(&self) {
+        if self.sleeper_due.load(Ordering::Relaxed)
+            && self.sleeper_due.swap(false, Ordering::Relaxed)
+        {
             self.changed.notify_one();
         }
     }
@@ -203,6 +218,9 @@ impl Intx {
             if state.levels != 0 {
                 return Woken::Interrupt(state.levels);
             }
+            if std::mem::take(&mut state.nudged) {
+                return Woken::Timeout;
+            }
             state = match end {
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(end) => {
@@ -221,6 +239,12 @@ impl Intx {
         let mut state = self.lock();
         state.asleep = false;
         self.agree(&mut state);
+    }
+
+    /// Ends this sleep, or the next one, as if its time were over.
+    pub fn nudge(&self) {
+        self.lock().nudged = true;
+        self.changed.notify_all();
     }
 
     /// Ends this sleep and all later ones.
@@ -334,6 +358,7 @@ mod tests {
             std::thread::yield_now();
         }
         intx.set(0, true);
+        intx.wake();
         assert_eq!(sleeper.join().expect("thread"), Woken::Interrupt(1));
         assert_eq!(take(&log), []);
     }

@@ -37,6 +37,7 @@ pub struct KvmMachine {
     bus: Bus,
     com1: Arc<Com1>,
     intx: Arc<Intx>,
+    idle: Option<Arc<Idle>>,
     irqfd: Option<Arc<IrqFd>>,
     inline: bool,
     counters: VmCounters,
@@ -96,18 +97,18 @@ impl KvmMachine {
         }
         let registers = nics.iter().map(Nic::registers).collect();
         let idle = Idle::new(ram, Arc::clone(&intx), registers);
-        let idle = (cli.idle == IdleBy::Call).then_some(idle);
+        let idle = (cli.idle == IdleBy::Call).then(|| Arc::new(idle));
         let edge = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)?;
         vm.fd
             .register_irqfd(&edge, layout::COM1_IRQ)
             .map_err(|e| std::io::Error::from_raw_os_error(e.errno()))
             .context("connecting the serial port's interrupt")?;
         let com1 = Arc::new(Com1::new(Edge::new(edge), console));
-        let bus = Bus::new(pci, slots, Arc::clone(&com1), idle, counters.clone());
+        let bus = Bus::new(pci, slots, Arc::clone(&com1), idle.clone(), counters.clone());
         let vcpu = vcpu::create(&vm.kvm, &vm.fd, entry)?;
         let inline = plan.nics.iter().any(|nic| nic.config.tx_mode == TxMode::Inline);
         let counters = counters.clone();
-        Ok((KvmMachine { vcpu, bus, com1, intx, irqfd, inline, counters, _vm: vm }, nics))
+        Ok((KvmMachine { vcpu, bus, com1, intx, idle, irqfd, inline, counters, _vm: vm }, nics))
     }
 
     /// Starts the guest. `ended` is signalled when it has ended.
@@ -121,6 +122,7 @@ impl KvmMachine {
             None => None,
         };
         let (intx, com1) = (Arc::clone(&self.intx), Arc::clone(&self.com1));
+        let idle = self.idle.clone();
         let kick_of_thread = Arc::clone(&kick);
         let run = move || -> anyhow::Result<Ended> {
             begin_thread(cpu, filter.as_ref())?;
@@ -137,7 +139,7 @@ impl KvmMachine {
                 result
             })
             .context("starting the vCPU thread")?;
-        Ok(KvmGuest { thread, kick, intx, com1, resampler })
+        Ok(KvmGuest { thread, kick, intx, idle, com1, resampler })
     }
 }
 
@@ -147,6 +149,7 @@ pub struct KvmGuest {
     thread: JoinHandle<anyhow::Result<Ended>>,
     kick: Arc<Kick>,
     intx: Arc<Intx>,
+    idle: Option<Arc<Idle>>,
     com1: Arc<Com1>,
     resampler: Option<Resampler>,
 }
@@ -158,6 +161,10 @@ impl Guest for KvmGuest {
 
     fn input(&self, bytes: &[u8]) {
         self.com1.input(bytes);
+    }
+
+    fn ask(&self) -> bool {
+        self.idle.as_ref().is_some_and(|idle| idle.ask_to_stop())
     }
 
     fn stop(&self) {

@@ -169,6 +169,9 @@ fn thread_parts(
     Ok((Parts { ram, nics: registers, intx, counters, console }, nics))
 }
 
+/// A guest that was asked to end has so long for its report: its output is queued for a second at most.
+const REPORT_TIME: Duration = Duration::from_millis(1500);
+
 /// A machine that runs.
 struct Running<'a> {
     cli: &'a Cli,
@@ -195,6 +198,10 @@ enum Wake {
 impl Running<'_> {
     fn run(mut self, signals: &Signals) -> anyhow::Result<Outcome> {
         let woken = self.watch(signals)?;
+        if woken != Wake::Guest && self.guest.ask() {
+            // For its report. A second signal ends this process at once.
+            self.wait_for_end(REPORT_TIME);
+        }
         self.guest.stop();
         let accel = self.guest.accel();
         let ended = self.guest.join();
@@ -224,6 +231,19 @@ impl Running<'_> {
         };
         self.reporter.emit(&self.live, Kind::End, &totals)?;
         end.outcome()
+    }
+
+    /// Waits until the guest has ended, but not for ever.
+    fn wait_for_end(&self, time: Duration) {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now()).as_millis();
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, timeout) != Err(nix::errno::Errno::EINTR) {
+                return;
+            }
+        }
     }
 
     /// Waits for the end, and reports on the way.

@@ -25,6 +25,18 @@ impl fmt::Debug for Span<'_> {
     }
 }
 
+/// The way in which this CPU copies packets best.
+#[derive(Clone, Copy, Debug)]
+pub struct Mover(copy::Kind);
+
+impl Mover {
+    /// Asks the CPU: once a slice.
+    #[must_use]
+    pub fn detect() -> Self {
+        Self(copy::detect())
+    }
+}
+
 impl<'a> Span<'a> {
     /// # Safety
     /// `len` bytes from `start` are readable, and writable if the span is written to, for `'a`;
@@ -116,6 +128,16 @@ impl<'a> Span<'a> {
         // SAFETY: both hold that many bytes. Overlapping spans are two names for the same guest's
         // memory at worst: the copy goes upwards in assembly and touches nothing outside of them.
         unsafe { copy::bytes(self.start.as_ptr(), from.start.as_ptr(), from.len) };
+    }
+
+    /// Copies a packet to the span's beginning, which has room for the packet rounded up to whole lines
+    /// of 64 bytes; what follows the packet in its last line may become zero.
+    #[inline(always)]
+    pub fn write_packet(self, from: Span<'_>, mover: Mover) {
+        assert!(from.len.next_multiple_of(64) <= self.len, "beyond the span's end");
+        // SAFETY: both hold as much as is accessed there; the kind is `detect`'s. Overlap: as in
+        // `write_span`.
+        unsafe { copy::packet(mover.0, self.start.as_ptr(), from.start.as_ptr(), from.len) };
     }
 
     /// Fetches the first line for reading, ahead of its use.

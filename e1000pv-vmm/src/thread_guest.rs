@@ -238,6 +238,11 @@ impl Guest for ThreadGuest {
         // There is no serial port.
     }
 
+    fn ask(&self) -> bool {
+        self.stop();
+        true
+    }
+
     fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         self.intx.stop();

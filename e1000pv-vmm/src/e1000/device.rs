@@ -13,6 +13,7 @@ use e1000pv::csb::{self, Csb, Field};
 use e1000pv::regs;
 use nix::poll::PollFlags;
 
+use super::irq::Change;
 use super::path::{self, DataPath, Next};
 use super::{Board, Config, Core, TxMode, csb::CsbPage, lock, monotonic_ns};
 use crate::counters::{Nic, NicCounters};
@@ -115,7 +116,9 @@ impl<P: NetPort> E1000<P> {
         if now_ns < self.core.irq.deadline()? {
             return self.core.irq.deadline();
         }
-        self.core.irq.evaluate(self.core.context(|| now_ns));
+        if self.core.irq.evaluate(self.core.context(|| now_ns)) == Change::Line(true) {
+            self.core.board.wake_vcpu();
+        }
         self.core.irq.deadline()
     }
 

@@ -180,7 +180,7 @@ impl<P: NetPort> E1000<P> {
             regs::IMS => {
                 let causes = Icr::from_bits_retain(value & register.writable);
                 let change = core.irq.unmask(causes, core.context(monotonic_ns));
-                core.tell_io_thread(change);
+                core.tell(change);
             }
             regs::ICS => core.raise_outside(Icr::from_bits_retain(value & register.writable)),
             regs::CTRL => self.write_ctrl(value),
@@ -221,7 +221,7 @@ impl<P: NetPort> E1000<P> {
                 if value & e1000pv::bits::FPD != 0 {
                     core.irq.flush();
                     let change = core.irq.evaluate(core.context(monotonic_ns));
-                    core.tell_io_thread(change);
+                    core.tell(change);
                 }
             }
             regs::CSBAL => {

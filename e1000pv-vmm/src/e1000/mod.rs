@@ -66,8 +66,13 @@ pub const SLICE: usize = 256;
 
 /// What the device needs of the machine around it.
 pub trait Board: Send + Sync + fmt::Debug {
-    /// Sets the level of the interrupt line; called on changes only, in their order.
+    /// Sets the level of the interrupt line; called on changes only, in their order, under the lock of
+    /// the interrupt logic.
     fn set_intx(&self, level: bool);
+    /// After `set_intx(true)`, without that lock: wakes a vCPU that sleeps. It runs at once, perhaps in
+    /// this thread's place, and reads ICR: if it found the lock taken, each interrupt would cost two
+    /// more context switches.
+    fn wake_vcpu(&self) {}
     /// True: writes of TDT only wake the I/O thread from now on, their value may be lost (an
     /// ioeventfd). False: they come as `mmio_write`, with their value.
     fn set_doorbell(&self, on: bool);
@@ -163,22 +168,24 @@ impl Core {
     /// written. `ide`: one of the descriptors asked for a delay.
     pub fn raise(&self, causes: Icr, ide: bool) {
         let change = self.irq.raise(causes, ide, self.context(monotonic_ns));
-        if self.config.tx_mode == TxMode::Inline {
-            self.tell_io_thread(change);
+        if self.config.tx_mode == TxMode::Inline || change != Change::Postponed {
+            self.tell(change);
         }
     }
 
     /// A register that the guest wrote, or the cable, raises interrupt causes.
     fn raise_outside(&self, causes: Icr) {
         let change = self.irq.raise(causes, false, self.context(monotonic_ns));
-        self.tell_io_thread(change);
+        self.tell(change);
     }
 
-    /// The I/O thread asks for the deadline before each sleep; of one that another thread has set
-    /// since it must be told.
-    fn tell_io_thread(&self, change: Change) {
-        if change == Change::Postponed {
-            self.board.wake_io();
+    /// Tells whom a decision of the interrupt logic concerns. The I/O thread asks for the deadline
+    /// before each sleep; of one that another thread has set since it must be told.
+    fn tell(&self, change: Change) {
+        match change {
+            Change::Postponed => self.board.wake_io(),
+            Change::Line(true) => self.board.wake_vcpu(),
+            Change::Line(false) | Change::None => {}
         }
     }
 

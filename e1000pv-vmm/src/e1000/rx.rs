@@ -26,6 +26,7 @@ use crate::e1000::stats::Tally;
 use crate::e1000::{Core, SLICE, offload};
 use crate::netport::{NetPort, RxSlots};
 use crate::ram::GuestRam;
+use crate::span::Mover;
 
 /// Bytes of the CRC. No port carries it: four zeros stand for it unless it is stripped (SECRC).
 pub(super) const CRC_BYTES: usize = 4;
@@ -312,6 +313,7 @@ impl Run<'_> {
         let most = most.min((slots.available() - from) as u32);
         let crc_bytes = modes.crc_bytes;
         let longest = MAX_FRAME.min(modes.buffer_bytes - crc_bytes);
+        let mover = Mover::detect();
         let ahead = AHEAD.min(ring.n() - 1);
         // Packets of equal length are counted together.
         let (mut length, mut equal) = (0, 0u64);
@@ -330,10 +332,21 @@ impl Run<'_> {
             if head & ADDRESS != accepted || address == 0 {
                 break;
             }
-            let Some(to) = ram.span(address, len + crc_bytes) else { break };
-            to.write_span(frame);
-            if crc_bytes != 0 {
-                to.after(len).write(&[0; CRC_BYTES]);
+            // Whole lines, if the buffer has them: one store a line.
+            let lines = (len + crc_bytes).next_multiple_of(64);
+            if lines <= modes.buffer_bytes
+                && let Some(to) = ram.span(address, lines)
+            {
+                to.write_packet(frame, mover);
+            } else if let Some(to) = ram.span(address, len + crc_bytes) {
+                to.write_span(frame);
+            } else {
+                break;
+            }
+            if crc_bytes != 0
+                && let Some(crc) = ram.span(address + len as u64, crc_bytes)
+            {
+                crc.write(&[0; CRC_BYTES]);
             }
             view.complete(next, PLAIN | (len + crc_bytes) as u64);
             if head & 1 != 0 {

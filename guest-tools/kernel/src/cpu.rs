@@ -61,6 +61,11 @@ impl Cpu for GuestCpu {
             .map(|i| irq::shared(i).causes.swap(0, Ordering::AcqRel))
             .fold(0, |a, b| a | b)
     }
+
+    #[inline]
+    fn stopping(&self) -> bool {
+        irq::stopping()
+    }
 }
 
 /// The block that the idle call and the stubs share: `lib/e1000pv/src/idle.rs` has the layout.
@@ -75,6 +80,8 @@ pub struct IdleBlock {
     pub seen: AtomicU32,
     /// For the call: 0 or the longest sleep.
     pub timeout_ns: AtomicU64,
+    /// From the call: somebody wants the workload to end.
+    pub stop: AtomicU32,
 }
 
 const _: () = {
@@ -86,4 +93,5 @@ const _: () = {
     assert!(offset_of!(IdleBlock, wakeups) == layout::WAKEUPS as usize);
     assert!(offset_of!(IdleBlock, seen) == layout::SEEN as usize);
     assert!(offset_of!(IdleBlock, timeout_ns) == layout::TIMEOUT_NS as usize);
+    assert!(offset_of!(IdleBlock, stop) == layout::STOP as usize);
 };

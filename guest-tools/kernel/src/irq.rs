@@ -136,6 +136,16 @@ pub fn set_timer(ticks: u32) {
     lapic(LAPIC_TIMER_INIT, ticks);
 }
 
+/// Whether the monitor wants this machine to end.
+pub fn stopping() -> bool {
+    block().stop.load(Ordering::Relaxed) != 0
+}
+
+/// Tells the monitor where the block is, by a call that does not sleep.
+pub fn introduce() {
+    idle_call(wakeups_now().wrapping_sub(1), None);
+}
+
 /// Sleeps as `sleep` does, by the monitor's idle call.
 pub fn idle_call(seen: u32, timeout_ns: Option<u64>) {
     block().seen.store(seen, Ordering::Relaxed);

@@ -69,6 +69,7 @@ extern "C" fn guest_main() -> ! {
     irq::init();
     let clock = Clock::new();
     let sleep = if io::inl(idle::PORT) == idle::MAGIC {
+        irq::introduce();
         Sleep::Call
     } else {
         Sleep::Halt { timer: irq::timer_ticks_per_ms(|| clock.now_ns()) }

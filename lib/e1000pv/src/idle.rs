@@ -6,7 +6,9 @@
 //! block's WAKEUPS differs from SEEN; else it blocks the vCPU until a NIC asserts its interrupt line
 //! or TIMEOUT_NS has passed. Then it does what the guest's handler would have done: reads ICR of each
 //! NIC that asserts its line (which lowers it), ORs that into its CAUSES, counts in its INTERRUPTS and
-//! in WAKEUPS. No interrupt is injected for it.
+//! in WAKEUPS. No interrupt is injected for it. The monitor remembers the last block: there it sets STOP
+//! when the machine is to end, and waits a moment for the guest's report. (So a guest makes one call
+//! early, with a SEEN that does not fit.)
 //!
 //! Reading the port gives [`MAGIC`] where there is such a monitor; elsewhere (QEMU) the guest halts.
 
@@ -33,6 +35,8 @@ pub mod layout {
     pub const SEEN: u64 = 68;
     /// Longest sleep, 0 for no limit: u64, written by the guest.
     pub const TIMEOUT_NS: u64 = 72;
+    /// Not 0: somebody wants the guest to end its work and report. u32, written by the monitor.
+    pub const STOP: u64 = 80;
     /// Bytes in all.
-    pub const SIZE: u64 = 80;
+    pub const SIZE: u64 = 88;
 }

@@ -86,6 +86,8 @@ pub struct Words<'a> {
     pub x: &'a str,
     /// Along the vertical axis (bars have none).
     pub y: &'a str,
+    /// Curves: the legend is at the bottom, where curves that rise are not.
+    pub legend_below: bool,
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -217,7 +219,11 @@ pub fn curves(words: &Words<'_>, curves: &[Curve]) -> Result<String> {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(if words.legend_below {
+                SeriesLabelPosition::LowerRight
+            } else {
+                SeriesLabelPosition::UpperRight
+            })
             .background_style(PAPER.light)
             .border_style(GRID.light)
             .label_font(font(15, &TEXT))
@@ -259,8 +265,13 @@ mod tests {
 
     use super::*;
 
-    const WORDS: Words<'_> =
-        Words { title: "a < b & c", subtitle: "<here>", x: "Mpps", y: "\"y\"" };
+    const WORDS: Words<'_> = Words {
+        title: "a < b & c",
+        subtitle: "<here>",
+        x: "Mpps",
+        y: "\"y\"",
+        legend_below: false,
+    };
 
     fn bar(label: &str, value: f64) -> Bar {
         Bar {

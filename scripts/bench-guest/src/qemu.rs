@@ -18,7 +18,7 @@ use crate::netns;
 use crate::process::{Process, pass};
 use crate::report::Guest;
 use crate::scene::{RECEIVER_MAC, until_quiet};
-use crate::summary::{Run, Window};
+use crate::summary::Run;
 use crate::threads::CpuTime;
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -241,13 +241,6 @@ impl Pair {
         let sender = Machine::start(lab, self.link, true, &send)?;
         let sent = sender.finish(BOOT_LIMIT + self.duration)?;
         let received = receiver.finish(BOOT_LIMIT + self.duration)?;
-        Ok(Run {
-            pps: received.pps,
-            sent: sent.packets,
-            received: received.packets,
-            bad: received.bad + received.reordered,
-            window: Window::default(),
-            steal: 0.0,
-        })
+        Ok(Run::new((sent.packets, sent.duration_ns), &received))
     }
 }

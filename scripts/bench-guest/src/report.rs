@@ -99,8 +99,8 @@ pub struct Guest {
     pub driver: String,
     /// Packets sent, or received and found good.
     pub packets: u64,
-    /// Their rate, from the first to the last.
-    pub pps: f64,
+    /// From the first to the last.
+    pub duration_ns: u64,
     /// Gaps in the received sequence.
     pub lost: u64,
     /// Packets that came after a later one.
@@ -121,15 +121,11 @@ impl Guest {
         let packets = line["packets"].as_u64();
         let packets =
             packets.with_context(|| format!("no packets in the guest's result: {line}"))?;
-        let pps = line["pps"].as_f64().unwrap_or_else(|| match number("duration_ns") {
-            0 => 0.0,
-            ns => packets as f64 / (ns as f64 / 1e9),
-        });
         Ok(Guest {
             workload: text("workload"),
             driver: text("driver"),
             packets,
-            pps,
+            duration_ns: number("duration_ns"),
             lost: number("lost"),
             reordered: number("reordered"),
             bad: number("bad"),
@@ -196,7 +192,10 @@ mod tests {
         let lines = ["{\"type\":\"start\"}".into(), LINE.replace('\n', " "), String::new()];
         let end = End::find(&lines).expect("an end line");
         let guest = end.guest.expect("a guest part");
-        assert_eq!((guest.packets, guest.pps, guest.lost, guest.reordered), (2000, 2e9, 3, 1));
+        assert_eq!(
+            (guest.packets, guest.duration_ns, guest.lost, guest.reordered),
+            (2000, 1_000_000, 3, 1)
+        );
         assert_eq!((guest.workload.as_str(), guest.driver.as_str()), ("rx", "csb"));
         assert_eq!(Event::ALL.map(|event| end.counts.value(event.counter())), [70, 5, 6, 7]);
         assert_eq!(end.accel, "kvm");
@@ -220,7 +219,7 @@ mod tests {
         let lines =
             ["\u{1b}c\u{1b}[?7l{\"workload\":\"tx\",\"packets\":10,\"duration_ns\":1000}".into()];
         let guest = Guest::find(&lines).expect("a result");
-        assert_eq!(guest.pps, 1e7);
+        assert_eq!((guest.packets, guest.duration_ns), (10, 1000));
         Guest::find(&["{\"packets\":\"many\"}".into()]).expect_err("not a number");
     }
 

@@ -33,7 +33,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const WINDOW: (f64, f64) = (0.25, 0.5);
 /// A guest that had packets and gets none for so long is done. Longer than any pause of a sender that the
 /// scheduler keeps waiting.
-pub const QUIET: Duration = Duration::from_millis(300);
+pub const QUIET: Duration = Duration::from_millis(600);
 
 const SENDER_MAC: &str = "02:00:00:00:00:01";
 /// The receiver's address.
@@ -127,6 +127,8 @@ pub struct Scene {
     pub notify: Option<String>,
     /// More options of the sending monitor.
     pub sender_args: Vec<String>,
+    /// More options of the receiving monitor.
+    pub receiver_args: Vec<String>,
     /// More words for the sending guest.
     pub sender_words: String,
     /// More words for the receiving guest.
@@ -147,6 +149,7 @@ impl Scene {
             duration,
             notify: None,
             sender_args: Vec::new(),
+            receiver_args: Vec::new(),
             sender_words: String::new(),
             receiver_words: String::new(),
             offered_pps: 0.0,
@@ -221,7 +224,11 @@ impl Scene {
 
     fn receiver(&self, lab: &Lab, side: char) -> Spec {
         let guest = format!("{} {}", until_quiet("rx"), self.receiver_words);
-        self.spec(lab, "rx", &[(side, "rx", RECEIVER_MAC)], guest.trim().into(), 1)
+        let nics = [(side, "rx", RECEIVER_MAC)];
+        Spec {
+            args: self.receiver_args.clone(),
+            ..self.spec(lab, "rx", &nics, guest.trim().into(), 1)
+        }
     }
 
     fn to_null(&self, lab: &Lab) -> Result<Run> {
@@ -230,13 +237,7 @@ impl Scene {
         let mut sender = Vm::start(lab, &spec)?;
         let window = self.watch(&mut sender, &[], "tx_packets")?;
         let sent = sender.finish(self.duration)?.guest.context("the sender has no result")?;
-        Ok(Run {
-            pps: sent.pps,
-            sent: sent.packets,
-            received: sent.packets,
-            window,
-            ..Run::default()
-        })
+        Ok(Run { window, ..Run::new((sent.packets, sent.duration_ns), &sent) })
     }
 
     fn between_guests(&self, lab: &Lab) -> Result<Run> {
@@ -251,7 +252,7 @@ impl Scene {
         let window = self.watch(&mut sender, &others, "rx_packets")?;
         let sent = sender.finish(self.duration)?.guest.context("the sender has no result")?;
         let receiver = settled(others)?;
-        Ok(run_of(&receiver, sent.packets, window))
+        Ok(Run { window, ..Run::new((sent.packets, sent.duration_ns), &receiver) })
     }
 
     fn generated(&self, lab: &Lab) -> Result<Run> {
@@ -272,7 +273,9 @@ impl Scene {
         let last = ended.lines.last().context("nm-pktgen printed nothing")?;
         let last: Value = serde_json::from_str(last).with_context(|| last.clone())?;
         let sent = last["tx_packets"].as_u64().context("nm-pktgen has no tx_packets")?;
-        Ok(run_of(&settled(vec![receiver])?, sent, window))
+        let seconds = last["seconds"].as_f64().context("nm-pktgen has no seconds")?;
+        let sent = (sent, (seconds * 1e9) as u64);
+        Ok(Run { window, ..Run::new(sent, &settled(vec![receiver])?) })
     }
 
     fn inside(&self, lab: &Lab, command: Command) -> Result<Command> {
@@ -323,15 +326,4 @@ fn settled(vms: Vec<Vm>) -> Result<Guest> {
     let ends = vms.into_iter().map(|vm| vm.finish(QUIET)).collect::<Result<Vec<_>>>()?;
     let first = ends.into_iter().next().context("somebody receives")?;
     first.guest.context("the receiver has no result")
-}
-
-fn run_of(receiver: &Guest, sent: u64, window: Window) -> Run {
-    Run {
-        pps: receiver.pps,
-        sent,
-        received: receiver.packets,
-        bad: receiver.bad + receiver.reordered,
-        window,
-        steal: 0.0,
-    }
 }

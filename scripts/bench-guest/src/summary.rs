@@ -1,7 +1,7 @@
 //! From runs to a row: medians, and figures per packet.
 
 use crate::machine::STEAL_LIMIT;
-use crate::report::{Counts, Event};
+use crate::report::{Counts, Event, Guest};
 use crate::threads::CpuTime;
 
 /// The middle one; of an even number the mean of the two in the middle. NaN of none.
@@ -44,6 +44,20 @@ pub struct Run {
 }
 
 impl Run {
+    /// From what was sent in which time, and what came of it. The rate is over the longer of both times: a
+    /// receiver that is slower than the sender is not done with it, and one that stopped listening after
+    /// three packets was not fast.
+    pub fn new(sent: (u64, u64), received: &Guest) -> Run {
+        let duration_ns = sent.1.max(received.duration_ns).max(1);
+        Run {
+            pps: received.packets as f64 * 1e9 / duration_ns as f64,
+            sent: sent.0,
+            received: received.packets,
+            bad: received.bad + received.reordered,
+            ..Run::default()
+        }
+    }
+
     /// The part of what was sent that did not arrive.
     pub fn loss(&self) -> f64 {
         if self.sent == 0 {
@@ -155,6 +169,16 @@ mod tests {
     fn summary_of_a_run_with_much_steal_is_noisy() {
         let stolen = Run { steal: 2.0 * STEAL_LIMIT, ..run(1.0, 1, 1, 1) };
         assert!(Summary::of(&[run(1.0, 1, 1, 1), stolen]).noisy);
+    }
+
+    #[test]
+    fn run_rate_is_over_the_longer_time() {
+        let guest =
+            |packets, duration_ns| Guest { packets, duration_ns, bad: 1, ..Guest::default() };
+        let run = Run::new((1000, 1_000_000_000), &guest(500, 2_000_000_000));
+        assert_eq!((run.pps, run.loss(), run.bad), (250.0, 0.5, 1));
+        assert_eq!(Run::new((1000, 1_000_000_000), &guest(3, 100)).pps, 3.0);
+        assert_eq!(Run::new((0, 0), &guest(0, 0)).pps, 0.0);
     }
 
     #[test]

@@ -145,8 +145,9 @@ pub fn copy_run<I: Isa, S: Source>(
             return (i, bytes);
         }
         if S::EXACT {
-            // SAFETY: `len` bytes at `data` are in the source; a buffer holds STRIDE, which is no less.
-            unsafe { copy::exact::<I>(target, data, slot.len.into()) };
+            // SAFETY: `len` bytes at `data` are in the source; a buffer holds STRIDE, which is no less,
+            // and whole lines.
+            unsafe { I::packet(target, data, slot.len.into()) };
         } else {
             // SAFETY: both are buffers, STRIDE bytes long, a multiple of 64.
             unsafe { I::lines(target, data, usize::from(slot.len).div_ceil(64)) };

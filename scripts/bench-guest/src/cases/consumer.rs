@@ -165,6 +165,7 @@ pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
             subtitle: &format!("{RING} descriptors; {}", out.machine),
             x: &format!("delay per packet in the {drawn_at}, ns (left: faster)"),
             y: "Mpps received",
+            legend_below: false,
         };
         curves(&words, &drawn)
     })

@@ -194,7 +194,7 @@ pub fn bars(rows: &[(Step, Summary)], qemu_pps: Option<f64>) -> Vec<Bar> {
     let bar = |label: String, pps: f64, foreign| Bar {
         label,
         value: pps / 1e6,
-        note: format!("{} Mpps  \u{d7}{}", mega(pps), digits(pps / plain)),
+        note: format!("{} Mpps, \u{d7}{}", mega(pps), digits(pps / plain)),
         foreign,
     };
     let mut bars: Vec<Bar> =
@@ -212,6 +212,7 @@ pub fn draw(out: &Output, name: &str, ring: u32, bars: &[Bar]) -> Result<()> {
             subtitle: &subtitle,
             x: "Mpps, logarithmic",
             y: "",
+            legend_below: false,
         };
         chart::bars(&words, bars)
     })
@@ -286,9 +287,9 @@ mod tests {
         assert_eq!(
             shown,
             [
-                ("0.0460 Mpps  \u{d7}1.00", false),
-                ("23.0 Mpps  \u{d7}500", false),
-                ("0.0230 Mpps  \u{d7}0.500", true),
+                ("0.0460 Mpps, \u{d7}1.00", false),
+                ("23.0 Mpps, \u{d7}500", false),
+                ("0.0230 Mpps, \u{d7}0.500", true),
             ]
         );
     }

@@ -135,6 +135,7 @@ pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
             subtitle: &format!("{DELAY_NS} ns of work a packet; {}", out.machine),
             x: "Mpps offered by nm-pktgen",
             y: "Mpps received",
+            legend_below: true,
         };
         curves(&words, &drawn)
     })
