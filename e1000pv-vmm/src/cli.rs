@@ -132,6 +132,11 @@ pub struct Cli {
     #[arg(long, value_enum, default_value_t = TxMode::Thread, help_heading = "NIC")]
     pub tx_mode: TxMode,
 
+    /// Slow transmission down by this busy time per packet, at most 1ms: an experiment with consumers
+    /// of different speed.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = busy_time, hide_default_value = true, help_heading = "NIC")]
+    pub tx_delay: Duration,
+
     /// How I/O threads wait, and when they wake the guest: words spin=N, yield=N, block, busy,
     /// sleep=TIME, wake=PERCENT% or wake=first, timer=TIME, with commas [default:
     /// yield=3,block,wake=75%,timer=50us].
@@ -274,6 +279,13 @@ impl Switch {
     /// As a truth value.
     pub fn on(self) -> bool {
         self == Switch::On
+    }
+}
+
+fn busy_time(text: &str) -> Result<Duration, String> {
+    match duration::seconds(text)? {
+        time if time > Duration::from_millis(1) => Err("at most 1ms".to_string()),
+        time => Ok(time),
     }
 }
 

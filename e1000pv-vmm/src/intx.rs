@@ -186,15 +186,17 @@ impl Intx {
         if !state.asleep {
             self.agree(&mut state);
         } else if level {
-            self.sleeper_due.store(true, Ordering::Relaxed);
+            // Release pairs with the Acquire in `wake`.
+            self.sleeper_due.store(true, Ordering::Release);
         }
     }
 
     /// After `set`: wakes the vCPU if that concerns it. Apart, so that a caller can first release the
-    /// locks that the vCPU needs. Relaxed: the sleeper looks at `levels`, under the mutex.
+    /// locks that the vCPU needs. Whoever takes `sleeper_due` notifies after the sleeper has begun to
+    /// wait: it was set under the mutex that a waiter gives up by waiting.
     pub fn wake(&self) {
         if self.sleeper_due.load(Ordering::Relaxed)
-            && self.sleeper_due.swap(false, Ordering::Relaxed)
+            && self.sleeper_due.swap(false, Ordering::Acquire)
         {
             self.changed.notify_one();
         }

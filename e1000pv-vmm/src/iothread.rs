@@ -42,7 +42,7 @@ pub struct Wakers<'a> {
 pub fn run<P: NetPort>(nic: &E1000<P>, wakers: Wakers<'_>, notify: &Notify) -> io::Result<()> {
     let port = nic.with_fd(|fd| fd.try_clone_to_owned())?;
     let mut thread = IoThread { nic, wakers, port: Some(port) };
-    let mut empty_rounds = 0;
+    let mut empty_rounds = 0_u32;
     while !wakers.stop.load(Ordering::Relaxed) {
         let now_ns = monotonic_ns();
         let next = nic.round(now_ns);
@@ -51,7 +51,8 @@ pub fn run<P: NetPort>(nic: &E1000<P>, wakers: Wakers<'_>, notify: &Notify) -> i
             empty_rounds = 0;
             continue;
         }
-        empty_rounds += 1;
+        // The guest's `host_txcycles_lim` may ask for more rounds than a number has.
+        empty_rounds = empty_rounds.saturating_add(1);
         if empty_rounds <= notify.spin {
             spin_loop();
             continue;

@@ -22,6 +22,8 @@ pub struct NetmapPort {
     /// Slots point into guest memory: one copy, made inside txsync.
     indirect: bool,
     lost: u64,
+    /// Packets that had ever come when those in the ring were found to be nobody's.
+    stale: Option<u64>,
     /// Dropped after the port, whose slots point there.
     _ram: GuestRam,
 }
@@ -59,7 +61,7 @@ impl NetmapPort {
             // said in docs/trust.md.
             unsafe { port.allow_indirect(ram.base().as_ptr(), len) };
         }
-        Ok(Self { port, indirect, lost: 0, _ram: ram.clone() })
+        Ok(Self { port, indirect, lost: 0, stale: None, _ram: ram.clone() })
     }
 
     /// The port, for its counters.
@@ -74,6 +76,21 @@ impl NetmapPort {
         if self.port.txsync().is_err() {
             self.lost += self.port.tx(0).withdraw() as u64;
         }
+    }
+
+    /// Drops the packets in the ring, but for those that came after the first `known`. The count is in
+    /// shared memory: whoever lies there costs packets.
+    #[cold]
+    fn drop_stale(&mut self, known: u64) {
+        let _ = self.port.rxsync();
+        let came_since = self.port.counters().rx_packets.wrapping_sub(known);
+        let mut rx = self.port.rx(0);
+        let available = rx.available();
+        let ends = (0..available).filter(|&at| !rx.slot(at).more_frag());
+        let whole = ends.clone().count() as u64;
+        let stale = whole.saturating_sub(came_since) as usize;
+        let slots = ends.take(stale).last().map_or(0, |at| at + 1);
+        rx.advance(slots);
     }
 }
 
@@ -203,8 +220,17 @@ impl NetPort for NetmapPort {
 
     #[inline]
     fn rx_sync(&mut self) {
+        if let Some(known) = self.stale.take() {
+            self.drop_stale(known);
+        }
         // A device that fails shows nothing; the loop that polls its descriptor learns why.
         let _ = self.port.rxsync();
+    }
+
+    fn rx_discard(&mut self) {
+        // Not by a sync: of a tap it is a system call, and on a switch with backpressure it opens the
+        // doorbells of senders that wait.
+        self.stale = Some(self.port.counters().rx_packets);
     }
 
     fn rx_missed(&self) -> u64 {
@@ -285,6 +311,35 @@ mod tests {
             assert_eq!(from.tx_sync(), 0);
             assert_eq!(received(&mut to), [frame(want)], "indirect: {indirect}");
         }
+    }
+
+    #[test]
+    fn discard_drops_what_came_before_and_nothing_that_came_after() {
+        let ram = GuestRam::anonymous(4096).unwrap();
+        let (mut from, mut to) = (open("d:x", &ram, false), open("d:y", &ram, false));
+        let mut send = |lens: &[usize]| {
+            for &len in lens {
+                let mut tx = from.tx();
+                tx.put_copy(0, &[0xff; 60], len > 60);
+                tx.put_copy(1, &[0xff; 60], false);
+                tx.commit(len.div_ceil(60));
+                from.tx_sync();
+            }
+        };
+        // One that was read, one that was seen, one that was not, in two slots.
+        send(&[60, 60]);
+        to.rx_sync();
+        to.rx().release(1);
+        send(&[120]);
+        to.rx_discard();
+        send(&[60]);
+        assert_eq!(received(&mut to), [[0xff; 60]]);
+        send(&[60]);
+        to.rx_discard();
+        to.rx_discard();
+        assert_eq!(received(&mut to), [[0; 0]; 0]);
+        send(&[60]);
+        assert_eq!(received(&mut to), [[0xff; 60]]);
     }
 
     #[test]

@@ -60,6 +60,10 @@ pub trait NetPort: Send + fmt::Debug {
     fn rx(&mut self) -> Self::Rx<'_>;
     /// Gives back what was read and shows what came.
     fn rx_sync(&mut self);
+    /// What has come by now is nobody's: it is dropped, if need be with the next `rx_sync`, which has
+    /// to come before `rx` in any case. Calls no kernel: it is the vCPU thread's, whose sandbox lets it
+    /// do nothing that a port needs.
+    fn rx_discard(&mut self);
     /// Packets for this port that were dropped before they reached its ring, since it was made.
     fn rx_missed(&self) -> u64;
 

@@ -120,6 +120,7 @@ fn config(cli: &Cli, device: &Device, seed: &str, index: usize, notify: Notify) 
             cli::TxMode::Thread => TxMode::Thread,
             cli::TxMode::Inline => TxMode::Inline,
         },
+        tx_delay_ns: cli.tx_delay.as_nanos().try_into().unwrap_or(u64::MAX),
     }
 }
 

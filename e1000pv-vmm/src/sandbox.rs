@@ -8,8 +8,8 @@
 //! | main | the same, and its terminal |
 //! | all | memory that is not executable, locks, clocks, eventfds, their own end |
 //!
-//! Nobody may start a program or a thread, open a socket, load code, trace or signal another process,
-//! or change who he is. The console's descriptors and the port's are open by then. What is not allowed
+//! Nobody may start a program or a thread, open a socket, load code, trace or signal another process
+//! (his own he may abort: a panic shows as one), or change who he is. The console's descriptors and the port's are open by then. What is not allowed
 //! kills the process with SIGSYS: a guest that has got hold of it has nothing else to try.
 //!
 //! Invariant: filters are for the running machine; all that is set up (threads among it) comes before,
@@ -84,6 +84,7 @@ const PORT: &[i64] = &[
     libc::SYS_flock,
     libc::SYS_fstat,
     libc::SYS_ftruncate,
+    libc::SYS_getcwd, // a panic's backtrace
     libc::SYS_getdents64,
     libc::SYS_geteuid,
     libc::SYS_lseek,
@@ -125,10 +126,22 @@ const TERMINAL_REQUESTS: &[u32] =
 pub struct Filter(Arc<BpfProgram>);
 
 /// `argument` of a call is `value`, below `mask`.
-fn masked(argument: u8, mask: u64, value: u64) -> anyhow::Result<SeccompRule> {
+fn condition(argument: u8, mask: u64, value: u64) -> anyhow::Result<SeccompCondition> {
     let op = SeccompCmpOp::MaskedEq(mask);
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)?;
-    Ok(SeccompRule::new(vec![condition])?)
+    Ok(SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)?)
+}
+
+/// A rule of one condition.
+fn masked(argument: u8, mask: u64, value: u64) -> anyhow::Result<SeccompRule> {
+    Ok(SeccompRule::new(vec![condition(argument, mask, value)?])?)
+}
+
+/// `tgkill` of this process by SIGABRT: how `abort` ends.
+fn abort() -> anyhow::Result<SeccompRule> {
+    let all = u64::from(u32::MAX);
+    let process = condition(0, all, u64::from(std::process::id()))?;
+    let signal = condition(2, all, libc::SIGABRT as u64)?;
+    Ok(SeccompRule::new(vec![process, signal])?)
 }
 
 /// Builds the filter of a role; in the thread that makes threads, which may still allocate and fail.
@@ -152,6 +165,8 @@ pub fn filter(role: Role) -> anyhow::Result<Filter> {
         // What a debug build of std asks before it closes a descriptor.
         let ask = masked(1, u64::from(u32::MAX), libc::F_GETFD as u64)?;
         rules.entry(libc::SYS_fcntl).or_insert_with(|| vec![ask]);
+        let abort = abort()?;
+        rules.entry(libc::SYS_tgkill).or_insert_with(|| vec![abort]);
         for call in [libc::SYS_mmap, libc::SYS_mprotect] {
             rules.insert(call, vec![masked(2, libc::PROT_EXEC as u64, 0)?]);
         }
@@ -179,7 +194,16 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 
+    use e1000pv::bits::Ctrl;
+    use e1000pv::regs;
+    use netmap::control::{Switch, SwitchOptions};
+    use netmap::{Interest, Options, Port};
+
     use super::*;
+    use crate::counters::NicCounters;
+    use crate::e1000::{Board, Config, E1000};
+    use crate::netdev::NetmapPort;
+    use crate::ram::GuestRam;
 
     /// Names the forbidden call, in the process that makes it.
     const INSIDE: &str = "E1000PV_SANDBOX_TEST";
@@ -202,16 +226,60 @@ mod tests {
             }
             "kill" => drop(nix::sys::signal::kill(nix::unistd::Pid::from_raw(1), None)),
             "file" => drop(std::fs::File::open("/etc/passwd")),
+            "abort" => std::process::abort(),
             "nothing" => {}
             other => panic!("{other}"),
         }
     }
 
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Board for Nothing {
+        fn set_intx(&self, _: bool) {}
+        fn set_doorbell(&self, _: bool) {}
+        fn wake_io(&self) {}
+    }
+
+    /// A NIC on a switch with backpressure, full of packets of a sender that waits for space.
+    fn besieged() -> (E1000<NetmapPort>, Port) {
+        let options = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
+        Switch::create("valeT", &options).expect("a switch");
+        let ram = GuestRam::anonymous(1 << 16).expect("memory");
+        let slots = Options { rx_slots: Some(64), ..Options::default() };
+        let name = "valeT:nic".parse().expect("a name");
+        let port = NetmapPort::open(&name, &slots, &ram, true).expect("a port");
+        let counters = NicCounters::detached();
+        let nic = E1000::new(Config::default(), ram, port, Arc::new(Nothing), counters);
+        let mut sender = Port::open("valeT:sender").expect("a port");
+        for _ in 0..100 {
+            assert!(sender.tx(0).push(&[0xff; 60]));
+        }
+        sender.txsync().expect("a switch");
+        sender.arm(Interest::TX).expect("a switch");
+        assert!(sender.tx(0).pending() > 0, "the sender waits");
+        (nic, sender)
+    }
+
+    /// What a driver does when it sets a ring up, and when it resets the device.
+    fn set_up(nic: &E1000<NetmapPort>) {
+        let write = |offset: u32, value: u32| {
+            nic.mmio_write(offset.into(), &value.to_le_bytes());
+        };
+        for _ in 0..2 {
+            write(regs::RDLEN, 128);
+            write(regs::RDH, 0);
+            write(regs::CTRL, Ctrl::RST.bits());
+        }
+    }
+
     /// Runs this test again, in a process that enters `role` and does `what` there.
     fn status(role: usize, what: &str) -> std::process::ExitStatus {
+        let root = tempfile::tempdir_in("/dev/shm").expect("a directory for the root");
         Command::new(std::env::current_exe().expect("this test"))
             .args(["sandbox::tests::inside", "--exact", "--nocapture", "--include-ignored"])
             .env(INSIDE, format!("{role} {what}"))
+            .env("NETMAP_ROOT", root.path())
             .stdout(std::process::Stdio::null())
             .status()
             .expect("this test runs again")
@@ -223,6 +291,14 @@ mod tests {
         let Ok(what) = std::env::var(INSIDE) else { return };
         let (role, what) = what.split_once(' ').expect("two words");
         let role = ROLES[role.parse::<usize>().expect("a number")];
+        if what == "set-up" {
+            let (nic, sender) = besieged();
+            filter(role).expect("a filter").enter().expect("seccomp works here");
+            set_up(&nic);
+            // Not dropped: closing ports is not a vCPU's.
+            std::mem::forget((nic, sender));
+            std::process::exit(0);
+        }
         filter(role).expect("a filter").enter().expect("seccomp works here");
         forbidden(what);
         // Not by the harness, which would start to clean up: this is what a machine does.
@@ -245,6 +321,20 @@ mod tests {
             let signal = status(role, "file").signal();
             let wanted = (*name == Role::Vcpu).then_some(libc::SIGSYS);
             assert_eq!(signal, wanted, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn abort_is_an_abort_in_every_role() {
+        for (role, name) in ROLES.iter().enumerate() {
+            assert_eq!(status(role, "abort").signal(), Some(libc::SIGABRT), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn guest_sets_its_rings_up_while_senders_wait_for_space() {
+        for (role, name) in ROLES.iter().enumerate() {
+            assert!(status(role, "set-up").success(), "{name:?}");
         }
     }
 

@@ -181,9 +181,7 @@ impl<P: NetPort> E1000<P> {
 
     /// The PHY's link may have changed: STATUS follows, with LSC if it did.
     pub(super) fn link_changed(&self) {
-        let before = self.core.registers.load(regs::STATUS);
-        self.core.follow_link();
-        if self.core.registers.load(regs::STATUS) != before {
+        if self.core.follow_link() {
             self.core.raise_outside(Icr::LSC);
             self.core.board.wake_io();
         }
@@ -232,12 +230,15 @@ impl<P: NetPort> E1000<P> {
 }
 
 impl Core {
-    /// STATUS.LU is what the PHY says.
-    pub(super) fn follow_link(&self) {
-        let up = lock(&self.phy).link();
-        let mut status = Status::from_bits_retain(self.registers.load(regs::STATUS));
-        status.set(Status::LU, up);
+    /// STATUS.LU is what the PHY says; true if that has changed it. Under the PHY's lock: the cable is
+    /// the I/O thread's, and who looked first must not store last.
+    pub(super) fn follow_link(&self) -> bool {
+        let phy = lock(&self.phy);
+        let before = Status::from_bits_retain(self.registers.load(regs::STATUS));
+        let mut status = before;
+        status.set(Status::LU, phy.link());
         self.registers.store(regs::STATUS, status.bits());
+        before != status
     }
 }
 

@@ -105,6 +105,8 @@ pub struct Config {
     pub notify: Notify,
     /// Who transmits.
     pub tx_mode: TxMode,
+    /// Busy time for each descriptor that is read: a slower consumer, for experiments.
+    pub tx_delay_ns: u64,
 }
 
 impl Default for Config {
@@ -116,6 +118,7 @@ impl Default for Config {
             more: true,
             notify: Notify::default(),
             tx_mode: TxMode::Thread,
+            tx_delay_ns: 0,
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::e1000::csb::CsbPage;
 use crate::e1000::owed::{Owed, Ready};
 use crate::e1000::rx::Rx;
 use crate::e1000::tx::{Stop, Tx};
-use crate::e1000::{Core, SLICE, TxMode};
+use crate::e1000::{Core, SLICE, TxMode, monotonic_ns};
 use crate::netport::{Await, NetPort};
 use crate::notify::Notify;
 
@@ -233,6 +233,9 @@ impl<P: NetPort> DataPath<P> {
             let limit = if each { 1 } else { (SLICE as u32).saturating_sub(work) };
             let (done, stop) = tx.fill(core, port, tail, limit);
             work += done;
+            if core.config.tx_delay_ns > 0 {
+                busy(u64::from(done) * core.config.tx_delay_ns);
+            }
             let sync = stop == Stop::NoSpace || each && tx.is_unsynced();
             let moved = if sync { tx.sync(core, port, tail, csb) } else { 0 };
             *blocked = stop == Stop::NoSpace && moved == 0;
@@ -367,6 +370,15 @@ impl<P: NetPort> DataPath<P> {
     /// The port's descriptor; the same for ever.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.port.fd()
+    }
+}
+
+/// Lets time pass as work would.
+#[cold]
+fn busy(ns: u64) {
+    let end_ns = monotonic_ns() + ns;
+    while monotonic_ns() < end_ns {
+        std::hint::spin_loop();
     }
 }
 

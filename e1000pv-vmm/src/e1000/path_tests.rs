@@ -182,6 +182,16 @@ fn packet_over_several_descriptors_is_sent_as_one() {
 }
 
 #[test]
+fn port_with_damaged_indices_is_mended_by_a_sync() {
+    let mut rig = Rig::plain();
+    let at = rig.place(0, &frame(60));
+    rig.legacy(at, 60, LAST);
+    rig.nic.with_port(MockPort::damage);
+    assert!(rig.send().is_empty());
+    assert_eq!(rig.send(), [frame(60)]);
+}
+
+#[test]
 fn first_part_of_a_packet_waits_for_the_rest() {
     let mut rig = Rig::plain();
     let all = frame(100);

@@ -266,3 +266,32 @@ fn guest_without_buffers_is_asked_for_a_kick_at_three_quarters() {
     rig.rounds();
     assert_eq!(page.load(Field::HostRdh), 6);
 }
+
+#[test]
+fn frames_up_to_1522_bytes_are_not_long() {
+    let rig = Rig::plain();
+    rig.write(regs::RDT, N - 1);
+    for len in [1515, 1518, 1519] {
+        rig.offer(&frame(len));
+    }
+    rig.rounds();
+    assert_eq!((rig.read(regs::RDH), rig.read(regs::ROC)), (2, 1));
+    assert_eq!((rig.received(0).1, rig.received(1).1), (frame(1515), frame(1518)));
+}
+
+#[test]
+fn ring_without_any_buffer_drops_packets_and_lets_the_thread_sleep() {
+    let rig = Rig::plain();
+    (0..N).for_each(|index| rig.give(index, 0));
+    rig.write(regs::RDT, N - 1);
+    rig.offer(&frame(60));
+    rig.offer(&frame(60));
+    rig.rounds();
+    assert!(rig.nic.before_sleep(), "nothing to do");
+    rig.nic.after_sleep();
+    assert_eq!((rig.counter(Nic::RxBad), rig.read(regs::RDH)), (2, 0));
+    rig.give(0, BUFFERS);
+    rig.offer(&frame(61));
+    rig.rounds();
+    assert_eq!(rig.received(0).1, frame(61));
+}

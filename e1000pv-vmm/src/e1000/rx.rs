@@ -32,7 +32,7 @@ use crate::span::Mover;
 pub(super) const CRC_BYTES: usize = 4;
 /// Shortest frame without CRC; shorter ones are padded, as their sender's MAC would have done.
 pub(super) const MIN_FRAME: usize = 60;
-/// Longest frame without CRC and tag that is no long packet.
+/// Longest frame without CRC and tag that is no long packet (1522 bytes with both).
 pub(super) const MAX_FRAME: usize = 1514;
 /// How many packets ahead their bytes and buffers are fetched.
 const AHEAD: u32 = 8;
@@ -114,11 +114,7 @@ impl Rx {
     /// Begins anew at RDH, with the ring that the registers describe. What has come before, nobody was
     /// there to receive.
     pub fn restart<P: NetPort>(&mut self, core: &Core, port: &mut P) {
-        port.rx_sync();
-        let slots = port.rx();
-        let stale = slots.available();
-        slots.release(stale);
-        port.rx_sync();
+        port.rx_discard();
         self.missed = port.rx_missed();
         let reg = |offset| core.registers.load(offset);
         let (high, low, length) = (reg(regs::RDBAH), reg(regs::RDBAL), reg(regs::RDLEN));

@@ -109,11 +109,10 @@ impl Packet {
             return Outcome::Dropped;
         }
         let tag = filter::tag(&core.registers, &header).filter(|_| len >= HEADER_BYTES);
-        let most = match tag {
-            _ if modes.rctl.contains(Rctl::LPE) => LONGEST - CRC_BYTES,
-            Some(_) => MAX_FRAME + TAG_BYTES,
-            None => MAX_FRAME,
-        };
+        // A long packet is one of more than 1522 bytes, whatever is in it (RCTL.LPE): so frames
+        // with another tag than VET's, or an MPLS label, pass as well.
+        let long = modes.rctl.contains(Rctl::LPE);
+        let most = if long { LONGEST - CRC_BYTES } else { MAX_FRAME + TAG_BYTES };
         if len > most {
             core.stats.add(regs::ROC, 1);
             work.bad += 1;
@@ -144,6 +143,12 @@ impl Packet {
         let (mut descriptors, mut missing) = (0, need);
         while missing > 0 {
             if descriptors == free {
+                if free == ring.n() - 1 {
+                    // All descriptors that a ring can offer, too few of them with a buffer: to wait
+                    // for more is to look at the same ones again, without end.
+                    work.bad += 1;
+                    return Outcome::Dropped;
+                }
                 return Outcome::Waits { descriptors: (free + missing).min(ring.n() - 1) };
             }
             let address = view.address(ring.step(next, descriptors));

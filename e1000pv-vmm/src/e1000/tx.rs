@@ -260,7 +260,13 @@ impl Tx {
         csb: Option<&CsbPage>,
     ) -> usize {
         let before = self.pending;
-        if before > 0 {
+        // Nothing queued, and not all slots free: a peer has damaged the port's indices, which only a
+        // sync mends.
+        let damaged = before == 0 && {
+            let slots = port.tx();
+            slots.space() + 1 < slots.num_slots()
+        };
+        if before > 0 || damaged {
             self.pending = port.tx_sync().min(before);
             let lost = port.tx_lost();
             core.counters.bump(Nic::TxSyncs, 1);

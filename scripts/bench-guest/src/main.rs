@@ -65,7 +65,7 @@ struct Args {
     /// A first look: short runs, once, and of the ladder only the guest-to-guest ones over VALE.
     #[arg(long)]
     quick: bool,
-    /// Of the ladder the whole product of cases; hours.
+    /// Of the ladder the whole product of cases; an hour.
     #[arg(long, conflicts_with = "quick")]
     full: bool,
     /// Leave threads to the scheduler. Otherwise each machine's threads share a core: the sender's the first,

@@ -13,12 +13,11 @@ use anyhow::{Context, Result, bail, ensure};
 use e1000pv_vmm::guest_image;
 
 use crate::lab::Lab;
-use crate::machine::{STEAL_LIMIT, Ticks};
 use crate::netns;
 use crate::process::{Process, pass};
 use crate::report::Guest;
 use crate::scene::{RECEIVER_MAC, until_quiet};
-use crate::summary::Run;
+use crate::summary::{Run, steady};
 use crate::threads::CpuTime;
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -31,7 +30,6 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const IDLE_PART: f64 = 0.05;
 /// ... over this time.
 const IDLE_LOOK: Duration = Duration::from_millis(400);
-const ATTEMPTS: usize = 3;
 
 /// How two QEMUs are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,24 +206,12 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Measures, again if others took too much of the machine.
+    /// Measures, again if it was disturbed.
     pub fn run(&self, lab: &mut Lab) -> Result<Run> {
         if self.link == Link::Tap {
             lab.namespace()?;
         }
-        let mut best: Option<Run> = None;
-        for _ in 0..ATTEMPTS {
-            let before = Ticks::now()?;
-            let mut run = self.once(lab).with_context(|| format!("QEMU over {}", self.link))?;
-            run.steal = Ticks::now()?.stolen_since(before);
-            if best.as_ref().is_none_or(|best| run.steal < best.steal) {
-                best = Some(run);
-            }
-            if best.as_ref().is_some_and(|best| best.steal <= STEAL_LIMIT) {
-                break;
-            }
-        }
-        best.context("there is at least one attempt")
+        steady(|| self.once(lab).with_context(|| format!("QEMU over {}", self.link)))
     }
 
     fn once(&self, lab: &Lab) -> Result<Run> {

@@ -17,16 +17,13 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::lab::Lab;
-use crate::machine::{STEAL_LIMIT, Ticks};
 use crate::process::{Process, pass};
 use crate::report::{Counts, Guest};
 use crate::step::Step;
-use crate::summary::{Run, Window};
+use crate::summary::{Run, Window, steady};
 use crate::threads::CpuTime;
 use crate::vm::{Spec, Vm};
 
-/// Attempts at a run without much steal time; the best one counts.
-const ATTEMPTS: usize = 3;
 /// From the start of a sender to its first packet: boot and link.
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// Where the window lies in a run: begins after this part, ends after that much more.
@@ -156,21 +153,9 @@ impl Scene {
         }
     }
 
-    /// Measures, again if others took too much of the machine.
+    /// Measures, again if it was disturbed.
     pub fn run(&self, lab: &mut Lab) -> Result<Run> {
-        let mut best: Option<Run> = None;
-        for _ in 0..ATTEMPTS {
-            let before = Ticks::now()?;
-            let mut run = self.once(lab)?;
-            run.steal = Ticks::now()?.stolen_since(before);
-            if best.as_ref().is_none_or(|best| run.steal < best.steal) {
-                best = Some(run);
-            }
-            if best.as_ref().is_some_and(|best| best.steal <= STEAL_LIMIT) {
-                break;
-            }
-        }
-        best.context("there is at least one attempt")
+        steady(|| self.once(lab))
     }
 
     fn once(&self, lab: &mut Lab) -> Result<Run> {

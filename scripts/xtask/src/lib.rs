@@ -27,6 +27,7 @@ pub fn tools() -> Vec<Command> {
         nm_pktgen::cli::Cli::command(),
         nm_bridge::cli::Cli::command(),
         vale_ctl::cli::Cli::command(),
+        e1000pv_vmm::cli::Cli::command(),
     ]
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 
 use clap::Command;
 
-const TOOLS: [&str; 3] = ["nm-pktgen", "nm-bridge", "vale-ctl"];
+const TOOLS: [&str; 4] = ["nm-pktgen", "nm-bridge", "vale-ctl", "e1000pv-vmm"];
 
 fn long_flags(command: &Command) -> Vec<String> {
     let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());

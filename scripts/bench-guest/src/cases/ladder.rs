@@ -67,7 +67,7 @@ impl Group {
     }
 }
 
-/// What is measured: everything, or a selection that takes minutes instead of hours.
+/// What is measured: everything, or a selection that takes minutes, not an hour.
 pub fn groups(full: bool) -> Vec<Group> {
     let mut groups: Vec<Group> = [4096, 1024].map(Group::headline).into();
     for backend in [Backend::Vale, Backend::Tap] {
