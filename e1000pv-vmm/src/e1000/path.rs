@@ -26,6 +26,9 @@ use crate::e1000::{Core, SLICE, TxMode, monotonic_ns};
 use crate::netport::{Await, NetPort};
 use crate::notify::Notify;
 
+/// Most empty rounds that a guest can ask for: about a millisecond of yielding.
+const MAX_EMPTY_ROUNDS: u32 = 4096;
+
 /// What a round did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Next {
@@ -129,7 +132,9 @@ impl<P: NetPort> DataPath<P> {
     /// Maps another CSB, or none: CSBAL was written.
     pub fn map_csb(&mut self, core: &Core, page: Option<CsbPage>) {
         // Sampled when the address is written, as published.
-        self.txcycles_lim = page.as_ref().map_or(0, |page| page.load(Field::HostTxcyclesLim));
+        // Bounded: an idle guest has no right to a busy I/O thread.
+        let rounds = page.as_ref().map_or(0, |page| page.load(Field::HostTxcyclesLim));
+        self.txcycles_lim = rounds.min(MAX_EMPTY_ROUNDS);
         self.csb = page;
         self.broken = false;
         if core.config.tx_mode == TxMode::Thread {

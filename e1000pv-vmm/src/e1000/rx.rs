@@ -145,6 +145,9 @@ impl Rx {
             return csb::host_rx_tail(page, self.ring_size());
         }
         let tail = core.registers.load(regs::RDT);
+        if self.ring.is_none() {
+            return Ok(self.next); // not set up yet
+        }
         if tail < self.ring_size() {
             self.bad_tail = None;
             return Ok(tail);

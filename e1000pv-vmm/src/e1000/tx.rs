@@ -146,6 +146,9 @@ impl Tx {
             return csb::host_tx_tail(page, self.ring_size());
         }
         let tail = core.registers.load(regs::TDT);
+        if self.ring.is_none() {
+            return Ok(self.next); // not set up yet
+        }
         if tail < self.ring_size() {
             self.bad_tail = None;
             return Ok(tail);
