@@ -451,7 +451,25 @@ const IGNORED: [&str; 4] = ["-nographic", "-nodefaults", "-no-reboot", "-enable-
 const IGNORED_WITH_VALUE: [&str; 7] =
     ["-display", "-monitor", "-vga", "-cpu", "-machine", "-M", "-smp"];
 
-/// Rewrites QEMU's spelling to ours, up to `--`. Everything else stays as it is.
+/// Options of one letter without a value, which may stand together behind one dash, and the one that
+/// takes the rest of its word.
+const LETTERS: [char; 3] = ['v', 'q', 'N'];
+const LETTER_WITH_VALUE: char = 'T';
+
+/// A word behind one dash that is no letters of ours: of QEMU's options one that has no meaning here,
+/// or a slip. `-hda` is not to be taken for `-h`.
+fn is_long(word: &str) -> bool {
+    let Some(name) = word.strip_prefix('-').filter(|name| name.len() > 1) else { return false };
+    let typed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    !name.starts_with('-')
+        && name.split('=').next().is_some_and(|name| name.chars().all(typed))
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && !name.trim_start_matches(LETTERS).starts_with(LETTER_WITH_VALUE)
+        && !name.trim_start_matches(LETTERS).is_empty()
+}
+
+/// Rewrites QEMU's spelling to ours, up to `--`. Everything else stays as it is, but that a long
+/// option may have one dash, so that one which is unknown is refused by its name.
 pub fn argv(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut out = Vec::new();
     let mut args = args.into_iter();
@@ -468,7 +486,7 @@ pub fn argv(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         } else if IGNORED_WITH_VALUE.contains(&word) {
             args.next();
         } else if !IGNORED.contains(&word) {
-            out.push(arg);
+            out.push(if is_long(word) { format!("-{word}").into() } else { arg });
         }
     }
     out
@@ -554,6 +572,18 @@ mod tests {
     fn argv_leaves_ours_and_what_follows_two_dashes_alone() {
         let same = split("vmm -v -T 1s --guest tx -- -netdev");
         assert_eq!(argv(same.clone()), same);
+    }
+
+    #[test]
+    fn unknown_words_are_refused_by_their_names() {
+        for word in ["-hda", "-vga2", "-Vx", "-qemu"] {
+            let error = parse(&format!("vmm {word} disk")).expect_err(word);
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{word}");
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        for (line, verbose) in [("vmm -vvT5ms", 2), ("vmm -qNv -T=1s", 1), ("vmm -guest rx", 0)] {
+            assert_eq!(parse(line).expect(line).verbose, verbose, "{line}");
+        }
     }
 
     #[test]

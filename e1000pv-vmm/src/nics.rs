@@ -77,16 +77,16 @@ pub(crate) fn owned(event: EventFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(event.into_raw_fd()) }
 }
 
-/// Opens the port of a NIC. Its rings are as long as the guest's, where it is made by this.
+/// Opens the port of a NIC, for it alone: two machines on one port would each get a part of its
+/// packets. Its rings are as long as the guest's, where it is made by this.
 fn open(nic: &NicPlan, slots: u32, ram: &GuestRam) -> anyhow::Result<NetmapPort> {
     let name: PortName = nic.port.parse().with_context(|| format!("the port {}", nic.port))?;
     let slots = Some(slots.clamp(PORT_SLOTS.0, PORT_SLOTS.1));
-    let wanted = Options { tx_slots: slots, rx_slots: slots, ..Options::default() };
+    let any = Options { exclusive: true, ..Options::default() };
+    let wanted = Options { tx_slots: slots, rx_slots: slots, ..any.clone() };
     NetmapPort::open(&name, &wanted, ram, nic.indirect)
         // A port that is there, with other rings, serves as well.
-        .or_else(|first| {
-            NetmapPort::open(&name, &Options::default(), ram, nic.indirect).map_err(|_| first)
-        })
+        .or_else(|first| NetmapPort::open(&name, &any, ram, nic.indirect).map_err(|_| first))
         .with_context(|| format!("opening port {}", nic.port))
 }
 

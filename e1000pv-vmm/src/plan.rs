@@ -4,6 +4,7 @@
 use std::process;
 
 use guest_workload::Plan as Work;
+use netmap::PortName;
 use nm_cli::exit::UsageError;
 use nm_cli::mac::Mac;
 
@@ -58,6 +59,10 @@ impl Plan {
         if cli.netdev.len() > layout::NICS_MAX {
             let why = format!("a machine has at most {} NICs", layout::NICS_MAX);
             return Err(UsageError::new(why).into());
+        }
+        for Netdev { port, .. } in &cli.netdev {
+            port.parse::<PortName>()
+                .map_err(|e| UsageError::new(format!("the port {port}: {e}")))?;
         }
         let devices = pair(&cli.netdev, &cli.device)?;
         let work = work(cli)?;
@@ -178,13 +183,13 @@ mod tests {
     #[test]
     fn devices_pair_by_id_and_then_in_order() {
         let plan = plan(
-            "vmm --netdev port=null:,id=a --netdev port=null:1 --netdev port=null:2,id=c \
+            "vmm --netdev port=null:,id=a --netdev port=valeA:1 --netdev port=null:,id=c \
              --device mac=02:00:00:00:00:0c,netdev=c --device mac=02:00:00:00:00:0a",
         )
         .expect("valid");
         let macs: Vec<u8> = plan.nics.iter().map(|nic| nic.config.mac[5]).collect();
         assert_eq!((macs[0], macs[2]), (0x0a, 0x0c));
-        assert_eq!(plan.nics[1].port, "null:1");
+        assert_eq!(plan.nics[1].port, "valeA:1");
     }
 
     #[test]
@@ -218,6 +223,8 @@ mod tests {
         for line in [
             "vmm --device mac=02:00:00:00:00:01",
             "vmm --netdev null: --device netdev=n",
+            "vmm --netdev port=valeA",
+            "vmm --netdev what:ever",
             "vmm --netdev port=null:,id=n --device netdev=n --device netdev=n",
             "vmm --accel thread --kernel vmlinux",
             "vmm --notify often",

@@ -41,6 +41,8 @@ fn wrong_usage_is_2_and_says_what_to_do() {
         (&["--mem", "1"], "8M to 3G"),
         (&["--accel", "thread", "--kernel", "k"], "no CPU for a kernel"),
         (&["-netdev", "user,id=n"], "write port=valeA:x"),
+        (&["--netdev", "port=valeA"], "a port are missing"),
+        (&["-hda", "disk"], "unexpected argument '--hda'"),
     ] {
         let (code, text) = fails(args);
         assert_eq!(code, Some(2), "{args:?}: {text}");
@@ -111,6 +113,15 @@ fn stats_does_not_believe_a_link_to_something_else() {
         assert_eq!(got.status.code(), Some(3), "{target}: {}", stderr(&got));
         std::fs::remove_file(dir.join("x")).expect("our link");
     }
+}
+
+#[test]
+fn port_serves_one_nic() {
+    let root = root();
+    let twice = ["--netdev", "port=valeA:x", "--netdev", "port=valeA:x", "--accel", "thread"];
+    let got = output(vmm(root.path(), &twice));
+    assert_eq!(got.status.code(), Some(1), "{}", stderr(&got));
+    assert!(stderr(&got).contains("it is in use"), "{}", stderr(&got));
 }
 
 #[test]

@@ -103,11 +103,17 @@ fn elf<F: Read + ReadVolatile + Seek>(
         use linux_loader::loader::elf::Error as Why;
         match e {
             InElf(Why::ReadElfHeader | Why::InvalidElfMagicNumber) => {
-                anyhow::anyhow!("it is not an ELF image")
+                anyhow::anyhow!(
+                    "it is not an ELF image (of Linux, vmlinux is one, bzImage is none)"
+                )
             }
             InElf(Why::ReadKernelImage) => {
                 anyhow::anyhow!("it does not fit the guest's memory, or the file is cut off")
             }
+            InElf(Why::InvalidEntryAddress) => anyhow::anyhow!(
+                "it begins below {} MiB, where no kernel does; is it a program?",
+                layout::KERNEL_MIN >> 20
+            ),
             e => e.into(),
         }
     })

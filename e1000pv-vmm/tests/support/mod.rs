@@ -9,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+pub mod frame;
+
 /// The tool, with a root directory of its own.
 pub fn vmm(root: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_e1000pv-vmm"));
@@ -43,20 +45,25 @@ pub fn record(output: &Output) -> Value {
     serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))
 }
 
-/// True if KVM can be used here. If not, says so where the harness and `scripts/test` see it.
+/// True if KVM can be used here. If not, says so.
 pub fn kvm(test: &str) -> bool {
     match e1000pv_vmm::vm::open_kvm(Path::new("/dev/kvm")) {
         Ok(_) => true,
         Err(why) => {
-            let line = format!("SKIPPED {test}: {why:#}\n");
-            eprint!("{line}");
-            if let Some(log) = std::env::var_os("NM_SKIP_LOG") {
-                let file = std::fs::File::options().append(true).create(true).open(log);
-                let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
-                written.expect("the log of skipped tests can be written");
-            }
+            skip(test, &format!("{why:#}"));
             false
         }
+    }
+}
+
+/// Says that a test does nothing here, where the harness and `scripts/test` see it.
+pub fn skip(test: &str, why: &str) {
+    let line = format!("SKIPPED {test}: {why}\n");
+    eprint!("{line}");
+    if let Some(log) = std::env::var_os("NM_SKIP_LOG") {
+        let file = std::fs::File::options().append(true).create(true).open(log);
+        let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        written.expect("the log of skipped tests can be written");
     }
 }
 
