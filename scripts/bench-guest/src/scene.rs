@@ -130,6 +130,8 @@ pub struct Scene {
     pub sender_words: String,
     /// More words for the receiving guest.
     pub receiver_words: String,
+    /// The sender's I/O thread has a core of its own.
+    pub apart: bool,
     /// Packets a second that the generator offers; 0: as many as it can.
     pub offered_pps: f64,
 }
@@ -147,6 +149,7 @@ impl Scene {
             notify: None,
             sender_args: Vec::new(),
             receiver_args: Vec::new(),
+            apart: false,
             sender_words: String::new(),
             receiver_words: String::new(),
             offered_pps: 0.0,
@@ -204,6 +207,9 @@ impl Scene {
         );
         let mut spec = self.spec(lab, "tx", &[('A', "tx", SENDER_MAC)], guest.trim().into(), 0);
         spec.args = self.sender_args.clone();
+        if self.apart {
+            spec.cpus.extend(lab.cpus(1));
+        }
         spec
     }
 

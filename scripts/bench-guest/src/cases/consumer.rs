@@ -12,7 +12,7 @@ use crate::Plan;
 use crate::chart::{Curve, Words, curves};
 use crate::lab::Lab;
 use crate::output::{Output, Table, digits, mega, rare};
-use crate::scene::Scene;
+use crate::scene::{Scene, Topology};
 use crate::step::Step;
 use crate::summary::{Run, Summary};
 use crate::target;
@@ -26,7 +26,11 @@ const RING: u32 = 1024;
 /// Where the delay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Consumer {
+    /// The sender's I/O thread on a core of its own, into null: nothing but one producer and one consumer.
+    Core,
+    /// The sender's I/O thread on the vCPU's core, guest to guest.
     Host,
+    /// The receiving guest.
     Guest,
 }
 
@@ -52,6 +56,7 @@ const POLICIES: [Policy; 2] = [
 impl Consumer {
     fn name(self) -> &'static str {
         match self {
+            Consumer::Core => "sender's I/O thread, a core of its own, to null:",
             Consumer::Host => "sender's I/O thread",
             Consumer::Guest => "receiving guest",
         }
@@ -65,7 +70,13 @@ impl Consumer {
             ..Scene::pair(60, RING, plan.duration)
         };
         match self {
-            Consumer::Host => {
+            Consumer::Core | Consumer::Host => {
+                if self == Consumer::Core {
+                    (scene.topology, scene.apart) = (Topology::Null, true);
+                    // The same bursts for all policies: what differs is who wakes whom, and when.
+                    scene.sender_words =
+                        format!("{} burst=32", policy.words.replace("burst=32", ""));
+                }
                 scene.sender_args = vec!["--tx-delay".into(), format!("{delay_ns}ns")];
             }
             Consumer::Guest => scene.receiver_words = format!("delay={delay_ns}"),
@@ -89,8 +100,8 @@ pub fn dip(rates: &[f64]) -> f64 {
 /// Runs the case.
 pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
     let (mut drawn, mut drawn_at) = (Vec::new(), "");
-    for consumer in [Consumer::Host, Consumer::Guest] {
-        if consumer == Consumer::Host && !vm::understands(&["--tx-delay", "1ns"]) {
+    for consumer in [Consumer::Core, Consumer::Host, Consumer::Guest] {
+        if consumer != Consumer::Guest && !vm::understands(&["--tx-delay", "1ns"]) {
             println!(
                 "\nskipped: a delay in the {} (the monitor has no --tx-delay)",
                 consumer.name()
@@ -161,10 +172,10 @@ pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
     }
     out.chart("consumer.svg", || {
         let words = Words {
-            title: "Fast consumer: guest to guest, 64 B, by speed of the consumer",
+            title: "Fast consumer: throughput, 64 B, by speed of the consumer",
             subtitle: &format!("{RING} descriptors; {}", out.machine),
             x: &format!("delay per packet in the {drawn_at}, ns (left: faster)"),
-            y: "Mpps received",
+            y: "Mpps",
             legend_below: false,
         };
         curves(&words, &drawn)
