@@ -39,6 +39,7 @@ pub mod offload;
 pub mod owed;
 pub mod path;
 pub mod phy;
+pub mod queue;
 pub mod registers;
 pub mod ring;
 pub mod rx;
@@ -52,7 +53,7 @@ mod mmio;
 mod reset;
 
 pub use device::E1000;
-pub use path::Next;
+pub use path::{Next, Size};
 
 use self::csb::CsbPage;
 use eeprom::Eeprom;

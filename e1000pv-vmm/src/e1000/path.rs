@@ -19,7 +19,7 @@ use nix::poll::PollFlags;
 
 use crate::counters::Nic;
 use crate::e1000::csb::CsbPage;
-use crate::e1000::owed::{Owed, Ready};
+use crate::e1000::owed::Owed;
 use crate::e1000::rx::Rx;
 use crate::e1000::tx::{Stop, Tx};
 use crate::e1000::{Core, SLICE, TxMode, monotonic_ns};
@@ -36,6 +36,37 @@ pub struct Next {
     pub work: u32,
     /// There is more to do now.
     pub again: bool,
+    /// How much that was, for rings of this size.
+    pub size: Size,
+}
+
+/// A round's work in words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Size {
+    /// At most one packet: it may be part of a dialogue.
+    #[default]
+    One,
+    /// Less than [`ENOUGH`], and than a quarter of the larger ring.
+    Few,
+    /// Less than twice that.
+    Enough,
+    /// More.
+    Many,
+}
+
+/// Packets whose handling outweighs a round's fixed costs: cache lines of the other core.
+const ENOUGH: u32 = 64;
+
+impl Size {
+    fn of(work: u32, round_limit: u32) -> Size {
+        let enough = ENOUGH.min(round_limit / 2);
+        match work {
+            0 | 1 => Size::One,
+            _ if work < enough => Size::Few,
+            _ if work < 2 * enough => Size::Enough,
+            _ => Size::Many,
+        }
+    }
 }
 
 /// Both directions of one NIC.
@@ -43,7 +74,7 @@ pub struct DataPath<P> {
     port: P,
     tx: Tx,
     rx: Rx,
-    csb: Option<CsbPage>,
+    csb: Option<Mapped>,
     /// Empty rounds that the guest asks for before a sleep.
     txcycles_lim: u32,
     /// A wild index was found in the CSB: no work until it is mapped anew, or a reset.
@@ -89,6 +120,7 @@ pub fn round<P: NetPort>(path: &Mutex<DataPath<P>>, core: &Core, now_ns: u64, tx
         next.again = slice.again;
         if !slice.again || next.work >= limit {
             path.end_round(core, now_ns);
+            next.size = Size::of(next.work, limit);
             return next;
         }
     }
@@ -135,7 +167,7 @@ impl<P: NetPort> DataPath<P> {
         // Bounded: an idle guest has no right to a busy I/O thread.
         let rounds = page.as_ref().map_or(0, |page| page.load(Field::HostTxcyclesLim));
         self.txcycles_lim = rounds.min(MAX_EMPTY_ROUNDS);
-        self.csb = page;
+        self.csb = page.map(|page| Mapped { on: csb::host_csb_on(&page), page });
         self.broken = false;
         if core.config.tx_mode == TxMode::Thread {
             // The I/O thread is awake, or is about to be woken to look at the new page.
@@ -182,8 +214,8 @@ impl<P: NetPort> DataPath<P> {
 
     /// The guest has kicked: it need not do so again until the next sleep.
     pub fn kicked(&mut self) {
-        if let Some(page) = &self.csb {
-            csb::host_tx_start(page);
+        if let Some(csb) = &self.csb {
+            csb::host_tx_start(&csb.page);
         }
     }
 
@@ -195,7 +227,7 @@ impl<P: NetPort> DataPath<P> {
 
     /// Half of the larger ring: bounds a round.
     fn round_limit(&self) -> u32 {
-        (self.tx.ring_size().max(self.rx.ring_size()) / 2).max(1)
+        (self.tx.queue().n().max(self.rx.queue().n()) / 2).max(1)
     }
 
     /// Some work in each direction.
@@ -203,12 +235,17 @@ impl<P: NetPort> DataPath<P> {
         if self.broken || !core.link_up() {
             return Next::default();
         }
+        if let Some(csb) = &mut self.csb {
+            csb.on = csb::host_csb_on(&csb.page);
+        }
         let sent = if tx { self.send(core) } else { Ok(Next::default()) };
         let received = if rx { self.receive(core) } else { Ok(Next::default()) };
         match (sent, received) {
-            (Ok(sent), Ok(received)) => {
-                Next { work: sent.work + received.work, again: sent.again || received.again }
-            }
+            (Ok(sent), Ok(received)) => Next {
+                work: sent.work + received.work,
+                again: sent.again || received.again,
+                ..Next::default()
+            },
             (Err(wild), _) | (_, Err(wild)) => self.found(core, wild),
         }
     }
@@ -227,22 +264,22 @@ impl<P: NetPort> DataPath<P> {
         if !tx.is_enabled(core) {
             return Ok(Next::default());
         }
-        let tail = tx.tail(core, csb)?;
+        tx.look(core, csb)?;
         let each = !core.config.more;
         if tx.pending() > 0 && !tx.is_unsynced() {
             // Only trying shows whether a full destination has space again.
-            tx.sync(core, port, tail, csb);
+            tx.sync(core, port, csb);
         }
         let mut work = 0;
         let again = loop {
             let limit = if each { 1 } else { (SLICE as u32).saturating_sub(work) };
-            let (done, stop) = tx.fill(core, port, tail, limit);
+            let (done, stop) = tx.fill(core, port, limit);
             work += done;
             if core.config.tx_delay_ns > 0 {
                 busy(u64::from(done) * core.config.tx_delay_ns);
             }
             let sync = stop == Stop::NoSpace || each && tx.is_unsynced();
-            let moved = if sync { tx.sync(core, port, tail, csb) } else { 0 };
+            let moved = if sync { tx.sync(core, port, csb) } else { 0 };
             *blocked = stop == Stop::NoSpace && moved == 0;
             if stop == Stop::Empty || *blocked {
                 break false;
@@ -251,7 +288,7 @@ impl<P: NetPort> DataPath<P> {
                 break true;
             }
         };
-        Ok(Next { work, again })
+        Ok(Next { work, again, ..Next::default() })
     }
 
     fn receive(&mut self, core: &Core) -> Result<Next, Wild> {
@@ -260,19 +297,17 @@ impl<P: NetPort> DataPath<P> {
             return Ok(Next::default());
         }
         let csb = used(csb);
-        let tail = rx.tail(core, csb)?;
-        let (work, again) = rx.fill(core, port, tail, csb);
+        rx.look(core, csb)?;
+        let (work, again) = rx.fill(core, port, csb);
         owed.add(rx.take_causes(), false);
-        Ok(Next { work, again })
+        Ok(Next { work, again, ..Next::default() })
     }
 
     /// Hands over what a round has left, and interrupts the guest if that is due.
     fn end_round(&mut self, core: &Core, now_ns: u64) {
         let Self { port, tx, csb, .. } = self;
-        if tx.is_unsynced()
-            && let Ok(tail) = tx.tail(core, used(csb))
-        {
-            tx.sync(core, port, tail, used(csb));
+        if tx.is_unsynced() {
+            tx.sync(core, port, used(csb));
         }
         core.counters.bump(Nic::Rounds, 1);
         self.settle(core, Some(now_ns));
@@ -291,10 +326,7 @@ impl<P: NetPort> DataPath<P> {
         if owed.is_empty() {
             return;
         }
-        let csb = used(csb);
-        let sent = tx.tail(core, csb).map_or(Ready::default(), |tail| tx.ready(tail));
-        let received = rx.tail(core, csb).map_or(Ready::default(), |tail| rx.ready(tail));
-        owed.settle(core, csb, sent, received, now_ns);
+        owed.settle(core, used(csb), tx.ready(), rx.ready(), now_ns);
     }
 
     /// Asks the guest for a kick, and looks again. False: it has published something meanwhile.
@@ -303,10 +335,10 @@ impl<P: NetPort> DataPath<P> {
             return true;
         }
         let Self { tx, csb, .. } = self;
-        let next = tx.next();
+        let next = tx.queue().next();
         match used(csb) {
-            None => tx.tail(core, None) == Ok(next),
-            Some(page) => match csb::host_tx_sleep(page, next, tx.ring_size()) {
+            None => tx.look(core, None) == Ok(next),
+            Some(page) => match csb::host_tx_sleep(page, next, tx.queue().n()) {
                 Ok(may_sleep) => may_sleep,
                 Err(wild) => {
                     self.found(core, wild);
@@ -352,7 +384,7 @@ impl<P: NetPort> DataPath<P> {
             self.port.disarm();
         }
         let Self { csb, asked, .. } = self;
-        if let Some(page) = csb {
+        if let Some(Mapped { page, .. }) = csb {
             csb::host_rx_start(page);
             // Inline, kicks are what the vCPU thread lives by.
             if std::mem::take(asked) {
@@ -387,10 +419,18 @@ fn busy(ns: u64) {
     }
 }
 
+/// A CSB that the guest has mapped.
+#[derive(Debug)]
+struct Mapped {
+    page: CsbPage,
+    /// The guest used it when the last slice began. Looked at no oftener: see `queue.rs`.
+    on: bool,
+}
+
 /// The CSB, if the guest uses the one it mapped.
 #[inline]
-fn used(page: &Option<CsbPage>) -> Option<&CsbPage> {
-    page.as_ref().filter(csb::host_csb_on)
+fn used(csb: &Option<Mapped>) -> Option<&CsbPage> {
+    csb.as_ref().filter(|csb| csb.on).map(|csb| &csb.page)
 }
 
 #[cfg(test)]

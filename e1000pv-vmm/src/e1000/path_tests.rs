@@ -425,6 +425,29 @@ fn wild_index_in_the_csb_stops_the_data_path_until_a_reset() {
 }
 
 #[test]
+fn round_says_whether_its_work_was_worth_it() {
+    let mut rig = Rig::plain();
+    let address = rig.place(0, &frame(60));
+    // Rings of 16: half of one bounds a round, a quarter is enough.
+    for (packets, size) in [
+        (0, Size::One),
+        (1, Size::One),
+        (2, Size::Few),
+        (3, Size::Few),
+        (4, Size::Enough),
+        (9, Size::Many),
+    ] {
+        for _ in 0..packets {
+            rig.legacy(address, 60, TxCmd::EOP);
+        }
+        rig.write(regs::TDT, rig.tail);
+        let next = rig.nic.round(0);
+        assert_eq!((next.work, next.size), (packets, size));
+        assert_eq!(rig.send().len(), packets as usize);
+    }
+}
+
+#[test]
 fn silly_rings_do_nothing() {
     for (base, length) in
         [(0, 0), (RAM_BYTES as u32, 128), (TX_RING as u32, u32::MAX), (0xffff_fff0, 256)]

@@ -20,6 +20,7 @@ use e1000pv::regs;
 use crate::counters::Nic;
 use crate::e1000::csb::CsbPage;
 use crate::e1000::owed::Ready;
+use crate::e1000::queue::{self, Queue};
 use crate::e1000::ring::{Ring, View};
 use crate::e1000::rx_packet::{Outcome, Packet};
 use crate::e1000::stats::Tally;
@@ -81,14 +82,11 @@ impl Modes {
 }
 
 /// The receive engine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rx {
-    ring: Option<Ring>,
-    next: u32,
+    queue: Queue,
     /// Descriptors that the packet at hand needs, if it waits for them; 0 if none waits.
     waits_for: u32,
-    /// A wild RDT, counted once.
-    bad_tail: Option<u32>,
     /// Packets lost in front of the port so far.
     missed: u64,
     causes: Icr,
@@ -110,52 +108,44 @@ pub(super) struct Work {
     pub bad: u64,
 }
 
+impl Default for Rx {
+    fn default() -> Self {
+        Self {
+            queue: Queue::new(&queue::RX),
+            waits_for: 0,
+            missed: 0,
+            causes: Icr::empty(),
+            packet: Packet::default(),
+        }
+    }
+}
+
 impl Rx {
     /// Begins anew at RDH, with the ring that the registers describe. What has come before, nobody was
     /// there to receive.
     pub fn restart<P: NetPort>(&mut self, core: &Core, port: &mut P) {
         port.rx_discard();
         self.missed = port.rx_missed();
-        let reg = |offset| core.registers.load(offset);
-        let (high, low, length) = (reg(regs::RDBAH), reg(regs::RDBAL), reg(regs::RDLEN));
-        self.ring = Ring::new(&core.ram, high, low, length);
-        self.next = reg(regs::RDH);
-        if self.next >= self.ring_size() {
-            self.next = 0;
-        }
-        (self.waits_for, self.bad_tail) = (0, None);
+        self.queue.restart(core);
+        self.waits_for = 0;
         self.causes = Icr::empty();
     }
 
-    /// Descriptors of the ring; 0 if there is none.
+    /// The ring, and how far this engine is.
     #[inline]
-    pub fn ring_size(&self) -> u32 {
-        self.ring.map_or(0, Ring::n)
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Looks at the guest's tail.
+    pub fn look(&mut self, core: &Core, csb: Option<&CsbPage>) -> Result<u32, Wild> {
+        self.queue.look(core, csb)
     }
 
     /// Whether there is a ring, and the receiver is enabled.
     pub fn is_enabled(&self, core: &Core) -> bool {
         let rctl = Rctl::from_bits_retain(core.registers.load(regs::RCTL));
-        self.ring.is_some() && rctl.contains(Rctl::EN)
-    }
-
-    /// The guest's tail. An RDT outside of the ring gives no descriptors.
-    pub fn tail(&mut self, core: &Core, csb: Option<&CsbPage>) -> Result<u32, Wild> {
-        if let Some(page) = csb {
-            return csb::host_rx_tail(page, self.ring_size());
-        }
-        let tail = core.registers.load(regs::RDT);
-        if self.ring.is_none() {
-            return Ok(self.next); // not set up yet
-        }
-        if tail < self.ring_size() {
-            self.bad_tail = None;
-            return Ok(tail);
-        }
-        if self.bad_tail.replace(tail) != Some(tail) {
-            core.counters.bump(Nic::RxBad, 1);
-        }
-        Ok(self.next)
+        self.queue.ring().is_some() && rctl.contains(Rctl::EN)
     }
 
     /// Causes since the last call.
@@ -164,35 +154,35 @@ impl Rx {
     }
 
     /// Descriptors that the guest has not given back: received ones.
-    pub fn ready(&self, tail: u32) -> Ready {
-        let Some(ring) = self.ring else { return Ready::default() };
-        Ready { descriptors: ring.n() - 1 - ring.distance(self.next, tail), of: ring.n() }
+    pub fn ready(&self) -> Ready {
+        let Some(ring) = self.queue.ring() else { return Ready::default() };
+        let free = ring.distance(self.queue.next(), self.queue.tail());
+        Ready { descriptors: ring.n() - 1 - free, of: ring.n() }
     }
 
     /// Before a sleep: whether there are buffers for the next packet. If not, a guest with a CSB is
     /// asked for a kick.
     pub fn wait(&mut self, core: &Core, csb: Option<&CsbPage>) -> Result<bool, Wild> {
-        let Some(ring) = self.ring else { return Ok(false) };
-        let need = self.waits_for.max(1);
+        let Some(ring) = self.queue.ring() else { return Ok(false) };
+        let (next, need) = (self.queue.next(), self.waits_for.max(1));
         match csb {
-            Some(page) => Ok(csb::host_rx_wait(page, self.next, need, ring.n())?.is_some()),
-            None => Ok(ring.distance(self.next, self.tail(core, None)?) >= need),
+            Some(page) => Ok(csb::host_rx_wait(page, next, need, ring.n())?.is_some()),
+            None => Ok(ring.distance(next, self.look(core, None)?) >= need),
         }
     }
 
-    /// Delivers at most a slice of packets to descriptors before `tail`; returns how many were dealt
+    /// Delivers at most a slice of packets to descriptors before the tail; returns how many were dealt
     /// with, and whether there are more that could be delivered now.
     pub fn fill<P: NetPort>(
         &mut self,
         core: &Core,
         port: &mut P,
-        tail: u32,
         csb: Option<&CsbPage>,
     ) -> (u32, bool) {
-        let Some(ring) = self.ring else { return (0, false) };
+        let Some(ring) = self.queue.ring() else { return (0, false) };
         port.rx_sync();
-        let free = ring.distance(self.next, tail);
-        let (first, waited) = (self.next, self.waits_for > 0);
+        let (first, tail) = (self.queue.next(), self.queue.tail());
+        let (free, waited) = (ring.distance(first, tail), self.waits_for > 0);
         let mut work = Work::default();
         let modes = Modes::of(core);
         let slots = port.rx();
@@ -206,14 +196,15 @@ impl Rx {
             core.stats.add(regs::RNBC, 1);
             core.counters.bump(Nic::RxNoBuffer, 1);
         }
-        if self.next != first {
-            core.registers.store(regs::RDH, self.next);
+        let next = self.queue.next();
+        if next != first {
+            core.registers.store(regs::RDH, next);
             if let Some(page) = csb {
-                csb::host_rx_done(page, self.next);
+                csb::host_rx_done(page, next);
             }
             self.causes |= Icr::RXT0;
             let minimum = ring.n() >> modes.rctl.minimum_threshold_shift();
-            if free > minimum && ring.distance(self.next, tail) <= minimum {
+            if free > minimum && ring.distance(next, tail) <= minimum {
                 self.causes |= Icr::RXDMT0;
             }
         }
@@ -249,22 +240,29 @@ impl Rx {
             if plain {
                 let most = (SLICE as u32 - work.packets).min(free);
                 let ram = &core.ram;
-                let run = Run { view, ring, ram, modes, accepted, first: self.next };
+                let run = Run { view, ring, ram, modes, accepted, first: self.queue.next() };
                 let n = run.copy(slots, work.slots, most, &mut work.tally);
                 work.slots += n as usize;
                 work.packets += n;
                 free -= n;
-                self.next = ring.step(self.next, n);
+                self.queue.set_next(ring.step(self.queue.next(), n));
                 if free == 0 || work.slots == available || work.packets == SLICE as u32 {
                     continue;
                 }
             }
-            match self.packet.deliver(core, modes, slots, (ring, view), (self.next, free), work) {
+            match self.packet.deliver(
+                core,
+                modes,
+                slots,
+                (ring, view),
+                (self.queue.next(), free),
+                work,
+            ) {
                 Outcome::Delivered { descriptors, passed } => {
                     if let Some(first) = passed {
                         accepted = first & ADDRESS;
                     }
-                    self.next = ring.step(self.next, descriptors);
+                    self.queue.set_next(ring.step(self.queue.next(), descriptors));
                     free -= descriptors;
                 }
                 Outcome::Dropped => {}

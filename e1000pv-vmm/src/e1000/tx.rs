@@ -22,6 +22,7 @@ use crate::counters::Nic;
 use crate::e1000::Core;
 use crate::e1000::csb::CsbPage;
 use crate::e1000::owed::Ready;
+use crate::e1000::queue::{self, Queue};
 use crate::e1000::ring::{Ring, View};
 use crate::e1000::stats::Tally;
 use crate::e1000::tx_packet::{Packet, Put};
@@ -55,8 +56,7 @@ pub enum Stop {
 /// The transmit engine.
 #[derive(Debug)]
 pub struct Tx {
-    ring: Option<Ring>,
-    next: u32,
+    queue: Queue,
     done: u32,
     /// Per slot queued, by its number: the first descriptor that is not done before that slot is
     /// taken. Numbers are taken modulo the length, a power of two and no less than the port's ring.
@@ -68,8 +68,6 @@ pub struct Tx {
     /// Something was queued or read since the last sync.
     unsynced: bool,
     packet: Packet,
-    /// A wild TDT, counted once.
-    bad_tail: Option<u32>,
     /// Slots that the port has lost so far.
     lost: u64,
     causes: Icr,
@@ -80,15 +78,13 @@ impl Tx {
     /// Of a device that was reset, over a port with so many slots.
     pub fn new(port_slots: usize) -> Self {
         Self {
-            ring: None,
-            next: 0,
+            queue: Queue::new(&queue::TX),
             done: 0,
             starts: vec![0; port_slots.next_power_of_two()].into(),
             queued: 0,
             pending: 0,
             unsynced: false,
             packet: Packet::new(),
-            bad_tail: None,
             lost: 0,
             causes: Icr::empty(),
             delayed: false,
@@ -98,29 +94,22 @@ impl Tx {
     /// Begins anew at TDH, with the ring that the registers describe; the port has been told to
     /// forget what was queued.
     pub fn restart(&mut self, core: &Core) {
-        let reg = |offset| core.registers.load(offset);
-        let (high, low, length) = (reg(regs::TDBAH), reg(regs::TDBAL), reg(regs::TDLEN));
-        self.ring = Ring::new(&core.ram, high, low, length);
-        self.next = reg(regs::TDH);
-        if self.next >= self.ring_size() {
-            // A head outside of the ring: begins at its start, as after reset.
-            self.next = 0;
-        }
-        self.done = self.next;
-        (self.pending, self.unsynced, self.bad_tail) = (0, false, None);
+        self.queue.restart(core);
+        self.done = self.queue.next();
+        (self.pending, self.unsynced) = (0, false);
         (self.causes, self.delayed) = (Icr::empty(), false);
         self.packet.reset();
     }
 
-    /// Descriptors of the ring; 0 if there is none.
+    /// The ring, and how far this engine is.
     #[inline]
-    pub fn ring_size(&self) -> u32 {
-        self.ring.map_or(0, Ring::n)
+    pub fn queue(&self) -> &Queue {
+        &self.queue
     }
 
-    /// The first descriptor that has not been read.
-    pub fn next(&self) -> u32 {
-        self.next
+    /// Looks at the guest's tail.
+    pub fn look(&mut self, core: &Core, csb: Option<&CsbPage>) -> Result<u32, Wild> {
+        self.queue.look(core, csb)
     }
 
     /// Slots queued and not taken by the port at the last sync, or queued since.
@@ -136,27 +125,7 @@ impl Tx {
     /// Whether there is a ring, and the transmitter is enabled.
     pub fn is_enabled(&self, core: &Core) -> bool {
         let tctl = Tctl::from_bits_retain(core.registers.load(regs::TCTL));
-        self.ring.is_some() && tctl.contains(Tctl::EN)
-    }
-
-    /// The guest's tail. A TDT outside of the ring is no tail: there is nothing to do until another is
-    /// written.
-    pub fn tail(&mut self, core: &Core, csb: Option<&CsbPage>) -> Result<u32, Wild> {
-        if let Some(page) = csb {
-            return csb::host_tx_tail(page, self.ring_size());
-        }
-        let tail = core.registers.load(regs::TDT);
-        if self.ring.is_none() {
-            return Ok(self.next); // not set up yet
-        }
-        if tail < self.ring_size() {
-            self.bad_tail = None;
-            return Ok(tail);
-        }
-        if self.bad_tail.replace(tail) != Some(tail) {
-            core.counters.bump(Nic::TxBad, 1);
-        }
-        Ok(self.next)
+        self.queue.ring().is_some() && tctl.contains(Tctl::EN)
     }
 
     /// Causes since the last call, and whether IDE was among the descriptors reported.
@@ -165,26 +134,22 @@ impl Tx {
     }
 
     /// Free descriptors.
-    pub fn ready(&self, tail: u32) -> Ready {
-        let Some(ring) = self.ring else { return Ready::default() };
-        Ready { descriptors: ring.n() - 1 - ring.distance(self.done, tail), of: ring.n() }
+    pub fn ready(&self) -> Ready {
+        let Some(ring) = self.queue.ring() else { return Ready::default() };
+        let used = ring.distance(self.done, self.queue.tail());
+        Ready { descriptors: ring.n() - 1 - used, of: ring.n() }
     }
 
-    /// Reads at most `limit` descriptors before `tail` and queues their packets; returns how much work
+    /// Reads at most `limit` descriptors before the tail and queues their packets; returns how much work
     /// that was (descriptors, or slots if there were more) and why there was no more.
-    pub fn fill<P: NetPort>(
-        &mut self,
-        core: &Core,
-        port: &mut P,
-        tail: u32,
-        limit: u32,
-    ) -> (u32, Stop) {
-        let Some(ring) = self.ring else { return (0, Stop::Empty) };
-        let count = ring.distance(self.next, tail).min(limit);
-        let (first, before) = (self.next, self.queued);
+    pub fn fill<P: NetPort>(&mut self, core: &Core, port: &mut P, limit: u32) -> (u32, Stop) {
+        let Some(ring) = self.queue.ring() else { return (0, Stop::Empty) };
+        let (first, tail, before) = (self.queue.next(), self.queue.tail(), self.queued);
+        let count = ring.distance(first, tail).min(limit);
         let mut tally = Tally::default();
         let stop = self.descriptors(core, port.tx(), ring, count, &mut tally);
-        let read = ring.distance(first, self.next);
+        let next = self.queue.next();
+        let read = ring.distance(first, next);
         let queued = self.queued.wrapping_sub(before);
         if tally.packets > 0 {
             core.stats.transmitted(&tally);
@@ -193,7 +158,7 @@ impl Tx {
         }
         self.unsynced |= read > 0;
         let stop = match stop {
-            Stop::Limit if self.next == tail => Stop::Empty,
+            Stop::Limit if next == tail => Stop::Empty,
             stop => stop,
         };
         (read.max(queued as u32), stop)
@@ -213,21 +178,22 @@ impl Tx {
         let mask = self.starts.len() - 1;
         let mut used = 0;
         let mut stop = Stop::Limit;
+        let mut next = self.queue.next();
         let mut left = count;
         while left > 0 {
             if self.packet.is_empty() {
                 let most = (slots.space() - used).min(left as usize);
                 let from = self.queued.wrapping_add(used);
-                let run = Run { view, ring, ram: &core.ram, shortest, first: self.next };
+                let run = Run { view, ring, ram: &core.ram, shortest, first: next };
                 let n = run.put(&mut slots, used, most, (&mut self.starts, from), tally);
                 used += n;
                 left -= n as u32;
-                self.next = ring.step(self.next, n as u32);
+                next = ring.step(next, n as u32);
                 if left == 0 {
                     break;
                 }
             }
-            let [address, word] = view.load(self.next);
+            let [address, word] = view.load(next);
             if used == slots.space() && word & KIND == cmd(TxCmd::EOP) && self.packet.is_empty() {
                 stop = Stop::NoSpace;
                 break;
@@ -237,15 +203,16 @@ impl Tx {
             let to = (&mut slots, &mut used);
             let put = self.packet.descriptor(core, TxDesc::from_bytes(desc), shortest, to, tally);
             for slot in before..used {
-                self.starts[self.queued.wrapping_add(slot) & mask] = self.next as u16;
+                self.starts[self.queued.wrapping_add(slot) & mask] = next as u16;
             }
             if put == Put::NoSpace {
                 stop = Stop::NoSpace;
                 break;
             }
-            self.next = ring.step(self.next, 1);
+            next = ring.step(next, 1);
             left -= 1;
         }
+        self.queue.set_next(next);
         slots.commit(used);
         self.queued = self.queued.wrapping_add(used);
         self.pending += used;
@@ -254,14 +221,8 @@ impl Tx {
     }
 
     /// Lets the port take what is queued, and reports what it has taken. Returns how many slots that
-    /// were. `tail`: the guest's.
-    pub fn sync<P: NetPort>(
-        &mut self,
-        core: &Core,
-        port: &mut P,
-        tail: u32,
-        csb: Option<&CsbPage>,
-    ) -> usize {
+    /// were.
+    pub fn sync<P: NetPort>(&mut self, core: &Core, port: &mut P, csb: Option<&CsbPage>) -> usize {
         let before = self.pending;
         // Nothing queued, and not all slots free: a peer has damaged the port's indices, which only a
         // sync mends.
@@ -277,15 +238,15 @@ impl Tx {
             self.lost = lost;
         }
         self.unsynced = false;
-        self.consumed(core, tail, csb);
+        self.consumed(core, csb);
         before - self.pending
     }
 
     /// The consumption callback: DD, TDH, host_tdh, causes.
-    fn consumed(&mut self, core: &Core, tail: u32, csb: Option<&CsbPage>) {
-        let Some(ring) = self.ring else { return };
+    fn consumed(&mut self, core: &Core, csb: Option<&CsbPage>) {
+        let Some(ring) = self.queue.ring() else { return };
         let done = if self.pending == 0 {
-            self.next
+            self.queue.next()
         } else {
             u32::from(self.starts[self.queued.wrapping_sub(self.pending) & (self.starts.len() - 1)])
         };
@@ -302,7 +263,7 @@ impl Tx {
         if reported.intersects(TxCmd::RS | TxCmd::RPS) || csb.is_some() {
             self.causes |= Icr::TXDW;
         }
-        if done == tail {
+        if done == self.queue.tail() {
             self.causes |= Icr::TXQE;
         }
         self.delayed |= reported.contains(TxCmd::IDE);
