@@ -137,9 +137,9 @@ pub struct Cli {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = busy_time, hide_default_value = true, help_heading = "NIC")]
     pub tx_delay: Duration,
 
-    /// How I/O threads wait, and when they wake the guest: words spin=N, yield=N, block, busy,
-    /// sleep=TIME, wake=PERCENT% or wake=first, timer=TIME, with commas [default:
-    /// yield=3,block,wake=75%,timer=50us].
+    /// How I/O threads wait, and when they wake the guest: words gather=TIME, spin=N, poll=TIME,
+    /// block, busy, sleep=TIME, wake=PERCENT% or wake=first, timer=TIME, with commas [default:
+    /// gather=8us,poll=100us,block,wake=75%,timer=50us].
     #[arg(long, value_name = "POLICY", help_heading = "NIC")]
     pub notify: Option<String>,
 

@@ -2,13 +2,14 @@
 //! of `--notify`.
 //!
 //! ```text
-//!   spin=N    look N times more, then
-//!   yield=N   let others run N times, then
-//!   block     ask for notifications and sleep        (or busy: never sleep; sleep=20us: look again
+//!   gather=8us   after a round of few packets, let others run for up to that time: more gather
+//!   spin=N       without work: look N times more, then
+//!   poll=100us   look and let others run in turns, for up to that time, then
+//!   block        ask for notifications and sleep     (or busy: never sleep; sleep=20us: look again
 //!                                                     after that time, without asking)
-//!   wake=75%  a guest that waits is interrupted when that part of its ring is ready for it, or when
-//!             the I/O thread is about to go idle; wake=first: at the first packet
-//!   timer=50us  ... but no later than that after the first packet
+//!   wake=75%     a guest that waits is interrupted when that part of its ring is ready for it, or
+//!                when the I/O thread is about to go idle; wake=first: at the first packet
+//!   timer=50us   ... but no later than that after the first packet
 //! ```
 //!
 //! Why: with more threads than cores, what is handed over per wake-up decides the rate; the
@@ -33,8 +34,10 @@ pub enum Then {
 pub struct Notify {
     /// Empty rounds that follow each other at once.
     pub spin: u32,
-    /// Empty rounds with a `sched_yield` between them.
-    pub yields: u32,
+    /// Longest time of empty rounds with a `sched_yield` between them.
+    pub poll_ns: u64,
+    /// Longest pause after a round of few packets.
+    pub gather_ns: u64,
     /// What comes then.
     pub then: Then,
     /// Percent of its ring that make it worthwhile to wake a guest; 0: the first packet does.
@@ -44,9 +47,16 @@ pub struct Notify {
 }
 
 impl Default for Notify {
-    /// The best of the policies measured where two cores are shared by four threads.
+    /// The best of the policies measured, with both threads of a machine on one core and on two.
     fn default() -> Self {
-        Self { spin: 0, yields: 3, then: Then::Block, wake_percent: 75, timer_ns: 50_000 }
+        Self {
+            spin: 0,
+            poll_ns: 100_000,
+            gather_ns: 8_000,
+            then: Then::Block,
+            wake_percent: 75,
+            timer_ns: 50_000,
+        }
     }
 }
 
@@ -55,8 +65,8 @@ impl Default for Notify {
 pub enum NotifyError {
     /// Not one of the words.
     #[error(
-        "Unknown word {word:?}; use spin=N, yield=N, block, busy, sleep=TIME, wake=PERCENT% or \
-         wake=first, timer=TIME"
+        "Unknown word {word:?}; use gather=TIME, spin=N, poll=TIME, block, busy, sleep=TIME, \
+         wake=PERCENT% or wake=first, timer=TIME"
     )]
     Word {
         /// What was found.
@@ -88,8 +98,8 @@ fn time_ns(text: &str) -> Option<u64> {
 impl FromStr for Notify {
     type Err = NotifyError;
 
-    /// Words that are not there keep their default, but spin and yield are 0 once any word about
-    /// waiting is given: `block` blocks at once.
+    /// Words that are not there keep their default, but gather, spin and poll are 0 once any word
+    /// about the I/O thread's waiting is given: `block` blocks at once.
     fn from_str(text: &str) -> Result<Self, NotifyError> {
         const TIME: &str = "a time is a number with ns, us or ms, at most a second";
         const COUNT: &str = "a count is a number up to 1000000";
@@ -97,7 +107,7 @@ impl FromStr for Notify {
         let mut policy = Self::default();
         let is_waiting = |word: &str| !word.starts_with("wake=") && !word.starts_with("timer=");
         if text.split(',').any(is_waiting) {
-            (policy.spin, policy.yields) = (0, 0);
+            (policy.gather_ns, policy.spin, policy.poll_ns) = (0, 0, 0);
         }
         for word in text.split(',') {
             let bad = |want| NotifyError::Value { word: word.into(), want };
@@ -108,7 +118,8 @@ impl FromStr for Notify {
                 None if word == "block" => policy.then = Then::Block,
                 None if word == "busy" => policy.then = Then::Busy,
                 Some(("spin", v)) => policy.spin = count(v)?,
-                Some(("yield", v)) => policy.yields = count(v)?,
+                Some(("poll", v)) => policy.poll_ns = time(v)?,
+                Some(("gather", v)) => policy.gather_ns = time(v)?,
                 Some(("sleep", v)) => policy.then = Then::Sleep(time(v)?.max(1)),
                 Some(("wake", "first")) => policy.wake_percent = 0,
                 Some(("wake", v)) => {
@@ -125,11 +136,14 @@ impl FromStr for Notify {
 
 impl fmt::Display for Notify {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.gather_ns > 0 {
+            write!(f, "gather={},", Time(self.gather_ns))?;
+        }
         if self.spin > 0 {
             write!(f, "spin={},", self.spin)?;
         }
-        if self.yields > 0 {
-            write!(f, "yield={},", self.yields)?;
+        if self.poll_ns > 0 {
+            write!(f, "poll={},", Time(self.poll_ns))?;
         }
         match self.then {
             Then::Block => f.write_str("block")?,
@@ -164,9 +178,15 @@ mod tests {
 
     #[test]
     fn from_str_words_in_any_order() {
-        let policy: Notify = "block,timer=1ms,spin=50,wake=first".parse().unwrap();
-        let want =
-            Notify { spin: 50, yields: 0, then: Then::Block, wake_percent: 0, timer_ns: 1_000_000 };
+        let policy: Notify = "block,timer=1ms,spin=50,gather=2us,wake=first".parse().unwrap();
+        let want = Notify {
+            gather_ns: 2_000,
+            spin: 50,
+            poll_ns: 0,
+            then: Then::Block,
+            wake_percent: 0,
+            timer_ns: 1_000_000,
+        };
         assert_eq!(policy, want);
         assert_eq!("wake=75%".parse(), Ok(Notify::default()));
         assert_eq!("sleep=20us".parse::<Notify>().unwrap().then, Then::Sleep(20_000));
@@ -178,7 +198,10 @@ mod tests {
             ("", "Unknown word \"\""),
             ("spin", "Unknown word \"spin\""),
             ("block=3", "Unknown word"),
-            ("yield=x", "a count is"),
+            ("yield=3", "Unknown word"),
+            ("poll=3", "a time is"),
+            ("gather=1s", "a time is"),
+            ("spin=x", "a count is"),
             ("spin=1000001", "a count is"),
             ("timer=20", "a time is"),
             ("timer=us", "a time is"),
@@ -195,11 +218,11 @@ mod tests {
     proptest! {
         #[test]
         fn display_reads_back(
-            spin in 0u32..=1_000_000, yields in 0u32..=1_000_000, then in 0u64..1_000_000_002,
-            wake_percent in 0u32..=100, timer_ns in 0u64..=1_000_000_000,
+            gather_ns in 0u64..=1_000_000_000, spin in 0u32..=1_000_000,
+            poll_ns in 0u64..=1_000_000_000, then in 0u64..1_000_000_002, wake_percent in 0u32..=100, timer_ns in 0u64..=1_000_000_000,
         ) {
             let then = match then { 0 => Then::Block, 1_000_000_001 => Then::Busy, ns => Then::Sleep(ns) };
-            let policy = Notify { spin, yields, then, wake_percent, timer_ns };
+            let policy = Notify { gather_ns, spin, poll_ns, then, wake_percent, timer_ns };
             prop_assert_eq!(policy.to_string().parse(), Ok(policy));
         }
     }
