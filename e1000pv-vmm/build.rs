@@ -23,7 +23,9 @@ fn main() {
     ] {
         println!("cargo:rerun-if-changed={}", root.join("guest-tools").join(part).display());
     }
-    println!("cargo:rerun-if-changed={}", root.join("lib/e1000pv").display());
+    for library in ["e1000pv", "nm-stream"] {
+        println!("cargo:rerun-if-changed={}", root.join("lib").join(library).display());
+    }
     let target = out.join("guest");
     let mut cargo = Command::new(var("CARGO"));
     cargo

@@ -20,7 +20,6 @@ mod rate;
 mod record;
 mod run;
 mod stats;
-mod tracker;
 mod worker;
 
 /// Runs the tool.

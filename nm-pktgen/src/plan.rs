@@ -13,13 +13,14 @@ use nm_cli::cpulist::CpuList;
 use nm_cli::exit::UsageError;
 use nm_cli::mac::{Mac, MacRange};
 use nm_cli::units::{L1_OVERHEAD_BYTES, Rate, Sizes};
+use nm_stream::Mark;
 
 use crate::cli::{Cli, Function, Speed};
 use crate::packet::cut::Cut;
 use crate::packet::ip::Family;
 use crate::packet::range::AddrRange;
 use crate::packet::source::Recipe;
-use crate::packet::{mark, template};
+use crate::packet::template;
 use crate::rate::{Target, Unit};
 
 /// Longest packet: what netmap's 16-bit lengths and UDP's can say.
@@ -345,7 +346,7 @@ fn sizes(
             );
         }
     };
-    let marked = template::header_bytes(family) + mark::LEN;
+    let marked = template::header_bytes(family) + Mark::LEN;
     let least = if function.marks() {
         marked
     } else if matches!(sizes, Sizes::Fixed(_)) {

@@ -4,8 +4,9 @@
 //! IPv6, TCP) is foreign, not bad.
 
 use e1000pv_driver::Buffer;
+use nm_stream::Mark;
 
-use crate::packet::{HEADER_BYTES, MARK_BYTES, Mark, SIZE_MIN, fold, fold_wide};
+use crate::packet::{HEADER_BYTES, SIZE_MIN, decode_mark, fold, fold_wide};
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +57,10 @@ pub fn judge(buffer: &Buffer, len: usize) -> Seen {
     if w5 & 0xffff != 0 && !udp_sound(buffer, (w3, w4), end, udp_bytes) {
         return Seen::Bad;
     }
-    if udp_bytes < 8 + MARK_BYTES {
+    if udp_bytes < 8 + Mark::LEN {
         return Seen::Plain;
     }
-    Mark::decode(w5, word(6), word(7) & 0xffff).map_or(Seen::Plain, Seen::Marked)
+    decode_mark(w5, word(6), word(7) & 0xffff).map_or(Seen::Plain, Seen::Marked)
 }
 
 /// Sums addresses, UDP header, payload up to `end`, and the rest of the pseudo-header.

@@ -3,10 +3,11 @@
 //! never fall silent.
 
 use e1000pv_driver::{Cpu, Interest, Mmio};
+use nm_stream::Kind;
 
 use crate::check::{Seen, judge};
 use crate::delay::Delay;
-use crate::packet::{self, Kind};
+use crate::packet;
 use crate::run::Run;
 
 /// Answers until the run ends.

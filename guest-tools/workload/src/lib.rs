@@ -23,12 +23,11 @@ mod plan;
 mod run;
 mod rx;
 mod summary;
-mod tracker;
 mod tx;
 mod value;
 
 pub use check::{Seen, judge};
-pub use packet::{Addresses, Kind, Mark, SIZE_MAX, SIZE_MIN, Template, turn};
+pub use packet::{Addresses, SIZE_MAX, SIZE_MIN, Template, turn};
 pub use plan::{Function, ParseError, Plan};
 pub use run::{RunError, run};
 pub use summary::{RoundTrips, Summary, write_error};

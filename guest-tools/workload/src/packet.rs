@@ -14,11 +14,10 @@
 //! little-endian store writes it.
 
 use e1000pv_driver::{BUFFER_WORDS, Buffer};
+use nm_stream::{Kind, Mark};
 
 /// Bytes in front of the mark.
 pub const HEADER_BYTES: usize = 42;
-/// Bytes of a mark.
-pub const MARK_BYTES: usize = 16;
 /// Shortest frame, without CRC.
 pub const SIZE_MIN: usize = 60;
 /// Longest frame, without CRC.
@@ -26,59 +25,12 @@ pub const SIZE_MAX: usize = 1514;
 /// Words of the longest frame.
 const WORDS: usize = SIZE_MAX.div_ceil(8);
 
-/// Who made a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Kind {
-    /// tx, txseq.
-    Seq = 0xa5,
-    /// ping.
-    Ping = 0xa6,
-    /// echo, pong.
-    Pong = 0xa7,
-}
-
-/// A mark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// Low half of the sequence number.
-    pub seq: u32,
-    /// Chosen anew for each run of a sender.
-    pub run: u16,
-    /// Who made the packet.
-    pub kind: Kind,
-    /// Sending thread.
-    pub thread: u8,
-    /// Sequence number or time.
-    pub value: u64,
-}
-
-impl Mark {
-    /// Reads a mark from the frame's words 5, 6 and 7. Always inlined, as its caller `judge` is.
-    #[inline(always)]
-    pub fn decode(word5: u64, word6: u64, word7: u64) -> Option<Mark> {
-        let kind = match word6 as u8 {
-            0xa5 => Kind::Seq,
-            0xa6 => Kind::Ping,
-            0xa7 => Kind::Pong,
-            _ => return None,
-        };
-        let mark = Mark {
-            seq: ((word5 >> 16) as u32).swap_bytes(),
-            run: ((word5 >> 48) as u16).swap_bytes(),
-            kind,
-            thread: (word6 >> 8) as u8,
-            value: (word6 >> 16 | word7 << 48).swap_bytes(),
-        };
-        // A sequence number stands there twice; somebody else's packet hardly has both.
-        (kind != Kind::Seq || mark.seq == mark.value as u32).then_some(mark)
-    }
-
-    /// Identifies the sender's stream.
-    #[inline]
-    pub fn stream(self) -> u32 {
-        u32::from(self.run) << 8 | u32::from(self.thread)
-    }
+/// Reads a mark from the frame's words 5, 6 and 7. Always inlined, as its caller `judge` is.
+#[inline(always)]
+pub fn decode_mark(word5: u64, word6: u64, word7: u64) -> Option<Mark> {
+    let first = word5 >> 16 | word6 << 48;
+    let value = word6 >> 16 | word7 << 48;
+    Mark::decode(first.swap_bytes(), value.swap_bytes())
 }
 
 /// Folds a sum of many words to one, keeping it in ones-complement arithmetic.
@@ -153,7 +105,7 @@ impl Template {
         let half = |bytes: &[u8]| u64::from(u16::from_le_bytes([bytes[0], bytes[1]]));
         let header: u64 = bytes[14..34].chunks_exact(2).map(half).sum();
         bytes[24..26].copy_from_slice(&(!fold(header)).to_le_bytes());
-        let covered: u64 = bytes[26..HEADER_BYTES + MARK_BYTES].chunks_exact(2).map(half).sum();
+        let covered: u64 = bytes[26..HEADER_BYTES + Mark::LEN].chunks_exact(2).map(half).sum();
         let mut words = [0; WORDS];
         for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));

@@ -5,10 +5,11 @@
 //! [`ANSWER_NS`] that packet is lost, and its late answer is foreign.
 
 use e1000pv_driver::{Cpu, Interest, Mmio};
+use nm_stream::{Kind, Mark};
 
 use crate::check::{Seen, judge};
 use crate::histogram::Histogram;
-use crate::packet::{Kind, Mark, Template};
+use crate::packet::Template;
 use crate::run::Run;
 use crate::summary::RoundTrips;
 use crate::tx;

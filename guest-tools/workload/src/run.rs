@@ -6,10 +6,10 @@
 use core::fmt;
 
 use e1000pv_driver::{Cpu, Interest, Mmio, Nic, Sleeper, Stats};
+use nm_stream::Verdict;
 
 use crate::plan::{Function, Plan};
 use crate::summary::{RoundTrips, Summary};
-use crate::tracker::Verdict;
 use crate::{echo, forward, ping, rx, tx};
 
 /// Between two looks at a link that is down.

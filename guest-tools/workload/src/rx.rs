@@ -1,16 +1,18 @@
 //! rx: reads every byte of every packet, checks it, and counts.
 
 use e1000pv_driver::{Cpu, Interest, Mmio};
+use nm_stream::{Kind, Streams};
 
 use crate::check::{Seen, judge};
 use crate::delay::Delay;
-use crate::packet::Kind;
 use crate::run::Run;
-use crate::tracker::Streams;
+
+/// Senders told apart; packets of more are foreign.
+const SENDERS: usize = 16;
 
 /// Receives until the run ends.
 pub(crate) fn run<M: Mmio, C: Cpu>(run: &mut Run<'_, M, C>) {
-    let mut streams = Streams::new();
+    let mut streams = Streams::<SENDERS>::new();
     let mut delay = Delay::new(run.plan.delay_ns);
     loop {
         run.serve();
@@ -40,7 +42,7 @@ pub(crate) fn run<M: Mmio, C: Cpu>(run: &mut Run<'_, M, C>) {
 #[inline]
 fn take<M: Mmio, C: Cpu>(
     run: &mut Run<'_, M, C>,
-    streams: &mut Streams,
+    streams: &mut Streams<SENDERS>,
     delay: &mut Delay,
     count: usize,
 ) {

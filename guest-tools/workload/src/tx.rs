@@ -4,9 +4,10 @@
 //! is written once into each buffer, during the ring's first turn.
 
 use e1000pv_driver::{Cpu, Interest, Mmio, Nic};
+use nm_stream::{Kind, Mark};
 
 use crate::pacer::Pacer;
-use crate::packet::{Addresses, Kind, Mark, Template};
+use crate::packet::{Addresses, Template};
 use crate::plan::Plan;
 use crate::run::Run;
 

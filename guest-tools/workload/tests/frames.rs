@@ -6,7 +6,8 @@ mod fake;
 
 use e1000pv_driver::{Buffer, Config, Nic};
 use fake::{Bar0, Machine};
-use guest_workload::{Addresses, Kind, Mark, SIZE_MAX, SIZE_MIN, Seen, Template, judge, turn};
+use guest_workload::{Addresses, SIZE_MAX, SIZE_MIN, Seen, Template, judge, turn};
+use nm_stream::{Kind, Mark};
 use proptest::prelude::*;
 
 /// A device, for its buffers.

@@ -7,8 +7,9 @@ mod fake;
 use e1000pv_driver::{Config, Nic};
 use fake::{Bar0, Machine, PARAVIRT};
 use guest_workload::{
-    Addresses, Kind, Mark, Plan, RunError, Seen, Summary, Template, judge, run, turn, write_error,
+    Addresses, Plan, RunError, Seen, Summary, Template, judge, run, turn, write_error,
 };
+use nm_stream::{Kind, Mark};
 
 const DRIVERS: [&str; 5] = [
     "driver=plain",

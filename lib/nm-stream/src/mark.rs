@@ -1,4 +1,5 @@
-//! The mark at the beginning of the payload, by which txseq and rxseq, ping and pong know their packets.
+//! The mark at the beginning of the UDP payload, by which txseq and rxseq, ping and pong know their
+//! packets. Integers are in network order.
 //!
 //! ```text
 //! 0      4     6      7        8                 16
@@ -7,9 +8,6 @@
 //! `seq` is the low half of the sequence number, where pkt-gen has it too. `run` differs between runs,
 //! so that a restarted sender is a new stream, not a jump back. The last field is the whole sequence
 //! number (txseq) or the sender's clock in nanoseconds (ping, sent back unchanged by pong).
-
-/// Length of a mark.
-pub const LEN: usize = 16;
 
 /// Who made a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +37,12 @@ pub struct Mark {
 }
 
 impl Mark {
+    /// Bytes of a mark.
+    pub const LEN: usize = 16;
+
     /// The bytes on the wire.
-    pub fn encode(self) -> [u8; LEN] {
-        let mut bytes = [0; LEN];
+    pub fn encode(self) -> [u8; Mark::LEN] {
+        let mut bytes = [0; Mark::LEN];
         bytes[..4].copy_from_slice(&self.seq.to_be_bytes());
         bytes[4..6].copy_from_slice(&self.run.to_be_bytes());
         bytes[6] = self.kind as u8;
@@ -52,6 +53,10 @@ impl Mark {
 
     /// Reads a mark from its first and second eight bytes as big-endian numbers; `None` if the kind is
     /// unknown.
+    ///
+    /// Always inlined: a result that goes through memory is written in small pieces and read back in
+    /// large ones, which the CPU cannot forward (docs/design/guest-driver.md).
+    #[inline(always)]
     pub fn decode(first: u64, value: u64) -> Option<Mark> {
         let kind = match (first >> 8) as u8 {
             0xa5 => Kind::Seq,
@@ -71,6 +76,7 @@ impl Mark {
     }
 
     /// Identifies the sender's stream.
+    #[inline]
     pub fn stream(self) -> u32 {
         u32::from(self.run) << 8 | u32::from(self.thread)
     }

@@ -1,20 +1,21 @@
-//! Loss, reordering and duplicates in streams of sequence numbers, with the meanings that nm-pktgen's
-//! rxseq gives them, in constant memory and two instructions a packet while nothing is wrong.
+//! Loss, reordering and duplicates in one stream of sequence numbers, in constant memory and two
+//! instructions a packet while nothing is wrong.
 //!
-//! A number that was skipped is lost until it comes late; then it is reordered (RFC 4737). A number
-//! older than the window is reordered, and stays lost. What was sent before the first number seen is
-//! nobody's loss: the receiver may have come later.
+//! A number that was skipped counts as lost until it comes late; then it counts as reordered (RFC 4737:
+//! it came after a higher one). A number older than the window is reordered, and stays lost: nobody can
+//! tell it from a duplicate. What was sent before the first number seen is nobody's loss: the receiver
+//! may have come later.
 //!
 //! Invariant: the bitmap holds the numbers of [next - WINDOW, next) that are *missing*, and `missing`
 //! counts them. So while it is 0 the bitmap is all zeros, and in-order numbers need not touch it.
+
+use core::ops::Add;
 
 /// Sequence numbers remembered.
 pub const WINDOW: u64 = 8192;
 const WORDS: usize = (WINDOW / 64) as usize;
 /// A jump forward above this is a damaged packet, not a loss.
 const JUMP: u64 = 1 << 32;
-/// Senders told apart; packets of more are foreign.
-pub const STREAMS: usize = 16;
 
 /// What became of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,18 @@ pub struct Verdict {
     pub reordered: u64,
     /// Packets that came again.
     pub duplicated: u64,
+}
+
+impl Add for Verdict {
+    type Output = Verdict;
+
+    fn add(self, other: Verdict) -> Verdict {
+        Verdict {
+            lost: self.lost + other.lost,
+            reordered: self.reordered + other.reordered,
+            duplicated: self.duplicated + other.duplicated,
+        }
+    }
 }
 
 /// One stream.
@@ -41,7 +54,7 @@ pub struct Tracker {
 
 impl Tracker {
     /// Of nothing.
-    const fn empty() -> Tracker {
+    pub(crate) const fn empty() -> Tracker {
         let verdict = Verdict { lost: 0, reordered: 0, duplicated: 0 };
         Tracker { next: 0, origin: 0, missing: 0, bitmap: [0; WORDS], verdict }
     }
@@ -132,74 +145,6 @@ fn bit(seq: u64) -> u64 {
     1 << (seq % 64)
 }
 
-/// The streams of all senders that a receiver hears.
-#[derive(Clone, Debug)]
-pub struct Streams {
-    keys: [u32; STREAMS],
-    trackers: [Tracker; STREAMS],
-    used: usize,
-    /// The last one noted: packets come in bursts of one sender.
-    last: usize,
-}
-
-impl Default for Streams {
-    fn default() -> Streams {
-        Streams::new()
-    }
-}
-
-impl Streams {
-    /// None yet.
-    pub const fn new() -> Streams {
-        Streams {
-            keys: [0; STREAMS],
-            trackers: [const { Tracker::empty() }; STREAMS],
-            used: 0,
-            last: 0,
-        }
-    }
-
-    /// Notes a sequence number of a sender; false if it makes no sense, or there are too many senders.
-    #[inline]
-    pub fn note(&mut self, stream: u32, seq: u64) -> bool {
-        if self.last >= self.used || self.keys[self.last] != stream {
-            match self.find(stream) {
-                Some(found) => self.last = found,
-                None => return self.begin(stream, seq),
-            }
-        }
-        self.trackers[self.last].note(seq)
-    }
-
-    fn find(&self, stream: u32) -> Option<usize> {
-        self.keys[..self.used].iter().position(|&key| key == stream)
-    }
-
-    fn begin(&mut self, stream: u32, seq: u64) -> bool {
-        if self.used == STREAMS {
-            return false;
-        }
-        self.keys[self.used] = stream;
-        self.trackers[self.used].begin(seq);
-        self.last = self.used;
-        self.used += 1;
-        true
-    }
-
-    /// Of all streams together.
-    pub fn verdict(&self) -> Verdict {
-        let sum = |sum: Verdict, tracker: &Tracker| {
-            let one = tracker.verdict();
-            Verdict {
-                lost: sum.lost + one.lost,
-                reordered: sum.reordered + one.reordered,
-                duplicated: sum.duplicated + one.duplicated,
-            }
-        };
-        self.trackers[..self.used].iter().fold(Verdict::default(), sum)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -228,9 +173,10 @@ mod tests {
     }
 
     fn tracked(numbers: &[u64]) -> Verdict {
-        let mut streams = Streams::new();
-        numbers.iter().for_each(|&seq| assert!(streams.note(7, seq)));
-        streams.verdict()
+        let mut tracker = Tracker::empty();
+        tracker.begin(numbers[0]);
+        numbers[1..].iter().for_each(|&seq| assert!(tracker.note(seq)));
+        tracker.verdict()
     }
 
     #[test]
@@ -268,17 +214,6 @@ mod tests {
         assert_eq!(tracker.verdict(), Verdict::default());
         tracker.begin(u64::MAX);
         assert!(!tracker.note(u64::MAX) && tracker.note(0));
-    }
-
-    #[test]
-    fn streams_are_told_apart_and_bounded() {
-        let mut streams = Streams::new();
-        for (stream, seq) in [(1, 0), (2, 0), (1, 1), (2, 3), (1, 2), (1, 1)] {
-            assert!(streams.note(stream, seq));
-        }
-        assert_eq!(streams.verdict(), Verdict { lost: 2, reordered: 0, duplicated: 1 });
-        let more = (3..100).filter(|&stream| streams.note(stream, 0)).count();
-        assert_eq!(more, STREAMS - 2);
     }
 
     proptest! {

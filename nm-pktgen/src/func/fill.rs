@@ -8,10 +8,10 @@ use std::io::Write;
 
 use netmap::{SlotFlags, TxRing};
 use nm_cli::units;
+use nm_stream::{Kind, Mark};
 
 use crate::hexdump;
 use crate::packet::cut::Cut;
-use crate::packet::mark::{Kind, Mark};
 use crate::packet::source::Source;
 use crate::plan::Plan;
 

@@ -6,10 +6,10 @@
 
 use netmap::Interest;
 use nm_cli::units;
+use nm_stream::{Kind, Mark};
 
 use crate::func::rx;
 use crate::func::tx::stream_mark;
-use crate::packet::mark::{Kind, Mark};
 use crate::packet::source::Source;
 use crate::rate;
 use crate::stats::lock;

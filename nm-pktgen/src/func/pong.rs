@@ -3,8 +3,8 @@
 
 use netmap::Interest;
 use nm_cli::units;
+use nm_stream::Kind;
 
-use crate::packet::mark::Kind;
 use crate::packet::template;
 use crate::worker::{LOOK, Worker};
 
@@ -136,8 +136,8 @@ fn answer(
 mod tests {
     use super::*;
     use crate::packet::ip::Family;
-    use crate::packet::mark::Mark;
     use crate::packet::template::Template;
+    use nm_stream::Mark;
 
     #[test]
     fn only_pings_are_turned_and_only_once() {

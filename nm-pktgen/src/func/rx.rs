@@ -1,16 +1,14 @@
 //! rx and rxseq: read every packet, at least its first line of cache, so that a rate counts packets that
 //! a program has seen. rxseq and captures look at the bytes; they take the slower of the two loops.
 
-use std::collections::HashMap;
 use std::hint::black_box;
 
 use netmap::{Interest, RxRing};
 use nm_cli::units;
+use nm_stream::{Kind, Mark, Streams};
 
 use crate::cli::Function;
-use crate::packet::mark::{Kind, Mark};
 use crate::packet::template;
-use crate::tracker::{Tracker, Verdict};
 use crate::worker::{LOOK, Worker};
 
 /// Traffic has ended when none came for this long (`--exit-if-empty`).
@@ -150,7 +148,7 @@ struct Look {
     needed: bool,
     /// Whole packets are kept (capture, hexadecimal), not only their heads.
     whole: bool,
-    streams: Option<Streams>,
+    heard: Option<Heard>,
     vnet: usize,
     /// Bytes of the batch's packets, and where each ends.
     bytes: Vec<u8>,
@@ -160,11 +158,11 @@ struct Look {
 impl Look {
     fn new(worker: &Worker<'_>) -> Look {
         let whole = worker.capture.is_some() || worker.plan.hexdump;
-        let streams = (worker.plan.function == Function::Rxseq).then(Streams::default);
+        let heard = (worker.plan.function == Function::Rxseq).then(Heard::default);
         Look {
-            needed: whole || streams.is_some(),
+            needed: whole || heard.is_some(),
             whole,
-            streams,
+            heard,
             vnet: worker.plan.recipe.vnet,
             bytes: Vec::new(),
             ends: Vec::new(),
@@ -205,8 +203,8 @@ impl Look {
 
     fn end_packet(&mut self, begin: &mut usize) {
         let packet = self.bytes.get(*begin + self.vnet..).unwrap_or_default();
-        if let Some(streams) = &mut self.streams {
-            streams.note(packet);
+        if let Some(heard) = &mut self.heard {
+            heard.note(packet);
         }
         if self.whole {
             self.ends.push(self.bytes.len());
@@ -218,12 +216,12 @@ impl Look {
 
     /// After the slots were given back: the slow part.
     fn finish_batch(&mut self, worker: &mut Worker<'_>) -> anyhow::Result<()> {
-        if let Some(streams) = &self.streams {
-            let verdict = streams.verdict();
+        if let Some(heard) = &self.heard {
+            let verdict = heard.streams.verdict();
             worker.tally.lost = verdict.lost;
             worker.tally.reordered = verdict.reordered;
             worker.tally.duplicated = verdict.duplicated;
-            worker.tally.foreign = streams.foreign;
+            worker.tally.foreign = heard.foreign;
         }
         if let Some(capture) = worker.capture {
             capture.write(&self.bytes, &self.ends)?;
@@ -242,49 +240,20 @@ impl Look {
     }
 }
 
-/// The streams of all senders that this thread hears.
+/// What this thread hears: marked packets of known senders, and others.
 #[derive(Debug, Default)]
-struct Streams {
-    /// Streams by sender, and the last one used: packets come in bursts of one sender.
-    index: HashMap<u32, usize>,
-    trackers: Vec<(u32, Tracker)>,
-    last: usize,
+struct Heard {
+    streams: Box<Streams<MAX_STREAMS>>,
     foreign: u64,
 }
 
-impl Streams {
+impl Heard {
     fn note(&mut self, packet: &[u8]) {
-        if !mark(packet).is_some_and(|mark| mark.kind == Kind::Seq && self.note_mark(mark)) {
+        let ours =
+            |mark: Mark| mark.kind == Kind::Seq && self.streams.note(mark.stream(), mark.value);
+        if !mark(packet).is_some_and(ours) {
             self.foreign += 1;
         }
-    }
-
-    fn note_mark(&mut self, mark: Mark) -> bool {
-        let key = mark.stream();
-        if self.trackers.get(self.last).is_none_or(|(stream, _)| *stream != key) {
-            match self.index.get(&key) {
-                Some(&found) => self.last = found,
-                None if self.trackers.len() == MAX_STREAMS => return false,
-                None => {
-                    self.last = self.trackers.len();
-                    self.index.insert(key, self.last);
-                    self.trackers.push((key, Tracker::new(mark.value)));
-                    return true;
-                }
-            }
-        }
-        self.trackers[self.last].1.note(mark.value)
-    }
-
-    fn verdict(&self) -> Verdict {
-        self.trackers.iter().fold(Verdict::default(), |sum, (_, tracker)| {
-            let one = tracker.verdict();
-            Verdict {
-                lost: sum.lost + one.lost,
-                reordered: sum.reordered + one.reordered,
-                duplicated: sum.duplicated + one.duplicated,
-            }
-        })
     }
 }
 
@@ -298,6 +267,7 @@ pub fn mark(packet: &[u8]) -> Option<Mark> {
 
 #[cfg(test)]
 mod tests {
+    use nm_stream::Verdict;
     use proptest::prelude::*;
 
     use super::*;
@@ -314,22 +284,22 @@ mod tests {
 
     #[test]
     fn streams_are_told_apart() {
-        let mut streams = Streams::default();
+        let mut heard = Heard::default();
         for (run, seq) in [(1, 0), (2, 0), (1, 1), (2, 3), (1, 2), (1, 1)] {
-            streams.note(&packet(run, seq));
+            heard.note(&packet(run, seq));
         }
-        assert_eq!(streams.verdict(), Verdict { lost: 2, reordered: 0, duplicated: 1 });
-        assert_eq!(streams.foreign, 0);
+        assert_eq!(heard.streams.verdict(), Verdict { lost: 2, reordered: 0, duplicated: 1 });
+        assert_eq!(heard.foreign, 0);
     }
 
     #[test]
     fn streams_are_bounded() {
-        let mut streams = Streams::default();
+        let mut heard = Heard::default();
         for run in 0..1000 {
-            streams.note(&packet(run, 0));
+            heard.note(&packet(run, 0));
         }
         assert_eq!(
-            (streams.trackers.len(), streams.foreign),
+            (heard.streams.senders(), heard.foreign),
             (MAX_STREAMS, 1000 - MAX_STREAMS as u64)
         );
     }
@@ -337,9 +307,9 @@ mod tests {
     proptest! {
         #[test]
         fn strangers_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let mut streams = Streams::default();
-            streams.note(&bytes);
-            prop_assert_eq!(streams.foreign + streams.trackers.len() as u64, 1);
+            let mut heard = Heard::default();
+            heard.note(&bytes);
+            prop_assert_eq!(heard.foreign + heard.streams.senders() as u64, 1);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! tx and txseq: fill a burst, sync, look at the schedule. Per packet there is no system call, no
 //! allocation and no look at the clock; per burst one sync and at most two looks at the clock.
 
+use nm_stream::{Kind, Mark};
+
 use crate::cli::Function;
 use crate::func::fill::{Filler, Made};
-use crate::packet::mark::{Kind, Mark};
 use crate::packet::rng::Rng;
 use crate::packet::source::Source;
 use crate::rate::{self, Pacer};

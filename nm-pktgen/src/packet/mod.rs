@@ -1,5 +1,5 @@
 //! Packets on the wire: Ethernet II, IPv4 (RFC 791) or IPv6 (RFC 8200), UDP (RFC 768), and in the
-//! payload the [`mark`] of txseq and ping. All multi-byte fields are big-endian.
+//! payload the [`nm_stream::Mark`] of txseq and ping. All multi-byte fields are big-endian.
 //!
 //! ```text
 //! | Ethernet 14 | IPv4 20 or IPv6 40 | UDP 8 | mark 16 | zeros ... |
@@ -10,7 +10,6 @@ pub mod checksum;
 pub mod cut;
 pub mod eth;
 pub mod ip;
-pub mod mark;
 pub mod range;
 pub mod rng;
 pub mod source;

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 use nm_cli::mac::MacRange;
 use nm_cli::units::Sizes;
+use nm_stream::Mark;
 
 use super::ip::Family;
-use super::mark::Mark;
 use super::range::{AddrRange, Cursor, Step};
 use super::rng::Rng;
 use super::template::{End, Template};

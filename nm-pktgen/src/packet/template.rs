@@ -6,9 +6,10 @@
 use std::net::IpAddr;
 
 use nm_cli::mac::Mac;
+use nm_stream::{Kind, Mark};
 
 use super::ip::{self, Family};
-use super::{checksum, eth, mark, udp};
+use super::{checksum, eth, udp};
 
 /// A packet behind an optional virtio-net header of zeros.
 #[derive(Clone, Debug)]
@@ -48,7 +49,7 @@ impl Template {
         let udp_at = ip + family.header();
         let payload = udp_at + udp::LEN;
         let mut template = Template {
-            bytes: vec![0; (vnet + len).max(payload + mark::LEN)],
+            bytes: vec![0; (vnet + len).max(payload + Mark::LEN)],
             family,
             eth: vnet,
             ip,
@@ -79,7 +80,7 @@ impl Template {
 
     /// The part that can change from packet to packet: headers and mark.
     pub fn head(&self) -> &[u8] {
-        &self.bytes[..self.payload + mark::LEN]
+        &self.bytes[..self.payload + Mark::LEN]
     }
 
     /// Changes a MAC address.
@@ -112,7 +113,7 @@ impl Template {
     }
 
     /// Changes the mark.
-    pub fn set_mark(&mut self, mark: [u8; mark::LEN]) {
+    pub fn set_mark(&mut self, mark: [u8; Mark::LEN]) {
         let old = self.replace(self.payload, mark);
         self.patch_udp_check(&old, &mark);
     }
@@ -164,7 +165,7 @@ pub fn mark_offset(
     be16: impl Fn(usize) -> u16,
     byte: impl Fn(usize) -> u8,
 ) -> Option<(Family, usize)> {
-    if len < header_bytes(Family::V4) + mark::LEN {
+    if len < header_bytes(Family::V4) + Mark::LEN {
         return None;
     }
     let (family, protocol) = match be16(eth::TYPE) {
@@ -173,7 +174,7 @@ pub fn mark_offset(
         _ => return None,
     };
     let at = header_bytes(family);
-    (protocol == udp::PROTOCOL && len >= at + mark::LEN).then_some((family, at))
+    (protocol == udp::PROTOCOL && len >= at + Mark::LEN).then_some((family, at))
 }
 
 /// Turns a ping into its pong in place: exchanges MAC addresses, IP addresses and ports, and changes
@@ -188,7 +189,7 @@ pub fn turn(frame: &mut [u8], family: Family, at: usize) {
     let (low, high) = frame.split_at_mut(udp_at + udp::DST);
     low[udp_at..].swap_with_slice(&mut high[..2]);
     let old = [frame[at + 6], frame[at + 7]];
-    frame[at + 6] = mark::Kind::Pong as u8;
+    frame[at + 6] = Kind::Pong as u8;
     let new = [frame[at + 6], frame[at + 7]];
     let check = u16::from_be_bytes([frame[udp_at + udp::CHECK], frame[udp_at + udp::CHECK + 1]]);
     // A sender that computed no checksum gets none back.
@@ -203,7 +204,6 @@ pub mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::packet::mark::{Kind, Mark};
 
     /// The naive check: sums everything anew, as a receiver does.
     pub fn assert_valid(frame: &[u8]) {

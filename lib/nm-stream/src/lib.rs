@@ -1,0 +1,13 @@
+//! Numbered packet streams, as nm-pktgen and the bench guest send and check them: either end may be on
+//! the host or in a guest. no_std, and nothing is allocated.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod mark;
+mod streams;
+mod tracker;
+
+pub use mark::{Kind, Mark};
+pub use streams::Streams;
+pub use tracker::{Tracker, Verdict, WINDOW};
