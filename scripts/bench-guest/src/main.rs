@@ -5,6 +5,7 @@
 mod cases;
 mod chart;
 mod demo;
+mod distance;
 mod lab;
 mod machine;
 mod netns;

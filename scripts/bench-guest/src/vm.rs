@@ -175,12 +175,6 @@ impl Vm {
     }
 }
 
-/// Whether the monitor has an option.
-pub fn understands(args: &[&str]) -> bool {
-    let line = std::iter::once(&"e1000pv-vmm").chain(args).map(Into::into);
-    e1000pv_vmm::cli::Cli::from_args(line).is_ok()
-}
-
 /// Starts a monitor, and waits for nothing.
 pub fn launch(lab: &Lab, spec: &Spec) -> Result<Process> {
     Process::start(spec.name, spec.command(lab)?, &spec.cpus)
