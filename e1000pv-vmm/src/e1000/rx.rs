@@ -312,8 +312,7 @@ impl Run<'_> {
         let longest = MAX_FRAME.min(modes.buffer_bytes - crc_bytes);
         let mover = Mover::detect();
         let ahead = AHEAD.min(ring.n() - 1);
-        // Packets of equal length are counted together.
-        let (mut length, mut equal) = (0, 0u64);
+        let mut tally = tally.run();
         let mut next = first;
         let mut n = 0;
         while n < most {
@@ -346,18 +345,10 @@ impl Run<'_> {
                 crc.write(&[0; CRC_BYTES]);
             }
             view.complete(next, PLAIN | (len + crc_bytes) as u64);
-            if head & 1 != 0 {
-                tally.count(len as u32, head);
-            } else if len == length {
-                equal += 1;
-            } else {
-                tally.count_unicast(length as u32, equal);
-                (length, equal) = (len, 1);
-            }
+            tally.count(len as u32, head);
             n += 1;
             next = ring.step(next, 1);
         }
-        tally.count_unicast(length as u32, equal);
         n
     }
 }

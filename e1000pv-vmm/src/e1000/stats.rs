@@ -31,12 +31,9 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts `n` packets of `bytes` without CRC that are not for groups.
-    #[inline]
-    pub fn count_unicast(&mut self, bytes: u32, n: u64) {
-        self.packets += n;
-        self.octets += u64::from(bytes) * n;
-        self.sizes[class(bytes)] += n;
+    /// Counts packets in a loop, those of equal length together; drop it to have them all counted.
+    pub fn run(&mut self) -> TallyRun<'_> {
+        TallyRun { tally: self, bytes: 0, equal: 0 }
     }
 
     /// Counts a packet of `bytes` without CRC whose first eight bytes are `head` (little endian).
@@ -50,6 +47,43 @@ impl Tally {
             self.broadcasts += u64::from(broadcast);
             self.multicasts += u64::from(!broadcast);
         }
+    }
+}
+
+/// Packets being counted.
+#[derive(Debug)]
+pub struct TallyRun<'a> {
+    tally: &'a mut Tally,
+    /// The last `equal` packets had so many octets each, and were not for groups.
+    bytes: u32,
+    equal: u64,
+}
+
+impl TallyRun<'_> {
+    /// See [`Tally::count`].
+    #[inline(always)]
+    pub fn count(&mut self, bytes: u32, head: u64) {
+        if head & 1 != 0 {
+            self.tally.count(bytes, head);
+        } else if bytes == self.bytes {
+            self.equal += 1;
+        } else {
+            self.flush();
+            (self.bytes, self.equal) = (bytes, 1);
+        }
+    }
+
+    #[inline]
+    fn flush(&mut self) {
+        self.tally.packets += self.equal;
+        self.tally.octets += u64::from(self.bytes) * self.equal;
+        self.tally.sizes[class(self.bytes)] += self.equal;
+    }
+}
+
+impl Drop for TallyRun<'_> {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 

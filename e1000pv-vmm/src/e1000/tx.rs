@@ -298,8 +298,7 @@ impl Run<'_> {
     ) -> usize {
         let mask = starts.len() - 1;
         let mut at = self.first;
-        // Packets of equal length are counted together.
-        let (mut length, mut equal) = (0, 0u64);
+        let mut tally = tally.run();
         let mut n = 0;
         while n < most {
             let [address, word] = self.view.load(at);
@@ -311,18 +310,10 @@ impl Run<'_> {
             slots.put(used + n, bytes, false);
             starts[from.wrapping_add(n) & mask] = at as u16;
             let head = bytes.load_u64(0);
-            if head & 1 != 0 {
-                tally.count(len as u32, head);
-            } else if len == length {
-                equal += 1;
-            } else {
-                tally.count_unicast(length as u32, equal);
-                (length, equal) = (len, 1);
-            }
+            tally.count(len as u32, head);
             n += 1;
             at = self.ring.step(at, 1);
         }
-        tally.count_unicast(length as u32, equal);
         n
     }
 }
