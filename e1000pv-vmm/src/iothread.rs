@@ -100,8 +100,8 @@ pub fn run<P: NetPort>(nic: &E1000<P>, wakers: Wakers<'_>, notify: &Notify) -> i
 const IDLE_NS: u64 = 3_000;
 
 /// Learns how long to pause between rounds, so that packets gather. Each round takes cache lines (tail,
-/// descriptors) from a guest on another core, which has to wait for them: a consumer that looks after
-/// each packet lowers its producer's rate by a third without a single notification.
+/// descriptors) from a guest on another core, which has to wait for them: a consumer that looked after
+/// each packet lowered its producer's rate by a third, without notifications (docs/design/notification.md).
 #[derive(Debug)]
 struct Gather {
     max_ns: u64,
