@@ -5,7 +5,7 @@
 //!   round --work--> gather, round      empty: spin, poll, then before_sleep --work--> round
 //!                                                                        \--none--> ppoll
 //! ```
-//! How long it gathers and polls is learnt ([`Gather`], [`Poll`]): a peer that sleeps long, or sends
+//! How long it gathers and polls is learnt (`Gather`, `Poll`): a peer that sleeps long, or sends
 //! one packet at a time, is not kept waiting, and does not keep a core busy.
 //!
 //! Invariants: the thread sleeps only after `before_sleep` said that nothing came meanwhile, so no

@@ -46,7 +46,7 @@ pub enum Size {
     /// At most one packet: it may be part of a dialogue.
     #[default]
     One,
-    /// Less than [`ENOUGH`], and than a quarter of the larger ring.
+    /// Less than 64, or than a quarter of the larger ring.
     Few,
     /// Less than twice that.
     Enough,
