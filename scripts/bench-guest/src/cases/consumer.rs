@@ -169,11 +169,11 @@ fn cells(
     for round in 0..runs * ATTEMPTS {
         for (k, &delay_ns) in DELAYS_NS.iter().enumerate() {
             for (p, policy) in policies.iter().enumerate() {
-                let lacks = |cells: &Cells| cells[p][k].len() < runs;
-                let wanted = found.iter().find(|(_, cells)| lacks(cells)).map(|(cores, _)| *cores);
-                if wanted.is_none() && !found.is_empty() {
+                let fewest = found.iter().min_by_key(|(_, cells)| cells[p][k].len());
+                if fewest.is_some_and(|(_, cells)| cells[p][k].len() >= runs) {
                     continue;
                 }
+                let wanted = fewest.and_then(|(cores, _)| *cores);
                 out.doing(&format!(
                     "consumer ({}): round {}, {delay_ns} ns, {}",
                     consumer.name(),
@@ -184,7 +184,7 @@ fn cells(
                 let (run, cores) = match cores(lab) {
                     None => (scene.run(lab)?, Some(None)),
                     Some((a, b)) => {
-                        let before = distance::wait_for(a, b, wanted.flatten(), &mut patience)?;
+                        let before = distance::wait_for(a, b, wanted, &mut patience)?;
                         let run = scene.run(lab)?;
                         let after = Distance::between(a, b)?;
                         (run, (before == after).then_some(Some(before)))
@@ -210,8 +210,13 @@ pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
                 Some(cores) => format!("{}, cores {cores}", consumer.name()),
                 None => consumer.name(),
             };
-            if cells.iter().flatten().any(Vec::is_empty) {
-                println!("\nnot shown: delay in the {place} (the cores were seldom so)");
+            let fewest = cells.iter().flatten().map(Vec::len).min().unwrap_or(0);
+            if fewest < plan.runs {
+                println!(
+                    "\nnot shown: delay in the {place} (the cores were seldom so: {fewest} runs for a \
+                     median, not {})",
+                    plan.runs
+                );
                 continue;
             }
             let columns = [
