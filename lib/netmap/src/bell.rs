@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 
+use crate::dir::Dir;
 use crate::error::Result;
 use crate::file;
 
@@ -17,14 +17,14 @@ use crate::file;
 pub struct Bell(File);
 
 impl Bell {
-    /// Makes the doorbell at `path`, or takes over the one that is there.
-    pub fn create(path: &Path) -> Result<Self> {
-        file::fifo(path, true).map(Self)
+    /// Makes a doorbell, or takes over the one that is there.
+    pub fn create(dir: &Dir, name: &str) -> Result<Self> {
+        file::fifo(dir, name, true).map(Self)
     }
 
     /// Opens the doorbell of a peer.
-    pub fn open(path: &Path) -> Result<Self> {
-        file::fifo(path, false).map(Self)
+    pub fn open(dir: &Dir, name: &str) -> Result<Self> {
+        file::fifo(dir, name, false).map(Self)
     }
 
     /// Wakes whoever sleeps on it.

@@ -14,6 +14,7 @@ use crate::stats::Counters;
 use crate::vale::attach;
 use crate::vale::fdb::Clock;
 use crate::vale::portfile::PortFile;
+use crate::vale::reap;
 use crate::vale::root::Root;
 use crate::vale::switch::{self, ListedHandle, Settings};
 
@@ -51,6 +52,8 @@ pub struct PortInfo {
     pub index: u8,
     /// Stays when its last user closes it.
     pub persistent: bool,
+    /// Why the port cannot be looked into; sizes, counters and rings are empty then.
+    pub damaged: Option<String>,
     /// Number of TX rings.
     pub tx_rings: u16,
     /// Number of RX rings.
@@ -76,7 +79,7 @@ pub struct PortInfo {
 pub struct User {
     /// Process, in the PID namespace where it opened the port.
     pub pid: u32,
-    /// Its command name; empty if this process cannot see it.
+    /// Its command name, with what is not printable escaped; empty if this process cannot see it.
     pub command: String,
 }
 
@@ -140,14 +143,19 @@ impl Default for SwitchOptions {
 /// # Errors
 /// The root directory cannot be used.
 pub fn list() -> Result<(Vec<SwitchInfo>, Vec<Error>)> {
-    let root = Root::open()?;
     let (mut switches, mut errors) = (Vec::new(), Vec::new());
+    let Some(root) = Root::existing()? else { return Ok((switches, errors)) };
+    let mut left = false;
     for name in root.switches()? {
-        match Switch::open(&name).and_then(|switch| switch.info()) {
+        match Switch::find(&root, &name).and_then(|switch| switch.info()) {
             Ok(info) => switches.push(info),
-            Err(Error::NotFound { .. }) => {} // it went meanwhile
+            // It went meanwhile, or is what somebody left who died while making or removing it.
+            Err(Error::NotFound { .. }) => left |= root.remove_empty(&root.lock()?, &name)?,
             Err(e) => errors.push(e),
         }
+    }
+    if left {
+        reap::remove_orphans(&root, &root.lock()?)?;
     }
     Ok((switches, errors))
 }
@@ -165,13 +173,19 @@ impl Switch {
     /// `NotFound` if there is none.
     pub fn open(name: &str) -> Result<Self> {
         check(name)?;
-        let root = Root::open()?;
         let missing = || Error::NotFound { name: format!("switch {name}") };
+        Self::find(&Root::existing()?.ok_or_else(missing)?, name)
+    }
+
+    fn find(root: &Root, name: &str) -> Result<Self> {
+        let missing = || Error::NotFound { name: format!("switch {name}") };
+        // Before the lock, which would be made in a directory that is no root.
+        switch::Switch::open_existing(root, name)?.ok_or_else(missing)?;
         let lock = root.lock()?;
-        let inner = switch::Switch::open_existing(&root, name)?.ok_or_else(missing)?;
-        attach::reap(&inner, &lock)?;
+        let inner = switch::Switch::open_existing(root, name)?.ok_or_else(missing)?;
+        reap::reap(&inner, &lock)?;
         // Reaping may have removed it.
-        let inner = switch::Switch::open_existing(&root, name)?.ok_or_else(missing)?;
+        let inner = switch::Switch::open_existing(root, name)?.ok_or_else(missing)?;
         Ok(Self { inner })
     }
 
@@ -183,7 +197,7 @@ impl Switch {
         check(name)?;
         let root = Root::open()?;
         let lock = root.lock()?;
-        let inner = attach::open_switch(&root, &lock, name)?;
+        let (inner, _) = attach::open_switch(&root, &lock, name)?;
         inner.set(
             &lock,
             Settings {
@@ -198,13 +212,13 @@ impl Switch {
     /// The switch as it is now.
     ///
     /// # Errors
-    /// None at present; a port that goes meanwhile is left out.
+    /// None at present.
     pub fn info(&self) -> Result<SwitchInfo> {
         let settings = self.inner.settings();
         let handles = self.inner.live_handles();
         let listed = self.inner.list();
         let ports: Vec<PortInfo> =
-            listed.iter().filter_map(|l| port_info(&self.inner, l, &handles)).collect();
+            listed.iter().map(|l| port_info(&self.inner, l, &handles)).collect();
         Ok(SwitchInfo {
             name: self.inner.name().into(),
             persistent: settings.persistent,
@@ -225,7 +239,7 @@ impl Switch {
         let mut settings = self.inner.settings();
         change(&mut settings);
         self.inner.set(&lock, settings);
-        attach::reap(&self.inner, &lock)
+        reap::reap(&self.inner, &lock).map(drop)
     }
 
     /// Sets the ageing time; `None`: never forget. All addresses count as seen now.
@@ -293,7 +307,7 @@ impl Switch {
     /// `Busy` if it has ports.
     pub fn delete(self) -> Result<()> {
         let lock = self.inner.root().lock()?;
-        attach::reap(&self.inner, &lock)?;
+        reap::reap(&self.inner, &lock)?;
         let ports = self.inner.list();
         if let Some(first) = ports.first() {
             let why = format!("it has {} ports, {} among them", ports.len(), first.name);
@@ -301,7 +315,7 @@ impl Switch {
         }
         let settings = self.inner.settings();
         self.inner.set(&lock, Settings { persistent: false, ..settings });
-        attach::reap(&self.inner, &lock)
+        reap::reap(&self.inner, &lock).map(drop)
     }
 }
 
@@ -330,7 +344,8 @@ pub fn create_port(name: &PortName, options: &Options) -> Result<()> {
 /// `NotFound`, `Busy`.
 pub fn delete_port(name: &PortName) -> Result<()> {
     let (switch, port) = vale(name)?;
-    attach::delete_persistent(&Root::open()?, switch, port)
+    let root = Root::existing()?.ok_or_else(|| Error::NotFound { name: format!("port {name}") })?;
+    attach::delete_persistent(&root, switch, port)
 }
 
 fn vale(name: &PortName) -> Result<(&str, &str)> {
@@ -348,29 +363,59 @@ fn port_info(
     switch: &switch::Switch,
     listed: &switch::Listed,
     handles: &[ListedHandle],
-) -> Option<PortInfo> {
-    let file = PortFile::open(&switch.port_path(&listed.name)).ok()?;
-    let shape = &file.shape;
-    let region = Region::open(&switch.region_path(&shape.region)).ok()?;
-    let rings = file.rings(&region);
+) -> PortInfo {
     let users = handles.iter().filter(|h| h.port == listed.index);
-    Some(PortInfo {
+    let mut info = PortInfo {
         name: listed.name.clone(),
         index: listed.index,
         persistent: listed.persistent,
-        tx_rings: shape.tx_cells.len() as u16,
-        rx_rings: shape.rx_cells.len() as u16,
-        tx_slots: shape.tx_slots,
-        rx_slots: shape.rx_slots,
-        memory: shape.region.clone(),
-        memory_bytes: region.bytes(),
-        users: users.map(|h| user(h.pid)).collect(),
-        counters: rings.iter().map(|r| r.counters).sum(),
-        rings,
-    })
+        damaged: None,
+        tx_rings: 0,
+        rx_rings: 0,
+        tx_slots: 0,
+        rx_slots: 0,
+        memory: listed.region.clone(),
+        memory_bytes: 0,
+        users: users.map(|h| User { pid: h.pid, command: command(h.pid) }).collect(),
+        counters: Counters::default(),
+        rings: Vec::new(),
+    };
+    if let Err(e) = look_inside(switch, &mut info) {
+        info.damaged = Some(match std::error::Error::source(&e) {
+            Some(cause) => format!("{e}: {cause}"),
+            None => e.to_string(),
+        });
+    }
+    info
 }
 
-fn user(pid: u32) -> User {
-    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    User { pid, command: command.trim_end().into() }
+fn look_inside(switch: &switch::Switch, info: &mut PortInfo) -> Result<()> {
+    let file = PortFile::open(switch.dir(), &switch::port_file(&info.name))?;
+    let shape = &file.shape;
+    let region = Region::open(switch.memory()?, &shape.region)?;
+    info.tx_rings = shape.tx_cells.len() as u16;
+    info.rx_rings = shape.rx_cells.len() as u16;
+    info.tx_slots = shape.tx_slots;
+    info.rx_slots = shape.rx_slots;
+    info.memory.clone_from(&shape.region);
+    info.memory_bytes = region.bytes();
+    info.rings = file.rings(&region);
+    info.counters = info.rings.iter().map(|r| r.counters).sum();
+    Ok(())
+}
+
+/// Command name of a process, fit for a terminal: a process names itself, with whatever bytes it
+/// likes. Empty if it cannot be seen.
+pub(crate) fn command(pid: u32) -> String {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = name.strip_suffix(b"\n").unwrap_or(&name);
+    String::from_utf8_lossy(name).chars().flat_map(visible).collect()
+}
+
+/// A character as it is if it is printed as such, escaped otherwise.
+fn visible(c: char) -> impl Iterator<Item = char> {
+    // What is written right to left or joins others could make a line look like another one.
+    let plain = c.is_alphanumeric() || c.is_ascii_graphic() || c == ' ';
+    let escaped = if plain { None } else { Some(c.escape_unicode()) };
+    escaped.is_none().then_some(c).into_iter().chain(escaped.into_iter().flatten())
 }

@@ -55,17 +55,27 @@ pub enum Error {
         /// The system's own error.
         source: io::Error,
     },
-    /// Another process holds the root's lock for longer than any operation takes.
+    /// The file system lacks a service that switches are built on.
     #[error(
-        "The lock {path} has been held for {seconds} s by {holder}: is that process stopped? \
-         Continue or end it"
+        "The file system of {path} has no {lacks}, which switches need: \
+         set NETMAP_ROOT to a directory on a tmpfs, such as one below /dev/shm"
     )]
+    FileSystem {
+        /// A file on it.
+        path: PathBuf,
+        /// The service.
+        lacks: &'static str,
+        /// The system's own error.
+        source: io::Error,
+    },
+    /// Another process holds the root's lock for longer than any operation takes.
+    #[error("The lock {path} has been held for {seconds} s by {holder}")]
     Locked {
         /// The lock file.
         path: PathBuf,
         /// How long this process waited.
         seconds: u64,
-        /// `process N`, or a guess.
+        /// Who, as the kernel tells, and what to do about it.
         holder: String,
     },
     /// A port, ring or switch is in use in a way that excludes this one.

@@ -7,48 +7,20 @@
 
 use std::fs::{File, FileType};
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use nix::fcntl::{FallocateFlags, OFlag};
+use nix::fcntl::FallocateFlags;
 
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 
-const FLAGS: i32 = OFlag::O_NOFOLLOW.bits() | OFlag::O_CLOEXEC.bits() | OFlag::O_NONBLOCK.bits();
-
-/// Permissions of a new file in a directory of mode `dir`: whoever may write the directory may
-/// use the file.
-fn file_mode(path: &Path) -> u32 {
-    let dir = path.parent().and_then(|p| p.metadata().ok()).map_or(0o700, |m| m.mode());
-    let mut mode = 0o600;
-    if dir & 0o020 != 0 {
-        mode |= 0o060;
-    }
-    if dir & 0o002 != 0 {
-        mode |= 0o006;
-    }
-    mode
-}
-
-/// The umask must not narrow what the directory's owner decided to share.
-fn set_mode(file: &File, path: &Path) -> Result<()> {
-    let mode = nix::sys::stat::Mode::from_bits_truncate(file_mode(path));
-    nix::sys::stat::fchmod(file.as_fd(), mode).map_err(Error::errno("set the mode of", path))
-}
-
 /// Creates a file of `len` zero bytes, all of them allocated. Replaces nothing.
-pub fn create(path: &Path, len: u64) -> Result<File> {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .custom_flags(FLAGS)
-        .open(path)
-        .map_err(Error::io("create", path))?;
-    let made = set_mode(&file, path).and_then(|()| reserve(&file, path, len));
-    if let Err(e) = made {
-        let _ = std::fs::remove_file(path); // best effort: the first error is the one to report
+pub fn create(dir: &Dir, name: &str, len: u64) -> Result<File> {
+    let path = dir.join(name);
+    let file = dir.create(name).map_err(Error::io("create", &path))?;
+    if let Err(e) = reserve(&file, &path, len) {
+        let _ = dir.remove(name); // best effort: the first error is the one to report
         return Err(e);
     }
     Ok(file)
@@ -73,6 +45,9 @@ pub fn reserve(file: &File, path: &Path, len: u64) -> Result<()> {
                     nix::errno::Errno::ENOSPC | nix::errno::Errno::ENOMEM => {
                         Error::NoSpace { path: path.into(), bytes, source }
                     }
+                    nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS => {
+                        Error::FileSystem { path: path.into(), lacks: "fallocate", source }
+                    }
                     _ => Error::Io { what: "reserve space in", path: path.into(), source },
                 });
             }
@@ -81,23 +56,32 @@ pub fn reserve(file: &File, path: &Path, len: u64) -> Result<()> {
 }
 
 /// Opens an existing regular file for reading and writing; follows no link.
-pub fn open(path: &Path) -> Result<File> {
-    open_kind(path, "a regular file", FileType::is_file)
+pub fn open(dir: &Dir, name: &str) -> Result<File> {
+    open_kind(dir, name, "a regular file", FileType::is_file)
 }
 
-/// Opens what exists at `path`, if it is of the kind that is wanted.
-fn open_kind(path: &Path, kind: &str, is_kind: impl Fn(&FileType) -> bool) -> Result<File> {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(FLAGS)
-        .open(path)
-        .map_err(Error::io("open", path))?;
-    if !is_kind(&file.metadata().map_err(Error::io("inspect", path))?.file_type()) {
+/// Opens what is there, if it is of the kind that is wanted.
+fn open_kind(
+    dir: &Dir,
+    name: &str,
+    kind: &str,
+    is_kind: impl Fn(&FileType) -> bool,
+) -> Result<File> {
+    let path = dir.join(name);
+    let not_that_kind = || {
         let why = format!("it is not {kind}; remove it");
-        return Err(Error::Damaged { path: path.into(), why });
-    }
-    Ok(file)
+        Error::Damaged { path: path.clone(), why }
+    };
+    let file = match dir.open_rw(name) {
+        Ok(file) => file,
+        // A directory, a link, a socket.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EISDIR | libc::ELOOP | libc::ENXIO)) => {
+            return Err(not_that_kind());
+        }
+        Err(e) => return Err(Error::io("open", &path)(e)),
+    };
+    let found = file.metadata().map_err(Error::io("inspect", &path))?.file_type();
+    if is_kind(&found) { Ok(file) } else { Err(not_that_kind()) }
 }
 
 /// A file without a name, of `len` zero bytes, for what no other process is meant to see.
@@ -115,30 +99,17 @@ pub fn len(file: &File) -> u64 {
     file.metadata().map_or(0, |m| m.len())
 }
 
-/// Makes a named pipe, or keeps the one that is there, and opens both its ends.
-pub fn fifo(path: &Path, create: bool) -> Result<File> {
-    let mut made = false;
+/// Opens both ends of a named pipe, which is made first if `create` says so and it is missing.
+pub fn fifo(dir: &Dir, name: &str, create: bool) -> Result<File> {
     if create {
-        let mode = nix::sys::stat::Mode::from_bits_truncate(file_mode(path));
-        match nix::unistd::mkfifo(path, mode) {
-            Ok(()) => made = true,
-            Err(nix::errno::Errno::EEXIST) => {} // perhaps another user's: its mode is theirs
-            Err(e) => return Err(Error::errno("create", path)(e)),
-        }
+        dir.make_fifo(name).map_err(Error::io("create", dir.join(name)))?;
     }
-    let file = open_kind(path, "a named pipe", FileType::is_fifo)?;
-    if made {
-        set_mode(&file, path)?;
-    }
-    Ok(file)
+    open_kind(dir, name, "a named pipe", FileType::is_fifo)
 }
 
 /// Removes a file if it is there.
-pub fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
-        _ => Ok(()),
-    }
+pub fn remove(dir: &Dir, name: &str) -> Result<()> {
+    dir.remove(name).map_err(Error::io("remove", dir.join(name)))
 }
 
 /// First byte of the lock area: beyond any content, so that locks and data never meet.
@@ -156,11 +127,15 @@ fn lock_spec(kind: i32, start: i64, len: i64) -> libc::flock {
     }
 }
 
-/// Declares `index` alive for as long as `file` stays open in some process.
-pub fn mark_alive(file: &File, index: u32) -> io::Result<()> {
+/// Declares `index` alive for as long as `file` stays open in some process. False: somebody else
+/// has that mark.
+pub fn mark_alive(file: &File, index: u32) -> nix::Result<bool> {
     let lock = lock_spec(libc::F_WRLCK, LOCK_BASE + i64::from(index), 1);
-    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock))?;
-    Ok(())
+    match nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Takes the mark back, so that the index can be used again at once.
@@ -189,120 +164,55 @@ fn probe(file: &File, start: i64, len: i64) -> bool {
     }
 }
 
-/// The root's lock, held by whoever changes the set of switches, ports or handles. Released by
-/// drop, and by the kernel when the holder dies.
-#[derive(Debug)]
-pub struct RootLock {
-    _flock: nix::fcntl::Flock<File>,
-}
-
-/// How long an operation waits for the root's lock before it reports the holder.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
-
-impl RootLock {
-    /// Waits for the lock, at most `PATIENCE`.
-    pub fn acquire(path: &Path) -> Result<Self> {
-        let start = std::time::Instant::now();
-        // A blocking flock(2) could wait for ever on a stopped process and could not say whose
-        // turn it is, so this polls, at a pace far below the length of an operation.
-        let mut pause = std::time::Duration::from_micros(20);
-        loop {
-            if let Some(lock) = Self::try_acquire(path)? {
-                return Ok(lock);
-            }
-            if start.elapsed() > PATIENCE {
-                return Err(Error::Locked {
-                    path: path.into(),
-                    seconds: PATIENCE.as_secs(),
-                    holder: holder(path),
-                });
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(std::time::Duration::from_millis(2));
-        }
-    }
-
-    /// Takes the lock if it is free.
-    pub fn try_acquire(path: &Path) -> Result<Option<Self>> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(FLAGS)
-            .open(path)
-            .map_err(Error::io("open", path))?;
-        match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
-            Ok(flock) => {
-                // The mode is for other users of a shared root; the owner's is right already.
-                let _ = set_mode(&flock, path);
-                let _ = write_holder(&flock);
-                Ok(Some(Self { _flock: flock }))
-            }
-            Err((_, nix::errno::Errno::EWOULDBLOCK | nix::errno::Errno::EINTR)) => Ok(None),
-            Err((_, e)) => Err(Error::errno("lock", path)(e)),
-        }
-    }
-}
-
-fn write_holder(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
-    file.write_all_at(format!("{:<10}\n", std::process::id()).as_bytes(), 0)
-}
-
-fn holder(path: &Path) -> String {
-    let pid = std::fs::read_to_string(path).unwrap_or_default();
-    match pid.trim().parse::<u32>() {
-        Ok(pid) => format!("process {pid}"),
-        Err(_) => "another process".into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
+
+    fn dir(place: &str) -> (tempfile::TempDir, Dir) {
+        let temp = tempfile::tempdir_in(place).unwrap();
+        let dir = Dir::open(temp.path(), false).unwrap();
+        (temp, dir)
+    }
 
     #[test]
     fn alive_seen_by_others_until_closed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        let mine = create(&path, 4096).unwrap();
-        let other = open(&path).unwrap();
+        let (_temp, dir) = dir("/tmp");
+        let mine = create(&dir, "f", 4096).unwrap();
+        let other = open(&dir, "f").unwrap();
         assert!(!is_alive(&other, 3) && !anyone_alive(&other));
-        mark_alive(&mine, 3).unwrap();
+        assert!(mark_alive(&mine, 3).unwrap());
         assert!(is_alive(&other, 3) && anyone_alive(&other));
         assert!(!is_alive(&other, 4));
-        assert!(mark_alive(&other, 3).is_err());
+        assert!(!mark_alive(&other, 3).unwrap());
         drop(mine);
         assert!(!is_alive(&other, 3));
     }
 
     #[test]
     fn create_reserves_every_block() {
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let file = create(&dir.path().join("f"), 1 << 20).unwrap();
+        let (_temp, dir) = dir("/dev/shm");
+        let file = create(&dir, "f", 1 << 20).unwrap();
         let m = file.metadata().unwrap();
         assert_eq!(m.len(), 1 << 20);
         assert!(m.blocks() * 512 >= 1 << 20);
     }
 
     #[test]
-    fn open_of_link_or_directory_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = dir.path().join("l");
-        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
-        assert!(open(&link).is_err());
-        assert!(open(dir.path()).is_err());
-        assert!(fifo(&link, false).is_err());
-    }
-
-    #[test]
-    fn root_lock_excludes_and_is_released_by_drop() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(".lock");
-        let held = RootLock::acquire(&path).unwrap();
-        assert!(RootLock::try_acquire(&path).unwrap().is_none());
-        drop(held);
-        assert!(RootLock::try_acquire(&path).unwrap().is_some());
+    fn open_of_link_directory_pipe_or_socket_is_refused_with_a_reason() {
+        let (temp, dir) = dir("/tmp");
+        std::os::unix::fs::symlink("/etc/passwd", temp.path().join("link")).unwrap();
+        std::fs::create_dir(temp.path().join("dir")).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(temp.path().join("socket")).unwrap());
+        fifo(&dir, "pipe", true).unwrap();
+        for name in ["link", "dir", "socket", "pipe"] {
+            let e = open(&dir, name).unwrap_err().to_string();
+            assert!(e.contains("not a regular file; remove it"), "{name}: {e}");
+        }
+        for name in ["link", "dir", "socket"] {
+            let e = fifo(&dir, name, false).unwrap_err().to_string();
+            assert!(e.contains("not a named pipe; remove it"), "{name}: {e}");
+        }
     }
 }

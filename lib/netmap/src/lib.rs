@@ -54,6 +54,8 @@ pub mod copy;
 #[cfg(not(loom))]
 mod device_port;
 #[cfg(not(loom))]
+pub mod dir;
+#[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
 mod file;
@@ -62,6 +64,8 @@ mod frame;
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub mod fuzz;
+#[cfg(not(loom))]
+mod lock;
 #[cfg(not(loom))]
 mod map;
 #[cfg(not(loom))]

@@ -19,6 +19,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::map::{Map, Shared};
@@ -27,7 +28,7 @@ use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 /// Distance between two buffers, and the room in each, in bytes.
 pub const STRIDE: usize = 2048 + 64;
 /// Most cells of a region: 528 MiB, so that offsets fit the 32 bits of netmap's legacy API.
-const MAX_CELLS: u32 = 1 << 18;
+pub const MAX_CELLS: u32 = 1 << 18;
 /// Cells 0 and 1 are netmap's reserved buffers.
 pub const RESERVED: u32 = 2;
 
@@ -62,8 +63,8 @@ pub struct Region {
 
 impl Region {
     /// Creates an empty region file.
-    pub fn create(path: &Path) -> Result<Self> {
-        Self::fill(file::create(path, DATA_OFF as u64)?, path)
+    pub fn create(dir: &Dir, name: &str) -> Result<Self> {
+        Self::fill(file::create(dir, name, DATA_OFF as u64)?, &dir.join(name))
     }
 
     /// Creates a region that no other process can open.
@@ -83,8 +84,9 @@ impl Region {
     }
 
     /// Opens the region file of a peer.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = file::open(path)?;
+    pub fn open(dir: &Dir, name: &str) -> Result<Self> {
+        let file = file::open(dir, name)?;
+        let path = &dir.join(name);
         if file::len(&file) < DATA_OFF as u64 {
             return Err(damaged(path, "it is shorter than its header (truncated?)"));
         }
@@ -226,7 +228,9 @@ impl Region {
             });
         }
         file::reserve(&self.file, &self.path, Self::offset(cells) as u64)?;
-        self.refresh();
+        if self.refresh() < cells {
+            return Err(damaged(&self.path, "it was truncated while it grew"));
+        }
         self.header().cells.store(self.cells(), Ordering::Relaxed);
         Ok(())
     }
@@ -292,29 +296,29 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashSet;
 
-    fn region() -> (tempfile::TempDir, Region) {
-        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-        let region = Region::create(&dir.path().join("r")).unwrap();
-        (dir, region)
+    fn region() -> (tempfile::TempDir, Dir, Region) {
+        let temp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let dir = Dir::open(temp.path(), false).unwrap();
+        let region = Region::create(&dir, "r").unwrap();
+        (temp, dir, region)
     }
 
     #[test]
     fn open_rejects_damage_with_the_reason() {
-        let (dir, region) = region();
-        let path = dir.path().join("r");
+        let (_temp, dir, region) = region();
         region.header().version.store(99, Ordering::Relaxed);
-        assert!(Region::open(&path).unwrap_err().to_string().contains("layout version 99"));
+        assert!(Region::open(&dir, "r").unwrap_err().to_string().contains("layout version 99"));
         region.header().version.store(VERSION, Ordering::Relaxed);
         region.header().magic.store(1, Ordering::Relaxed);
-        assert!(Region::open(&path).unwrap_err().to_string().contains("does not begin"));
-        file::open(&path).unwrap().set_len(100).unwrap();
-        assert!(Region::open(&path).unwrap_err().to_string().contains("truncated"));
+        assert!(Region::open(&dir, "r").unwrap_err().to_string().contains("does not begin"));
+        file::open(&dir, "r").unwrap().set_len(100).unwrap();
+        assert!(Region::open(&dir, "r").unwrap_err().to_string().contains("truncated"));
     }
 
     #[test]
     fn at_beyond_the_file_is_refused_until_it_grows() {
-        let (dir, region) = region();
-        let peer = Region::open(&dir.path().join("r")).unwrap();
+        let (_temp, dir, region) = region();
+        let peer = Region::open(&dir, "r").unwrap();
         assert!(peer.at::<AtomicU32>(2, 0).is_none());
         region.take(1).unwrap();
         peer.refresh();
@@ -326,7 +330,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn allocation_never_gives_a_cell_twice(ops in prop::collection::vec((0u8..3, 1u32..20), 1..60)) {
-            let (_dir, region) = region();
+            let (_temp, _dir, region) = region();
             let mut given: Vec<Vec<u32>> = Vec::new();
             let mut out = HashSet::from([0, 1]);
             for (op, n) in ops {

@@ -33,10 +33,10 @@ use crate::name::{NameFlags, PortKind, PortName, RingSel};
 use crate::ring::{RxRing, TxRing};
 use crate::stats::Counters;
 use crate::sync::core_atomic::Ordering;
-use crate::vale::attach;
 use crate::vale::port::ValePort;
 use crate::vale::portfile::Shape;
 use crate::vale::root::Root;
+use crate::vale::{attach, reap};
 
 bitflags::bitflags! {
     /// Directions to wait for.
@@ -290,7 +290,10 @@ impl Port {
     #[inline]
     pub fn txsync(&mut self) -> Result<()> {
         match &mut self.kind {
-            Kind::Vale(p) => (0..p.tx().len()).try_for_each(|i| p.txsync(p.tx()[i])),
+            Kind::Vale(p) => {
+                p.txsync();
+                Ok(())
+            }
             Kind::Device(p) => p.txsync(),
         }
     }
@@ -302,7 +305,10 @@ impl Port {
     #[inline]
     pub fn rxsync(&mut self) -> Result<()> {
         match &mut self.kind {
-            Kind::Vale(p) => (0..p.rx().len()).try_for_each(|i| p.rxsync(p.rx()[i])),
+            Kind::Vale(p) => {
+                p.rxsync();
+                Ok(())
+            }
             Kind::Device(p) => p.rxsync(),
         }
     }
@@ -536,8 +542,8 @@ impl Port {
     #[must_use]
     pub fn extra_buffers(&self) -> Vec<u32> {
         match &self.kind {
-            Kind::Vale(p) => attach::extra_buffers(&p.at.region, p.at.if_cell),
-            Kind::Device(p) => attach::extra_buffers(&p.region, p.if_cell()),
+            Kind::Vale(p) => reap::extra_buffers(&p.at.region, p.at.if_cell),
+            Kind::Device(p) => reap::extra_buffers(&p.region, p.if_cell()),
         }
     }
 

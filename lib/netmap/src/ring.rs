@@ -127,6 +127,15 @@ impl<'a> RingRef<'a> {
         if head < self.n() && tail < self.n() { (head, tail) } else { (0, 0) }
     }
 
+    /// Whether the program has something to do with the ring: netmap's rule, `cur` is not at `tail`.
+    /// Indices that `range` takes for an empty ring are none here either; whoever judged them by two
+    /// rules would be woken for ever to find nothing.
+    pub fn is_ready(&self) -> bool {
+        let (head, tail) = self.range();
+        let cur = self.raw.cur.load(Ordering::Relaxed);
+        head != tail && cur < self.n() && cur != tail
+    }
+
     fn set_head(&self, head: u32) {
         self.raw.head.store(head, Ordering::Relaxed);
         self.raw.cur.store(head, Ordering::Relaxed);

@@ -80,6 +80,8 @@ counters! {
     wakeups,
     /// Times that a ring's indices were found broken and were reset.
     reinits,
+    /// PAUSE frames (to 01:80:c2:00:00:01), which are for the neighbour on a link and go no further.
+    tx_drop_pause,
 }
 
 impl Counters {
@@ -93,17 +95,21 @@ impl Counters {
     /// Packets dropped on the sending side, for whatever reason.
     #[must_use]
     pub fn tx_drops(&self) -> u64 {
-        self.tx_drop_full
-            + self.tx_drop_no_port
-            + self.tx_drop_short
-            + self.tx_drop_bad
-            + self.tx_drop_busy
+        let reasons = [
+            self.tx_drop_full,
+            self.tx_drop_no_port,
+            self.tx_drop_short,
+            self.tx_drop_bad,
+            self.tx_drop_busy,
+            self.tx_drop_pause,
+        ];
+        reasons.into_iter().fold(0, u64::wrapping_add)
     }
 
     /// Packets dropped at the receiving side, for whatever reason.
     #[must_use]
     pub fn rx_drops(&self) -> u64 {
-        self.rx_drop_full + self.rx_drop_bad
+        self.rx_drop_full.wrapping_add(self.rx_drop_bad)
     }
 }
 

@@ -54,6 +54,9 @@ fn cells(switch: &str, port: &PortInfo, verbose: bool) -> [String; 6] {
     if port.persistent {
         notes.push("persistent".to_owned());
     }
+    if let Some(why) = &port.damaged {
+        notes.push(format!("damaged: {why}"));
+    }
     if verbose {
         notes.push(format!("memory {} ({} KiB)", port.memory, port.memory_bytes / 1024));
     }

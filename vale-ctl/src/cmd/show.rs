@@ -39,6 +39,10 @@ fn port(out: &mut Out, switch: &str, port: &PortInfo) -> anyhow::Result<()> {
     out.line(format_args!("    index: {}", port.index))?;
     out.line(format_args!("    persistent: {}", if port.persistent { "on" } else { "off" }))?;
     out.line(format_args!("    users: {}", list::users(port)))?;
+    if let Some(why) = &port.damaged {
+        out.line(format_args!("    damaged: {why}"))?;
+        return Ok(());
+    }
     out.line(format_args!("    memory: {} ({} bytes)", port.memory, port.memory_bytes))?;
     out.line(format_args!("    tx: {} x {} slots", port.tx_rings, port.tx_slots))?;
     out.line(format_args!("    rx: {} x {} slots", port.rx_rings, port.rx_slots))?;

@@ -75,9 +75,9 @@ pub fn headers(data: &[u8]) {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let root = Root::open().expect("NETMAP_ROOT is a directory of ours");
-    let regions = REGIONS.map(|r| root.memory_dir().join(r.to_string()));
+    let regions = REGIONS.map(|r| root.dir().path().join("mem").join(r.to_string()));
     let clear = || {
-        let _ = std::fs::remove_dir_all(root.switch_dir(SWITCH));
+        let _ = std::fs::remove_dir_all(root.dir().path().join(SWITCH));
         for region in &regions {
             let _ = std::fs::remove_file(region);
         }
@@ -88,7 +88,7 @@ pub fn headers(data: &[u8]) {
     let n = exchange(&mut a, &mut b, 0xff).expect("a sound switch");
     assert_eq!(n, 3, "one packet of a slot and one of two");
 
-    let dir = root.switch_dir(SWITCH);
+    let dir = root.dir().path().join(SWITCH);
     let files: [PathBuf; 4] =
         [dir.join("port.a"), dir.join("port.b"), dir.join("switch"), regions[1].clone()];
     let files = files.map(|f| File::options().write(true).open(f).expect("it was just made"));

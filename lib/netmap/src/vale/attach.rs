@@ -1,4 +1,4 @@
-//! How ports and handles come and go, and how what the dead left behind is cleared away.
+//! How ports and handles come and go.
 //!
 //! ```text
 //!  open:  lock root - reap - find or make the port - enter the handle - unlock
@@ -11,25 +11,25 @@
 //! whose process is gone, and removes it with its files. Invariant: a port's files are removed
 //! before its place is free, so a name is never reused with old files in the way.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use crate::abi::{IF_HEADER_BYTES, NETMAP_API, NI_PRIV_MEM, RawIf, SlotValue};
 use crate::bell::Bell;
 use crate::error::{Error, Result};
-use crate::file::{self, RootLock};
-use crate::kring::{Held, Verdict};
+use crate::file;
+use crate::lock::RootLock;
 use crate::mem::{Region, STRIDE, cells_for};
 use crate::port::{Memory, Options};
 use crate::ring::{RingRef, ring_bytes};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::portfile::{PortFile, Shape, store_text};
+use crate::vale::reap::{self, Sweep, reap};
 use crate::vale::root::Root;
-use crate::vale::switch::{EXCLUSIVE, HandleId, RETIRED, Switch, random};
+use crate::vale::switch::{EXCLUSIVE, HandleId, Opened, Switch, bell_file, port_file, random};
 use crate::vale::{DEFAULT_SLOTS, MAX_RINGS, SLOTS};
 
-/// How long the reaper waits for a sender that is in the middle of a batch.
-const RETIRE_PATIENCE: Duration = Duration::from_millis(20);
+/// How long an opener goes on clearing away what a port of that name left behind.
+const CLEARING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sizes of a port to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,8 +108,7 @@ pub fn open(
     bound: impl Fn(&Shape) -> Result<(Vec<usize>, Vec<usize>)>,
 ) -> Result<Attached> {
     let full = format!("{switch_name}:{port}");
-    let lock = root.lock()?;
-    let mut switch = open_switch(root, &lock, switch_name)?;
+    let (lock, mut switch) = lock_for_new(root, switch_name, port)?;
     // From here on an error leaves a port without handles, perhaps a switch without ports.
     let opened = (|| {
         let (index, file, region) = find_or_make(&switch, &lock, port, options)?;
@@ -128,7 +127,11 @@ pub fn open(
         match switch.add_handle(&lock, index, if_cell, flags) {
             Ok(id) => Ok((file, region, bells, id, if_cell)),
             Err(e) => {
-                region.give_back(cells_of_if(&switch, &region, &file.shape.region, if_cell));
+                region.give_back(Sweep::new(&switch).cells_of_if(
+                    &region,
+                    &file.shape.region,
+                    if_cell,
+                ));
                 Err(e)
             }
         }
@@ -146,21 +149,42 @@ pub fn open(
     }
 }
 
-/// Opens a switch without what the dead left on it, making it if there is none, or none any more.
-pub fn open_switch(root: &Root, lock: &RootLock, name: &str) -> Result<Switch> {
-    let (switch, made) = Switch::open_or_create(root, lock, name)?;
-    if made {
-        return Ok(switch);
+/// Takes the root's lock and opens a switch, making it if there is none, once nothing is left of an
+/// earlier port of that name.
+fn lock_for_new(root: &Root, switch: &str, port: &str) -> Result<(RootLock, Switch)> {
+    let start = Instant::now();
+    loop {
+        let lock = root.lock()?;
+        let (opened, rest) = open_switch(root, &lock, switch)?;
+        if !rest.iter().any(|&index| opened.entry(index).0.as_deref() == Some(port)) {
+            return Ok((lock, opened));
+        }
+        // Each reaping does a bounded part of the work; others get the lock in between.
+        if start.elapsed() > CLEARING_PATIENCE {
+            let why = "what its last users left behind is still being cleared away; try again";
+            return Err(Error::Busy { name: format!("{switch}:{port}"), why: why.into() });
+        }
     }
-    reap(&switch, lock)?;
+}
+
+/// Opens a switch without what the dead left on it, making it if there is none, or none any more;
+/// returns it with the ports that are dead and not cleared away yet.
+pub fn open_switch(root: &Root, lock: &RootLock, name: &str) -> Result<(Switch, Vec<u8>)> {
+    let (switch, how) = Switch::open_or_create(root, lock, name)?;
+    if how == Opened::Replaced {
+        reap::remove_orphans(root, lock)?;
+    }
+    if how != Opened::Found {
+        return Ok((switch, Vec::new()));
+    }
+    let rest = reap(&switch, lock)?;
     // If only the dead were on it, it is gone now and `switch` is a file without a name.
-    Ok(Switch::open_or_create(root, lock, name)?.0)
+    Ok((Switch::open_or_create(root, lock, name)?.0, rest))
 }
 
 /// Makes a persistent port.
 pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options) -> Result<()> {
-    let lock = root.lock()?;
-    let switch = open_switch(root, &lock, switch_name)?;
+    let (lock, switch) = lock_for_new(root, switch_name, port)?;
     if switch.find(port).is_some() {
         return Err(Error::Exists { name: format!("{switch_name}:{port}") });
     }
@@ -183,7 +207,7 @@ pub fn delete_persistent(root: &Root, switch_name: &str, port: &str) -> Result<(
         return Err(Error::Busy { name: full, why });
     }
     switch.set_port_persistent(&lock, listed.index, false);
-    reap(&switch, &lock)
+    reap(&switch, &lock).map(drop)
 }
 
 impl Attached {
@@ -192,66 +216,20 @@ impl Attached {
         let lock = self.switch.root().lock()?;
         if let Some(mine) = self.switch.my_handle() {
             let name = &self.file.shape.region;
-            let cells = cells_of_if(&self.switch, &self.region, name, self.if_cell);
+            let cells = Sweep::new(&self.switch).cells_of_if(&self.region, name, self.if_cell);
             self.switch.remove_handle(&lock, mine);
             // After the handle: who dies in between leaks cells, who did it the other way round
             // would have them given back twice.
             self.region.give_back(cells);
         }
-        reap(&self.switch, &lock)
-    }
-}
-
-/// Removes what nobody alive keeps: handles, ports, the switch.
-pub fn reap(switch: &Switch, lock: &RootLock) -> Result<()> {
-    if !switch.is_current() {
-        return Ok(()); // somebody removed the directory: what is there now is not ours to clear
-    }
-    let dead = switch.dead_handles(lock);
-    for handle in &dead {
-        let region = switch.listed(handle.port).and_then(|listed| {
-            let region = Region::open(&switch.region_path(&listed.region)).ok()?;
-            let cells = cells_of_if(switch, &region, &listed.region, handle.if_cell);
-            Some((region, cells))
-        });
-        switch.remove_handle(lock, handle.index);
-        if let Some((region, cells)) = region {
-            region.give_back(cells); // after the handle, as in `close`
-        }
-    }
-    for (index, name, region) in switch.abandoned_ports(lock) {
-        remove_port(switch, lock, index, name.as_deref(), region.as_deref())?;
-    }
-    if switch.ports_used() == 0 && !switch.settings().persistent {
-        return switch.remove(lock);
-    }
-    if !dead.is_empty() {
-        // Who died may have published without kicking: wake all who may sleep.
-        for listed in switch.list() {
-            let bells = (0..usize::from(MAX_RINGS)).map(|i| switch.bell_path(&listed.name, i));
-            bells.map_while(|path| Bell::open(&path).ok()).for_each(|bell| bell.ring());
-        }
-    }
-    Ok(())
-}
-
-/// Reaps if the port at `index` is dead and the root's lock is free: for the data path, where a
-/// full ring may be a dead one.
-#[cold]
-pub fn reap_if_dead(switch: &Switch, index: u8) -> Result<()> {
-    if switch.port_generation(index) == 0 || switch.port_is_kept(index) {
-        return Ok(());
-    }
-    match switch.root().try_lock()? {
-        Some(lock) => reap(switch, &lock),
-        None => Ok(()),
+        reap(&self.switch, &lock).map(drop)
     }
 }
 
 /// Makes a port's doorbells, or opens those that are there: one per ring pair.
 fn make_bells(switch: &Switch, port: &str, shape: &Shape) -> Result<Vec<Bell>> {
     let pairs = shape.tx_cells.len().max(shape.rx_cells.len());
-    (0..pairs).map(|i| Bell::create(&switch.bell_path(port, i))).collect()
+    (0..pairs).map(|i| Bell::create(switch.dir(), &bell_file(port, i))).collect()
 }
 
 fn find_or_make(
@@ -262,11 +240,11 @@ fn find_or_make(
 ) -> Result<(u8, PortFile, Region)> {
     let full = format!("{}:{port}", switch.name());
     if let Some(listed) = switch.find(port) {
-        let file = PortFile::open(&switch.port_path(port))?;
-        let region = Region::open(&switch.region_path(&file.shape.region))?;
+        let file = PortFile::open(switch.dir(), &port_file(port))?;
+        let region = Region::open(switch.memory()?, &file.shape.region)?;
         if file.shape.index != listed.index {
             return Err(Error::Damaged {
-                path: switch.port_path(port),
+                path: switch.dir().join(&port_file(port)),
                 why: "it belongs to another port; close the port in all programs".into(),
             });
         }
@@ -299,8 +277,11 @@ fn find_or_make(
         });
     }
     let (index, generation) = switch.reserve_port(lock, port, &region_name)?;
-    let path = switch.region_path(&region_name);
-    let region = if path.exists() { Region::open(&path)? } else { Region::create(&path)? };
+    let memory = switch.memory()?;
+    let region = match memory.stat_at(&region_name) {
+        Ok(_) => Region::open(memory, &region_name)?,
+        Err(_) => Region::create(memory, &region_name)?,
+    };
     region.count_port();
     let (tx_cells, rx_cells) = make_rings(&region, sizes)?;
     let shape = Shape {
@@ -312,8 +293,8 @@ fn find_or_make(
         tx_cells,
         rx_cells,
     };
-    file::remove(&switch.port_path(port))?;
-    let file = PortFile::create(&switch.port_path(port), shape)?;
+    file::remove(switch.dir(), &port_file(port))?;
+    let file = PortFile::create(switch.dir(), &port_file(port), shape)?;
     make_bells(switch, port, &file.shape)?;
     // Last: from now on senders open all of the above.
     switch.activate_port(lock, index);
@@ -432,149 +413,4 @@ pub fn make_if(
     }
     nif.ni_bufs_head.store(next, Ordering::Relaxed);
     Ok(cell)
-}
-
-/// The extra buffers that a netmap_if lists now. A chain that a peer has damaged ends where it
-/// repeats or leaves the region.
-pub fn extra_buffers(region: &Region, if_cell: u32) -> Vec<u32> {
-    region.refresh();
-    let mut chain = Vec::new();
-    let mut seen = HashSet::new();
-    let head = region.at::<RawIf>(if_cell, 0).map(|nif| nif.ni_bufs_head.load(Ordering::Relaxed));
-    let mut next = head.unwrap_or(0);
-    while next != 0 && seen.insert(next) {
-        let Some(word) = region.at::<AtomicU32>(next, 0) else {
-            break;
-        };
-        chain.push(next);
-        next = word.load(Ordering::Relaxed);
-    }
-    chain
-}
-
-/// Cells to give back with a handle: its netmap_if, and its extra buffers but those that a
-/// program has put into a ring (of whatever port in the region) that lives on.
-fn cells_of_if(switch: &Switch, region: &Region, name: &str, if_cell: u32) -> Vec<u32> {
-    let mut cells = extra_buffers(region, if_cell);
-    if !cells.is_empty() {
-        let users = users_of_region(switch, None, name).unwrap_or_default();
-        let kept: HashSet<u32> = users.iter().flat_map(|s| buffers_of(region, s)).collect();
-        cells.retain(|c| !kept.contains(c));
-    }
-    cells.push(if_cell);
-    cells
-}
-
-fn remove_port(
-    switch: &Switch,
-    lock: &RootLock,
-    index: u8,
-    name: Option<&str>,
-    region: Option<&str>,
-) -> Result<()> {
-    switch.unlist_port(lock, index);
-    if let Some(name) = name {
-        let path = switch.port_path(name);
-        let file = PortFile::open(&path).ok();
-        let left = region.map(|r| what_is_left(switch, index, r, file.as_ref())).transpose()?;
-        for i in (0..usize::from(MAX_RINGS)).rev() {
-            file::remove(&switch.bell_path(name, i))?;
-        }
-        file::remove(&path)?;
-        // Cells go back after the port's file has gone: who dies in between leaks them, and
-        // nobody finds the file again and gives them back twice.
-        match left {
-            None | Some(Left::Nothing) => {}
-            Some(Left::Region(path)) => file::remove(&path)?,
-            Some(Left::Cells(region, cells)) => region.give_back(cells),
-        }
-    }
-    switch.free_port(lock, index);
-    Ok(())
-}
-
-/// What a removed port leaves of memory.
-enum Left {
-    /// Nothing that anybody could use.
-    Nothing,
-    /// A region that nobody else lives in.
-    Region(std::path::PathBuf),
-    /// Cells of a region with other users.
-    Cells(Region, Vec<u32>),
-}
-
-fn what_is_left(switch: &Switch, index: u8, name: &str, file: Option<&PortFile>) -> Result<Left> {
-    let path = switch.region_path(name);
-    let Ok(region) = Region::open(&path) else {
-        return Ok(Left::Region(path)); // damaged or half made: of no use to anybody
-    };
-    let others = if region.ports_ever() <= 1 {
-        Vec::new()
-    } else {
-        users_of_region(switch, Some(index), name)?
-    };
-    if others.is_empty() {
-        return Ok(Left::Region(path));
-    }
-    // A sender may be in the middle of a batch to this port, and write on after it was unlisted.
-    // Its ring is held for ever, so that nobody begins another; if that fails, the cells stay
-    // unused until the region ends. The same if the port was never listed and has no file.
-    let Some(file) = file.filter(|f| retire(switch, f)) else { return Ok(Left::Nothing) };
-    let shape = &file.shape;
-    // A process killed in the middle of a zero-copy exchange may have left a buffer in two rings:
-    // what a living port's ring still names is not free.
-    let kept: HashSet<u32> = others.iter().flat_map(|s| buffers_of(&region, s)).collect();
-    let mut cells: Vec<u32> =
-        buffers_of(&region, shape).into_iter().filter(|c| !kept.contains(c)).collect();
-    for (ring, n) in rings_of(shape) {
-        cells.extend(ring..ring + cells_for(ring_bytes(n)));
-    }
-    Ok(Left::Cells(region, cells))
-}
-
-/// Holds all receive rings of a removed port for ever. False: some sender does not let go.
-fn retire(switch: &Switch, file: &PortFile) -> bool {
-    let start = Instant::now();
-    (0..file.shape.rx_cells.len()).all(|i| {
-        let held = file.kring(i).hold(RETIRED, |owner| {
-            if owner == RETIRED || switch.is_dead(owner) {
-                Verdict::Dead
-            } else if start.elapsed() > RETIRE_PATIENCE {
-                Verdict::GiveUp
-            } else {
-                Verdict::Wait
-            }
-        });
-        held != Held::No
-    })
-}
-
-fn rings_of(shape: &Shape) -> impl Iterator<Item = (u32, u32)> {
-    let tx = shape.tx_cells.iter().map(|&c| (c, shape.tx_slots));
-    tx.chain(shape.rx_cells.iter().map(|&c| (c, shape.rx_slots)))
-}
-
-fn buffers_of(region: &Region, shape: &Shape) -> Vec<u32> {
-    let rings = rings_of(shape).filter_map(|(cell, n)| RingRef::new(region, cell, n));
-    rings.flat_map(|r| (0..r.n()).map(move |i| r.load(i).buf_idx)).collect()
-}
-
-/// Shapes of the ports, on any switch, that live in a region; without the one at `but` of this
-/// switch.
-fn users_of_region(switch: &Switch, but: Option<u8>, region: &str) -> Result<Vec<Shape>> {
-    let root = switch.root();
-    let mut users = Vec::new();
-    for name in root.switches()? {
-        let Ok(Some(other)) = Switch::open_existing(root, &name) else { continue };
-        for listed in other.list() {
-            let excluded = name == switch.name() && but == Some(listed.index);
-            if !excluded
-                && listed.region == region
-                && let Ok(file) = PortFile::open(&other.port_path(&listed.name))
-            {
-                users.push(file.shape);
-            }
-        }
-    }
-    Ok(users)
 }

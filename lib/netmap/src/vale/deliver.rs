@@ -21,6 +21,17 @@ pub const AHEAD: usize = 8;
 /// How long a sender waits for a ring that another sender holds before it gives up.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// How long one txsync of a port may still wait for rings that other senders hold. A process that is
+/// stopped, or means ill, may hold hundreds of rings, and a flood goes to all of them.
+#[derive(Debug)]
+pub struct Patience(Duration);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(2 * PATIENCE)
+    }
+}
+
 /// Why a ring could not be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotHeld {
@@ -49,21 +60,26 @@ pub fn hold(
     peer: &Peer,
     ring: u8,
     me: HandleId,
+    patience: &mut Patience,
 ) -> std::result::Result<Grant, NotHeld> {
     let ring_no = usize::from(ring);
     let kring = peer.file.kring(ring_no);
     let mut waited: Option<(Instant, u32)> = None;
+    let most = patience.0.min(PATIENCE);
     let held = kring.hold(me, |owner| {
         let (since, asked) = waited.get_or_insert_with(|| (Instant::now(), 0));
         *asked += 1;
         if *asked % 32 == 1 && switch.is_dead(owner) {
             Verdict::Dead
-        } else if owner == RETIRED || since.elapsed() > PATIENCE {
+        } else if owner == RETIRED || since.elapsed() > most {
             Verdict::GiveUp
         } else {
             Verdict::Wait
         }
     });
+    if let Some((since, _)) = waited {
+        patience.0 = patience.0.saturating_sub(since.elapsed());
+    }
     if held == Held::No {
         return Err(NotHeld::Busy);
     }

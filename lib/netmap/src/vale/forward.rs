@@ -23,13 +23,13 @@ use crate::mem::STRIDE;
 use crate::ring::RingRef;
 use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
-use crate::vale::deliver::{self, Buffers, Grant, NotHeld, Writer, rx_flags};
+use crate::vale::deliver::{self, Buffers, Grant, NotHeld, Patience, Writer, rx_flags};
 use crate::vale::fdb::{self, Clock};
 use crate::vale::inner::{Fate, Piece, Source, Window, copy_pieces, copy_run, plain};
 use crate::vale::lookup::{Lookup, Way};
 use crate::vale::peer::Peers;
 use crate::vale::switch::{HandleId, Switch, now_ms};
-use crate::vale::{MAX_PORTS, MAX_RINGS, attach};
+use crate::vale::{MAX_PORTS, MAX_RINGS, reap};
 
 /// Slots taken from a ring at a time, as in netmap's VALE.
 const BATCH: usize = 1024;
@@ -107,6 +107,8 @@ pub struct Forwarder {
     loads: Vec<Load>,
     windows: Vec<Window>,
     last_death_check_ms: u64,
+    /// What is left of it in this txsync.
+    patience: Patience,
     /// Where the last batch of each TX ring stopped.
     pub stalls: [Option<Stall>; MAX_RINGS as usize],
 }
@@ -129,6 +131,7 @@ impl Forwarder {
             loads: Vec::with_capacity(2 * MAX_PORTS),
             windows: Vec::new(),
             last_death_check_ms: 0,
+            patience: Patience::default(),
             stalls: [None; MAX_RINGS as usize],
         }
     }
@@ -156,6 +159,11 @@ impl Forwarder {
             copy::Kind::Avx => self.sync::<copy::Avx>(switch, peers, ring, counters, hwcur, head),
             copy::Kind::Sse2 => self.sync::<copy::Sse2>(switch, peers, ring, counters, hwcur, head),
         }
+    }
+
+    /// Begins a txsync of a port, all of whose rings share what it may wait for others.
+    pub fn begin(&mut self) {
+        self.patience = Patience::default();
     }
 
     fn sync<I: Isa>(
@@ -229,7 +237,7 @@ impl Forwarder {
                 Some(port) => port,
                 None => return done,
             },
-            Way::Nowhere | Way::Short => return done,
+            Way::Nowhere | Way::Short | Way::Pause => return done,
         };
         let floods = way == Way::Flood;
         let Some(generation) = peers.update(job.switch, port) else { return done };
@@ -238,7 +246,9 @@ impl Forwarder {
         }
         let peer = peers.get(port).expect("update found it");
         let to = if floods { 0 } else { job.ring_no % peer.file.shape.rx_cells.len() } as u8;
-        let Ok(grant) = deliver::hold(job.switch, peer, to, self.id) else { return done };
+        let Ok(grant) = deliver::hold(job.switch, peer, to, self.id, &mut self.patience) else {
+            return done;
+        };
         let mut out = Writer::new(peer, grant, self.id);
         let (mut at, mut bytes) = (from, 0);
         while at != job.head {
@@ -370,6 +380,7 @@ impl Forwarder {
                 }
                 Way::Short => Fate::Short,
                 Way::Nowhere => Fate::Nowhere,
+                Way::Pause => Fate::Pause,
                 Way::Port(port) => {
                     piece.fate = Fate::Unicast;
                     let list = &mut self.lists[usize::from(port)];
@@ -407,7 +418,7 @@ impl Forwarder {
             let floods = !self.floods.is_empty();
             let ways = [(0, floods, unicast && merged), (own, false, unicast && !merged)];
             for (ring, floods, unicast) in ways.into_iter().filter(|w| w.1 || w.2) {
-                match deliver::hold(job.switch, peer, ring, self.id) {
+                match deliver::hold(job.switch, peer, ring, self.id, &mut self.patience) {
                     Ok(grant) => {
                         let load = Load { port, floods, unicast, grant };
                         if !job.lossless {
@@ -551,7 +562,7 @@ impl Forwarder {
     /// Counts the first `sent` pieces.
     fn count(&self, sent: usize, counters: &SharedCounters) {
         let (mut packets, mut bytes) = (0, 0);
-        let (mut flooded, mut short, mut nowhere, mut bad) = (0, 0, 0, 0);
+        let (mut flooded, mut short, mut nowhere, mut bad, mut pause) = (0, 0, 0, 0, 0);
         for piece in &self.pieces[..sent] {
             packets += u64::from(piece.frags != 0);
             bytes += u64::from(piece.len);
@@ -561,6 +572,7 @@ impl Forwarder {
                 Fate::Short => short += 1,
                 Fate::Nowhere => nowhere += 1,
                 Fate::Bad => bad += 1,
+                Fate::Pause => pause += 1,
             }
         }
         if sent > 0 {
@@ -571,11 +583,12 @@ impl Forwarder {
             counters.add(C::tx_drop_short, short);
             counters.add(C::tx_drop_no_port, nowhere);
             counters.add(C::tx_drop_bad, bad);
+            counters.add(C::tx_drop_pause, pause);
         }
     }
 
-    /// A full ring may be a dead one. If so, its port is removed, unless the root's lock is taken:
-    /// then whoever has it does the same.
+    /// A full ring may be a dead one. If so, its port is taken off the list, unless the root's lock is
+    /// taken: then whoever has it does the same.
     #[cold]
     fn look_for_death(&mut self, switch: &Switch, port: u8, now_ms: u64) {
         if now_ms.wrapping_sub(self.last_death_check_ms) < DEATH_CHECK_MS {
@@ -583,7 +596,7 @@ impl Forwarder {
         }
         self.last_death_check_ms = now_ms;
         // What cannot be cleared away now is not this sender's trouble: the next one tries again.
-        let _ = attach::reap_if_dead(switch, port);
+        let _ = reap::unlist_if_dead(switch, port);
     }
 }
 

@@ -48,6 +48,8 @@ pub enum Fate {
     Short,
     /// Nowhere: own port, or none.
     Nowhere,
+    /// Nowhere: for the neighbour on a link.
+    Pause,
     /// Nowhere: not to be trusted.
     Bad,
 }

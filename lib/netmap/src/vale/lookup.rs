@@ -10,6 +10,11 @@ use crate::vale::fdb::{Clock, Fdb};
 /// Bytes of an Ethernet header.
 pub const ETHER_HEADER: u16 = 14;
 
+/// Destination of PAUSE frames, as `addresses` reads it: a bridge never forwards them (IEEE 802.1D,
+/// table 7-10). The other addresses of that block go everywhere, as in netmap's VALE: LLDP, LACP and
+/// spanning tree pass as through a cable.
+const PAUSE: u64 = u64::from_le_bytes([0x01, 0x80, 0xc2, 0, 0, 0x01, 0, 0]);
+
 /// Which way a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -21,6 +26,8 @@ pub enum Way {
     Nowhere,
     /// Nowhere: it is no Ethernet frame.
     Short,
+    /// Nowhere: it is for the neighbour on a link alone.
+    Pause,
 }
 
 /// Finds ways for the packets of one batch.
@@ -58,8 +65,8 @@ impl<'a> Lookup<'a> {
     #[inline(never)]
     fn find(&mut self, dst: u64, src: u64) -> Way {
         if src != self.src {
-            // Multicast addresses are never sources.
-            if src & 1 == 0 {
+            // Neither multicast addresses nor the one of all zeros are anybody's.
+            if src & 1 == 0 && src != 0 {
                 self.fdb.learn(src, self.me, self.clock);
             }
             self.src = src;
@@ -68,6 +75,7 @@ impl<'a> Lookup<'a> {
         self.dst = dst;
         let port = if dst & 1 == 0 { self.fdb.lookup(dst, self.clock) } else { None };
         self.way = match port {
+            None if dst == PAUSE => Way::Pause,
             None => Way::Flood,
             Some(port) if port == self.me || usize::from(port) >= MAX_PORTS => Way::Nowhere,
             Some(port) => Way::Port(port),

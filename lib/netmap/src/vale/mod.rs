@@ -9,6 +9,7 @@ pub mod lookup;
 pub mod peer;
 pub mod port;
 pub mod portfile;
+pub mod reap;
 pub mod root;
 pub mod switch;
 

@@ -9,7 +9,7 @@ use crate::mem::Region;
 use crate::ring::RingRef;
 use crate::vale::MAX_PORTS;
 use crate::vale::portfile::PortFile;
-use crate::vale::switch::{Switch, now_ms};
+use crate::vale::switch::{Switch, bell_file, now_ms, port_file};
 
 /// An opened peer.
 #[derive(Debug)]
@@ -27,15 +27,15 @@ impl Peer {
     #[cold]
     pub fn open(switch: &Switch, index: u8, generation: u64) -> Option<Self> {
         let listed = switch.listed(index).filter(|l| l.generation == generation)?;
-        let file = PortFile::open(&switch.port_path(&listed.name)).ok()?;
+        let file = PortFile::open(switch.dir(), &port_file(&listed.name)).ok()?;
         let shape = &file.shape;
         if shape.generation != generation || shape.index != index {
             return None;
         }
-        let region = Region::open(&switch.region_path(&shape.region)).ok()?;
+        let region = Region::open(switch.memory().ok()?, &shape.region).ok()?;
         let rings = shape.tx_cells.len().max(shape.rx_cells.len());
         let bells = (0..rings)
-            .map(|i| Bell::open(&switch.bell_path(&listed.name, i)).ok())
+            .map(|i| Bell::open(switch.dir(), &bell_file(&listed.name, i)).ok())
             .collect::<Option<_>>()?;
         Some(Self { file, region, bells })
     }

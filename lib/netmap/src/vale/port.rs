@@ -15,9 +15,10 @@ use crate::ring::RingRef;
 use crate::stats::C;
 use crate::sync::core_atomic::Ordering;
 use crate::vale::MAX_RINGS;
-use crate::vale::attach::{self, Attached};
+use crate::vale::attach::Attached;
 use crate::vale::forward::{Forwarder, Stall};
 use crate::vale::peer::Peers;
+use crate::vale::reap;
 
 /// Why a ring of our own is always found: `new` checked it, and a region's known cells never
 /// become fewer (a truncated file reads as zeros).
@@ -98,9 +99,17 @@ impl ValePort {
         RingRef::new(&self.at.region, shape.rx_cells[i], shape.rx_slots).expect(WITHIN)
     }
 
-    /// Sends what is queued on TX ring `i`.
+    /// Sends what is queued on all bound TX rings.
     #[inline]
-    pub fn txsync(&mut self, i: usize) -> Result<()> {
+    pub fn txsync(&mut self) {
+        self.forwarder.begin();
+        for i in 0..self.tx.len() {
+            self.txsync_ring(self.tx[i]);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn txsync_ring(&mut self, i: usize) {
         let shape = &self.at.file.shape;
         let ring = RingRef::new(&self.at.region, shape.tx_cells[i], shape.tx_slots);
         let ring = ring.expect(WITHIN);
@@ -117,7 +126,7 @@ impl ValePort {
             state.hwcur.store(hwcur, Ordering::Relaxed);
             ring.reinit(hwcur, tail(hwcur));
             counters.add(C::reinits, 1);
-            return Ok(());
+            return;
         };
         if hwcur != head {
             let (switch, peers) = (&self.at.switch, &mut self.peers);
@@ -128,30 +137,37 @@ impl ValePort {
         }
         // Pairs with the Acquire in `RingRef::range`.
         ring.raw.tail.store(tail(hwcur), Ordering::Release);
-        Ok(())
     }
 
-    /// Gives back what was read on RX ring `i` and shows what came.
+    /// Gives back what was read on all bound RX rings and shows what came.
     #[inline]
-    pub fn rxsync(&mut self, i: usize) -> Result<()> {
+    pub fn rxsync(&mut self) {
+        for i in 0..self.rx.len() {
+            self.rxsync_ring(self.rx[i]);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn rxsync_ring(&mut self, i: usize) {
         let shape = &self.at.file.shape;
         let ring = RingRef::new(&self.at.region, shape.rx_cells[i], shape.rx_slots);
         let ring = ring.expect(WITHIN);
         let kring = self.at.file.kring(i);
         let n = ring.n();
-        let (mut hwcur, hwtail) = (kring.consumer_cur(), kring.published());
-        if hwtail >= n {
-            // Damaged by a peer; the next sender repairs it from where we stand.
-            return Ok(());
-        }
+        let (mut hwcur, mut hwtail) = (kring.consumer_cur(), kring.published());
         if hwcur >= n {
-            hwcur = hwtail;
+            hwcur = if hwtail < n { hwtail } else { 0 };
             kring.free(hwcur);
+        }
+        if hwtail >= n {
+            // Damaged by a peer. The next sender goes on from where we stand; until then there is
+            // nothing to read, and whoever waits sleeps.
+            hwtail = hwcur;
         }
         let Some(head) = ring.head_in_order(hwcur, hwtail) else {
             ring.reinit(hwcur, hwtail);
             self.at.file.rx_counters(i).add(C::reinits, 1);
-            return Ok(());
+            return;
         };
         if head != hwcur {
             kring.free(head);
@@ -169,7 +185,6 @@ impl ValePort {
         {
             wake(&self.at, &mut self.peers, waiting, i);
         }
-        Ok(())
     }
 
     /// Cheaply: whether an rxsync would show more than the program has seen.
@@ -184,9 +199,7 @@ impl ValePort {
     /// What is ready now, after a sync.
     pub fn ready(&self, what: Interest) -> Interest {
         let mut ready = Interest::empty();
-        let readable = |r: RingRef<'_>| {
-            r.raw.cur.load(Ordering::Relaxed) != r.raw.tail.load(Ordering::Relaxed)
-        };
+        let readable = |r: RingRef<'_>| r.is_ready();
         if what.contains(Interest::RX) && self.rx.iter().any(|&i| readable(self.rx_ring(i))) {
             ready |= Interest::RX;
         }
@@ -244,10 +257,10 @@ impl ValePort {
         Duration::from_millis(if self.first_stall().is_some() { 50 } else { 500 })
     }
 
-    /// After a sleep without a ring: clears away a dead destination.
+    /// After a sleep without a ring: takes a dead destination off the list.
     pub fn look_for_death(&mut self) -> Result<()> {
         match self.first_stall() {
-            Some(stall) => attach::reap_if_dead(&self.at.switch, stall.port),
+            Some(stall) => reap::unlist_if_dead(&self.at.switch, stall.port),
             None => Ok(()),
         }
     }

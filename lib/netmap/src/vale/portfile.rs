@@ -14,7 +14,8 @@
 
 use std::path::Path;
 
-use crate::control::{Dir, RingInfo};
+use crate::control::{self, RingInfo};
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::kring::Kring;
@@ -90,9 +91,9 @@ pub struct PortFile {
 
 impl PortFile {
     /// Makes the file. It counts only once the switch lists the port.
-    pub fn create(path: &Path, shape: Shape) -> Result<Self> {
-        let file = file::create(path, BYTES as u64)?;
-        Self::fill(&file, path, shape)
+    pub fn create(dir: &Dir, name: &str, shape: Shape) -> Result<Self> {
+        let file = file::create(dir, name, BYTES as u64)?;
+        Self::fill(&file, &dir.join(name), shape)
     }
 
     /// Makes the same in private memory, for ports without a switch.
@@ -124,12 +125,13 @@ impl PortFile {
     }
 
     /// Opens the file of a port.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(dir: &Dir, name: &str) -> Result<Self> {
+        let path = &dir.join(name);
         let bad = |why: String| Error::Damaged {
             path: path.into(),
             why: format!("{why}; close the port in all programs and open it again"),
         };
-        let file = file::open(path)?;
+        let file = file::open(dir, name)?;
         if file::len(&file) < BYTES as u64 {
             return Err(bad("it is shorter than a port's file (truncated?)".into()));
         }
@@ -206,12 +208,22 @@ impl PortFile {
                 .map_or(0, |r| r.raw.head.load(Ordering::Relaxed));
             let hwcur = self.tx_state(i).hwcur.load(Ordering::Relaxed);
             let used = between(hwcur, head, s.tx_slots);
-            RingInfo { dir: Dir::Tx, index: i as u16, used, counters: self.tx_counters(i).read() }
+            RingInfo {
+                dir: control::Dir::Tx,
+                index: i as u16,
+                used,
+                counters: self.tx_counters(i).read(),
+            }
         });
         let rx = (0..s.rx_cells.len()).map(|i| {
             let kring = self.kring(i);
             let used = between(kring.consumer_cur(), kring.published(), s.rx_slots);
-            RingInfo { dir: Dir::Rx, index: i as u16, used, counters: self.rx_counters(i).read() }
+            RingInfo {
+                dir: control::Dir::Rx,
+                index: i as u16,
+                used,
+                counters: self.rx_counters(i).read(),
+            }
         });
         tx.chain(rx).collect()
     }

@@ -1,118 +1,230 @@
 //! The root directory: one folder per switch, one for memory regions, one lock.
 //!
 //! ```text
-//!  ROOT/.lock            held while switches, ports or handles come and go
+//!  ROOT/.lock            held while switches, ports or handles come and go (lib: lock)
 //!  ROOT/mem/ID           memory regions (lib: mem)
 //!  ROOT/valeA/switch     port table, handles, learning table (lib: vale::switch)
 //!  ROOT/valeA/port.x     rings' state and counters of port x (lib: vale::portfile)
 //!  ROOT/valeA/bell.x.0   doorbell of ring 0 of port x
+//!  ROOT/.aside.N         what was in the way of a switch and is not ours to delete
 //! ```
 //!
-//! Invariant: the directory belongs to the user or was chosen by them; every path below it is made
-//! of names that passed the grammar, so nothing escapes it.
+//! Invariant: the directory belongs to the user or was chosen by them. It is opened once; everything
+//! below it is reached through that descriptor (lib: dir), so nothing escapes it.
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
+use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::file::RootLock;
+use crate::lock::RootLock;
+use crate::vale::{MAX_PORTS, MAX_RINGS, valid_name};
 
 /// Environment variable that names the root directory.
 pub const ENV: &str = "NETMAP_ROOT";
 
+/// Name of the directory of memory regions.
+const MEMORY: &str = "mem";
+
 /// The root directory.
 #[derive(Clone, Debug)]
 pub struct Root {
-    path: PathBuf,
+    dir: Dir,
+    memory: Option<Dir>,
 }
 
 impl Root {
     /// Where the root is, whether it exists or not.
     #[must_use]
     pub fn locate() -> PathBuf {
-        match std::env::var_os(ENV) {
-            Some(path) if !path.is_empty() => path.into(),
-            _ => format!("/dev/shm/netmap-{}", nix::unistd::geteuid()).into(),
+        match chosen() {
+            Some(path) => path,
+            None => format!("/dev/shm/netmap-{}", nix::unistd::geteuid()).into(),
         }
     }
 
     /// Opens the root, making it (private to the user) if it is not there.
     pub fn open() -> Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
         let path = Self::locate();
-        let chosen = std::env::var_os(ENV).is_some_and(|p| !p.is_empty());
         match std::fs::DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::io("create the root directory", path)(e)),
         }
-        let meta = if chosen { path.metadata() } else { path.symlink_metadata() };
-        let meta = meta.map_err(Error::io("inspect the root directory", &path))?;
-        if !meta.is_dir() {
-            let why = format!("it is not a directory; remove it or set {ENV}");
-            return Err(Error::Root { path, why });
+        let mut root = Self::existing()?.ok_or_else(|| {
+            let gone = io::Error::from(io::ErrorKind::NotFound);
+            Error::io("open the root directory", &path)(gone)
+        })?;
+        if root.memory.is_none() {
+            // Under the lock: nobody else meets it half made.
+            let _lock = root.lock()?;
+            let made = root.dir.make_subdir(MEMORY);
+            root.memory = Some(made.map_err(|e| not_a_directory(&root.dir, MEMORY, e))?);
         }
-        // The default place lies in a directory where anybody may create names.
-        if !chosen && meta.uid() != nix::unistd::geteuid().as_raw() {
-            let why = format!("it belongs to user {}; set {ENV} to another directory", meta.uid());
-            return Err(Error::Root { path, why });
-        }
-        let root = Self { path };
-        root.make_dir(&root.memory_dir())?;
         Ok(root)
     }
 
-    /// Makes a directory with the root's own permissions, also if a process that died in between
-    /// left it without them.
-    pub fn make_dir(&self, path: &Path) -> Result<()> {
-        match std::fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::io("create", path)(e));
+    /// Opens the root if it is there; makes nothing.
+    pub fn existing() -> Result<Option<Self>> {
+        // All handles of the process share the descriptors of the root that was opened last.
+        static LAST: Mutex<Option<Root>> = Mutex::new(None);
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref().is_none_or(|root| !root.is_current()) {
+            *last = Self::open_existing()?;
+        }
+        Ok(last.clone())
+    }
+
+    /// Whether the root is complete and still the directory that its name leads to.
+    fn is_current(&self) -> bool {
+        let there = nix::sys::stat::stat(&Self::locate());
+        self.memory.is_some()
+            && self.dir.path() == Self::locate()
+            && there.is_ok_and(|there| {
+                self.dir.stat().is_ok_and(|s| (s.st_dev, s.st_ino) == (there.st_dev, there.st_ino))
+            })
+    }
+
+    fn open_existing() -> Result<Option<Self>> {
+        let (path, chosen) = (Self::locate(), chosen().is_some());
+        // The default place lies in a directory where anybody may create names.
+        let dir = match Dir::open(&path, chosen) {
+            Ok(dir) => dir,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
+                let why = format!("it is not a directory; remove it or set {ENV}");
+                return Err(Error::Root { path, why });
             }
-            _ => {}
+            Err(e) => return Err(Error::io("open the root directory", path)(e)),
+        };
+        let owner = dir.stat().map_err(Error::io("inspect the root directory", &path))?.st_uid;
+        if !chosen && owner != nix::unistd::geteuid().as_raw() {
+            let why = format!("it belongs to user {owner}; set {ENV} to another directory");
+            return Err(Error::Root { path, why });
         }
-        let made = path.metadata().map_err(Error::io("inspect", path))?;
-        let root = self.path.metadata().map_err(Error::io("inspect", &self.path))?;
-        let wants = root.mode() & 0o7777;
-        // Somebody else's directory is as they made it.
-        let own = made.uid() == nix::unistd::geteuid().as_raw();
-        if made.mode() & 0o7777 == wants || !own {
-            return Ok(());
-        }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(wants))
-            .map_err(Error::io("set the mode of", path))
+        let memory = match dir.subdir(MEMORY) {
+            Ok(memory) => Some(memory),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            // Another member of the group may be about to make it, or its owner keeps us out:
+            // whoever needs it will be told.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => None,
+            Err(e) => return Err(not_a_directory(&dir, MEMORY, e)),
+        };
+        Ok(Some(Self { dir, memory }))
+    }
+
+    /// A root in a directory of a test.
+    #[cfg(test)]
+    pub fn at(path: &std::path::Path) -> Self {
+        let dir = Dir::open(path, false).expect("a directory of the test");
+        let memory = Some(dir.make_subdir(MEMORY).expect("it can be written"));
+        Self { dir, memory }
     }
 
     /// Takes the root's lock.
     pub fn lock(&self) -> Result<RootLock> {
-        RootLock::acquire(&self.path.join(".lock"))
+        RootLock::acquire(&self.dir)
     }
 
     /// Takes the root's lock if it is free now.
     pub fn try_lock(&self) -> Result<Option<RootLock>> {
-        RootLock::try_acquire(&self.path.join(".lock"))
+        RootLock::try_acquire(&self.dir)
     }
 
-    /// Directory of a switch.
-    #[must_use]
-    pub fn switch_dir(&self, switch: &str) -> PathBuf {
-        debug_assert!(crate::vale::valid_name(switch));
-        self.path.join(switch)
+    /// The directory itself.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
     }
 
     /// Directory of memory regions.
-    #[must_use]
-    pub fn memory_dir(&self) -> PathBuf {
-        self.path.join("mem")
+    pub fn memory(&self) -> Result<&Dir> {
+        self.memory.as_ref().ok_or_else(|| {
+            let missing = io::Error::from(io::ErrorKind::NotFound);
+            Error::io("open", self.dir.join(MEMORY))(missing)
+        })
+    }
+
+    /// Directory of a switch, if there is one; something else of that name counts as none.
+    pub fn switch_dir(&self, switch: &str) -> Result<Option<Dir>> {
+        debug_assert!(valid_name(switch));
+        match self.dir.subdir(switch) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => Ok(None),
+            Err(e) => Err(Error::io("open", self.dir.join(switch))(e)),
+        }
     }
 
     /// Names of the switches that have a directory.
     pub fn switches(&self) -> Result<Vec<String>> {
-        let dir = std::fs::read_dir(&self.path).map_err(Error::io("list", &self.path))?;
-        let mut names: Vec<String> = dir
-            .filter_map(|e| e.ok()?.file_name().into_string().ok())
-            .filter(|n| n.starts_with("vale") && crate::vale::valid_name(n))
+        let names = self.dir.names(usize::MAX).map_err(Error::io("list", self.dir.path()))?;
+        let mut names: Vec<String> = names
+            .into_iter()
+            .filter_map(|name| name.into_string().ok())
+            .filter(|n| n.starts_with("vale") && valid_name(n))
             .collect();
         names.sort();
         Ok(names)
+    }
+
+    /// Removes what is left of a switch's directory, if nothing but a switch's files is in it. Returns
+    /// whether it did.
+    pub fn remove_empty(&self, _lock: &RootLock, switch: &str) -> Result<bool> {
+        let Some(dir) = self.switch_dir(switch)? else { return Ok(false) };
+        self.remove_files(&dir)?;
+        match self.dir.remove(switch) {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::ENOTEMPTY) => Ok(false),
+            Err(e) => Err(Error::io("remove", dir.path())(e)),
+        }
+    }
+
+    fn remove_files(&self, dir: &Dir) -> Result<()> {
+        let most = MAX_PORTS * (1 + usize::from(MAX_RINGS)) + 1;
+        for name in dir.names(most).map_err(Error::io("list", dir.path()))? {
+            if let Some(name) = name.to_str().filter(|n| is_ours(n)) {
+                let _ = dir.remove(name); // what stays shows when the directory is to go
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that nothing has the name of a switch. The files of a switch are removed; whatever
+    /// else is found there, such as a tree of directories, is moved aside, in one step however much
+    /// it is.
+    pub fn clear_away(&self, _lock: &RootLock, switch: &str) -> Result<()> {
+        let failed = |e| Error::io("remove", self.dir.join(switch))(e);
+        if let Some(dir) = self.switch_dir(switch)? {
+            self.remove_files(&dir)?;
+        }
+        match self.dir.remove(switch) {
+            Ok(()) => Ok(()),
+            Err(e) if e.raw_os_error() == Some(libc::ENOTEMPTY) => {
+                let aside = format!(".aside.{:016x}", crate::vale::switch::random());
+                self.dir.rename(switch, &aside).map_err(failed)
+            }
+            Err(e) => Err(failed(e)),
+        }
+    }
+}
+
+/// The root that the environment names.
+fn chosen() -> Option<PathBuf> {
+    std::env::var_os(ENV).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// Whether a file in a switch's directory has a name that the library gives.
+fn is_ours(name: &str) -> bool {
+    name == "switch" || name.starts_with("port.") || name.starts_with("bell.")
+}
+
+fn not_a_directory(dir: &Dir, name: &str, e: io::Error) -> Error {
+    match e.raw_os_error() {
+        Some(libc::ENOTDIR | libc::ELOOP) => {
+            Error::Damaged { path: dir.join(name), why: "it is not a directory; remove it".into() }
+        }
+        _ => Error::io("open", dir.join(name))(e),
     }
 }

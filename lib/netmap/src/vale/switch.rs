@@ -17,11 +17,13 @@
 //! Generations never repeat, so that something that was remembered is recognised as gone.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
+use nix::sys::stat::{FileStat, fstat};
+
+use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::file::{self, RootLock};
+use crate::file;
+use crate::lock::RootLock;
 use crate::map::{Map, Shared};
 use crate::place::Place;
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
@@ -30,6 +32,8 @@ use crate::vale::portfile::{load_text, store_text};
 use crate::vale::root::Root;
 use crate::vale::{MAX_PORTS, valid_name};
 
+/// Name of the file in the switch's directory.
+const FILE: &str = "switch";
 const MAGIC: u64 = u64::from_le_bytes(*b"NMVALE\0\0");
 const VERSION: u32 = 1;
 const PORTS_OFF: usize = 4096;
@@ -136,11 +140,23 @@ pub struct Settings {
     pub ageing_ms: u64,
 }
 
+/// How a switch was come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It was there.
+    Found,
+    /// It was made.
+    Made,
+    /// It was made in place of what was there and was of no use: half made, of another version, damaged.
+    Replaced,
+}
+
 /// A switch, mapped.
 #[derive(Debug)]
 pub struct Switch {
     map: Map,
     file: File,
+    dir: Dir,
     root: Root,
     name: String,
     mine: Option<u32>,
@@ -150,16 +166,17 @@ impl Switch {
     // ---- opening ----
 
     /// Opens the switch, making it if there is none.
-    pub fn open_or_create(root: &Root, lock: &RootLock, name: &str) -> Result<(Self, bool)> {
+    pub fn open_or_create(root: &Root, lock: &RootLock, name: &str) -> Result<(Self, Opened)> {
         if let Some(switch) = Self::open_existing(root, name)? {
-            return Ok((switch, false));
+            return Ok((switch, Opened::Found));
         }
-        // Whatever is in the directory is what a dead creator or remover left.
-        let dir = root.switch_dir(name);
-        remove_dir(&dir)?;
-        root.make_dir(&dir)?;
-        let file = file::create(&dir.join("switch"), BYTES as u64)?;
-        let switch = Self::mapped(root, file, name)?;
+        let replaces = root.dir().stat_at(name).is_ok();
+        // Whatever is there is what a dead creator or remover left, or a peer has put in the way.
+        root.clear_away(lock, name)?;
+        let dir =
+            root.dir().make_subdir(name).map_err(Error::io("create", root.dir().join(name)))?;
+        let file = file::create(&dir, FILE, BYTES as u64)?;
+        let switch = Self::mapped(root, dir, file, name)?;
         let h = switch.header();
         h.version.store(VERSION, Ordering::Relaxed);
         h.ageing_ms.store(DEFAULT_AGEING_MS, Ordering::Relaxed);
@@ -168,19 +185,18 @@ impl Switch {
         // Random, so that what was remembered of a switch of the same name before is not mistaken.
         h.next_generation.store(random() >> 24 | 1, Ordering::Relaxed);
         h.magic.store(MAGIC, Ordering::Release);
-        let _ = lock;
-        Ok((switch, true))
+        Ok((switch, if replaces { Opened::Replaced } else { Opened::Made }))
     }
 
     /// Opens the switch if there is one. What a dead process left half made counts as none.
     pub fn open_existing(root: &Root, name: &str) -> Result<Option<Self>> {
-        let path = root.switch_dir(name).join("switch");
-        let file = match file::open(&path) {
+        let Some(dir) = root.switch_dir(name)? else { return Ok(None) };
+        let path = dir.join(FILE);
+        let file = match file::open(&dir, FILE) {
             Ok(file) => file,
-            Err(Error::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound
-                    || source.raw_os_error() == Some(libc::ENOTDIR) =>
-            {
+            // No file, or something that is none: nobody can be on it.
+            Err(Error::Damaged { .. }) => return Ok(None),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(None);
             }
             Err(e) => return Err(e),
@@ -198,7 +214,7 @@ impl Switch {
         if file::len(&file) < BYTES as u64 {
             return damaged("it is shorter than a switch's file (truncated?)".into());
         }
-        let switch = Self::mapped(root, file, name)?;
+        let switch = Self::mapped(root, dir, file, name)?;
         let h = switch.header();
         if h.magic.load(Ordering::Acquire) != MAGIC {
             return damaged("it does not begin as a switch's file does".into());
@@ -210,10 +226,9 @@ impl Switch {
         Ok(Some(switch))
     }
 
-    fn mapped(root: &Root, file: File, name: &str) -> Result<Self> {
-        let path = root.switch_dir(name).join("switch");
-        let map = Map::new(&file, BYTES).map_err(Error::io("map", path))?;
-        Ok(Self { map, file, root: root.clone(), name: name.into(), mine: None })
+    fn mapped(root: &Root, dir: Dir, file: File, name: &str) -> Result<Self> {
+        let map = Map::new(&file, BYTES).map_err(Error::io("map", dir.join(FILE)))?;
+        Ok(Self { map, file, dir, root: root.clone(), name: name.into(), mine: None })
     }
 
     fn header(&self) -> &Header {
@@ -267,11 +282,9 @@ impl Switch {
     /// Whether the file is still the one that the name leads to. Otherwise somebody removed the
     /// directory, and what is there now is another switch.
     pub fn is_current(&self) -> bool {
-        let there = self.root.switch_dir(&self.name).join("switch").metadata();
-        match (there, self.file.metadata()) {
-            (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-            _ => false,
-        }
+        let same = |there: std::io::Result<FileStat>, open: std::io::Result<FileStat>| matches!((there, open), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino));
+        same(self.root.dir().stat_at(&self.name), self.dir.stat())
+            && same(self.dir.stat_at(FILE), fstat(&self.file).map_err(Into::into))
     }
 
     /// Whether senders wait at full destinations.
@@ -380,21 +393,16 @@ impl Switch {
             })
     }
 
-    // ---- paths ----
+    // ---- files ----
 
-    /// File of a port.
-    pub fn port_path(&self, port: &str) -> PathBuf {
-        self.root.switch_dir(&self.name).join(format!("port.{port}"))
+    /// The switch's directory, where the files below are.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
     }
 
-    /// Doorbell of one ring of a port.
-    pub fn bell_path(&self, port: &str, ring: usize) -> PathBuf {
-        self.root.switch_dir(&self.name).join(format!("bell.{port}.{ring}"))
-    }
-
-    /// File of a memory region.
-    pub fn region_path(&self, region: &str) -> PathBuf {
-        self.root.memory_dir().join(region)
+    /// Directory of memory regions.
+    pub fn memory(&self) -> Result<&Dir> {
+        self.root.memory()
     }
 
     // ---- changing, under the root's lock ----
@@ -469,12 +477,18 @@ impl Switch {
         if_cell: u32,
         flags: u32,
     ) -> Result<HandleId> {
-        let free = self.handles().iter().enumerate().find(|(i, h)| {
+        let mut free = None;
+        for (i, h) in self.handles().iter().enumerate() {
             // An entry whose last owner left a copy of its file in a child that lives on stays
             // marked: the next one will do.
-            h.port.load(Ordering::Relaxed) == 0 && file::mark_alive(&self.file, *i as u32).is_ok()
-        });
-        let Some((index, _)) = free else {
+            if h.port.load(Ordering::Relaxed) == 0
+                && file::mark_alive(&self.file, i as u32).map_err(|e| self.no_locks(e))?
+            {
+                free = Some(i);
+                break;
+            }
+        }
+        let Some(index) = free else {
             return Err(Error::Limit {
                 name: self.name.clone(),
                 what: "the switch has too many open handles",
@@ -490,6 +504,27 @@ impl Switch {
         h.flags.store(flags, Ordering::Relaxed);
         h.port.store(u32::from(port) + 1, Ordering::Release);
         Ok(generation << 16 | (index as u64 + 1))
+    }
+
+    fn no_locks(&self, e: nix::errno::Errno) -> Error {
+        use nix::errno::Errno::{EINVAL, ENOLCK, ENOSYS, EOPNOTSUPP};
+        let path = self.dir.join(FILE);
+        match e {
+            EINVAL | ENOLCK | ENOSYS | EOPNOTSUPP => Error::FileSystem {
+                path,
+                lacks: "open-file-description locks (F_OFD_SETLK)",
+                source: e.into(),
+            },
+            _ => Error::errno("lock", path)(e),
+        }
+    }
+
+    /// Enters a handle as a process would leave it that was killed, or a peer that forges one.
+    #[cfg(test)]
+    pub fn forge_dead_handle(&self, index: u32, port: u8, if_cell: u32) {
+        let h = &self.handles()[index as usize];
+        h.if_cell.store(if_cell, Ordering::Relaxed);
+        h.port.store(u32::from(port) + 1, Ordering::Relaxed);
     }
 
     /// Frees the entry of a handle.
@@ -523,20 +558,34 @@ impl Switch {
         used.filter(|h| !self.is_alive(h.index)).collect()
     }
 
-    /// Ports that nobody keeps, with the names of what they may have left behind.
-    pub fn abandoned_ports(&self, _lock: &RootLock) -> Vec<(u8, Option<String>, Option<String>)> {
+    /// Ports that are kept by a live handle or because they are persistent, a bit each.
+    pub fn kept_ports(&self) -> [u64; 4] {
+        let live = self.live_handles().into_iter().map(|h| h.port);
+        let persistent = self.list().into_iter().filter(|l| l.persistent).map(|l| l.index);
+        let mut kept = [0; 4];
+        for port in live.chain(persistent) {
+            kept[usize::from(port / 64)] |= 1 << (port % 64);
+        }
+        kept
+    }
+
+    /// Ports that nobody keeps: listed, half made or half removed.
+    pub fn abandoned_ports(&self, _lock: &RootLock) -> Vec<u8> {
+        let kept = self.kept_ports();
         (0..MAX_PORTS as u8)
             .filter(|&i| {
                 let place = &self.ports()[usize::from(i)].place;
-                let kept = place.active_generation() != 0 && self.port_is_kept(i);
-                !place.is_free() && !kept
-            })
-            .map(|i| {
-                let p = &self.ports()[usize::from(i)];
-                let name = load_text(&p.name).filter(|n| valid_name(n));
-                (i, name, load_text(&p.region).filter(|n| valid_name(n)))
+                let is_kept = kept[usize::from(i / 64)] & 1 << (i % 64) != 0;
+                !place.is_free() && !(is_kept && place.active_generation() != 0)
             })
             .collect()
+    }
+
+    /// Names of the port and the region at `index`, listed or not, as far as they make sense.
+    pub fn entry(&self, index: u8) -> (Option<String>, Option<String>) {
+        let entry = self.ports().get(usize::from(index)).filter(|p| !p.place.is_free());
+        let text = |words: &[AtomicU64]| load_text(words).filter(|n| valid_name(n));
+        entry.map_or((None, None), |p| (text(&p.name), text(&p.region)))
     }
 
     /// Takes a port off the list, so that no sender begins to use it.
@@ -558,16 +607,19 @@ impl Switch {
     }
 
     /// Removes the switch's directory. The caller has seen that nobody is on it.
-    pub fn remove(&self, _lock: &RootLock) -> Result<()> {
-        remove_dir(&self.root.switch_dir(&self.name))
+    pub fn remove(&self, lock: &RootLock) -> Result<()> {
+        self.root.clear_away(lock, &self.name)
     }
 }
 
-fn remove_dir(dir: &std::path::Path) -> Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", dir)(e)),
-        _ => Ok(()),
-    }
+/// Name of a port's file.
+pub fn port_file(port: &str) -> String {
+    format!("port.{port}")
+}
+
+/// Name of the doorbell of one ring of a port.
+pub fn bell_file(port: &str, ring: usize) -> String {
+    format!("bell.{port}.{ring}")
 }
 
 /// Milliseconds of the coarse monotonic clock: the same in all processes, read without a system

@@ -17,6 +17,26 @@ pub fn root() -> &'static std::path::Path {
     dir.path()
 }
 
+/// Runs `body` in a process of its own, whose root is not there
+/// yet. `test` is the calling test's name.
+pub fn in_own_root(test: &str, body: impl FnOnce(&std::path::Path)) {
+    const MARK: &str = "NM_TEST_IN_OWN_ROOT";
+    if std::env::var_os(MARK).is_some() {
+        return body(std::path::Path::new(&std::env::var_os("NETMAP_ROOT").expect("it is set")));
+    }
+    let temp = tempfile::tempdir_in("/dev/shm").expect("/dev/shm can be written");
+    let output = std::process::Command::new(std::env::current_exe().expect("the test binary"))
+        .args([test, "--exact", "--nocapture"])
+        .env("NETMAP_ROOT", temp.path().join("root"))
+        .env(MARK, "1")
+        .output()
+        .expect("the test binary runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{test}: {}\n{out}{err}", output.status);
+    assert!(out.contains("1 passed"), "{test} is not the name of the calling test:\n{out}");
+}
+
 /// Address of a station.
 pub fn mac(station: u8) -> [u8; 6] {
     if station == 0xff { [0xff; 6] } else { [2, 0, 0, 0, 0, station] }

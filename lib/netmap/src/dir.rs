@@ -1,0 +1,307 @@
+//! A directory held open, whose entries are reached through its descriptor, one name at a time.
+//!
+//! Others may write the directories below a root: all members of a group do, and so does whoever owns
+//! a root that another user was told to use. A path that is walked twice may lead to two places, and a
+//! link in it leads anywhere. So every directory is opened once, no link is followed, and what is
+//! done is done relative to the descriptor: create, open, change the mode, rename, remove.
+//!
+//! Invariant: a name is a single component. Nothing here reaches outside of the directory, waits for
+//! the other end of a pipe, or creates a file that is open to more users than its directory is.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::dir::Dir as Listing;
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat, mkdirat, mode_t};
+use nix::unistd::{UnlinkatFlags, mkfifoat, symlinkat, unlinkat};
+
+/// What every open has: no link is followed, nothing is waited for, nothing is inherited.
+const FLAGS: OFlag =
+    OFlag::O_NOFOLLOW.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
+/// An open directory. Clones share the descriptor.
+#[derive(Clone, Debug)]
+pub struct Dir {
+    fd: Arc<OwnedFd>,
+    /// Where it was when it was opened: for messages only.
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens the directory at `path`. Links in the path are followed, as the path is the user's own
+    /// choice; one in its last place only if `follow` says so.
+    ///
+    /// # Errors
+    /// It is not there, is no directory, or must not be read.
+    pub fn open(path: &Path, follow: bool) -> io::Result<Self> {
+        let flags = if follow { FLAGS.difference(OFlag::O_NOFOLLOW) } else { FLAGS };
+        let fd = nix::fcntl::open(path, flags | OFlag::O_DIRECTORY, Mode::empty())?;
+        Ok(Self { fd: Arc::new(fd), path: path.into() })
+    }
+
+    /// Where it was when it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Path of an entry, for messages.
+    #[must_use]
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Owner, mode and the like of the directory itself.
+    ///
+    /// # Errors
+    /// As fstat(2).
+    pub fn stat(&self) -> io::Result<FileStat> {
+        Ok(fstat(self)?)
+    }
+
+    /// Owner, mode and the like of an entry; of a link itself, not of what it leads to.
+    ///
+    /// # Errors
+    /// As fstatat(2).
+    pub fn stat_at(&self, name: &str) -> io::Result<FileStat> {
+        Ok(fstatat(self, plain(name)?, AtFlags::AT_SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Opens a directory in it.
+    ///
+    /// # Errors
+    /// As openat(2); `NotADirectory` for a link.
+    pub fn subdir(&self, name: &str) -> io::Result<Self> {
+        let fd = openat(self, plain(name)?, FLAGS | OFlag::O_DIRECTORY, Mode::empty())?;
+        Ok(Self { fd: Arc::new(fd), path: self.join(name) })
+    }
+
+    /// Makes a directory in it, or opens the one that is there, and gives one of our own the
+    /// permissions of this directory, also if a process that died in between left it without them.
+    ///
+    /// # Errors
+    /// As mkdirat(2) and `subdir`.
+    pub fn make_subdir(&self, name: &str) -> io::Result<Self> {
+        match mkdirat(self, plain(name)?, Mode::S_IRWXU) {
+            Err(e) if e != nix::errno::Errno::EEXIST => return Err(e.into()),
+            _ => {}
+        }
+        let made = self.subdir(name)?;
+        let (has, wants) = (made.stat()?, self.stat()?.st_mode & 0o7777);
+        // Somebody else's directory is as they made it.
+        if has.st_mode & 0o7777 != wants && has.st_uid == nix::unistd::geteuid().as_raw() {
+            fchmod(&made, Mode::from_bits_truncate(wants))?;
+        }
+        Ok(made)
+    }
+
+    /// Creates a file for reading and writing; there must be none of that name. It is never open to
+    /// more users than the directory's mode says, not even at first.
+    ///
+    /// # Errors
+    /// As openat(2); `AlreadyExists`.
+    pub fn create(&self, name: &str) -> io::Result<File> {
+        let mode = self.file_mode()?;
+        let flags = FLAGS | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+        let file = openat(self, plain(name)?, flags, mode)?;
+        // The umask does not narrow what the directory's owner decided to share.
+        if let Err(e) = fchmod(&file, mode) {
+            let _ = self.remove(name); // the first error is the one to report
+            return Err(e.into());
+        }
+        Ok(file.into())
+    }
+
+    /// Opens what is there for reading and writing.
+    ///
+    /// # Errors
+    /// As openat(2); a link is an error.
+    pub fn open_rw(&self, name: &str) -> io::Result<File> {
+        Ok(openat(self, plain(name)?, FLAGS | OFlag::O_RDWR, Mode::empty())?.into())
+    }
+
+    /// Opens what is there for reading.
+    ///
+    /// # Errors
+    /// As openat(2); a link is an error.
+    pub fn open_read(&self, name: &str) -> io::Result<File> {
+        Ok(openat(self, plain(name)?, FLAGS | OFlag::O_RDONLY, Mode::empty())?.into())
+    }
+
+    /// Makes a named pipe, with the mode that `create` gives to files. One that is there is kept, as
+    /// is its mode.
+    ///
+    /// # Errors
+    /// As mkfifoat(2) and openat(2).
+    pub fn make_fifo(&self, name: &str) -> io::Result<()> {
+        let mode = self.file_mode()?;
+        match mkfifoat(self, plain(name)?, mode) {
+            Ok(()) => {}
+            Err(nix::errno::Errno::EEXIST) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        }
+        Ok(fchmod(self.open_rw(name)?.as_fd(), mode)?)
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// As symlinkat(2); `AlreadyExists`.
+    pub fn make_link(&self, target: &Path, name: &str) -> io::Result<()> {
+        Ok(symlinkat(target, self, plain(name)?)?)
+    }
+
+    /// Where a symbolic link leads.
+    ///
+    /// # Errors
+    /// As readlinkat(2).
+    pub fn read_link(&self, name: &str) -> io::Result<PathBuf> {
+        Ok(readlinkat(self, plain(name)?)?.into())
+    }
+
+    /// Removes whatever has that name, if it is no directory with something in it.
+    ///
+    /// # Errors
+    /// As unlinkat(2); none if there is nothing of that name.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        use nix::errno::Errno::{EISDIR, ENOENT};
+        let unlink = |flags| unlinkat(self, name, flags);
+        plain(name)?;
+        let removed = match unlink(UnlinkatFlags::NoRemoveDir) {
+            Err(EISDIR) => unlink(UnlinkatFlags::RemoveDir),
+            other => other,
+        };
+        match removed {
+            Err(e) if e != ENOENT => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives an entry another name.
+    ///
+    /// # Errors
+    /// As renameat(2).
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(renameat(self, plain(from)?, self, plain(to)?)?)
+    }
+
+    /// Names of the entries, in no order, without `.` and `..`; at most `limit`.
+    ///
+    /// # Errors
+    /// As getdents(2).
+    pub fn names(&self, limit: usize) -> io::Result<Vec<OsString>> {
+        let flags = FLAGS | OFlag::O_DIRECTORY;
+        let mut listing = Listing::openat(self, ".", flags, Mode::empty())?;
+        let entries = listing.iter().filter_map(Result::ok);
+        let names = entries.map(|e| OsString::from_vec(e.file_name().to_bytes().to_vec()));
+        Ok(names.filter(|n| n != "." && n != "..").take(limit).collect())
+    }
+
+    /// Mode of a new file: whoever may write the directory may use the file.
+    fn file_mode(&self) -> io::Result<Mode> {
+        let dir = self.stat()?.st_mode;
+        let mut mode: mode_t = 0o600;
+        if dir & 0o020 != 0 {
+            mode |= 0o060;
+        }
+        if dir & 0o002 != 0 {
+            mode |= 0o006;
+        }
+        Ok(Mode::from_bits_truncate(mode))
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Names come from grammars that know no slash; should one slip through, it must not get far.
+fn plain(name: &str) -> io::Result<&str> {
+    let escapes = name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']);
+    if escapes { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    fn dir() -> (tempfile::TempDir, Dir) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path(), false).unwrap();
+        (temp, dir)
+    }
+
+    #[test]
+    fn names_with_more_than_one_component_are_refused() {
+        let (_temp, dir) = dir();
+        for name in ["", ".", "..", "a/b", "../x", "/etc/passwd", "a\0b"] {
+            assert!(dir.create(name).is_err(), "{name:?}");
+            assert!(dir.open_rw(name).is_err(), "{name:?}");
+            assert!(dir.subdir(name).is_err(), "{name:?}");
+            assert!(dir.remove(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn links_are_not_followed_by_any_operation() {
+        let (temp, dir) = dir();
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("kept"), "data").unwrap();
+        std::fs::set_permissions(outside.path(), PermissionsExt::from_mode(0o711)).unwrap();
+        std::os::unix::fs::symlink(outside.path(), temp.path().join("d")).unwrap();
+        std::os::unix::fs::symlink(outside.path().join("kept"), temp.path().join("f")).unwrap();
+        std::os::unix::fs::symlink(outside.path().join("new"), temp.path().join("n")).unwrap();
+        assert!(dir.subdir("d").is_err() && dir.make_subdir("d").is_err());
+        assert!(dir.open_rw("f").is_err() && dir.open_read("f").is_err());
+        assert!(dir.create("n").is_err());
+        dir.make_fifo("f").unwrap(); // something is there: kept as it is
+        for name in ["d", "f", "n"] {
+            dir.remove(name).unwrap();
+        }
+        assert_eq!(std::fs::read(outside.path().join("kept")).unwrap(), b"data");
+        assert_eq!(outside.path().metadata().unwrap().mode() & 0o777, 0o711);
+        assert!(!outside.path().join("new").exists());
+    }
+
+    #[test]
+    fn directory_that_was_moved_away_is_still_the_one_that_is_used() {
+        let (temp, dir) = dir();
+        let sub = dir.make_subdir("d").unwrap();
+        std::fs::rename(temp.path().join("d"), temp.path().join("e")).unwrap();
+        std::fs::create_dir(temp.path().join("d")).unwrap();
+        sub.create("f").unwrap();
+        assert!(temp.path().join("e/f").exists() && !temp.path().join("d/f").exists());
+    }
+
+    #[test]
+    fn files_are_never_open_to_more_users_than_the_directory() {
+        for (mode, file) in [(0o700, 0o600), (0o755, 0o600), (0o2770, 0o660), (0o777, 0o666)] {
+            let (temp, dir) = dir();
+            std::fs::set_permissions(temp.path(), PermissionsExt::from_mode(mode)).unwrap();
+            let made = dir.create("f").unwrap();
+            assert_eq!(made.metadata().unwrap().mode() & 0o777, file, "in {mode:o}");
+            dir.make_fifo("p").unwrap();
+            assert_eq!(dir.stat_at("p").unwrap().st_mode & 0o777, file, "in {mode:o}");
+            let sub = dir.make_subdir("d").unwrap();
+            assert_eq!(sub.stat().unwrap().st_mode & 0o7777, mode, "in {mode:o}");
+        }
+    }
+
+    #[test]
+    fn pipe_in_the_way_is_not_waited_for() {
+        let (temp, dir) = dir();
+        nix::unistd::mkfifo(&temp.path().join("p"), Mode::S_IRWXU).unwrap();
+        drop(dir.open_read("p"));
+        drop(dir.open_rw("p"));
+    }
+}

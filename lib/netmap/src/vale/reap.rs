@@ -1,0 +1,505 @@
+//! Clearing away what the dead left behind: handles, ports, switches, memory.
+//!
+//! Everything here runs under the root's lock and may die at any instruction: the lock goes with the
+//! process, and the next `reap` finds a place that is reserved but not listed, or a handle whose
+//! process is gone, and removes it with its files. Invariant: a port's files are removed before its
+//! place is free, so a name is never reused with old files in the way.
+//!
+//! What there is to clear away was written by processes that may have been hostile, so the work of one
+//! call is bounded, whatever they wrote: `LINKS` extra buffers are looked at, `OPENS` files of other
+//! ports are opened, `RETIRE_PATIENCE` is waited in all. What remains is the next call's, which goes
+//! on where this one stopped. A sender in the middle of a batch does none of it: it takes a dead port
+//! off the list (`unlist_if_dead`), and whoever opens, closes or lists next removes it.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use crate::abi::RawIf;
+use crate::bell::Bell;
+use crate::error::Result;
+use crate::file;
+use crate::kring::{Held, Verdict};
+use crate::lock::RootLock;
+use crate::mem::{MAX_CELLS, Region, cells_for};
+use crate::ring::{RingRef, ring_bytes};
+use crate::sync::core_atomic::{AtomicU32, Ordering};
+use crate::vale::portfile::{PortFile, Shape};
+use crate::vale::root::Root;
+use crate::vale::switch::{RETIRED, Switch, bell_file, port_file};
+use crate::vale::{MAX_RINGS, valid_name};
+
+/// Extra buffers that one call looks at: as many as a region has cells, so that the longest honest
+/// chain is always finished by the call that begins it.
+const LINKS: u32 = MAX_CELLS;
+/// Switches and ports that one call opens to find out who else uses a region.
+const OPENS: u32 = 4096;
+/// How long one call waits for senders that are in the middle of a batch to a port that goes.
+const RETIRE_PATIENCE: Duration = Duration::from_millis(20);
+
+/// Removes what nobody alive keeps: handles, ports, the switch. Returns the ports that are dead and
+/// have more to clear away than fits one call.
+pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<u8>> {
+    if !switch.is_current() {
+        return Ok(Vec::new()); // somebody removed the directory: what is there now is not ours
+    }
+    let mut sweep = Sweep::new(switch);
+    let died = sweep.handles(lock);
+    let mut rest = Vec::new();
+    for index in switch.abandoned_ports(lock) {
+        if sweep.unfinished.contains(&index) {
+            switch.unlist_port(lock, index); // nobody begins to use it meanwhile
+            rest.push(index);
+        } else {
+            sweep.remove_port(lock, index)?;
+        }
+    }
+    if switch.ports_used() == 0 && !switch.settings().persistent {
+        return switch.remove(lock).map(|()| Vec::new());
+    }
+    if died {
+        // Who died may have published without kicking: wake all who may sleep.
+        for listed in switch.list() {
+            let bells = (0..usize::from(MAX_RINGS)).map(|i| bell_file(&listed.name, i));
+            let open = |name: String| Bell::open(switch.dir(), &name).ok();
+            bells.map_while(open).for_each(|bell| bell.ring());
+        }
+    }
+    Ok(rest)
+}
+
+/// Takes the port at `index` off the list if it is dead and the root's lock is free: for the data
+/// path, where a full ring may be a dead one.
+#[cold]
+pub fn unlist_if_dead(switch: &Switch, index: u8) -> Result<()> {
+    if switch.port_generation(index) == 0 || switch.port_is_kept(index) {
+        return Ok(());
+    }
+    let Some(lock) = switch.root().try_lock()? else { return Ok(()) };
+    // Again: the port may be another one by now.
+    if switch.is_current() && !switch.port_is_kept(index) {
+        switch.unlist_port(&lock, index);
+    }
+    Ok(())
+}
+
+/// Removes the memory regions that no port of any switch has. Nothing is removed if that cannot be
+/// known: a switch cannot be looked at, or there are too many.
+pub fn remove_orphans(root: &Root, _lock: &RootLock) -> Result<()> {
+    let Ok(memory) = root.memory() else { return Ok(()) };
+    let mut used = HashSet::new();
+    let switches = root.switches()?;
+    if switches.len() > OPENS as usize {
+        return Ok(());
+    }
+    for name in switches {
+        match Switch::open_existing(root, &name) {
+            Ok(Some(switch)) => {
+                used.extend((0..u8::MAX).filter_map(|i| switch.entry(i).1));
+            }
+            Ok(None) => {} // nobody is on it
+            Err(_) => return Ok(()),
+        }
+    }
+    for name in memory.names(OPENS as usize).unwrap_or_default() {
+        if let Some(name) = name.to_str().filter(|n| valid_name(n) && !used.contains(*n)) {
+            file::remove(memory, name)?;
+        }
+    }
+    Ok(())
+}
+
+/// A port, on any switch, that lives in some region.
+#[derive(Debug)]
+struct User {
+    switch: String,
+    index: u8,
+    shape: Shape,
+}
+
+/// The work of one call, and what is left of its bounds.
+#[derive(Debug)]
+pub struct Sweep<'a> {
+    switch: &'a Switch,
+    links: u32,
+    /// All ports of the root, once they were asked for; `None` in there: too many to tell.
+    users: Option<Option<Vec<User>>>,
+    retiring_since: Option<Instant>,
+    /// Ports with dead handles that this call could not finish.
+    unfinished: HashSet<u8>,
+}
+
+impl<'a> Sweep<'a> {
+    /// With all its bounds before it.
+    pub fn new(switch: &'a Switch) -> Self {
+        let (users, unfinished) = (None, HashSet::new());
+        Self { switch, links: LINKS, users, retiring_since: None, unfinished }
+    }
+
+    /// Removes dead handles and gives back what they had of regions that live on. Returns whether
+    /// there were any.
+    fn handles(&mut self, lock: &RootLock) -> bool {
+        let kept = self.switch.kept_ports();
+        let mut dead: Vec<_> = self
+            .switch
+            .dead_handles(lock)
+            .into_iter()
+            .map(|handle| (self.switch.entry(handle.port).1, handle))
+            .collect();
+        // One region at a time is open.
+        dead.sort_by(|a, b| a.0.cmp(&b.0));
+        for group in dead.chunk_by(|a, b| a.0 == b.0) {
+            let open = |name: &String| Region::open(self.switch.memory().ok()?, name).ok();
+            let name = group[0].0.as_ref();
+            let region = name.and_then(open);
+            let mut seen = HashSet::new();
+            for (_, handle) in group {
+                let port_goes = kept[usize::from(handle.port / 64)] & 1 << (handle.port % 64) == 0;
+                let region = region.as_ref().zip(name);
+                // A port's own region goes with the port, whoever had which part of it.
+                let lives_on = region.filter(|(r, _)| r.ports_ever() > 1 || !port_goes);
+                let cells = match lives_on {
+                    None => Some(Vec::new()),
+                    Some((region, name)) => self.cells(region, name, handle.if_cell, &mut seen),
+                };
+                let Some(cells) = cells else {
+                    self.unfinished.insert(handle.port);
+                    continue;
+                };
+                self.switch.remove_handle(lock, handle.index);
+                // After the handle: who dies in between leaks cells, who did it the other way round
+                // would have them given back twice.
+                if let Some((region, _)) = lives_on {
+                    region.give_back(cells);
+                }
+            }
+        }
+        !dead.is_empty()
+    }
+
+    /// Cells to give back with a handle: its netmap_if, and its extra buffers but those that a
+    /// program has put into a ring (of whatever port in the region) that lives on.
+    pub fn cells_of_if(&mut self, region: &Region, name: &str, if_cell: u32) -> Vec<u32> {
+        self.cells(region, name, if_cell, &mut HashSet::new()).unwrap_or_default()
+    }
+
+    /// The same, `None` if that is more than this call may still look at. A cell that was `seen` in
+    /// another handle's chain ends this one: honest chains never meet.
+    fn cells(
+        &mut self,
+        region: &Region,
+        name: &str,
+        if_cell: u32,
+        seen: &mut HashSet<u32>,
+    ) -> Option<Vec<u32>> {
+        let before = seen.len();
+        let (mut cells, finished) = chain(region, if_cell, seen, self.links);
+        self.links = self.links.saturating_sub((seen.len() - before) as u32);
+        if !finished {
+            for cell in &cells {
+                seen.remove(cell); // the next call's
+            }
+            return None;
+        }
+        if !cells.is_empty() {
+            match self.buffers_in_use(region, name, None) {
+                Some(used) => cells.retain(|c| !used.contains(c)),
+                // They stay unused until the region ends: better than used twice.
+                None => cells.clear(),
+            }
+        }
+        cells.push(if_cell);
+        Some(cells)
+    }
+
+    fn remove_port(&mut self, lock: &RootLock, index: u8) -> Result<()> {
+        let switch = self.switch;
+        let (name, region) = switch.entry(index);
+        switch.unlist_port(lock, index);
+        if let Some(name) = name {
+            let file = PortFile::open(switch.dir(), &port_file(&name)).ok();
+            let left = match region {
+                None => Left::Nothing,
+                Some(region) => self.what_is_left(index, region, file.as_ref()),
+            };
+            for i in (0..usize::from(MAX_RINGS)).rev() {
+                file::remove(switch.dir(), &bell_file(&name, i))?;
+            }
+            file::remove(switch.dir(), &port_file(&name))?;
+            // Cells go back after the port's file has gone: who dies in between leaks them, and
+            // nobody finds the file again and gives them back twice.
+            match left {
+                Left::Nothing => {}
+                Left::Region(name) => file::remove(switch.memory()?, &name)?,
+                Left::Cells(region, cells) => region.give_back(cells),
+            }
+        }
+        if let Some(Some(users)) = &mut self.users {
+            users.retain(|u| (u.switch.as_str(), u.index) != (switch.name(), index));
+        }
+        switch.free_port(lock, index);
+        Ok(())
+    }
+
+    fn what_is_left(&mut self, index: u8, name: String, file: Option<&PortFile>) -> Left {
+        let open = |memory| Region::open(memory, &name);
+        let Ok(region) = self.switch.memory().and_then(open) else {
+            return Left::Region(name); // damaged or half made: of no use to anybody
+        };
+        if region.ports_ever() <= 1 {
+            return Left::Region(name);
+        }
+        match self.others(&name, Some(index)).map(|others| others.is_empty()) {
+            None => return Left::Nothing,
+            Some(true) => return Left::Region(name),
+            Some(false) => {}
+        }
+        // A sender may be in the middle of a batch to this port, and write on after it was unlisted.
+        // Its ring is held for ever, so that nobody begins another; if that fails, the cells stay
+        // unused until the region ends. The same if the port was never listed and has no file.
+        let Some(file) = file.filter(|f| self.retire(f)) else { return Left::Nothing };
+        let shape = &file.shape;
+        // A process killed in the middle of a zero-copy exchange may have left a buffer in two rings:
+        // what a living port's ring still names is not free.
+        let Some(used) = self.buffers_in_use(&region, &name, Some(index)) else {
+            return Left::Nothing;
+        };
+        let mut cells: Vec<u32> =
+            buffers_of(&region, shape).filter(|c| !used.contains(c)).collect();
+        for (ring, n) in rings_of(shape) {
+            cells.extend(ring..ring.saturating_add(cells_for(ring_bytes(n))));
+        }
+        Left::Cells(region, cells)
+    }
+
+    /// Holds all receive rings of a removed port for ever. False: some sender does not let go.
+    fn retire(&mut self, file: &PortFile) -> bool {
+        let start = *self.retiring_since.get_or_insert_with(Instant::now);
+        (0..file.shape.rx_cells.len()).all(|i| {
+            let held = file.kring(i).hold(RETIRED, |owner| {
+                if owner == RETIRED || self.switch.is_dead(owner) {
+                    Verdict::Dead
+                } else if start.elapsed() > RETIRE_PATIENCE {
+                    Verdict::GiveUp
+                } else {
+                    Verdict::Wait
+                }
+            });
+            held != Held::No
+        })
+    }
+
+    /// Ports that live in the region `name`, but the one at `but` of this switch. `None`: it cannot be
+    /// told.
+    fn others(&mut self, name: &str, but: Option<u8>) -> Option<Vec<&Shape>> {
+        let users = self.users.get_or_insert_with(|| all_users(self.switch.root())).as_ref()?;
+        let here = users.iter().filter(|u| {
+            let is_that = u.switch == self.switch.name() && but == Some(u.index);
+            u.shape.region == name && !is_that
+        });
+        Some(here.map(|u| &u.shape).collect())
+    }
+
+    /// Buffers that the rings of those ports name.
+    fn buffers_in_use(
+        &mut self,
+        region: &Region,
+        name: &str,
+        but: Option<u8>,
+    ) -> Option<HashSet<u32>> {
+        let others = self.others(name, but)?;
+        // Each slot has a buffer of its own: more slots than cells are a lie.
+        let slots: u64 = others.iter().flat_map(|s| rings_of(s)).map(|(_, n)| u64::from(n)).sum();
+        (slots <= u64::from(MAX_CELLS))
+            .then(|| others.into_iter().flat_map(|s| buffers_of(region, s)).collect())
+    }
+}
+
+/// All ports of the root that can be opened; `None` if there are too many to look at.
+fn all_users(root: &Root) -> Option<Vec<User>> {
+    let mut opens = OPENS;
+    let mut users = Vec::new();
+    for name in root.switches().ok()? {
+        opens = opens.checked_sub(1)?;
+        let Ok(Some(switch)) = Switch::open_existing(root, &name) else { continue };
+        for listed in switch.list() {
+            opens = opens.checked_sub(1)?;
+            if let Ok(file) = PortFile::open(switch.dir(), &port_file(&listed.name)) {
+                users.push(User { switch: name.clone(), index: listed.index, shape: file.shape });
+            }
+        }
+    }
+    Some(users)
+}
+
+/// What a removed port leaves of memory.
+#[derive(Debug)]
+enum Left {
+    /// Nothing that anybody could use.
+    Nothing,
+    /// A region that nobody else lives in.
+    Region(String),
+    /// Cells of a region with other users.
+    Cells(Region, Vec<u32>),
+}
+
+/// The extra buffers that a netmap_if lists now. A chain that a peer has damaged ends where it
+/// repeats or leaves the region.
+pub fn extra_buffers(region: &Region, if_cell: u32) -> Vec<u32> {
+    chain(region, if_cell, &mut HashSet::new(), u32::MAX).0
+}
+
+/// Cells in a netmap_if's chain of extra buffers up to one that was `seen`, and whether that is all of
+/// it: `most` are followed.
+fn chain(region: &Region, if_cell: u32, seen: &mut HashSet<u32>, most: u32) -> (Vec<u32>, bool) {
+    region.refresh();
+    let mut chain = Vec::new();
+    let head = region.at::<RawIf>(if_cell, 0).map(|nif| nif.ni_bufs_head.load(Ordering::Relaxed));
+    let mut next = head.unwrap_or(0);
+    while next != 0 && !seen.contains(&next) {
+        let Some(word) = region.at::<AtomicU32>(next, 0) else {
+            break;
+        };
+        if chain.len() >= most as usize {
+            return (chain, false);
+        }
+        seen.insert(next);
+        chain.push(next);
+        next = word.load(Ordering::Relaxed);
+    }
+    (chain, true)
+}
+
+fn rings_of(shape: &Shape) -> impl Iterator<Item = (u32, u32)> {
+    let tx = shape.tx_cells.iter().map(|&c| (c, shape.tx_slots));
+    tx.chain(shape.rx_cells.iter().map(|&c| (c, shape.rx_slots)))
+}
+
+fn buffers_of(region: &Region, shape: &Shape) -> impl Iterator<Item = u32> {
+    let rings = rings_of(shape).filter_map(|(cell, n)| RingRef::new(region, cell, n));
+    rings.flat_map(|r| (0..r.n()).map(move |i| r.load(i).buf_idx))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::IF_HEADER_BYTES;
+    use crate::port::{Memory, Options};
+    use crate::vale::attach;
+
+    const EXTRA: u32 = 3000;
+    const HANDLES: u32 = 1900;
+
+    /// A switch with one persistent port `x` in the shared region 1, and another port `y` there.
+    fn rig() -> (tempfile::TempDir, Root) {
+        let temp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let root = Root::at(temp.path());
+        for port in ["x", "y"] {
+            let options = Options {
+                memory: Memory::Id(1),
+                tx_slots: Some(64),
+                rx_slots: Some(64),
+                ..Options::default()
+            };
+            attach::create_persistent(&root, "valeA", port, &options).unwrap();
+        }
+        (temp, root)
+    }
+
+    fn open(root: &Root) -> (Switch, Region) {
+        let switch = Switch::open_existing(root, "valeA").unwrap().unwrap();
+        let region = Region::open(root.memory().unwrap(), "1").unwrap();
+        (switch, region)
+    }
+
+    /// A netmap_if whose chain of extra buffers begins at `head`.
+    fn netmap_if(region: &Region, head: u32) -> u32 {
+        assert!(IF_HEADER_BYTES < crate::mem::STRIDE);
+        let cell = region.take_run(1).unwrap();
+        let nif: &RawIf = region.at(cell, 0).unwrap();
+        nif.ni_bufs_head.store(head, Ordering::Relaxed);
+        cell
+    }
+
+    fn chain_up(region: &Region, cells: &[u32]) {
+        for pair in cells.windows(2) {
+            region.at::<AtomicU32>(pair[0], 0).unwrap().store(pair[1], Ordering::Relaxed);
+        }
+        let last = *cells.last().unwrap();
+        region.at::<AtomicU32>(last, 0).unwrap().store(0, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn forged_dead_handles_with_one_long_chain_cost_one_walk() {
+        let (_temp, root) = rig();
+        let (switch, region) = open(&root);
+        let lock = root.lock().unwrap();
+        let extra = region.take(EXTRA).unwrap();
+        chain_up(&region, &extra);
+        for i in 0..HANDLES {
+            let if_cell = netmap_if(&region, extra[i as usize % 7]);
+            switch.forge_dead_handle(i, 0, if_cell);
+        }
+        let mut sweep = Sweep::new(&switch);
+        assert!(sweep.handles(&lock));
+        let walked = LINKS - sweep.links;
+        assert!(walked <= EXTRA, "{walked} links of {EXTRA} cells were followed");
+        assert!(switch.dead_handles(&lock).is_empty() && sweep.unfinished.is_empty());
+        // All of it is free again, and was given back once.
+        let again = region.take(EXTRA + HANDLES).unwrap();
+        assert_eq!(again.iter().collect::<HashSet<_>>().len(), again.len());
+    }
+
+    #[test]
+    fn reaping_goes_on_where_its_bound_stopped_it() {
+        let (_temp, root) = rig();
+        let (switch, region) = open(&root);
+        let lock = root.lock().unwrap();
+        let extra = region.take(300).unwrap();
+        let port = switch.find("y").unwrap().index;
+        switch.set_port_persistent(&lock, port, false);
+        for (i, part) in extra.chunks(100).enumerate() {
+            chain_up(&region, part);
+            switch.forge_dead_handle(i as u32, port, netmap_if(&region, part[0]));
+        }
+        for left in [2, 1, 0] {
+            let mut sweep = Sweep::new(&switch);
+            sweep.links = 150;
+            sweep.handles(&lock);
+            assert_eq!(switch.dead_handles(&lock).len(), left);
+            // A port is not removed while its handles have memory to give back.
+            assert_eq!(sweep.unfinished.contains(&port), left > 0);
+        }
+        assert!(reap(&switch, &lock).unwrap().is_empty());
+        assert!(switch.find("y").is_none() && switch.find("x").is_some());
+        let again = region.take(300).unwrap();
+        assert_eq!(again.iter().collect::<HashSet<_>>().len(), 300);
+    }
+
+    #[test]
+    fn sender_takes_a_dead_port_off_the_list_and_leaves_the_rest_to_others() {
+        let (_temp, root) = rig();
+        let (switch, _region) = open(&root);
+        let port = {
+            let lock = root.lock().unwrap();
+            let port = switch.find("y").unwrap().index;
+            switch.set_port_persistent(&lock, port, false);
+            switch.forge_dead_handle(0, port, u32::MAX);
+            port
+        };
+        unlist_if_dead(&switch, port).unwrap();
+        assert!(switch.find("y").is_none());
+        let lock = root.lock().unwrap();
+        assert_eq!(switch.dead_handles(&lock).len(), 1, "that is work for who opens or lists");
+        assert!(reap(&switch, &lock).unwrap().is_empty());
+        assert!(switch.dead_handles(&lock).is_empty() && switch.entry(port).0.is_none());
+    }
+
+    #[test]
+    fn regions_of_no_port_are_removed_and_others_stay() {
+        let (_temp, root) = rig();
+        let memory = root.memory().unwrap();
+        drop(Region::create(memory, "p0123").unwrap());
+        remove_orphans(&root, &root.lock().unwrap()).unwrap();
+        assert_eq!(memory.names(9).unwrap(), ["1"]);
+    }
+}
