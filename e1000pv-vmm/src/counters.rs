@@ -12,15 +12,11 @@
 //! group names, or the holder of the lock that its doc names); no two threads write one cache line.
 //!
 //! The memory is a memfd sealed against every change of size and against new writers, so nobody can
-//! truncate it under our feet (a SIGBUS) or write false numbers. `ROOT/vm/NAME` is a link to it by
-//! way of `/proc/PID/fd`: it ends with the process, however that dies, and needs no reaping.
+//! truncate it under our feet (a SIGBUS) or write false numbers. `machines` makes it known by name.
 
 use std::fmt;
 use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -191,7 +187,7 @@ fn add(word: &AtomicU64, n: u64) {
 
 impl VmCounters {
     /// Counters of a machine with this many NICs, all zero; nobody else can find them before
-    /// [`VmCounters::publish`].
+    /// [`crate::machines::publish`].
     ///
     /// # Panics
     /// With more than [`NICS_MAX`] NICs or a name longer than [`NAME_MAX`]: the command line refuses
@@ -258,25 +254,9 @@ impl VmCounters {
         }
     }
 
-    /// Makes the counters known as those of `name`, until the returned value is dropped or the
-    /// process ends. Fails if a living machine has that name.
-    pub fn publish(&self, name: &str) -> anyhow::Result<Published> {
-        let link = link(name);
-        let target = format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd());
-        make_directory(link.parent().expect("a file below the root"))?;
-        // Twice: what a dead machine left is removed, and somebody else may be as quick as we are.
-        for _ in 0..2 {
-            match std::os::unix::fs::symlink(&target, &link) {
-                Ok(()) => return Ok(Published { link, target: target.into() }),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e).with_context(|| format!("naming the machine {name}")),
-            }
-            if let Ok(found) = Reading::open(name) {
-                anyhow::bail!("a machine named {name} runs already (process {})", found.process);
-            }
-            let _ = std::fs::remove_file(&link); // gone already is as good; the next attempt tells
-        }
-        anyhow::bail!("the name {name} is being taken by another machine");
+    /// The file behind them.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 }
 
@@ -294,22 +274,6 @@ impl NicCounters {
     /// A counter's value now.
     pub fn value(&self, which: Nic) -> u64 {
         word(&self.memory, self.base + which as usize).load(Ordering::Relaxed)
-    }
-}
-
-/// Keeps a machine's counters known by its name.
-#[derive(Debug)]
-pub struct Published {
-    link: PathBuf,
-    target: PathBuf,
-}
-
-impl Drop for Published {
-    fn drop(&mut self) {
-        // Not another machine's, should ours have been removed by hand.
-        if std::fs::read_link(&self.link).is_ok_and(|target| target == self.target) {
-            let _ = std::fs::remove_file(&self.link);
-        }
     }
 }
 
@@ -381,33 +345,17 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Finds the counters of the running machine `name`.
-    pub fn open(name: &str) -> anyhow::Result<Reading> {
-        // A link to what is not a file of ours (a process number used again) fails the checks.
-        // Nor does it wait for the other end of a pipe.
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(link(name))
-            .map_err(|e| match e.kind() {
-                io::ErrorKind::NotFound => anyhow::anyhow!("no machine named {name} runs"),
-                _ => e.into(),
-            })
-            .with_context(|| format!("opening the counters of {name}"))?;
-        let checked = || -> Option<(u32, usize)> {
-            let mut header = [0; HEADER_WORDS * size_of::<u64>()];
-            file.metadata().ok()?.is_file().then_some(())?;
-            file.read_exact_at(&mut header, 0).ok()?;
-            let words = words(&header);
-            let nics = usize::try_from(words[2]).ok().filter(|n| *n <= NICS_MAX)?;
-            let named = header[5 * 8..].get(..usize::try_from(words[4]).ok()?)?;
-            (words[0] == MAGIC && words[1] == LAYOUT && named == name.as_bytes())
-                .then_some((u32::try_from(words[3]).ok()?, nics))
-        };
-        let Some((process, nics)) = checked() else {
-            anyhow::bail!("no machine named {name} runs, or it is of another version");
-        };
-        Ok(Reading { file, process, nics })
+    /// The counters in `file`, if they are those of a machine of that name.
+    pub(crate) fn of(file: File, name: &str) -> Option<Reading> {
+        let mut header = [0; HEADER_WORDS * size_of::<u64>()];
+        file.metadata().ok()?.is_file().then_some(())?;
+        file.read_exact_at(&mut header, 0).ok()?;
+        let words = words(&header);
+        let nics = usize::try_from(words[2]).ok().filter(|n| *n <= NICS_MAX)?;
+        let named = header[5 * 8..].get(..usize::try_from(words[4]).ok()?)?;
+        let ours = words[0] == MAGIC && words[1] == LAYOUT && named == name.as_bytes();
+        let process = u32::try_from(words[3]).ok().filter(|_| ours)?;
+        Some(Reading { file, process, nics })
     }
 
     /// Reads all of them. A batch may be counted half, a number is never torn.
@@ -431,26 +379,6 @@ fn words(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks_exact(size_of::<u64>()).map(word).collect()
 }
 
-fn link(name: &str) -> PathBuf {
-    netmap::control::root().join("vm").join(name)
-}
-
-/// `ROOT/vm`, with the root's permissions, and the root itself if there is none.
-fn make_directory(path: &Path) -> anyhow::Result<()> {
-    // Makes the root, and refuses one that is another user's.
-    netmap::control::list().context("opening the root directory")?;
-    let root = path.parent().expect("below the root");
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(e).with_context(|| format!("creating {}", path.display())),
-        Ok(()) => {
-            let mode = root.metadata()?.permissions().mode() & 0o7777;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-                .with_context(|| format!("setting the mode of {}", path.display()))
-        }
-    }
-}
-
 const _: () = {
     assert!(HEADER_WORDS * 8 == 128 && 5 * 8 + NAME_MAX <= 128);
     // Each group on cache lines of its own: 64 bytes are 8 words.
@@ -464,6 +392,8 @@ const _: () = {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     #[test]

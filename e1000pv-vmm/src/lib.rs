@@ -31,6 +31,7 @@ pub mod intx;
 pub mod iothread;
 pub mod kvm_guest;
 pub mod layout;
+pub mod machines;
 #[allow(unsafe_code)]
 pub mod memory;
 #[allow(unsafe_code)]

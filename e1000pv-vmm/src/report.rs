@@ -13,8 +13,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::Cli;
-use crate::counters::{Nic, Reading, Snapshot, Vm};
+use crate::counters::{Nic, Snapshot, Vm};
 use crate::exit::End;
+use crate::machines;
 
 /// A NIC, as the start record has it.
 #[derive(Clone, Debug, Serialize)]
@@ -145,7 +146,7 @@ impl Record for Stats<'_> {
 
 /// `--stats NAME`: prints a running machine's counters.
 pub fn stats(name: &str, cli: &Cli) -> anyhow::Result<Outcome> {
-    let reading = match Reading::open(name) {
+    let reading = match machines::find(name) {
         Ok(reading) => reading,
         Err(error) => {
             eprintln!("e1000pv-vmm: {error:#}");

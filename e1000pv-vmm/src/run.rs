@@ -27,6 +27,7 @@ use crate::guest::Guest;
 use crate::intx::{Intx, Nowhere};
 use crate::kvm_guest::KvmMachine;
 use crate::layout;
+use crate::machines;
 use crate::memory::Memory;
 use crate::nics::{self, Nic, Service};
 use crate::plan::Plan;
@@ -47,7 +48,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     let signals = Signals::install()?;
     let counters = VmCounters::new(&plan.name, plan.nics.len())?;
     // The name first: a second machine of that name would disturb the ports of the first.
-    let published = counters.publish(&plan.name)?;
+    let published = machines::publish(&counters, &plan.name)?;
     let memory = Memory::new(cli.mem.0, plan.backing)?;
     if cli.verbose > 0 {
         eprintln!("memory: {} MiB, {:?}", memory.bytes() >> 20, memory.backing);

@@ -5,7 +5,7 @@
 //! are only ever added within a schema number. Described in docs/schema/vale-ctl.json.
 
 use netmap::Counters;
-use netmap::control::{Dir, PortInfo, RingInfo, SwitchInfo};
+use netmap::control::{PortInfo, RingDir, RingInfo, SwitchInfo};
 use serde_json::{Map, Value, json};
 
 use crate::select::Picked;
@@ -97,8 +97,8 @@ pub fn rings(rings: &[RingInfo]) -> Value {
 /// `tx0`, `rx3`.
 pub fn ring_name(ring: &RingInfo) -> String {
     let dir = match ring.dir {
-        Dir::Tx => "tx",
-        Dir::Rx => "rx",
+        RingDir::Tx => "tx",
+        RingDir::Rx => "rx",
     };
     format!("{dir}{}", ring.index)
 }

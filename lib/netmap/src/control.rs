@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::mem::Region;
 use crate::name::{PortKind, PortName};
@@ -22,6 +23,16 @@ use crate::vale::switch::{self, ListedHandle, Settings};
 #[must_use]
 pub fn root() -> PathBuf {
     Root::locate()
+}
+
+/// The root directory, held open, for what programs keep beside the switches; `None` if there is none
+/// and `make` does not ask for one.
+///
+/// # Errors
+/// It cannot be used: no permission, no directory, another user's.
+pub fn root_dir(make: bool) -> Result<Option<Dir>> {
+    let root = if make { Some(Root::open()?) } else { Root::existing()? };
+    Ok(root.map(|root| root.dir().clone()))
 }
 
 /// A switch as it is now.
@@ -85,7 +96,7 @@ pub struct User {
 
 /// Direction of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dir {
+pub enum RingDir {
     /// Transmit.
     Tx,
     /// Receive.
@@ -96,7 +107,7 @@ pub enum Dir {
 #[derive(Clone, Debug)]
 pub struct RingInfo {
     /// Direction.
-    pub dir: Dir,
+    pub dir: RingDir,
     /// Number.
     pub index: u16,
     /// Slots occupied now: not sent, or not read.

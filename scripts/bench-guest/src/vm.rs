@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use e1000pv_vmm::counters::Reading;
+use e1000pv_vmm::machines;
 use nix::sys::signal::Signal;
 
 use crate::lab::Lab;
@@ -116,7 +117,7 @@ impl Vm {
     pub fn start(lab: &Lab, spec: &Spec) -> Result<Vm> {
         let mut process = launch(lab, spec)?;
         let counters =
-            until("a guest's counters", BOOT_LIMIT, || match Reading::open(spec.name) {
+            until("a guest's counters", BOOT_LIMIT, || match machines::find(spec.name) {
                 Ok(reading) => Ok(Some(Some(reading))),
                 Err(_) if process.runs()? => Ok(None),
                 Err(_) => Ok(Some(None)),

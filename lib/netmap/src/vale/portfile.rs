@@ -14,7 +14,7 @@
 
 use std::path::Path;
 
-use crate::control::{self, RingInfo};
+use crate::control::{RingDir, RingInfo};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::file;
@@ -209,7 +209,7 @@ impl PortFile {
             let hwcur = self.tx_state(i).hwcur.load(Ordering::Relaxed);
             let used = between(hwcur, head, s.tx_slots);
             RingInfo {
-                dir: control::Dir::Tx,
+                dir: RingDir::Tx,
                 index: i as u16,
                 used,
                 counters: self.tx_counters(i).read(),
@@ -219,7 +219,7 @@ impl PortFile {
             let kring = self.kring(i);
             let used = between(kring.consumer_cur(), kring.published(), s.rx_slots);
             RingInfo {
-                dir: control::Dir::Rx,
+                dir: RingDir::Rx,
                 index: i as u16,
                 used,
                 counters: self.rx_counters(i).read(),
