@@ -500,7 +500,7 @@ impl Cli {
 
     /// Parses this process's command line; on error, or for `--help`, prints and exits.
     pub fn from_process() -> Cli {
-        Cli::parse_from(argv(std::env::args_os()))
+        Cli::try_parse_from(argv(std::env::args_os())).unwrap_or_else(|why| exit::refuse(&why))
     }
 
     /// The guest's kernel command line: as given, or the bench guest's, which is its global options

@@ -15,6 +15,8 @@
 //! Unsafe code is in the modules that say so below, and nowhere else.
 
 #![deny(unsafe_code)]
+// They panic where the output fails: nm_cli::say!, and writes whose errors are looked at.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod board;
 #[allow(unsafe_code)]

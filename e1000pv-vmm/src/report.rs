@@ -149,7 +149,7 @@ pub fn stats(name: &str, cli: &Cli) -> anyhow::Result<Outcome> {
     let reading = match machines::find(name) {
         Ok(reading) => reading,
         Err(error) => {
-            eprintln!("e1000pv-vmm: {error:#}");
+            nm_cli::say!("e1000pv-vmm: {error:#}");
             return Ok(Outcome::ConditionNotMet);
         }
     };

@@ -51,7 +51,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     let published = machines::publish(&counters, &plan.name)?;
     let memory = Memory::new(cli.mem.0, plan.backing)?;
     if cli.verbose > 0 {
-        eprintln!("memory: {} MiB, {:?}", memory.bytes() >> 20, memory.backing);
+        nm_cli::say!("memory: {} MiB, {:?}", memory.bytes() >> 20, memory.backing);
     }
     let terminal = (cli.serial == SerialTo::Stdio && kvm.is_some() && !cli.output.machine())
         .then(Terminal::take)
@@ -80,7 +80,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
             (Box::new(machine.start(cli, ended.try_clone()?)?), service)
         }
         None => {
-            eprintln!(
+            nm_cli::say!(
                 "e1000pv-vmm: the guest runs in a thread: what would be exits of a virtual machine \
                  cost a function call"
             );
@@ -121,7 +121,7 @@ fn accelerator(cli: &Cli) -> anyhow::Result<Option<Kvm>> {
         (_, Ok(kvm)) => Ok(Some(kvm)),
         // A thread can stand in for the bench guest only.
         (Accel::Auto, Err(why)) if cli.kernel.is_none() && cli.cmdline.is_none() => {
-            eprintln!("e1000pv-vmm: {why:#}");
+            nm_cli::say!("e1000pv-vmm: {why:#}");
             Ok(None)
         }
         (_, Err(why)) => Err(why),
@@ -200,7 +200,7 @@ impl Running<'_> {
     fn run(mut self, signals: &Signals) -> anyhow::Result<Outcome> {
         let woken = self.watch(signals)?;
         if woken != Wake::Guest && self.guest.ask() {
-            // For its report. A second signal ends this process at once.
+            // For its report. A third signal ends this process at once.
             self.wait_for_end(REPORT_TIME);
         }
         self.guest.stop();

@@ -153,7 +153,7 @@ impl Console {
         // Once: the guest goes on printing, and nobody wants to read of each byte.
         self.sink = Sink::Null;
         if error.kind() != io::ErrorKind::BrokenPipe {
-            eprintln!("e1000pv-vmm: the guest's output is lost from here on: {error}");
+            nm_cli::say!("e1000pv-vmm: the guest's output is lost from here on: {error}");
         } else if let Some(hangup) = self.hangup.take() {
             hangup();
         }

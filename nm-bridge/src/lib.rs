@@ -9,6 +9,8 @@
 //! * [`stats`] is what is counted and printed;
 //! * [`run`] is the loop that joins them.
 #![forbid(unsafe_code)]
+// They panic where the output fails: nm_cli::say!, and writes whose errors are looked at.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod capture;
 pub mod cli;

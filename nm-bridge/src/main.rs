@@ -3,10 +3,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use nm_bridge::cli::Cli;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = nm_cli::exit::parse();
     nm_cli::exit::run("nm-bridge", || nm_bridge::run(&cli))
 }

@@ -63,9 +63,9 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
 
 fn describe(pair: &Pair, cli: &Cli) {
     for port in [&pair.a, &pair.b] {
-        eprintln!("{}: {} tx rings, {} rx rings", port.name(), port.tx_rings(), port.rx_rings());
+        nm_cli::say!("{}: {} tx rings, {} rx rings", port.name(), port.tx_rings(), port.rx_rings());
     }
-    eprintln!(
+    nm_cli::say!(
         "{}",
         match (pair.zero_copy, cli.copy) {
             (true, _) => "the ports share memory: buffers are swapped",

@@ -7,6 +7,8 @@
 //! ```
 //! Only [`cli`] is public: the manual page and the completions are made from it.
 #![forbid(unsafe_code)]
+// They panic where the output fails: nm_cli::say!, and writes whose errors are looked at.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod capture;
 pub mod cli;

@@ -4,10 +4,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use nm_pktgen::cli::Cli;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = nm_cli::exit::parse();
     nm_cli::exit::run("nm-pktgen", || nm_pktgen::run(cli))
 }

@@ -159,7 +159,7 @@ fn describe(plan: &Plan, ports: &[Port]) {
     for (index, port) in ports.iter().enumerate() {
         let (tx, rx) = port.slots();
         let cpu = plan.cpus.as_ref().map_or(String::new(), |cpus| format!(", CPU {}", cpus[index]));
-        eprintln!(
+        nm_cli::say!(
             "nm-pktgen: thread {index}: {} with {} tx rings of {tx} slots, {} rx rings of {rx} slots{cpu}",
             port.name(),
             port.tx_rings(),
@@ -167,7 +167,7 @@ fn describe(plan: &Plan, ports: &[Port]) {
         );
     }
     if plan.verbose > 1 {
-        eprintln!("nm-pktgen: {plan:#?}");
+        nm_cli::say!("nm-pktgen: {plan:#?}");
     }
 }
 

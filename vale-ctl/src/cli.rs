@@ -53,7 +53,7 @@ Exit status:
   1    failed
   2    the command line makes no sense
   3    a switch or port that was asked about does not exist
-  130, 143  second SIGINT, SIGTERM: stopped at once
+  130, 143  third SIGINT, SIGTERM, each a second after the one before: ended at once
 
 Environment:
   NETMAP_ROOT   directory that holds the switches, in place of /dev/shm/netmap-UID

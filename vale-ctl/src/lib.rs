@@ -5,6 +5,8 @@
 //! `poll` start another process, an `nm-bridge` that outlives the command.
 
 #![forbid(unsafe_code)]
+// They panic where the output fails: nm_cli::say!, and writes whose errors are looked at.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod cli;
 
@@ -19,7 +21,7 @@ mod table;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use nm_cli::exit::{self, Outcome};
 
 use crate::cli::{Cli, Command, List};
@@ -35,7 +37,7 @@ pub fn main() -> ExitCode {
     let cli = parse();
     exit::run(TOOL, || match run(&cli) {
         Err(error) if error.downcast_ref::<Missing>().is_some() => {
-            eprintln!("{TOOL}: {error:#}");
+            nm_cli::say!("{TOOL}: {error:#}");
             Ok(Outcome::ConditionNotMet)
         }
         Err(error) => Err(error),
@@ -48,10 +50,10 @@ fn parse() -> Cli {
     let given: Vec<String> =
         std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     match legacy::parse(&given) {
-        None => Cli::parse(),
+        None => exit::parse(),
         Some(Ok(cli)) => cli,
         Some(Err(why)) => {
-            Cli::command().error(clap::error::ErrorKind::InvalidValue, why).exit();
+            exit::refuse(&Cli::command().error(clap::error::ErrorKind::InvalidValue, why))
         }
     }
 }

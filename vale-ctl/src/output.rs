@@ -76,7 +76,7 @@ impl Out {
         } else if dry_run {
             self.line(format_args!("would {future} {target}"))?;
         } else if self.verbose {
-            eprintln!("{target}: {past}");
+            nm_cli::say!("{target}: {past}");
         }
         self.flush()
     }

@@ -37,7 +37,7 @@ pub fn all() -> anyhow::Result<Vec<SwitchInfo>> {
     let (mut switches, errors) = control::list().context("listing the switches")?;
     for error in errors {
         // The others are worth showing all the same.
-        eprintln!("vale-ctl: warning: {:#}", anyhow::Error::from(error));
+        nm_cli::say!("vale-ctl: warning: {:#}", anyhow::Error::from(error));
     }
     switches.sort_by(|a, b| a.name.cmp(&b.name));
     for switch in &mut switches {

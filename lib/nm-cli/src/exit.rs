@@ -1,10 +1,12 @@
 //! Exit codes, and errors said once. 0 success (also after a first SIGINT or SIGTERM, with its report),
 //! 1 failure while running, 2 usage, 3 a condition that was asked for does not hold, 128 + signal after
-//! a second signal ([`crate::signal`]). A reader that goes away (`| head`) is no failure.
+//! a third request to end ([`crate::signal`]). A reader that goes away (`| head`) is no failure.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
+
+use clap::Parser;
 
 /// The EXIT STATUS section of every `--help` and man page.
 pub const HELP: &str = "\
@@ -13,9 +15,11 @@ Exit status:
   1  failure while running
   2  wrong usage
   3  the condition that was asked for does not hold
-  130, 143  second SIGINT, SIGTERM: stopped at once
+  130, 143  third SIGINT, SIGTERM: ended at once, without a report
 
-Signals: SIGINT and SIGTERM stop and report, SIGUSR1 prints the totals so far.";
+Signals: SIGINT and SIGTERM stop and report. Another, a second later or more, waits for nobody
+any more, and still flushes and reports; a third, again a second later, ends at once. Closer
+together they count as one. SIGUSR1 prints the totals so far.";
 
 /// How a run that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,19 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
+/// The command line, as `clap` describes it; help and mistakes are printed, and end the process.
+pub fn parse<C: Parser>() -> C {
+    C::try_parse().unwrap_or_else(|why| refuse(&why))
+}
+
+/// Prints help, or what is wrong with a command line, and ends the process: 0, 2, or 1 if help could
+/// not be written.
+pub fn refuse(why: &clap::Error) -> ! {
+    let written = why.print().and_then(|()| io::stdout().flush());
+    let lost = written.is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe);
+    std::process::exit(if lost && !why.use_stderr() { 1 } else { why.exit_code() })
+}
+
 /// Runs a tool after its command line was parsed; prints the error, if any, once and as a chain:
 /// `nm-pktgen: error: opening port valeA:x: ...`.
 pub fn run(tool: &str, body: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCode {
@@ -54,9 +71,7 @@ pub fn run(tool: &str, body: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCo
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let usage = error.downcast_ref::<UsageError>().is_some();
-            // stderr may be gone as well; there is nobody left to tell.
-            let _ =
-                io::Write::write_fmt(&mut io::stderr(), format_args!("{tool}: error: {error:#}\n"));
+            crate::say!("{tool}: error: {error:#}");
             ExitCode::from(if usage { 2 } else { 1 })
         }
     }

@@ -4,14 +4,14 @@
 //! This crate knows nothing of netmap: it parses what people type and formats numbers.
 //! Conventions kept here, once for all:
 //!
-//! * stdout is data, stderr is talk; no colour and no progress bar unless stderr is a terminal.
+//! * stdout is data, stderr is talk ([`say!`], which cannot fail); no colour and no progress bar unless stderr is a terminal.
 //! * SI prefixes (k = 1000) for counts and rates; `--exact` prints integers instead.
 //! * L2 bits are frames without CRC; L1 adds 24 bytes a frame and pads short ones to 60 ([`units`]).
 //! * JSON objects carry `"type"` and `"schema":1`; numbers unscaled, the unit is in the key ([`report`]).
 //! * exit 0, 1, 2, 3 and 130/143 ([`exit`]), signals ([`signal`]).
 //! * `--help` and `-V/--version` exit 0 on stdout; `--help` ends with [`exit::HELP`], so that every
 //!   man page has the same EXIT STATUS. Put it in with `#[command(after_long_help = exit::HELP)]`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod args;
 pub mod cpulist;
@@ -22,5 +22,6 @@ pub mod live;
 pub mod mac;
 pub mod report;
 pub mod ring_config;
+pub mod say;
 pub mod signal;
 pub mod units;

@@ -1,29 +1,83 @@
-//! Signals: the first SIGINT or SIGTERM asks to stop, the second ends the process with 128 + signal,
-//! SIGUSR1 asks for the totals so far.
+//! Signals: SIGINT or SIGTERM asks to stop; one that comes a second later or more asks to hurry, which
+//! means not to wait for anybody, and still to flush and report; a third, again a second later, ends the
+//! process with 128 + signal. SIGUSR1 asks for the totals so far.
 //!
-//! Handlers only set flags and write a byte to a pipe, so that a thread that waits in [`Signals::wait`]
+//! What comes within that second belongs to the request before it: `timeout N tool` signals the process
+//! and then its group, and a Ctrl-C reaches a whole pipeline whose other members pass it on, so the same
+//! request arrives twice within milliseconds.
+//!
+//! Handlers only look at the clock, set flags and write a byte to a pipe, so that a thread that waits in [`Signals::wait`]
 //! or polls [`Signals::fd`] wakes at once and none is lost between a look at the flags and the wait.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
-use signal_hook::low_level::pipe;
+use signal_hook::low_level::{self, pipe};
+
+/// A signal counts as another request if it comes so long after the one before, or later.
+pub const APART: Duration = Duration::from_secs(1);
 
 /// The installed handlers; install once per process, before threads start.
 #[derive(Debug)]
 pub struct Signals {
     stop: Arc<AtomicBool>,
+    hurry: Arc<AtomicBool>,
     report: Arc<AtomicBool>,
     wake: UnixStream,
     ring: UnixStream,
+}
+
+/// The requests to end so far. Apart from the stop flag: a run that ended by itself has used up none.
+#[derive(Debug, Default)]
+struct Requests {
+    /// When the last one came, in milliseconds of the monotonic clock, plus one; 0: none came.
+    last_ms: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Requests {
+    /// Takes a signal at `now_ms` and returns which request it belongs to, 1 being the first.
+    fn take(&self, now_ms: u64) -> u64 {
+        let last = self.last_ms.load(Ordering::Relaxed);
+        if last != 0 && now_ms.saturating_sub(last - 1) < APART.as_millis() as u64 {
+            return self.count.load(Ordering::Relaxed);
+        }
+        // Two threads may be here for two signals at once, which are then one request.
+        let next = now_ms.saturating_add(1);
+        match self.last_ms.compare_exchange(last, next, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => self.count.fetch_add(1, Ordering::Relaxed) + 1,
+            Err(_) => self.count.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Lets `signal` count as a request: the second sets `hurry`, the third ends the process.
+#[allow(unsafe_code)]
+fn request(signal: i32, requests: &Arc<Requests>, hurry: &Arc<AtomicBool>) -> std::io::Result<()> {
+    let (requests, hurry) = (Arc::clone(requests), Arc::clone(hurry));
+    let action = move || match requests.take(monotonic_ms()) {
+        0 | 1 => {}
+        2 => hurry.store(true, Ordering::Relaxed),
+        _ => low_level::exit(128 + signal),
+    };
+    // SAFETY: the action is async-signal-safe: it uses atomics, clock_gettime and _exit, takes no
+    // lock, allocates nothing and cannot panic.
+    unsafe { low_level::register(signal, action) }.map(|_| ())
+}
+
+/// The clock for the distance of two signals. It cannot fail for this clock; 0 would make both one.
+fn monotonic_ms() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |now| now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
 }
 
 /// Ends a [`Signals::wait`] from another thread, as a signal would.
@@ -42,19 +96,18 @@ impl Signals {
     /// Installs the handlers.
     pub fn install() -> anyhow::Result<Signals> {
         let stop = Arc::new(AtomicBool::new(false));
+        let hurry = Arc::new(AtomicBool::new(false));
         let report = Arc::new(AtomicBool::new(false));
-        // Apart from `stop`: a run that ended by itself has not used up its first signal.
-        let signalled = Arc::new(AtomicBool::new(false));
+        let requests = Arc::new(Requests::default());
         let (wake, ring) = UnixStream::pair().context("creating the signal pipe")?;
         for end in [&wake, &ring] {
             end.set_nonblocking(true).context("creating the signal pipe")?;
         }
         let install = || -> std::io::Result<()> {
             for signal in [SIGINT, SIGTERM] {
-                // Order matters: actions run in it, so the first signal finds the flag clear.
-                flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&signalled))?;
-                flag::register(signal, Arc::clone(&signalled))?;
+                // Order matters: actions run in it, and who is woken looks at the flags.
                 flag::register(signal, Arc::clone(&stop))?;
+                request(signal, &requests, &hurry)?;
                 pipe::register(signal, ring.try_clone()?)?;
             }
             flag::register(SIGUSR1, Arc::clone(&report))?;
@@ -62,7 +115,7 @@ impl Signals {
             Ok(())
         };
         install().context("installing signal handlers")?;
-        Ok(Signals { stop, report, wake, ring })
+        Ok(Signals { stop, hurry, report, wake, ring })
     }
 
     /// The stop flag, for worker threads.
@@ -73,6 +126,16 @@ impl Signals {
     /// True once a signal or [`Signals::request_stop`] asked to stop.
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// True once a second request came: wait for nobody any more, but flush and report.
+    pub fn hurried(&self) -> bool {
+        self.hurry.load(Ordering::Relaxed)
+    }
+
+    /// The flag behind [`Signals::hurried`], for worker threads.
+    pub fn hurry_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.hurry)
     }
 
     /// Stops as a first SIGINT would.
@@ -129,6 +192,15 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn signals_close_together_are_one_request() {
+        let requests = Requests::default();
+        let seen: Vec<u64> =
+            [5000, 5001, 5999, 6000, 6500, 7100, 7100].map(|ms| requests.take(ms)).to_vec();
+        assert_eq!(seen, [1, 1, 1, 2, 2, 3, 3]);
+        assert_eq!(Requests::default().take(0), 1, "the first of all, right after boot");
+    }
+
     // One test: signals and their handlers belong to the whole process.
     #[test]
     fn signals_set_flags_and_wake_a_waiter() {
@@ -148,7 +220,7 @@ mod tests {
         assert!(begin.elapsed() < Duration::from_secs(30), "slept through a wake-up");
 
         raise(Signal::SIGTERM).expect("raise");
-        assert!(signals.stopped());
+        assert!(signals.stopped() && !signals.hurried());
         signals.wait(Duration::from_secs(60));
         assert!(begin.elapsed() < Duration::from_secs(30), "slept through a signal");
     }

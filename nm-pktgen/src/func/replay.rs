@@ -165,7 +165,7 @@ fn sync(worker: &mut Worker<'_>) -> anyhow::Result<usize> {
 
 fn warn(packets: u64, what: &str) {
     if packets > 0 {
-        eprintln!("nm-pktgen: {packets} packets of the file {what}");
+        nm_cli::say!("nm-pktgen: {packets} packets of the file {what}");
     }
 }
 

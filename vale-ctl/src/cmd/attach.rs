@@ -32,7 +32,7 @@ pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
         out.object(&json::keyed([(args.name.to_string(), value)]))?;
     } else {
         // A process was left running: worth a word even without --verbose.
-        eprintln!("{}: attached, bridged by process {pid}", args.name);
+        nm_cli::say!("{}: attached, bridged by process {pid}", args.name);
     }
     Ok(out.flush()?)
 }

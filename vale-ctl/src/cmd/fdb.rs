@@ -90,7 +90,7 @@ fn flush(out: &mut Out, name: &Target, mac: Option<[u8; 6]>, dry_run: bool) -> a
     } else if dry_run {
         out.line(format_args!("would forget {count} addresses of {name}"))?;
     } else if out.verbose {
-        eprintln!("{name}: {count} addresses forgotten");
+        nm_cli::say!("{name}: {count} addresses forgotten");
     }
     Ok(out.flush()?)
 }

@@ -42,7 +42,7 @@ pub fn run(out: &mut Out, args: &List) -> anyhow::Result<()> {
         }
     }
     if picked.is_empty() {
-        eprintln!("no switches; a port that is opened makes one: nm-pktgen -i valeA:x -f rx");
+        nm_cli::say!("no switches; a port that is opened makes one: nm-pktgen -i valeA:x -f rx");
     } else {
         out.table(&table)?;
     }

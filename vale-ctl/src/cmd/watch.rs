@@ -60,13 +60,13 @@ pub fn run(out: &mut Out, args: &Watch) -> anyhow::Result<()> {
         let start = json!({ "schema": SCHEMA, "type": "start", "time": now() });
         out.json_line(&start)?;
     } else {
-        eprintln!("watching; end with Ctrl-C");
+        nm_cli::say!("watching; end with Ctrl-C");
     }
     out.flush()?;
     'watching: while !notify.signals().stopped() {
         notify.wait_until(Instant::now() + args.interval);
         if notify.signals().take_report() {
-            eprintln!("{seen} events so far");
+            nm_cli::say!("{seen} events so far");
         }
         notify.watch_root();
         let after = look(&args.names)?;
