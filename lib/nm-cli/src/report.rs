@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::args::OutputArgs;
 use crate::live::Live;
+use crate::say::Talk;
 use crate::units::{self, Units};
 
 /// Version of the JSON records.
@@ -87,9 +88,10 @@ impl Reporter {
         Reporter::new(Box::new(io::stdout()), args)
     }
 
-    /// Reports on stderr, for runs whose stdout carries packets (`--pcap-out -`).
+    /// Reports on stderr, for runs whose stdout carries packets (`--pcap-out -`): what goes on stdout
+    /// is the result then, and a report that cannot be printed is no reason to end it.
     pub fn stderr(args: &OutputArgs) -> Reporter {
-        Reporter::new(Box::new(io::stderr()), args)
+        Reporter::new(Box::new(Talk), args)
     }
 
     /// Reports to any writer.

@@ -3,7 +3,7 @@
 //! `eprintln!` panics, and a panic ends a release build with a core dump.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 
 /// Prints a line to stderr, as `eprintln!` does, if that is possible.
 #[macro_export]
@@ -15,5 +15,20 @@ macro_rules! say {
 
 /// What [`say!`](crate::say!) does: one write, so that lines of several processes do not mix.
 pub fn line(words: fmt::Arguments<'_>) {
-    let _ = std::io::stderr().write_all(format!("{words}\n").as_bytes());
+    let _ = io::stderr().write_all(format!("{words}\n").as_bytes());
+}
+
+/// stderr as a writer that cannot fail.
+#[derive(Debug)]
+pub struct Talk;
+
+impl Write for Talk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

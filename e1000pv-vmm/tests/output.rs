@@ -1,0 +1,17 @@
+//! No output that fails ends e1000pv-vmm otherwise than it would have ended.
+
+#[path = "../../lib/nm-cli/tests/outputs/mod.rs"]
+mod outputs;
+
+#[test]
+fn outputs_that_fail_abort_nothing() {
+    let root = tempfile::tempdir_in("/dev/shm").expect("a directory for the root");
+    let vmm = |words: &[&str], code| {
+        outputs::never_abort(env!("CARGO_BIN_EXE_e1000pv-vmm"), root.path(), words, code);
+    };
+    let thread = ["--accel", "thread", "--netdev", "port=null:", "--guest", "tx count=10", "-v"];
+    vmm(&thread, 0);
+    vmm(&[&thread[..], &["--json"]].concat(), 0);
+    vmm(&["--stats", "nobody"], 3);
+    vmm(&["--help"], 0);
+}
