@@ -1,15 +1,17 @@
 //! The command line. Short flags and positional arguments are those of netmap's `bridge(8)` and keep
 //! their meaning; everything else has a long name. What upstream replaced silently (a bad burst) is
-//! an error here.
+//! an error here. This file uses nothing of the rest of the program, so that man page and completions
+//! can be made from it alone.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use nm_cli::args::OutputArgs;
 use nm_cli::duration;
 use nm_cli::exit::{self, UsageError};
 use nm_cli::units::Count;
+use nm_cli::wait::WaitMode;
 
 /// Largest batch, as upstream.
 const BURST_MAX: u64 = 8192;
@@ -105,17 +107,6 @@ pub struct Cli {
     /// How results are printed.
     #[command(flatten)]
     pub output: OutputArgs,
-}
-
-/// What an idle bridge does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WaitMode {
-    /// Look again and again: shortest latency, a whole CPU.
-    Busy,
-    /// Look for a moment, then sleep until a doorbell rings.
-    Adaptive,
-    /// Sleep at once.
-    Block,
 }
 
 /// The ports' names and the burst, wherever they were typed.

@@ -12,8 +12,7 @@ use netmap::{Interest, Port, PortKind};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nm_cli::signal::Signals;
-
-use crate::cli::WaitMode;
+use nm_cli::wait::WaitMode;
 
 /// How long an adaptive wait looks before it sleeps: the library's own default.
 const SPIN: Duration = Duration::from_micros(50);

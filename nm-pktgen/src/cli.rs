@@ -1,21 +1,21 @@
 //! The command line, and nothing else: flags are pkt-gen's short ones with long names beside them.
-//! Manual page and completions are generated from here. What flags mean together is checked in `plan`.
+//! Manual page and completions are generated from here, and from here alone: this file uses nothing of
+//! the rest of the program. What flags mean together is checked in `plan`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
-use netmap::Wait;
+use nm_cli::addr::AddrRange;
 use nm_cli::args::OutputArgs;
 use nm_cli::cpulist::CpuList;
 use nm_cli::mac::MacRange;
 use nm_cli::ring_config::RingConfig;
 use nm_cli::units::{Bps, Count, Rate, Sizes};
+use nm_cli::wait::WaitMode;
 use nm_cli::{duration, exit};
 use serde::Serialize;
-
-use crate::packet::range::AddrRange;
 
 const LONG_ABOUT: &str = "\
 Sends, receives and measures packets on a netmap port: a VALE switch port (valeA:x, made on the fly), \
@@ -59,9 +59,9 @@ pub struct Cli {
     /// Wait this long for the link before starting [default: 2s; 0 for VALE ports].
     #[arg(short = 'w', long, value_name = "TIME", value_parser = duration::seconds)]
     pub wait_link: Option<Duration>,
-    /// How to wait for packets: busy (spin), adaptive (spin, then sleep) or block (sleep).
-    #[arg(long, value_name = "MODE", value_parser = wait_mode, default_value = "adaptive")]
-    pub wait_mode: Wait,
+    /// How to wait when there is nothing to receive.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = WaitMode::Adaptive)]
+    pub wait_mode: WaitMode,
     /// Receivers: once packets came, end when none came for a second.
     #[arg(short = 'W', long)]
     pub exit_if_empty: bool,
@@ -239,10 +239,6 @@ impl FromStr for Speed {
             },
         }
     }
-}
-
-fn wait_mode(text: &str) -> Result<Wait, String> {
-    text.parse().map_err(|_| "not a way to wait; busy, adaptive and block are".to_string())
 }
 
 #[cfg(test)]

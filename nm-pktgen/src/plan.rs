@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 use netmap::{Options, PortKind, PortName, RingSel, Wait};
+use nm_cli::addr::AddrRange;
 use nm_cli::args::OutputArgs;
 use nm_cli::cpulist::CpuList;
 use nm_cli::exit::UsageError;
 use nm_cli::mac::{Mac, MacRange};
 use nm_cli::units::{L1_OVERHEAD_BYTES, Rate, Sizes};
+use nm_cli::wait::WaitMode;
 use nm_stream::Mark;
 
 use crate::cli::{Cli, Function, Speed};
 use crate::packet::cut::Cut;
 use crate::packet::ip::Family;
-use crate::packet::range::AddrRange;
 use crate::packet::source::Recipe;
 use crate::packet::template;
 use crate::rate::{Target, Unit};
@@ -160,7 +161,11 @@ impl Plan {
                 PortKind::Netmap(_) | PortKind::Tap(_) => Duration::from_secs(2),
                 _ => Duration::ZERO,
             }),
-            wait: cli.wait_mode,
+            wait: match cli.wait_mode {
+                WaitMode::Busy => Wait::Busy,
+                WaitMode::Adaptive => Wait::default(),
+                WaitMode::Block => Wait::Block,
+            },
             exit_if_empty: cli.exit_if_empty,
             fail_on_loss: cli.fail_on_loss,
             recipe,
@@ -298,8 +303,8 @@ fn options(cli: &Cli, name: &PortName) -> anyhow::Result<Options> {
 
 fn recipe(cli: &Cli, function: Function, name: &PortName) -> anyhow::Result<Recipe> {
     let packet = &cli.packet;
-    let wants_v6 = packet.ipv6
-        || [packet.src, packet.dst].iter().flatten().any(|range| range.family() == Family::V6);
+    let wants_v6 =
+        packet.ipv6 || [packet.src, packet.dst].iter().flatten().any(|range| range.is_ipv6());
     let family = if wants_v6 && !packet.ipv4 { Family::V6 } else { Family::V4 };
     let default = |v4: Ipv4Addr, v6: Ipv6Addr| {
         AddrRange::one(if family == Family::V4 { IpAddr::from(v4) } else { IpAddr::from(v6) })
@@ -310,7 +315,7 @@ fn recipe(cli: &Cli, function: Function, name: &PortName) -> anyhow::Result<Reci
     let dst = packet.dst.unwrap_or_else(|| {
         default(Ipv4Addr::new(10, 1, 0, 1), Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1))
     });
-    if src.family() != family || dst.family() != family {
+    if [src, dst].iter().any(|range| range.is_ipv6() != (family == Family::V6)) {
         return usage("source, destination and -4 or -6 must be of one address family");
     }
     let vnet = packet.vnet_hdr.parse().context("virtio-net header length")?;

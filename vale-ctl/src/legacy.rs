@@ -13,6 +13,7 @@ use nm_cli::ring_config::RingConfig;
 use crate::cli::{
     Attach, BridgeOptions, Change, Cli, Command, Create, Delete, Detach, List, Poll, Show, Target,
 };
+use crate::target;
 
 /// Letters that take a value.
 const WITH_VALUE: &str = "gdahnrlpPCm";
@@ -114,7 +115,7 @@ fn command(flags: &Flags<'_>) -> Result<Cli, String> {
     let name = || -> Result<Target, String> {
         let text = value.unwrap_or_default();
         let hint = if letter == 'h' { "\n(-h attaches; for help say --help)" } else { "" };
-        text.parse().map_err(|why| format!("-{letter} {text}: {why}{hint}"))
+        target::parse(text).map_err(|why| format!("-{letter} {text}: {why}{hint}"))
     };
     let change = Change::default();
     let attach = |host| -> Result<Command, String> {

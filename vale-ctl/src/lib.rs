@@ -18,6 +18,7 @@ mod notify;
 mod output;
 mod select;
 mod table;
+mod target;
 
 use std::process::ExitCode;
 
@@ -49,12 +50,17 @@ pub fn main() -> ExitCode {
 fn parse() -> Cli {
     let given: Vec<String> =
         std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
-    match legacy::parse(&given) {
+    let refuse = |why: String| -> ! {
+        exit::refuse(&Cli::command().error(clap::error::ErrorKind::InvalidValue, why))
+    };
+    let cli = match legacy::parse(&given) {
         None => exit::parse(),
         Some(Ok(cli)) => cli,
-        Some(Err(why)) => {
-            exit::refuse(&Cli::command().error(clap::error::ErrorKind::InvalidValue, why))
-        }
+        Some(Err(why)) => refuse(why),
+    };
+    match target::check(&cli) {
+        Ok(()) => cli,
+        Err(why) => refuse(why),
     }
 }
 

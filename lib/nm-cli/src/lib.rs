@@ -13,6 +13,7 @@
 //!   man page has the same EXIT STATUS. Put it in with `#[command(after_long_help = exit::HELP)]`.
 #![deny(unsafe_code)]
 
+pub mod addr;
 pub mod args;
 pub mod cpulist;
 pub mod duration;
@@ -25,3 +26,4 @@ pub mod ring_config;
 pub mod say;
 pub mod signal;
 pub mod units;
+pub mod wait;

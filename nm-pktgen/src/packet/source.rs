@@ -6,12 +6,13 @@
 
 use std::net::IpAddr;
 
+use nm_cli::addr::AddrRange;
 use nm_cli::mac::MacRange;
 use nm_cli::units::Sizes;
 use nm_stream::Mark;
 
 use super::ip::Family;
-use super::range::{AddrRange, Cursor, Step};
+use super::range::{Cursor, Step};
 use super::rng::Rng;
 use super::template::{End, Template};
 

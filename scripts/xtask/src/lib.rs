@@ -1,6 +1,9 @@
 //! What users install beside the programs: manual pages and shell completions, made from the very
 //! definitions that the tools parse their arguments with, so that they cannot disagree.
 //!
+//! The definitions alone are compiled, not the tools: each tool's `cli.rs` uses clap and `nm-cli`, and
+//! nothing else of the tool or of the library.
+//!
 //! Invariant: the same sources give the same files, byte for byte (no dates), and nothing is
 //! written outside the directory named.
 
@@ -14,6 +17,15 @@ use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
+#[path = "../../../e1000pv-vmm/src/cli.rs"]
+pub mod e1000pv_vmm;
+#[path = "../../../nm-bridge/src/cli.rs"]
+pub mod nm_bridge;
+#[path = "../../../nm-pktgen/src/cli.rs"]
+pub mod nm_pktgen;
+#[path = "../../../vale-ctl/src/cli.rs"]
+pub mod vale_ctl;
+
 /// Manual section of administration tools.
 pub const SECTION: &str = "8";
 
@@ -24,10 +36,10 @@ pub const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 #[must_use]
 pub fn tools() -> Vec<Command> {
     vec![
-        nm_pktgen::cli::Cli::command(),
-        nm_bridge::cli::Cli::command(),
-        vale_ctl::cli::Cli::command(),
-        e1000pv_vmm::cli::Cli::command(),
+        nm_pktgen::Cli::command(),
+        nm_bridge::Cli::command(),
+        vale_ctl::Cli::command(),
+        e1000pv_vmm::Cli::command(),
     ]
 }
 

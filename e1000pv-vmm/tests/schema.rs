@@ -18,7 +18,7 @@ use nm_cli::report::{Kind, Record, json};
 use serde_json::{Value, json as value};
 
 fn schema() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/schema/e1000pv-vmm.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema/e1000pv-vmm.json");
     serde_json::from_str(&fs::read_to_string(path).expect("the schema")).expect("JSON")
 }
 

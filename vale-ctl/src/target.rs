@@ -1,0 +1,98 @@
+//! Whether what was typed names a switch or a whole port by netmap's grammar. The command line's
+//! definition ([`crate::cli`]) only takes it apart, so that it needs nothing of the library.
+
+use netmap::name::parse_switch;
+use netmap::{NameError, PortKind, PortName};
+
+use crate::cli::{Cli, Command, Fdb, Poll, Target};
+
+/// Checks all names that a command line mentions; says what is wrong with the first bad one.
+pub fn check(cli: &Cli) -> Result<(), String> {
+    named(cli).iter().try_for_each(|target| whole(target).map_err(|why| format!("{target}: {why}")))
+}
+
+fn named(cli: &Cli) -> Vec<&Target> {
+    match &cli.command {
+        None => Vec::new(),
+        Some(command) => match command {
+            Command::List(args) => args.names.iter().collect(),
+            Command::Stats(args) => args.names.iter().collect(),
+            Command::Top(args) => args.names.iter().collect(),
+            Command::Watch(args) => args.names.iter().collect(),
+            Command::Fdb(Fdb::Show { names }) => names.iter().collect(),
+            Command::Fdb(Fdb::Flush { name, .. })
+            | Command::Poll(Poll::Start { name, .. } | Poll::Stop { name, .. }) => vec![name],
+            Command::Show(args) => vec![&args.name],
+            Command::Create(args) => vec![&args.name],
+            Command::Delete(args) => vec![&args.name],
+            Command::Attach(args) => vec![&args.name],
+            Command::Detach(args) => vec![&args.name],
+            Command::Set(args) => vec![&args.switch],
+            Command::Ageing(args) => vec![&args.switch],
+            Command::Backpressure(args) => vec![&args.switch],
+        },
+    }
+}
+
+/// Takes a name apart and checks it.
+pub fn parse(name: &str) -> Result<Target, String> {
+    let Ok(target) = name.parse::<Target>();
+    whole(&target).map(|()| target)
+}
+
+/// Rings, flags and options belong to a handle; a target is a port as a whole.
+fn whole(target: &Target) -> Result<(), String> {
+    let Some(port) = &target.port else {
+        return parse_switch(&target.switch).map(|_| ()).map_err(|why| why.to_string());
+    };
+    let parsed: PortName = target.to_string().parse().map_err(|why: NameError| why.to_string())?;
+    match parsed.kind {
+        PortKind::Vale { switch, port: whole } if whole == *port && switch == target.switch => {
+            Ok(())
+        }
+        PortKind::Vale { switch, port } => {
+            Err(format!("a whole port is meant here: {switch}:{port}"))
+        }
+        _ => Err("not a port of a switch, which is named as in valeA:x".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_whole_port_are_refused_in_every_command() {
+        for line in [
+            "list NAME",
+            "stats NAME",
+            "top NAME",
+            "watch NAME",
+            "show NAME",
+            "create NAME",
+            "delete NAME",
+            "attach NAME",
+            "detach NAME",
+            "fdb show NAME",
+            "fdb flush NAME",
+            "poll start NAME",
+            "poll stop NAME",
+            "set NAME persistent on",
+            "ageing NAME",
+            "backpressure NAME",
+        ] {
+            let checked = |name: &str| {
+                let words = line.split(' ').map(|word| if word == "NAME" { name } else { word });
+                check(&Cli::try_parse_from(std::iter::once("vale-ctl").chain(words)).expect(line))
+            };
+            for bad in ["eth0", "valeA:x-1", "valeA:x/x", "tap:t0", "vale/..:x", "valeA:..", ""] {
+                assert!(checked(bad).is_err(), "{line}: {bad} was accepted");
+            }
+            for good in ["valeA", "valeA:", "valeA:x"] {
+                assert_eq!(checked(good), Ok(()), "{line}");
+            }
+        }
+    }
+}
