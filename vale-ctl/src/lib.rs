@@ -23,6 +23,7 @@ mod target;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use nm_cli::complete;
 use nm_cli::exit::{self, Outcome};
 
 use crate::cli::{Cli, Command, List};
@@ -35,6 +36,11 @@ const TOOL: &str = "vale-ctl";
 /// The program: parses the arguments, runs the command, tells the exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    let names: &complete::Sources =
+        &[("names", select::typed), ("name", select::typed), ("switch", select::typed_switches)];
+    if complete::answered(Cli::command(), names) {
+        return ExitCode::SUCCESS;
+    }
     let cli = parse();
     exit::run(TOOL, || match run(&cli) {
         Err(error) if error.downcast_ref::<Missing>().is_some() => {

@@ -111,3 +111,13 @@ fn pick(switches: Vec<SwitchInfo>, names: &[Target]) -> Vec<Picked> {
     }
     picked
 }
+
+/// Switches and ports as a command line may name them, for completion.
+pub fn typed() -> Vec<String> {
+    control::names().iter().map(|name| name.trim_end_matches(':').to_owned()).collect()
+}
+
+/// Switches, for completion.
+pub fn typed_switches() -> Vec<String> {
+    control::names().iter().filter_map(|name| name.strip_suffix(':')).map(str::to_owned).collect()
+}

@@ -171,6 +171,19 @@ pub fn list() -> Result<(Vec<SwitchInfo>, Vec<Error>)> {
     Ok((switches, errors))
 }
 
+/// Names of all switches (`valeA:`) and ports (`valeA:x`) that can be looked at, for whoever offers
+/// them at a prompt.
+#[must_use]
+pub fn names() -> Vec<String> {
+    let (switches, _) = list().unwrap_or_default();
+    let of_switch = |switch: &SwitchInfo| {
+        let switch_name = format!("{}:", switch.name);
+        let ports = switch.ports.iter().map(|port| format!("{switch_name}{}", port.name));
+        std::iter::once(switch_name.clone()).chain(ports).collect::<Vec<_>>()
+    };
+    switches.iter().flat_map(of_switch).collect()
+}
+
 /// A switch to inspect or change.
 #[derive(Debug)]
 pub struct Switch {

@@ -15,6 +15,7 @@
 
 pub mod addr;
 pub mod args;
+pub mod complete;
 pub mod cpulist;
 pub mod duration;
 pub mod exit;

@@ -33,8 +33,8 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     let files = match Cli::parse().task {
-        Task::Man { dir } => xtask::write_man(&dir)?,
-        Task::Completions { dir } => xtask::write_completions(&dir)?,
+        Task::Man { dir } => xtask::man::write(&dir)?,
+        Task::Completions { dir } => xtask::completions::write(&dir)?,
     };
     for file in files {
         println!("{}", file.display());

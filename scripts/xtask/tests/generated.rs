@@ -6,7 +6,7 @@ use std::fs;
 
 use clap::Command;
 
-const TOOLS: [&str; 4] = ["nm-pktgen", "nm-bridge", "vale-ctl", "e1000pv-vmm"];
+use xtask::TOOLS;
 
 fn long_flags(command: &Command) -> Vec<String> {
     let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
@@ -21,13 +21,13 @@ fn plain(roff: &str) -> String {
 #[test]
 fn man_pages_cover_every_tool_and_every_long_flag() {
     let dir = tempfile::tempdir().expect("a directory");
-    let files = xtask::write_man(dir.path()).expect("pages");
+    let files = xtask::man::write(dir.path()).expect("pages");
     for tool in TOOLS {
         assert!(files.contains(&dir.path().join(format!("{tool}.8"))), "no page for {tool}");
     }
     let mut flags = 0;
-    for command in xtask::pages() {
-        let name = xtask::page_name(&command);
+    for command in xtask::man::pages() {
+        let name = xtask::man::page_name(&command);
         let roff = fs::read_to_string(dir.path().join(&name)).expect("a page");
         let page = plain(&roff);
         assert!(page.contains(".TH ") && roff.contains(" 8 "), "{name}: not of section 8");
@@ -40,28 +40,13 @@ fn man_pages_cover_every_tool_and_every_long_flag() {
 }
 
 #[test]
-fn completions_cover_every_tool_shell_and_long_flag() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let files = xtask::write_completions(dir.path()).expect("completions");
-    assert_eq!(files.len(), TOOLS.len() * xtask::SHELLS.len());
-    for file in files {
-        let text = fs::read_to_string(&file).expect("a completion");
-        let tool = TOOLS.iter().find(|tool| text.contains(**tool)).expect("names its tool");
-        let tool = xtask::tools().into_iter().find(|t| t.get_name() == *tool).expect("a tool");
-        for flag in long_flags(&tool) {
-            assert!(text.contains(&flag), "{} lacks {flag}", file.display());
-        }
-    }
-}
-
-#[test]
 fn generation_is_reproducible() {
     let (first, second) = (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"));
     let names = |files: Vec<std::path::PathBuf>| -> Vec<_> {
         files.iter().map(|file| file.file_name().expect("a name").to_owned()).collect()
     };
-    let a = names(xtask::write_man(first.path()).expect("pages"));
-    let b = names(xtask::write_man(second.path()).expect("pages"));
+    let a = names(xtask::man::write(first.path()).expect("pages"));
+    let b = names(xtask::man::write(second.path()).expect("pages"));
     assert_eq!(a, b);
     for name in a {
         let read = |dir: &tempfile::TempDir| fs::read(dir.path().join(&name)).expect("a page");
