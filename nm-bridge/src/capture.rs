@@ -5,10 +5,9 @@
 //! a batch is staged first and the part of it that went is written afterwards.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use netmap::RxRing;
-use netmap::pcap::{MAX_SNAPLEN, Writer};
+use nm_capture::{MAX_SNAPLEN, Times, Writer};
 
 /// Longest packet that is staged whole.
 const PACKET_MAX: usize = MAX_SNAPLEN as usize;
@@ -16,7 +15,7 @@ const PACKET_MAX: usize = MAX_SNAPLEN as usize;
 /// A capture in progress.
 #[derive(Debug)]
 pub struct Capture {
-    writer: Writer<Box<dyn std::io::Write + Send>>,
+    writer: Writer,
     bytes: Vec<u8>,
     /// Of each whole packet staged: where it ends in `bytes`.
     ends: Vec<usize>,
@@ -50,9 +49,8 @@ impl Capture {
         if packets == 0 {
             return Ok(());
         }
-        let ts = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut begin = 0;
-        for &end in self.ends.iter().take(packets) {
+        for (&end, ts) in self.ends.iter().take(packets).zip(Times::now()) {
             let packet = &self.bytes[begin..end];
             let len = u32::try_from(packet.len()).expect("at most PACKET_MAX, a u32");
             self.writer.write(ts, len, packet)?;
@@ -63,6 +61,6 @@ impl Capture {
 
     /// Hands everything to the file.
     pub fn flush(&mut self) -> netmap::Result<()> {
-        self.writer.flush()
+        Ok(self.writer.flush()?)
     }
 }

@@ -6,9 +6,9 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use netmap::pcap::{Reader, Writer};
 use netmap::{Interest, Port, Wait};
 use nix::sys::signal::Signal;
+use nm_capture::{Options, Reader, Writer};
 
 mod support;
 use support::{Bridge, PATIENCE, nm_bridge, until};
@@ -381,7 +381,7 @@ mod bodies {
         let (status, end) = Bridge::start(nm_bridge(&args)).wait();
         assert!(status.success());
         assert_eq!(end["a_to_b_packets"], 20);
-        let mut reader = Reader::open(&output).expect("a capture");
+        let mut reader = Reader::open(&output, Options::default()).expect("a capture");
         for number in 0..20 {
             assert_eq!(receive(&mut right), frame(number, 100));
             let packet = reader.next().expect("readable").expect("as many as were moved");

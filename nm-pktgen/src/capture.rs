@@ -1,19 +1,18 @@
-//! The capture file that receiving threads write together. Packets of one batch carry one time stamp:
-//! that of the batch's arrival at the program, read once.
+//! The capture file that receiving threads write together. The time of a batch is that
+//! of its arrival at the program.
 
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use netmap::pcap::Writer;
+use nm_capture::{Times, Writer};
 
 use crate::stats::lock;
 
 /// An open capture.
 #[derive(Debug)]
 pub struct Capture {
-    writer: Mutex<Writer<Box<dyn std::io::Write + Send>>>,
+    writer: Mutex<Writer>,
 }
 
 impl Capture {
@@ -25,11 +24,10 @@ impl Capture {
     }
 
     /// Appends a batch: the bytes of all packets, and where each ends.
-    pub fn write(&self, bytes: &[u8], ends: &[usize]) -> netmap::Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    pub fn write(&self, bytes: &[u8], ends: &[usize]) -> nm_capture::Result<()> {
         let mut writer = lock(&self.writer);
         let mut begin = 0;
-        for &end in ends {
+        for (&end, now) in ends.iter().zip(Times::now()) {
             writer.write(now, (end - begin) as u32, &bytes[begin..end])?;
             begin = end;
         }
@@ -37,7 +35,7 @@ impl Capture {
     }
 
     /// Hands what was written to the file: readers of a pipe want to see it while nothing happens.
-    pub fn flush(&self) -> netmap::Result<()> {
+    pub fn flush(&self) -> nm_capture::Result<()> {
         lock(&self.writer).flush()
     }
 }

@@ -29,6 +29,8 @@ pub struct DevicePort {
     device: Box<dyn Device>,
     packet: Vec<u8>,
     if_cell: u32,
+    /// The device failed after it had given packets; told once these were read.
+    failed: Option<Error>,
     /// What `fd` yields for devices without one: never ready.
     never: EventFd,
 }
@@ -56,7 +58,15 @@ impl DevicePort {
         let if_cell = make_if(&region, &shape, name, &[0], &[0], options.extra_bufs)?;
         let never = EventFd::new().map_err(Error::errno("make an event for", name))?;
         let file = PortFile::anonymous(shape)?;
-        Ok(Self { file, region, device, packet: vec![0; PACKET_BYTES], if_cell, never })
+        Ok(Self {
+            file,
+            region,
+            device,
+            packet: vec![0; PACKET_BYTES],
+            if_cell,
+            failed: None,
+            never,
+        })
     }
 
     /// The ring of that direction.
@@ -88,29 +98,36 @@ impl DevicePort {
             return Ok(());
         };
         let first = hwcur;
+        let mut done = Ok(());
         while hwcur != head {
             let (slots, bytes) =
                 collect(ring, hwcur, head, &mut self.packet, self.device.is_sink());
-            match bytes {
-                None => counters.add(C::tx_drop_bad, 1),
-                Some(n) => match self.device.send(&self.packet[..n.min(PACKET_BYTES)])? {
-                    Sent::Done => {
-                        counters.add(C::tx_packets, 1);
-                        counters.add(C::tx_bytes, n as u64);
-                    }
-                    Sent::Refused => counters.add(C::tx_drop_bad, 1),
-                    Sent::Again => break,
-                },
+            let sent = match bytes {
+                Some(n) => self.device.send(&self.packet[..n.min(PACKET_BYTES)]),
+                None => Ok(Sent::Refused),
+            };
+            match sent {
+                Ok(Sent::Done) => {
+                    counters.add(C::tx_packets, 1);
+                    counters.add(C::tx_bytes, bytes.unwrap_or(0) as u64);
+                }
+                Ok(Sent::Refused) => counters.add(C::tx_drop_bad, 1),
+                Ok(Sent::Again) => break,
+                Err(error) => {
+                    done = Err(error);
+                    break;
+                }
             }
             hwcur = ring.step(hwcur, slots);
         }
+        // What went is passed on and counted, whatever became of the rest.
         if hwcur != first {
-            self.device.flush()?;
+            done = done.and(self.device.flush());
             counters.add(C::tx_batches, 1);
             state.hwcur.store(hwcur, Ordering::Relaxed);
         }
         ring.raw.tail.store(ring.step(hwcur, n - 1), Ordering::Release);
-        Ok(())
+        done
     }
 
     /// Takes packets from the device while there are some and the ring has room.
@@ -126,12 +143,23 @@ impl DevicePort {
             return Ok(());
         };
         kring.free(head);
-        let mut got = 0;
+        if head == hwtail
+            && let Some(error) = self.failed.take()
+        {
+            return Err(error);
+        }
+        let (mut got, left_out) = (0, self.device.left_out());
         // A packet is taken only when the longest one would fit: a device cannot take it back.
         let most_slots = PACKET_BYTES.div_ceil(STRIDE) as u32;
         while n - 1 - ring.distance(head, hwtail) >= most_slots.min(n - 1) {
-            let Some(bytes) = self.device.receive(&mut self.packet)? else {
-                break;
+            let bytes = match self.device.receive(&mut self.packet) {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => break,
+                Err(error) if head == hwtail => return Err(error),
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
             };
             let packet = &self.packet[..bytes.min(PACKET_BYTES)];
             let slots = packet.len().div_ceil(STRIDE).max(1);
@@ -144,6 +172,7 @@ impl DevicePort {
             counters.add(C::rx_packets, 1);
             counters.add(C::rx_bytes, packet.len() as u64);
         }
+        counters.add(C::rx_drop_bad, self.device.left_out() - left_out);
         if got > 0 {
             counters.add(C::rx_batches, 1);
             kring.publish(hwtail);
@@ -152,9 +181,23 @@ impl DevicePort {
         Ok(())
     }
 
-    /// Whether there is something to receive that no file descriptor tells of.
-    pub fn has_more(&self) -> bool {
-        self.device.fd().is_none() && self.device.has_more()
+    /// Passes on what the device holds back.
+    pub fn finish(&mut self) -> Result<()> {
+        self.device.finish()
+    }
+
+    /// Whether nothing will ever be received any more: the device has ended, and all was read.
+    pub fn ended(&self) -> bool {
+        let ring = self.ring(true);
+        let kring = self.file.kring(0);
+        self.device.ended()
+            && self.failed.is_none()
+            && ring.raw.head.load(Ordering::Relaxed) == kring.published()
+    }
+
+    /// What the device did to packets beside passing them on.
+    pub fn remarks(&self) -> Vec<String> {
+        self.device.remarks()
     }
 
     /// What is ready now, after a sync.

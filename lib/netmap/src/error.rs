@@ -16,6 +16,9 @@ pub enum Error {
     /// The port name does not follow the grammar.
     #[error(transparent)]
     Name(#[from] crate::name::NameError),
+    /// A capture file behind a `pcap:` port.
+    #[error(transparent)]
+    Capture(#[from] nm_capture::Error),
     /// An operating-system call failed.
     #[error("Cannot {what} {path}")]
     Io {

@@ -9,12 +9,10 @@
 //! its own. Not part of the library's API.
 
 use std::sync::Once;
-use std::time::Duration;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::name::{self, PortKind};
-use crate::pcap::{MAX_SNAPLEN, Reader, Writer};
 use crate::port::{Memory, Options};
 use crate::vale::valid_name;
 
@@ -87,38 +85,8 @@ pub fn name(data: &[u8]) {
     assert_eq!(name::parse(&parsed.to_string()).as_ref(), Ok(&parsed));
 }
 
-/// A capture yields records that lie within the file and are no longer than the limit, then ends
-/// for good, with or without one error; what was read is written and read back unchanged.
-pub fn pcap(data: &[u8]) {
-    let Ok(mut reader) = Reader::new(data) else {
-        return;
-    };
-    let mut packets = Vec::new();
-    let mut used = 24;
-    while let Ok(Some(p)) = reader.next() {
-        assert!(p.data.len() <= MAX_SNAPLEN as usize);
-        used += 16 + p.data.len();
-        packets.push((p.ts, p.orig_len.max(p.data.len() as u32), p.data.to_vec()));
-    }
-    assert!(used <= data.len(), "{used} of {} bytes read", data.len());
-    assert!(matches!(reader.next(), Ok(None)), "it went on after its end");
-
-    let mut copy = Vec::new();
-    let mut writer = Writer::new(&mut copy, 0).expect("memory takes all");
-    for (ts, orig_len, bytes) in &packets {
-        writer.write(*ts, *orig_len, bytes).expect("memory takes all");
-    }
-    drop(writer);
-    let mut reader = Reader::new(&copy[..]).expect("our own header");
-    // The writer ends time in 2106; a fraction above a second may have carried a record beyond.
-    let last = Duration::from_secs(u32::MAX.into());
-    for (ts, orig_len, bytes) in &packets {
-        let p = reader.next().expect("our own record").expect("as many");
-        assert!(p.ts == *ts || *ts >= last, "{ts:?} became {:?}", p.ts);
-        assert_eq!((p.orig_len, p.data), (*orig_len, &bytes[..]));
-    }
-    assert!(matches!(reader.next(), Ok(None)));
-}
+/// What `nm_capture` promises of captures, see there.
+pub use nm_capture::fuzz::capture as pcap;
 
 /// Options of a port as small as can be: damage is met sooner.
 fn small(memory: Memory) -> Options {

@@ -73,8 +73,6 @@ mod mem;
 #[cfg(not(loom))]
 pub mod name;
 #[cfg(not(loom))]
-pub mod pcap;
-#[cfg(not(loom))]
 mod port;
 #[cfg(not(loom))]
 mod ring;

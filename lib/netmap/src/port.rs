@@ -136,6 +136,8 @@ pub struct Options {
     pub memory: Memory,
     /// Rings to bind.
     pub direction: Direction,
+    /// A `pcap:` port whose packets have no Ethernet header gives them one, with these addresses.
+    pub to_ethernet: Option<nm_capture::Addresses>,
 }
 
 impl Options {
@@ -219,7 +221,7 @@ impl Port {
                     Direction::RxOnly => (true, false),
                     Direction::TxOnly => (false, true),
                 };
-                Box::new(PcapDevice::open(path, rx, tx)?)
+                Box::new(PcapDevice::open(path, rx, tx, options.to_ethernet)?)
             }
             PortKind::Null => Box::new(Null),
         };
@@ -466,12 +468,7 @@ impl Port {
                     p.arm(what);
                     Some(stalls)
                 }
-                Kind::Device(p) => {
-                    if what.contains(Interest::RX) && p.has_more() {
-                        p.rxsync()?;
-                    }
-                    None
-                }
+                Kind::Device(_) => None,
             };
             ready = self.sync(what)?;
             let elsewhere = match &self.kind {
@@ -495,6 +492,37 @@ impl Port {
             Kind::Vale(p) => p.disarm(slept),
             Kind::Device(p) if slept => p.woken(),
             Kind::Device(_) => {}
+        }
+    }
+
+    /// Passes on all that was sent and that the device behind the port holds back: a `pcap:` port in front
+    /// of a pipe waits for its reader, as long as that takes something.
+    ///
+    /// # Errors
+    /// The device failed, or its reader takes nothing.
+    pub fn finish(&mut self) -> Result<()> {
+        match &mut self.kind {
+            Kind::Vale(_) => Ok(()),
+            Kind::Device(p) => p.finish(),
+        }
+    }
+
+    /// Whether nothing will ever be received any more: the end of a capture file.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        match &self.kind {
+            Kind::Vale(_) => false,
+            Kind::Device(p) => p.ended(),
+        }
+    }
+
+    /// What the device behind the port did to packets beside passing them on, in sentences: which records
+    /// of a capture file were left out, cut or changed.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        match &self.kind {
+            Kind::Vale(_) => Vec::new(),
+            Kind::Device(p) => p.remarks(),
         }
     }
 

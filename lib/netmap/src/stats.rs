@@ -68,7 +68,8 @@ counters! {
     tx_drop_busy,
     /// Packets that found this RX ring full (at the receiver).
     rx_drop_full,
-    /// Slots lost because they named no buffer: this RX ring's memory is damaged.
+    /// Slots lost because they named no buffer: this RX ring's memory is damaged. On a `pcap:` port,
+    /// records that are no frames.
     rx_drop_bad,
     /// Packets sent to all ports: broadcast, multicast, unknown destination.
     flooded,

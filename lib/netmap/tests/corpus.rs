@@ -86,6 +86,15 @@ fn capture(magic: u32, seconds: u32, fraction: u32, len: u32, data: usize) -> Ve
     bytes
 }
 
+/// A pcapng section with an interface and a packet of two bytes.
+fn section(big_endian: bool) -> Vec<u8> {
+    let section = [0x0a0d_0d0a, 28, 0x1a2b_3c4d, 0x0001_0001, u32::MAX, u32::MAX, 28];
+    let interface = [1, 20, 0x0001_0001, 0, 20];
+    let packet = [6, 36, 0, 0, 0, 2, 2, 0xa5a5_0000, 36];
+    let words = section.into_iter().chain(interface).chain(packet);
+    words.flat_map(|w: u32| if big_endian { w.to_be_bytes() } else { w.to_le_bytes() }).collect()
+}
+
 #[test]
 fn corpus_of_captures_holds() {
     let (micros, nanos) = (0xa1b2_c3d4_u32, 0xa1b2_3c4d_u32);
@@ -97,6 +106,9 @@ fn corpus_of_captures_holds() {
     seeds.extend((0..whole.len()).map(|cut| whole[..cut].to_vec()));
     for len in [0, 1, 262_143, 262_144, 262_145, u32::MAX] {
         seeds.push(capture(micros, u32::MAX, u32::MAX, len, 262_145));
+    }
+    for section in [section(false), section(true)] {
+        seeds.extend((0..=section.len()).map(|cut| section[..cut].to_vec()));
     }
     replay("pcap", fuzz::pcap, &seeds);
 }

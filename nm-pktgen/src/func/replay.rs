@@ -1,7 +1,7 @@
 //! tx from a capture file: packets as they are, at their own times, at a multiple, at a rate or at once.
 //! Packet k is due at the start plus its distance from the first packet, so waits do not add up.
 
-use netmap::pcap::Reader;
+use nm_capture::{Options, Reader};
 
 use crate::cli::Speed;
 use crate::rate;
@@ -54,7 +54,7 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
             schedule.first_ns = None;
         }
         pass += 1;
-        let mut reader = Reader::open(&replay.path)?;
+        let mut reader = Reader::open(&replay.path, Options::default())?;
         let mut found = false;
         while let Some(packet) = reader.next()? {
             found = true;

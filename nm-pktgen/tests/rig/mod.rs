@@ -8,9 +8,9 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
 use assert_cmd::cargo::CommandCargoExt;
-use netmap::pcap;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use nm_capture as pcap;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -85,7 +85,7 @@ impl Rig {
 }
 
 pub fn read_pcap(path: &Path) -> Vec<Vec<u8>> {
-    let mut reader = pcap::Reader::open(path).expect("open");
+    let mut reader = pcap::Reader::open(path, pcap::Options::default()).expect("open");
     let mut packets = Vec::new();
     while let Some(packet) = reader.next().expect("a whole file") {
         packets.push(packet.data.to_vec());

@@ -43,13 +43,28 @@ pub trait Device: Debug + Send {
         false
     }
 
-    /// Becomes readable when `receive` has something, writable when `send` would work. `None`:
-    /// always ready to send, and `has_more` tells about receiving.
+    /// Becomes readable when `receive` may have something, writable when `send` may work. `None`: it is
+    /// always ready to send, and has nothing to receive.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// For devices without `fd`: whether `receive` would yield a packet now.
-    fn has_more(&self) -> bool {
+    /// Passes on all that was sent, and waits for whoever takes it, as long as they take something.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether `receive` will never yield anything any more.
+    fn ended(&self) -> bool {
         false
+    }
+
+    /// Packets that `receive` left out so far.
+    fn left_out(&self) -> u64 {
+        0
+    }
+
+    /// What it did to packets beside passing them on, in sentences.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// The hardware address, if the device has one.

@@ -39,6 +39,6 @@ mod tests {
         let mut null = Null;
         assert_eq!(null.send(&[0; 60]).unwrap(), Sent::Done);
         assert_eq!(null.receive(&mut [0; 64]).unwrap(), None);
-        assert!(null.is_sink() && !null.has_more() && null.fd().is_none());
+        assert!(null.is_sink() && !null.ended() && null.fd().is_none());
     }
 }

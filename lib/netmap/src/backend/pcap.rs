@@ -1,106 +1,143 @@
 //! `pcap:FILE`: a capture file as a port. Received packets are those of the file, as fast as they
-//! are taken (nm-pktgen replays with the file's timing); sent packets are appended to a new file.
+//! are taken (nm-pktgen replays with the file's timing); sent packets are appended to a new file. `-` is
+//! standard input or output, and FIFOs are streams: packets pass on when they come.
 //!
 //! Invariant: a file that can be replayed is never overwritten by accident. A port opened for one
-//! direction does what it is told; one opened for both, as a bridge does, replays a file that
-//! exists and refuses to send, or else records and has nothing to receive.
+//! direction does what it is told; one opened for both, as a bridge does, replays what is there to be
+//! read (a file, a FIFO, standard input) and refuses to send, or else records and has nothing to receive.
 
+use std::io::IsTerminal;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nm_capture::{Addresses, Next, Options, Reader, Times, Writer, is_stdin, is_stdout};
 
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Result};
-use crate::pcap::{Reader, Writer};
 
 /// The device behind `pcap:`.
 #[derive(Debug)]
 pub enum PcapDevice {
     /// Replays.
-    Replay {
-        /// The file, one packet ahead of what was received.
-        reader: Reader<Box<dyn std::io::Read + Send>>,
-        /// The next packet: whether there is one must be known before it is asked for.
-        next: Option<Vec<u8>>,
-    },
+    Replay(Box<Reader>),
     /// Records.
     Record {
         /// The file.
-        writer: Writer<Box<dyn std::io::Write + Send>>,
-        /// When the batch that is being sent began: one look at the clock for all of it.
-        now: Option<Duration>,
+        writer: Writer,
+        /// Times of the batch that is being sent.
+        times: Option<Times>,
     },
 }
 
 impl PcapDevice {
     /// Opens `path` to be received from (`rx`), sent to (`tx`), or whichever the file allows.
-    pub fn open(path: &Path, rx: bool, tx: bool) -> Result<PcapDevice> {
-        if rx && tx && path == Path::new("-") {
+    pub fn open(
+        path: &Path,
+        rx: bool,
+        tx: bool,
+        to_ethernet: Option<Addresses>,
+    ) -> Result<PcapDevice> {
+        let replays = if rx && tx { can_be_replayed(path)? } else { rx };
+        Ok(if replays {
+            PcapDevice::Replay(Box::new(Reader::open(path, Options::frames(to_ethernet))?))
+        } else {
+            PcapDevice::Record { writer: Writer::create(path, 0)?, times: None }
+        })
+    }
+}
+
+/// Whether a file that was opened for both directions is there to be read.
+fn can_be_replayed(path: &Path) -> Result<bool> {
+    if is_stdin(path) {
+        if std::io::stdin().is_terminal() {
             return Err(Error::Invalid {
-                name: "pcap:-".into(),
-                why: "stdin and stdout cannot both be meant; open it for one direction".into(),
+                name: format!("pcap:{}", path.display()),
+                why: "it is standard input here, and that is a terminal, no capture".into(),
             });
         }
-        if !tx || (rx && path.exists()) {
-            let mut replay = PcapDevice::Replay { reader: Reader::open(path)?, next: None };
-            replay.read_ahead()?;
-            return Ok(replay);
-        }
-        let mut writer = Writer::create(path, 0)?;
-        writer.flush()?; // A reader of the file finds a capture in it from the start.
-        Ok(PcapDevice::Record { writer, now: None })
+        return Ok(true);
     }
-
-    fn read_ahead(&mut self) -> Result<()> {
-        if let PcapDevice::Replay { reader, next } = self {
-            let mut buffer = next.take().unwrap_or_default();
-            if let Some(packet) = reader.next()? {
-                buffer.clear();
-                buffer.extend_from_slice(packet.data);
-                *next = Some(buffer);
-            }
-        }
-        Ok(())
-    }
+    Ok(!is_stdout(path) && path.exists())
 }
 
 impl Device for PcapDevice {
     fn send(&mut self, packet: &[u8]) -> Result<Sent> {
-        let PcapDevice::Record { writer, now } = self else {
+        let PcapDevice::Record { writer, times } = self else {
             return Ok(Sent::Refused);
         };
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let ts = *now.get_or_insert_with(clock);
+        if !writer.has_room() {
+            writer.flush()?;
+            if !writer.has_room() {
+                return Ok(Sent::Again);
+            }
+        }
+        let now = times.get_or_insert_with(Times::now).next().unwrap_or_default();
         let len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
-        writer.write(ts, len, packet)?;
+        writer.write(now, len, packet)?;
         Ok(Sent::Done)
     }
 
     fn flush(&mut self) -> Result<()> {
-        if let PcapDevice::Record { writer, now } = self {
-            *now = None;
+        if let PcapDevice::Record { writer, times } = self {
+            *times = None;
             writer.flush()?;
         }
         Ok(())
     }
 
     fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
-        let PcapDevice::Replay { next: Some(packet), .. } = self else {
+        /// Records that are no packets, looked over in one call: it returns in bounded time.
+        const OTHERS: usize = 4096;
+        let PcapDevice::Replay(reader) = self else {
             return Ok(None);
         };
-        // A record can be longer than any packet of a port; what does not fit is cut off.
-        let len = packet.len().min(buf.len());
-        buf[..len].copy_from_slice(&packet[..len]);
-        self.read_ahead()?;
-        Ok(Some(len))
+        for _ in 0..OTHERS {
+            match reader.advance()? {
+                Next::Packet => {
+                    let data = reader.packet().data;
+                    buf[..data.len()].copy_from_slice(data);
+                    return Ok(Some(data.len()));
+                }
+                Next::Other => {}
+                Next::Pending | Next::End => break,
+            }
+        }
+        Ok(None)
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        match self {
+            PcapDevice::Replay(reader) => reader.fd(),
+            PcapDevice::Record { writer, .. } => writer.fd(),
+        }
     }
 
-    fn has_more(&self) -> bool {
-        matches!(self, PcapDevice::Replay { next: Some(_), .. })
+    fn finish(&mut self) -> Result<()> {
+        match self {
+            PcapDevice::Replay(_) => Ok(()),
+            PcapDevice::Record { writer, .. } => Ok(writer.finish()?),
+        }
+    }
+
+    fn ended(&self) -> bool {
+        match self {
+            PcapDevice::Replay(reader) => reader.ended(),
+            PcapDevice::Record { .. } => true,
+        }
+    }
+
+    fn left_out(&self) -> u64 {
+        match self {
+            PcapDevice::Replay(reader) => reader.notes().left_out(),
+            PcapDevice::Record { .. } => 0,
+        }
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        match self {
+            PcapDevice::Replay(reader) => reader.notes().sentences(reader.path()),
+            PcapDevice::Record { .. } => Vec::new(),
+        }
     }
 }
 
@@ -108,45 +145,66 @@ impl Device for PcapDevice {
 mod tests {
     use super::*;
 
+    fn open(path: &Path, rx: bool, tx: bool) -> Result<PcapDevice> {
+        PcapDevice::open(path, rx, tx, None)
+    }
+
     #[test]
     fn recorded_then_replayed_gives_packets_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.pcap");
-        let mut record = PcapDevice::open(&path, true, true).unwrap();
+        let mut record = open(&path, true, true).unwrap();
         let mut buf = [0; 64];
-        assert!(!record.has_more() && record.receive(&mut buf).unwrap().is_none());
+        assert!(record.receive(&mut buf).unwrap().is_none());
         for n in 1..=3 {
             assert_eq!(record.send(&[n; 60]).unwrap(), Sent::Done);
         }
         record.flush().unwrap();
 
-        let mut replay = PcapDevice::open(&path, true, true).unwrap();
+        let mut replay = open(&path, true, true).unwrap();
         assert_eq!(replay.send(&[9; 60]).unwrap(), Sent::Refused);
         for n in 1..=3 {
-            assert!(replay.has_more());
+            assert!(!replay.ended());
             assert_eq!(replay.receive(&mut buf).unwrap(), Some(60));
             assert_eq!(buf[..60], [n; 60]);
         }
-        assert!(!replay.has_more());
         assert_eq!(replay.receive(&mut buf).unwrap(), None);
+        assert!(replay.ended() && replay.fd().is_none());
     }
 
     #[test]
-    fn open_for_receiving_a_missing_file_is_an_error() {
-        let error = PcapDevice::open(Path::new("/nonexistent/a.pcap"), true, false).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/a.pcap"), "{error}");
+    fn open_for_receiving_a_missing_file_is_an_error_and_makes_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mistyped.pcap");
+        let error = open(&path, true, false).unwrap_err();
+        assert!(error.to_string().contains("mistyped.pcap"), "{error}");
+        assert!(!path.exists());
     }
 
     #[test]
     fn open_for_sending_replaces_and_for_both_replays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.pcap");
-        let mut record = PcapDevice::open(&path, false, true).unwrap();
+        let mut record = open(&path, false, true).unwrap();
         record.send(&[1; 60]).unwrap();
         drop(record);
-        assert!(PcapDevice::open(&path, true, true).unwrap().has_more());
-        drop(PcapDevice::open(&path, false, true).unwrap());
-        assert!(!PcapDevice::open(&path, true, true).unwrap().has_more());
-        assert!(PcapDevice::open(Path::new("-"), true, true).is_err());
+        let mut buf = [0; 64];
+        assert_eq!(open(&path, true, true).unwrap().receive(&mut buf).unwrap(), Some(60));
+        drop(open(&path, false, true).unwrap());
+        assert_eq!(open(&path, true, true).unwrap().receive(&mut buf).unwrap(), None);
+    }
+
+    #[test]
+    fn records_that_are_no_frames_are_left_out_and_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.pcap");
+        let mut writer = Writer::create(&path, 0).unwrap();
+        for len in [70_000, 0, 60] {
+            writer.write(std::time::Duration::ZERO, len, &vec![2; len as usize]).unwrap();
+        }
+        drop(writer);
+        let mut replay = open(&path, true, false).unwrap();
+        assert_eq!(replay.receive(&mut [0; 1 << 16]).unwrap(), Some(60));
+        assert_eq!((replay.left_out(), replay.remarks().len()), (2, 2));
     }
 }

@@ -1,0 +1,39 @@
+//! Capture files: read and written record by record, as streams that may be live. What a port or a ring
+//! is is not known here.
+//!
+//! ```text
+//!   file, FIFO, stdin -> source -> unpack -> feed -> pcap    -> link -> Reader
+//!                        no waits  gzip,     bytes   pcapng     to Ethernet
+//!                                  zstd, xz
+//!   Writer -> output -> file, FIFO, stdout
+//! ```
+//!
+//! How and why: `docs/design/captures.md`.
+#![forbid(unsafe_code)]
+
+mod error;
+mod feed;
+#[doc(hidden)]
+pub mod fuzz;
+mod link;
+mod notes;
+mod output;
+mod pcap;
+mod pcapng;
+mod reader;
+mod source;
+mod unpack;
+mod writer;
+
+pub use error::{Error, Result};
+pub use link::{Addresses, LinkType};
+pub use notes::Notes;
+pub use reader::{Next, Options, Packet, Reader};
+pub use source::{is_stdin, is_stdout};
+pub use writer::{Times, Writer};
+
+/// Longest record that is read or written: libpcap's `MAXIMUM_SNAPLEN`.
+pub const MAX_SNAPLEN: u32 = 262_144;
+
+/// Longest frame that the tools move: what a slot's length and 64 slots of a packet can say.
+pub const MAX_FRAME: usize = 65_535;
