@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! name    = kind [rings] { "/" flags | "@" memid } { "@conf:" key "=" number { "," ... } }
-//! kind    = "vale" [id] ":" id | "netmap:" ifname | "tap:" ifname | "pcap:" path | "null" [":"]
+//! kind    = "vale" [id] ":" id | "netmap:" ifname | "tap:" tapname | "pcap:" path | "null" [":"]
 //!         | "tap..."  (bare, a tap as in pkt-gen) | ifname (bare, as `netmap:ifname`)
 //! rings   = "*" | "^" [number] | "-" number
 //! flags   = { "x" | "z" | "t" | "r" | "R" | "T" }
 //! id      = { "0".."9" | "A".."Z" | "a".."z" | "_" }      ifname = the same and "."
+//! tapname = the same as ifname and "-": a tap has one ring pair, so there is none to choose
 //! ```
 //!
 //! Invariant: a [`PortName`] that came out of [`parse`] is safe as a file name. Identifiers hold no

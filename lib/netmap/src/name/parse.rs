@@ -91,10 +91,10 @@ impl<'a> Cursor<'a> {
             return self.path();
         }
         if self.eat_word("netmap:") {
-            return Ok(PortKind::Netmap(self.interface()?));
+            return Ok(PortKind::Netmap(self.interface(false)?));
         }
         if self.eat_word("tap:") {
-            return Ok(PortKind::Tap(self.interface()?));
+            return Ok(PortKind::Tap(self.interface(true)?));
         }
         if self.eat_word("null:") {
             return Ok(PortKind::Null);
@@ -108,7 +108,7 @@ impl<'a> Cursor<'a> {
             return self
                 .fail("no such kind of port; known are valeX:, tap:, pcap:, null: and netmap:");
         }
-        Ok(match self.interface()? {
+        Ok(match self.interface(self.name.starts_with("tap"))? {
             name if name == "null" => PortKind::Null,
             name if name.starts_with("tap") => PortKind::Tap(name),
             name => PortKind::Netmap(name),
@@ -158,14 +158,17 @@ impl<'a> Cursor<'a> {
         Ok(PortKind::Vale { switch, port: port.to_owned() })
     }
 
-    fn interface(&mut self) -> Result<String, NameError> {
+    /// A tap has one ring pair, so a dash in its name chooses none: it belongs to the name.
+    fn interface(&mut self, is_tap: bool) -> Result<String, NameError> {
         let from = self.at;
-        let name = self.take_while(|byte| is_id(byte) || byte == b'.');
+        let name = self.take_while(|byte| is_id(byte) || byte == b'.' || (is_tap && byte == b'-'));
         if name.len() >= NAME_ROOM {
             return self
                 .fail_at(from + NAME_ROOM - 1, "an interface name has at most 15 characters");
         }
-        self.after_name("not allowed in an interface name (0-9, A-Z, a-z, _ and .)")?;
+        self.after_name(
+            "not allowed in an interface name (0-9, A-Z, a-z, _, ., in that of a tap also -)",
+        )?;
         match name {
             "" => self.fail("the interface name is missing"),
             "." | ".." => self.fail_at(from, "no interface can have this name"),

@@ -38,6 +38,8 @@ const GOOD: &[(&str, &str)] = &[
     ("tap", "tap:tap"),
     ("tap:t0", "tap:t0"),
     ("tap:t0-0", "tap:t0-0"),
+    ("tap:vm-1-net0/R", "tap:vm-1-net0/R"),
+    ("tap-vm1@conf:slots=64", "tap:tap-vm1@conf:slots=64"),
     ("null", "null:"),
     ("null:", "null:"),
     ("null-1", "null:-1"),
@@ -186,7 +188,7 @@ fn kind() -> impl Strategy<Value = PortKind> {
     prop_oneof![
         ("vale[0-9A-Za-z_]{0,11}", "[0-9A-Za-z_]{1,15}")
             .prop_map(|(switch, port)| PortKind::Vale { switch, port }),
-        "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(PortKind::Tap),
+        "[0-9A-Za-z_][0-9A-Za-z_.-]{0,14}".prop_map(PortKind::Tap),
         "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(PortKind::Netmap),
         Just(PortKind::Null),
     ]
@@ -216,8 +218,13 @@ fn port_name() -> impl Strategy<Value = PortName> {
     });
     let mem_id = prop::option::of(1..=u16::MAX);
     (kind(), rings, mem_id, flags, conf).prop_map(|(kind, rings, mem_id, flags, conf)| PortName {
+        // A tap's rings cannot be chosen by number.
+        rings: if matches!((&kind, rings), (PortKind::Tap(_), RingSel::One(_))) {
+            RingSel::All
+        } else {
+            rings
+        },
         kind,
-        rings,
         mem_id,
         flags,
         conf,
@@ -254,4 +261,15 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn dash_belongs_to_the_name_of_a_tap() {
+    for (name, tap) in [("tap:tapq9-0", "tapq9-0"), ("tap-vm1", "tap-vm1"), ("tap:-", "-")] {
+        let parsed = parse(name).unwrap();
+        assert_eq!((parsed.kind, parsed.rings), (PortKind::Tap(tap.into()), RingSel::All));
+    }
+    // There is no spelling for a ring of a tap, so nothing may be read as one.
+    let one = PortName::new(PortKind::Tap("t0".into())).with_rings(RingSel::One(0));
+    assert!(one.check().is_err());
 }
