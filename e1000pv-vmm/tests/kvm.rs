@@ -5,6 +5,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use e1000pv::bits::{Ctrl, Tctl};
+use e1000pv::desc::{ContextTx, DataTx, TxCmd};
+use e1000pv::regs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -83,6 +86,46 @@ fn status_of_the_guest_is_the_exit_code() {
         let path = kernel.path().to_str().expect("text");
         let got = output(vmm(root.path(), &["--kernel", path, "--timeout", PATIENCE]));
         assert_eq!(got.status.code(), Some(code), "{status}: {}", stderr(&got));
+    }
+}
+
+/// Headers of one byte, one byte of payload in each segment, and a VLAN tag to put behind byte 12.
+#[test]
+fn guest_that_sends_segments_of_two_bytes_leaves_its_monitor_alive() {
+    need_kvm!("guest_that_sends_segments_of_two_bytes_leaves_its_monitor_alive");
+    const RING: u32 = 0x20_0000;
+    let context =
+        ContextTx { tucmd: TxCmd::DEXT | TxCmd::TSE, hdrlen: 1, mss: 1, ..ContextTx::default() };
+    let data = DataTx {
+        buffer_addr: 0x30_0000,
+        dtalen: 60,
+        dcmd: TxCmd::DEXT | TxCmd::TSE | TxCmd::VLE | TxCmd::EOP | TxCmd::RS,
+        ..DataTx::default()
+    };
+    let descriptors = [context.to_bytes(), data.to_bytes()].concat();
+    let mut guest = Asm::new();
+    for (at, word) in (RING..).step_by(4).zip(descriptors.chunks(4)) {
+        guest = guest.store(at, u32::from_le_bytes(word.try_into().expect("four bytes")));
+    }
+    let bar0 = e1000pv_vmm::layout::bar0(0);
+    for (register, value) in [
+        (regs::CTRL, Ctrl::VME.bits()),
+        (regs::TDBAL, RING),
+        (regs::TDLEN, 128),
+        (regs::TCTL, Tctl::EN.bits()),
+        (regs::TDT, 2),
+    ] {
+        guest = guest.store(bar0 + register, value);
+    }
+    let kernel = guest.wait_load(bar0 + regs::TDH, 2).exit(0).kernel();
+    let path = kernel.path().to_str().expect("text");
+    for more in [&[][..], &["--tx-mode", "inline"], &["--csb", "off"], &["--indirect", "off"]] {
+        let root = root();
+        let machine = ["--kernel", path, "--netdev", "port=null:", "--json", "--timeout", PATIENCE];
+        let got = output(vmm(root.path(), &[&machine, more].concat()));
+        assert_eq!(got.status.code(), Some(0), "{more:?}: {}", stderr(&got));
+        let nic = &record(&got)["counters"]["nics"][0];
+        assert_eq!((&nic["tx_bad"], &nic["tx_packets"]), (&1.into(), &0.into()), "{more:?}");
     }
 }
 

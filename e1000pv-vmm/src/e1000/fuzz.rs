@@ -4,32 +4,44 @@
 //! The first byte chooses the device, the rest is a list of operations: register accesses of every
 //! width at every offset, bytes of guest memory (descriptors, packets, the CSB), packets that come
 //! in, ports that take nothing, and rounds of the I/O thread. Ready-made operations (open the rings,
-//! map the CSB) keep a random string from spending its life in a device that is switched off.
+//! map the CSB, queue a few descriptors) keep a random string from spending its life in a device that is
+//! switched off.
 //!
 //! Panics only if one of these does not hold: rounds end after bounded work; the line is up only
-//! while a cause is unmasked, and the board is told of changes only; nothing is written outside guest
-//! memory. The same function is called by the fuzz target (`fuzz/`) and by the replay of its corpus
-//! (`tests/corpus.rs`). Not part of the library's API.
+//! while a cause is unmasked, and the board is told of changes only; what is sent is no shorter than an
+//! Ethernet header and no longer than the chip's longest packet. Nothing outside of guest memory is read or
+//! written: it lies between pages that nobody may touch. The same function is called by the fuzz target
+//! (`fuzz/`), by the replay of its corpus (`tests/corpus.rs`), and below with random strings. Not part
+//! of the library's API.
 
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use e1000pv::bits::{Icr, Rctl, Tctl};
+use e1000pv::bits::{Ctrl, Icr, Rctl, Rxcsum, Tctl};
 use e1000pv::csb::Field;
-use e1000pv::desc::{ContextTx, DESC_BYTES, DataTx, LegacyTx, Popts, RxDesc, TxCmd};
+use e1000pv::desc::{DESC_BYTES, RxDesc};
 use e1000pv::regs::{self, TABLE};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
+use super::filter::TAG_BYTES;
+use super::tx::ETHER_HEADER;
 use super::{Board, Config, E1000, SLICE, TxMode};
 use crate::counters::NicCounters;
 use crate::netport::mock::MockPort;
 use crate::ram::{GuestRam, PAGE_BYTES};
 
+mod input;
+
+use input::Input;
+
 /// Guest memory; small, so that random addresses hit something.
 const RAM_BYTES: u64 = 1 << 18;
-/// Memory in front of and behind it that nobody may write.
-const GUARD_BYTES: u64 = 4 * PAGE_BYTES;
-/// What the guard bytes hold.
-const CANARY: u8 = 0xC5;
+/// Memory in front of and behind it that nobody may touch.
+const GUARD_BYTES: usize = 4 * PAGE_BYTES as usize;
+/// Longest frame without tag that the chip sends (8254x manual, section 3.3).
+const LONGEST: usize = 16288;
 /// Operations and rounds of one input: enough for every state, and bounded in time.
 const OPERATIONS_MAX: usize = 2000;
 const ROUNDS_MAX: usize = 64;
@@ -38,43 +50,6 @@ const TX_RING: u64 = 0x1000;
 const RX_RING: u64 = 0x3000;
 const CSB: u64 = 0x5000;
 const BUFFERS: u64 = 0x8000;
-
-/// The input, taken from its front; past its end everything is 0.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn take(&mut self, n: usize) -> &'a [u8] {
-        let (head, rest) = self.0.split_at(self.0.len().min(n));
-        self.0 = rest;
-        head
-    }
-
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        let head = self.take(N);
-        std::array::from_fn(|i| head.get(i).copied().unwrap_or(0))
-    }
-
-    fn byte(&mut self) -> u8 {
-        u8::from_le_bytes(self.bytes())
-    }
-
-    fn half(&mut self) -> u16 {
-        u16::from_le_bytes(self.bytes())
-    }
-
-    fn word(&mut self) -> u32 {
-        u32::from_le_bytes(self.bytes())
-    }
-
-    /// An address that is mostly memory, and sometimes anything.
-    fn address(&mut self) -> u64 {
-        match self.byte() {
-            0xFF => u64::from_le_bytes(self.bytes()),
-            0xFE => RAM_BYTES - u64::from(self.byte()),
-            high => (u64::from(high) << 8 | u64::from(self.byte())) << 2,
-        }
-    }
-}
 
 /// Checks that the line is told of its changes, and remembers it.
 #[derive(Debug, Default)]
@@ -95,24 +70,40 @@ impl Board for Wires {
     fn wake_io(&self) {}
 }
 
-/// Guest memory between guards.
-fn memory() -> (GuestRam, GuestRam) {
-    let all = GuestRam::anonymous(RAM_BYTES + 2 * GUARD_BYTES).expect("half a megabyte");
-    let base = all.ptr(GUARD_BYTES, RAM_BYTES as usize).expect("in the middle");
-    // SAFETY: the range lies within `all`, page-aligned, and `all` is what keeps it mapped.
-    let ram = unsafe { GuestRam::new(base, RAM_BYTES, Arc::new(all.clone())) };
-    for at in [0, GUARD_BYTES + RAM_BYTES] {
-        assert!(all.write(at, &[CANARY; GUARD_BYTES as usize]));
-    }
-    (all, ram)
+/// A mapping that is guest memory in its middle and no memory at both ends.
+struct Guarded {
+    start: NonNull<std::ffi::c_void>,
 }
 
-fn assert_guards_intact(all: &GuestRam) {
-    for at in [0, GUARD_BYTES + RAM_BYTES] {
-        let mut guard = [0; GUARD_BYTES as usize];
-        assert!(all.read(at, &mut guard));
-        assert!(guard.iter().all(|b| *b == CANARY), "written outside of guest memory");
+/// All of such a mapping.
+const GUARDED_BYTES: usize = RAM_BYTES as usize + 2 * GUARD_BYTES;
+
+// SAFETY: the address is used to unmap only, by the last owner.
+unsafe impl Send for Guarded {}
+// SAFETY: as above.
+unsafe impl Sync for Guarded {}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is whole, and `GuestRam` keeps this alive as long as anybody uses it.
+        let gone = unsafe { munmap(self.start, GUARDED_BYTES) };
+        gone.expect("it was mapped");
     }
+}
+
+fn memory() -> GuestRam {
+    let all = NonZeroUsize::new(GUARDED_BYTES).expect("not zero");
+    // SAFETY: a new mapping, which nobody uses yet.
+    let start = unsafe { mmap_anonymous(None, all, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) };
+    let guarded = Guarded { start: start.expect("some address space") };
+    // SAFETY: within the mapping.
+    let base = unsafe { guarded.start.byte_add(GUARD_BYTES) };
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: the middle of the mapping that was just made.
+    let opened = unsafe { mprotect(base, RAM_BYTES as usize, access) };
+    opened.expect("256 KiB of memory");
+    // SAFETY: page-aligned, readable and writable as long as `guarded` lives.
+    unsafe { GuestRam::new(base.cast(), RAM_BYTES, Arc::new(guarded)) }
 }
 
 struct Run<'a> {
@@ -122,6 +113,11 @@ struct Run<'a> {
     wires: Arc<Wires>,
     now_ns: u64,
     rounds: usize,
+    /// Descriptors of each ring, as `open` made them.
+    n: u32,
+    /// The tails that the ready-made operations have published.
+    tdt: u32,
+    rdt: u32,
 }
 
 /// A guest, a network and an I/O thread, as `data` says.
@@ -137,24 +133,31 @@ pub fn device(data: &[u8]) {
         tx_mode: if chosen(3) { TxMode::Inline } else { TxMode::Thread },
         ..Config::default()
     };
-    let port = MockPort::new(if chosen(5) { 8 } else { 64 }, !chosen(4)).sink();
-    let (all, ram) = memory();
+    let port = MockPort::new(if chosen(5) { 8 } else { 64 }, !chosen(4));
+    let ram = memory();
     let wires = Arc::new(Wires::default());
     let nic = E1000::new(config, ram.clone(), port, wires.clone(), NicCounters::detached());
-    let mut run = Run { input, nic, ram, wires, now_ns: 1 << 40, rounds: 0 };
+    let (now_ns, n) = (1 << 40, 8);
+    let mut run = Run { input, nic, ram, wires, now_ns, rounds: 0, n, tdt: 0, rdt: 0 };
+    if chosen(6) {
+        run.open_rings();
+    }
+    if chosen(7) {
+        run.map_csb();
+    }
     for _ in 0..OPERATIONS_MAX {
         if run.input.0.is_empty() {
             break;
         }
         run.operation();
         run.assert_line();
+        run.assert_sent();
     }
     // Whatever state the device is in: a reset makes it work.
     run.nic.reset();
     run.assert_line();
-    run.open(7);
+    run.open(7, 0);
     run.round();
-    assert_guards_intact(&all);
 }
 
 impl Run<'_> {
@@ -167,6 +170,14 @@ impl Run<'_> {
         let pending = irq.peek().intersects(irq.ims());
         let level = self.wires.intx.load(Ordering::Relaxed);
         assert!(!level || pending, "INTx is up without a cause");
+    }
+
+    fn assert_sent(&self) {
+        let sent = self.nic.with_port(MockPort::take_sent);
+        for frame in sent {
+            let allowed = ETHER_HEADER..=LONGEST + TAG_BYTES;
+            assert!(allowed.contains(&frame.len()), "{} bytes were sent", frame.len());
+        }
     }
 
     fn round(&mut self) {
@@ -182,13 +193,21 @@ impl Run<'_> {
     }
 
     fn operation(&mut self) {
-        match self.input.byte() % 20 {
+        match self.input.byte() % 24 {
             0 => self.register_write(),
             1 | 2 => self.raw_access(),
             3 => self.window_access(),
             4 => self.memory_write(),
-            5 => self.descriptor(TX_RING),
-            6 => self.descriptor(RX_RING),
+            5 => {
+                let at = TX_RING + DESC_BYTES as u64 * u64::from(self.input.byte());
+                let descriptor = self.input.tx_descriptor();
+                self.ram.write(at, &descriptor);
+            }
+            6 => {
+                let at = RX_RING + DESC_BYTES as u64 * u64::from(self.input.byte());
+                let descriptor = self.input.rx_descriptor();
+                self.ram.write(at, &descriptor);
+            }
             7 => self.csb_write(),
             8 => self.open_rings(),
             9 => self.map_csb(),
@@ -208,19 +227,65 @@ impl Run<'_> {
                 let slots = usize::from(self.input.byte());
                 super::path::lock(&self.nic.path).port().take_next(slots);
             }
-            _ => match self.input.byte() % 8 {
+            19 => match self.input.byte() % 8 {
                 0 => self.nic.reset(),
                 1 => self.nic.link(false),
                 2 => self.nic.link(true),
                 3 => {
                     let _ = self.nic.timer(self.now_ns + 1_000_000);
                 }
+                4 => super::path::lock(&self.nic.path).port().damage(),
                 _ => {
                     let cause = self.input.byte() % 17;
                     self.write(regs::ICS, 1 << cause);
                 }
             },
+            20 | 21 => self.transmit(),
+            22 => self.give_buffers(),
+            _ => self.modes(),
         }
+    }
+
+    /// As a driver does: a few descriptors at the tail, and the new tail to register and CSB.
+    fn transmit(&mut self) {
+        let kind = self.input.byte();
+        for _ in 0..=kind % 8 {
+            let descriptor = self.input.tx_descriptor();
+            self.ram.write(TX_RING + DESC_BYTES as u64 * u64::from(self.tdt), &descriptor);
+            self.tdt = (self.tdt + 1) % self.n;
+        }
+        self.ram.store_u32(CSB + u64::from(Field::GuestTdt.offset()), self.tdt);
+        self.write(regs::TDT, self.tdt);
+        if kind & 0x80 == 0 {
+            self.round();
+        }
+    }
+
+    /// Likewise for reception.
+    fn give_buffers(&mut self) {
+        let kind = self.input.byte();
+        for _ in 0..=kind % 8 {
+            let descriptor = self.input.rx_descriptor();
+            self.ram.write(RX_RING + DESC_BYTES as u64 * u64::from(self.rdt), &descriptor);
+            self.rdt = (self.rdt + 1) % self.n;
+        }
+        self.ram.store_u32(CSB + u64::from(Field::GuestRdt.offset()), self.rdt);
+        self.write(regs::RDT, self.rdt);
+    }
+
+    /// What changes the way of packets through the device.
+    fn modes(&mut self) {
+        let [rctl, ctrl, rest, rxcsum] = self.input.bytes();
+        self.write(regs::CTRL, if ctrl & 1 == 0 { 0 } else { Ctrl::VME.bits() });
+        self.write(regs::VET, u32::from_be_bytes([0, 0, 0x81, ctrl & 0x7E]));
+        let pads = if ctrl & 0x80 == 0 { Tctl::PSP } else { Tctl::empty() };
+        self.write(regs::TCTL, (Tctl::EN | pads).bits());
+        let rctl = u32::from(rctl) << 16 | u32::from(rest & 0xFC);
+        let rctl =
+            Rctl::from_bits_retain(rctl) | if rest & 1 == 0 { Rctl::SECRC } else { Rctl::BSEX };
+        self.write(regs::RCTL, (rctl | Rctl::EN | Rctl::BAM).bits());
+        let checks = if rest & 2 == 0 { Rxcsum::empty() } else { Rxcsum::all() };
+        self.write(regs::RXCSUM, checks.bits() | u32::from(rxcsum));
     }
 
     /// A register that exists.
@@ -263,52 +328,6 @@ impl Run<'_> {
         self.ram.write(at, bytes);
     }
 
-    /// A descriptor of a kind and with flags that mean something.
-    fn descriptor(&mut self, ring: u64) {
-        let at = ring + DESC_BYTES as u64 * u64::from(self.input.byte());
-        let kind = self.input.byte();
-        let buffer_addr = self.input.address();
-        let flags = self.input.byte();
-        let length = self.input.half();
-        let cmd = TxCmd::from_bits_retain(flags).difference(TxCmd::DEXT);
-        let bytes = match kind % 6 {
-            _ if ring == RX_RING => RxDesc { buffer_addr, ..RxDesc::default() }.to_bytes(),
-            0 => LegacyTx {
-                buffer_addr,
-                length: length % 2048,
-                cmd,
-                cso: kind,
-                css: flags,
-                ..LegacyTx::default()
-            }
-            .to_bytes(),
-            1 | 2 => DataTx {
-                buffer_addr,
-                dtalen: u32::from(length),
-                dcmd: cmd | TxCmd::DEXT,
-                popts: Popts::from_bits_retain(kind >> 4),
-                special: length,
-                ..DataTx::default()
-            }
-            .to_bytes(),
-            3 => ContextTx {
-                ipcss: 14,
-                ipcso: 24,
-                ipcse: 33,
-                tucss: 34,
-                tucso: 50,
-                paylen: u32::from(length),
-                tucmd: cmd | TxCmd::DEXT,
-                hdrlen: 54,
-                mss: u16::from(kind) * 8,
-                ..ContextTx::default()
-            }
-            .to_bytes(),
-            _ => self.input.bytes(),
-        };
-        self.ram.write(at, &bytes);
-    }
-
     fn csb_write(&mut self) {
         let field = Field::ALL[usize::from(self.input.byte()) % Field::ALL.len()];
         let value = match self.input.byte() {
@@ -319,11 +338,14 @@ impl Run<'_> {
     }
 
     fn open_rings(&mut self) {
-        let eighths = self.input.byte();
-        self.open(eighths);
+        let [eighths, special] = self.input.bytes();
+        self.open(eighths, special);
+        if special & 1 != 0 {
+            self.modes();
+        }
     }
 
-    fn open(&mut self, eighths: u8) {
+    fn open(&mut self, eighths: u8, fill: u8) {
         let bytes = (u32::from(eighths % 32) + 1) * 128;
         for (base, low, length, head) in [
             (TX_RING, regs::TDBAL, regs::TDLEN, regs::TDH),
@@ -334,18 +356,23 @@ impl Run<'_> {
             self.write(length, bytes);
             self.write(head, 0);
         }
-        let count = u64::from(bytes) / DESC_BYTES as u64;
-        for i in 0..count {
+        self.n = bytes / DESC_BYTES as u32;
+        for i in 0..u64::from(self.n) {
             let buffer_addr = BUFFERS + 2048 * (i % 64);
             let rx = RxDesc { buffer_addr, ..RxDesc::default() };
             self.ram.write(RX_RING + 16 * i, &rx.to_bytes());
         }
+        self.ram.write(BUFFERS, &[fill; 256]);
         let rctl = Rctl::EN | Rctl::BAM | Rctl::UPE | Rctl::MPE;
         self.write(regs::RCTL, rctl.bits() | u32::from(eighths >> 5) << 16);
         self.write(regs::TCTL, (Tctl::EN | Tctl::PSP).bits());
         self.write(regs::IMS, Icr::all().bits());
-        self.write(regs::RDT, count as u32 - 1);
-        self.write(regs::TDT, 0);
+        (self.tdt, self.rdt) = (0, self.n - 1);
+        for (field, value) in [(Field::GuestTdt, self.tdt), (Field::GuestRdt, self.rdt)] {
+            self.ram.store_u32(CSB + u64::from(field.offset()), value);
+        }
+        self.write(regs::RDT, self.rdt);
+        self.write(regs::TDT, self.tdt);
     }
 
     fn map_csb(&mut self) {
@@ -377,10 +404,30 @@ mod tests {
 
     use super::*;
 
+    /// A working device, and operations of a driver: each begins with its number, what follows is random.
+    fn driver() -> impl Strategy<Value = Vec<u8>> {
+        let begin = any::<[u8; 7]>().prop_map(|mut begin| {
+            begin[0] |= 1 << 6; // open the rings ...
+            begin[2] |= 1; // ... and set modes
+            begin.to_vec()
+        });
+        let number =
+            prop_oneof![6 => Just(20u8), 1 => Just(22), 1 => Just(23), 1 => Just(16), 1 => 0..24u8];
+        let rest = proptest::collection::vec(any::<u8>(), 0..120);
+        let operation = (number, rest).prop_map(|(number, rest)| [vec![number], rest].concat());
+        (begin, proptest::collection::vec(operation, 1..20))
+            .prop_map(|(begin, operations)| [vec![begin], operations].concat().concat())
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(200))]
+        #![proptest_config(ProptestConfig::with_cases(4000))]
         #[test]
         fn random_guests_do_no_harm(data in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            device(&data);
+        }
+
+        #[test]
+        fn guests_with_any_descriptors_do_no_harm(data in driver()) {
             device(&data);
         }
     }

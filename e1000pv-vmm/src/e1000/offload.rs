@@ -7,6 +7,8 @@
 use e1000pv::bits::Rxcsum;
 use e1000pv::desc::{ContextTx, LegacyTx, Popts, RxErrors, RxStatus, TxCmd};
 
+use super::tx::ETHER_HEADER;
+
 /// One's complement sum of 16-bit big-endian words, not folded.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum(u64);
@@ -109,12 +111,13 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// `None`: the context asks for the impossible (no headers, no payload per segment, or headers
-    /// longer than the packet of `bytes`).
+    /// `None`: the context asks for the impossible: headers that are less than Ethernet's or longer than the
+    /// packet of `bytes`, or no payload per segment. So every segment is a frame, and has the place
+    /// where a VLAN tag goes.
     #[must_use]
     pub fn new(context: ContextTx, popts: Popts, bytes: usize) -> Option<Self> {
         let headers = usize::from(context.hdrlen);
-        let possible = context.mss != 0 && headers != 0 && headers <= bytes;
+        let possible = context.mss != 0 && (ETHER_HEADER..=bytes).contains(&headers);
         possible.then_some(Self { context, popts, done: 0, count: 0 })
     }
 

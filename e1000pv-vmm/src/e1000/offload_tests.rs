@@ -200,6 +200,7 @@ fn impossible_segmentation_is_refused() {
     for (c, bytes) in [
         (ContextTx { mss: 0, ..c }, 100),
         (ContextTx { hdrlen: 0, ..c }, 100),
+        (ContextTx { hdrlen: 13, ..c }, 100),
         (ContextTx { hdrlen: 101, ..c }, 100),
     ] {
         assert!(Segments::new(c, Popts::empty(), bytes).is_none(), "{c:?}");

@@ -336,6 +336,22 @@ fn segments_carry_the_whole_payload_in_order() {
 }
 
 #[test]
+fn segments_without_a_place_for_their_vlan_tag_are_dropped_and_counted() {
+    for hdrlen in 0..14 {
+        let mut rig = Rig::plain();
+        rig.write(regs::CTRL, Ctrl::VME.bits());
+        let tucmd = TxCmd::TCP | TxCmd::IP | TxCmd::TSE | TxCmd::DEXT;
+        rig.push(ContextTx { tucmd, hdrlen, mss: 1, ..ContextTx::default() }.to_bytes());
+        let buffer_addr = rig.place(0, &frame(60));
+        let dcmd = TxCmd::EOP | TxCmd::DEXT | TxCmd::TSE | TxCmd::VLE | TxCmd::RS;
+        rig.push(DataTx { buffer_addr, dtalen: 60, dcmd, ..DataTx::default() }.to_bytes());
+        assert_eq!(rig.send(), [[0; 0]; 0], "{hdrlen}");
+        assert_eq!((rig.counter(Nic::TxBad), rig.read(regs::TSCTFC)), (1, 1), "{hdrlen}");
+        assert_eq!(rig.read(regs::TDH), 2, "{hdrlen}");
+    }
+}
+
+#[test]
 fn more_segments_than_the_port_has_slots_are_sent_in_turns() {
     let mut rig = Rig::plain();
     let all = segmented(&mut rig, 4000, 20);

@@ -46,7 +46,7 @@ pub struct Packet {
     context: ContextTx,
     /// Set once the last descriptor was read: what is left to send.
     sending: Option<Sending>,
-    /// The frame that is sent next, while `sending`.
+    /// The frame that is sent next, while `sending`: an Ethernet header at least.
     frame: Vec<u8>,
 }
 

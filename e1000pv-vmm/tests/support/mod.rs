@@ -166,6 +166,12 @@ impl Asm {
         self.put32(&[0xa1], address).put32(&[0x3d], value).put(&[0x74, 9]).exit(1)
     }
 
+    /// Reads an address until its value is this.
+    pub fn wait_load(self, address: u32, value: u32) -> Asm {
+        // mov eax, [address]; cmp eax, value; jne back to the first
+        self.put32(&[0xa1], address).put32(&[0x3d], value).put(&[0x75, 0xf4])
+    }
+
     /// Stores to an address.
     pub fn store(self, address: u32, value: u32) -> Asm {
         self.put32(&[0xc7, 0x05], address).put(&value.to_le_bytes())
