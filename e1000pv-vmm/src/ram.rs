@@ -63,6 +63,7 @@ impl GuestRam {
         // Buffers lie far apart: with small pages nearly each is a TLB miss. A kernel without huge pages
         // does without.
         let _ = map.advise(memmap2::Advice::HugePage);
+        map.advise(memmap2::Advice::DontDump)?;
         let map = memmap2::MmapRaw::from(map);
         let base = NonNull::new(map.as_mut_ptr()).expect("a mapping is not at address zero");
         // SAFETY: `map` is a readable and writable mapping of `size` bytes, page-aligned, that lives
