@@ -17,11 +17,11 @@ use nm_cli::mac::Mac;
 
 const EXAMPLES: &str = "\
 Examples:
-  e1000pv-vmm --name vm1 --netdev port=valeA:vm1 --device mac=02:00:00:00:00:01 --guest rx
-  e1000pv-vmm --name vm2 --netdev port=valeA:vm2 --guest 'tx dst=02:00:00:00:00:01 duration=5s'
-  e1000pv-vmm --netdev port=valeA:l --netdev port=valeB:r --guest forward    a middlebox
-  e1000pv-vmm --kernel vmlinux --initrd root.cpio --cmdline console=ttyS0 --netdev port=valeA:x
-  e1000pv-vmm -netdev netmap,id=n,ifname=valeA:x -device e1000,netdev=n -kernel vmlinux
+  e1000pv-vmm --netdev port=valeA:a --device mac=02:00:00:00:00:01 --guest rx
+  e1000pv-vmm --netdev port=valeA:b --guest 'tx dst=02:00:00:00:00:01 count=1M'
+  e1000pv-vmm --netdev valeA:l --netdev valeB:r --guest forward    a middlebox
+  e1000pv-vmm --netdev valeA:x --kernel vmlinux --cmdline console=ttyS0
+  e1000pv-vmm -netdev netmap,id=n,ifname=valeA:x -device e1000,netdev=n
   e1000pv-vmm --stats vm1 --json | jq '.counters.nics[0].kicks'";
 
 const QEMU: &str = "\
@@ -72,7 +72,8 @@ pub struct Cli {
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub serial: SerialTo,
 
-    /// End the machine after this time, with exit code 3.
+    /// End the machine after this time, as in 500ms, 10s or 5m, with exit code 3; a bare number is
+    /// seconds.
     #[arg(long, value_name = "TIME", value_parser = duration::nonzero_seconds)]
     pub timeout: Option<Duration>,
 

@@ -55,9 +55,9 @@ pub struct Cli {
     #[arg(short, long, value_name = "SLOTS")]
     pub burst: Option<String>,
 
-    /// Seconds to wait before the first packet, for NICs whose link must come up first [default: 4
+    /// Wait this long before the first packet, as in 4s, for NICs whose link must come up first [default: 4s
     /// with a netmap: port, 0 otherwise].
-    #[arg(short = 'w', long, value_name = "SECONDS", value_parser = duration::seconds)]
+    #[arg(short = 'w', long, value_name = "TIME", value_parser = duration::seconds)]
     pub wait_link: Option<Duration>,
 
     /// Copy packets even where buffers could be swapped, and share no memory.
@@ -72,11 +72,11 @@ pub struct Cli {
     #[arg(short = 'L', long)]
     pub loopback: bool,
 
-    /// Stop after this many packets, both directions together (k, M, G; 0: until stopped).
+    /// Stop after this many packets, both directions together. Takes k, M, G, as in 10M; 0 is no limit.
     #[arg(long, value_name = "PACKETS", default_value = "0")]
     pub count: Count,
 
-    /// Stop after this time, as in 10s.
+    /// Stop after this time, as in 500ms, 10s, 5m or 1h; a bare number is seconds.
     #[arg(long, value_name = "TIME", value_parser = duration::nonzero_seconds)]
     pub duration: Option<Duration>,
 

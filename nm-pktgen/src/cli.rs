@@ -24,9 +24,22 @@ tap:NAME, pcap:FILE or null:. Flags of netmap's pkt-gen keep their meaning.
 Sizes are frames without CRC, as a netmap slot counts them. L2 rates count these bytes; L1 rates add \
 24 bytes a frame (CRC, preamble, gap) and count frames shorter than 60 bytes as 60.";
 
+const EXAMPLES: &str = "\
+Examples:
+  nm-pktgen -i valeA:r -f rx    receive, with a line a second, until Ctrl-C
+  nm-pktgen -i valeA:t -f tx -n 200M    send 200 million packets
+  nm-pktgen -i valeA:t -f tx -R 1M -t 10s --json | jq .tx_pps
+  nm-pktgen -i valeA:p -f pong    answer, for the next
+  nm-pktgen -i valeA:q -f ping -n 100k    round trips
+  nm-pktgen -i valeA:s -f txseq -n 1M    numbered packets, for the next
+  nm-pktgen -i valeA:d -f rxseq --fail-on-loss    lost, reordered, duplicated
+  nm-pktgen -i valeA:x -f tx -P trace.pcap --pcap-speed x2    replay
+  nm-pktgen -i valeA:y -f rx --pcap-out seen.pcap    capture";
+
 /// Packet generator, receiver and latency meter on netmap ports.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "nm-pktgen", version, long_about = LONG_ABOUT, after_long_help = exit::HELP)]
+#[command(name = "nm-pktgen", version, long_about = LONG_ABOUT, after_help = EXAMPLES,
+          after_long_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
 pub struct Cli {
     /// What to do, as with --function.
     #[arg(value_enum, conflicts_with = "function")]
@@ -38,25 +51,26 @@ pub struct Cli {
     /// What to do [default: rx].
     #[arg(short = 'f', long, value_enum)]
     pub function: Option<Function>,
-    /// Stop after this many packets, over all threads; 0 is no limit. Takes k, M and G.
+    /// Stop after this many packets, over all threads; 0 is no limit. Takes k, M, G, as in 10M.
     #[arg(short = 'n', long, value_name = "N", default_value = "0")]
     pub count: Count,
-    /// Stop after this time, as in 10s; a bare number is seconds.
+    /// Stop after this time, as in 500ms, 10s, 5m or 1h; a bare number is seconds.
     #[arg(short = 't', long, value_name = "TIME", value_parser = duration::nonzero_seconds)]
     pub duration: Option<Duration>,
-    /// Do not count what happens in this time at the beginning.
+    /// Do not count what happens in this time at the beginning, as in 500ms or 2s.
     #[arg(short = 'O', long, value_name = "TIME", default_value = "0", value_parser = duration::seconds)]
     pub warmup: Duration,
     /// Packets per sync [default: 512; 1 for ping and pong].
     #[arg(short = 'b', long, value_name = "N")]
     pub burst: Option<Count>,
-    /// Send at this rate: 1M, 10Mpps, 1Gbps (L2, or L1 with --framing), 50% of --line-rate; 0 is no limit.
+    /// Send at this rate: packets a second (1000, 1M, 10Mpps), bits (1Gbps, L2 or with --framing L1),
+    /// or 50% of --line-rate. Takes k, M, G; 0 is no limit.
     #[arg(short = 'R', long)]
     pub rate: Option<Rate>,
     /// What 100 % of --rate is, on L1.
     #[arg(long, value_name = "RATE", default_value = "10Gbps")]
     pub line_rate: Bps,
-    /// Wait this long for the link before starting [default: 2s; 0 for VALE ports].
+    /// Wait this long for the link before starting, as in 2s [default: 2s; 0 for VALE ports].
     #[arg(short = 'w', long, value_name = "TIME", value_parser = duration::seconds)]
     pub wait_link: Option<Duration>,
     /// How to wait when there is nothing to receive.

@@ -65,37 +65,101 @@ Examples:
   vale-ctl set valeA ageing 60s backpressure on
   vale-ctl top -n 1 --interval 5s";
 
+/// The end of a subcommand's help.
+fn examples(lines: &[&str]) -> String {
+    lines.iter().fold("Examples:".to_owned(), |text, line| text + "\n  " + line)
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// List switches and their ports, one line each
+    #[command(after_help = examples(&[
+        "vale-ctl list",
+        "vale-ctl list valeA || echo \"no such switch\"",
+        "vale-ctl list --json | jq keys",
+    ]))]
     List(List),
     /// Show everything about one switch or port
+    #[command(after_help = examples(&[
+        "vale-ctl show valeA",
+        "vale-ctl show valeA:x",
+    ]))]
     Show(Show),
     /// Create a persistent port, or a persistent switch without ports
+    #[command(after_help = examples(&[
+        "vale-ctl create valeA:x    a port that stays when its user goes",
+        "vale-ctl create valeA --may-exist",
+        "vale-ctl create valeA:big -C 4096,4096,4,4    4 ring pairs of 4096 slots",
+    ]))]
     Create(Create),
     /// Delete a persistent port, or a switch nobody uses
+    #[command(after_help = examples(&[
+        "vale-ctl delete valeA:x",
+        "vale-ctl delete valeA --if-exists",
+    ]))]
     Delete(Delete),
     /// Join an interface of the host to a switch: starts a bridge that keeps running
+    #[command(after_help = examples(&[
+        "vale-ctl attach valeA:tap0 && ip addr add 10.0.0.1/24 dev tap0",
+        "vale-ctl attach valeA:tap0 --busy-poll --cpu 3",
+    ]))]
     Attach(Attach),
     /// End the bridge that `attach` started
+    #[command(after_help = examples(&[
+        "vale-ctl detach valeA:tap0",
+    ]))]
     Detach(Detach),
     /// Show or flush the table of learnt MAC addresses
+    #[command(after_help = examples(&[
+        "vale-ctl fdb show valeA",
+        "vale-ctl fdb show valeA --json | jq '.valeA | keys'",
+        "vale-ctl fdb flush valeA",
+    ]))]
     #[command(subcommand)]
     Fdb(Fdb),
     /// Print the counters of switches and ports; a switch's are the sum of its present ports'
+    #[command(after_help = examples(&[
+        "vale-ctl stats",
+        "vale-ctl stats valeA:x --rings",
+        "vale-ctl stats valeA --json",
+    ]))]
     Stats(Stats),
     /// Show rates, drops and batch sizes of all ports, live
+    #[command(after_help = examples(&[
+        "vale-ctl top",
+        "vale-ctl top valeA -n 1 --interval 5s    one table",
+    ]))]
     Top(Top),
     /// Print what happens: ports that appear and vanish, addresses learnt, moved and forgotten
+    #[command(after_help = examples(&[
+        "vale-ctl watch",
+        "vale-ctl watch valeA -n 1    wait for the next event",
+    ]))]
     Watch(Watch),
     /// Change settings of a switch
+    #[command(after_help = examples(&[
+        "vale-ctl set valeA ageing 60s backpressure on",
+        "vale-ctl set valeA persistent=on",
+    ]))]
     Set(Set),
     /// Show or set how long a learnt address is kept
+    #[command(after_help = examples(&[
+        "vale-ctl ageing valeA",
+        "vale-ctl ageing valeA 60s",
+    ]))]
     Ageing(Ageing),
     /// Show or set whether senders wait for a full receiver
+    #[command(after_help = examples(&[
+        "vale-ctl backpressure valeA",
+        "vale-ctl backpressure valeA on    nothing is lost",
+    ]))]
     Backpressure(Backpressure),
     /// Let the bridge of an attached interface busy-wait, or sleep again
+    #[command(after_help = examples(&[
+        "vale-ctl poll start valeA:tap0 --cpu 3",
+        "vale-ctl poll stop valeA:tap0",
+    ]))]
     #[command(subcommand)]
     Poll(Poll),
 }
@@ -204,7 +268,7 @@ pub struct Attach {
     /// How the bridge is to run.
     #[command(flatten)]
     pub bridge: BridgeOptions,
-    /// How long to wait for the bridge
+    /// How long to wait for the bridge, as in 500ms or 5s
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::nonzero_seconds)]
     pub timeout: Duration,
     /// Whether to do it.
@@ -232,7 +296,7 @@ pub struct Detach {
     /// Succeed if it is not attached
     #[arg(long)]
     pub if_exists: bool,
-    /// How long to wait for the bridge to end
+    /// How long to wait for the bridge to end, as in 500ms or 5s
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::nonzero_seconds)]
     pub timeout: Duration,
     /// Whether to do it.
@@ -244,12 +308,17 @@ pub struct Detach {
 #[derive(Debug, Subcommand)]
 pub enum Fdb {
     /// Show which address was learnt behind which port, and how long ago it was last seen
+    #[command(after_help = examples(&["vale-ctl fdb show", "vale-ctl fdb show valeA:x"]))]
     Show {
         /// Switches; with a port's name, only what is behind that port; all when none is named
         #[arg(value_name = "NAME")]
         names: Vec<Target>,
     },
     /// Forget learnt addresses
+    #[command(after_help = examples(&[
+        "vale-ctl fdb flush valeA",
+        "vale-ctl fdb flush valeA --mac 02:00:00:00:00:01",
+    ]))]
     Flush {
         /// Switch; with a port's name, only what is behind that port
         name: Target,
@@ -282,7 +351,7 @@ pub struct Top {
     /// Stop after so many intervals (0: until stopped)
     #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
     pub count: u64,
-    /// Time from one table to the next, as in 500ms or 2s; a bare number is milliseconds
+    /// Time from one table to the next, as in 500ms, 2s or 1m; a bare number is milliseconds
     #[arg(short = 'T', long, value_name = "TIME", default_value = "1s", value_parser = duration::interval)]
     pub interval: Duration,
 }
@@ -296,7 +365,7 @@ pub struct Watch {
     /// Stop after so many events (0: until stopped)
     #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
     pub count: u64,
-    /// How often to look at the address tables; ports are noticed at once
+    /// How often to look at the address tables, as in 250ms or 2s; ports are noticed at once
     #[arg(short = 'T', long, value_name = "TIME", default_value = "250ms", value_parser = duration::interval)]
     pub interval: Duration,
 }
@@ -319,7 +388,7 @@ pub struct Set {
 pub struct Ageing {
     /// Switch
     pub switch: Target,
-    /// A time such as 300s, or off to keep addresses for ever; shown when left out
+    /// A time such as 90s, 5m or 1h, or off to keep addresses for ever; shown when left out
     #[arg(value_name = "TIME|off", value_parser = age)]
     pub value: Option<Age>,
 }
@@ -338,6 +407,7 @@ pub struct Backpressure {
 #[derive(Debug, Subcommand)]
 pub enum Poll {
     /// The bridge busy-waits from now on
+    #[command(after_help = examples(&["vale-ctl poll start valeA:tap0 --cpu 3"]))]
     Start {
         /// An attached port
         #[arg(value_name = "SWITCH:IFACE")]
@@ -345,16 +415,17 @@ pub enum Poll {
         /// CPU for the bridge
         #[arg(long, value_name = "CPU")]
         cpu: Option<usize>,
-        /// How long to wait for the bridge
+        /// How long to wait for the bridge, as in 500ms or 5s
         #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::nonzero_seconds)]
         timeout: Duration,
     },
     /// The bridge sleeps while there is nothing to do, as it does after attach
+    #[command(after_help = examples(&["vale-ctl poll stop valeA:tap0"]))]
     Stop {
         /// An attached port
         #[arg(value_name = "SWITCH:IFACE")]
         name: Target,
-        /// How long to wait for the bridge
+        /// How long to wait for the bridge, as in 500ms or 5s
         #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration::nonzero_seconds)]
         timeout: Duration,
     },

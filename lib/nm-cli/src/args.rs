@@ -23,7 +23,7 @@ pub struct OutputArgs {
     /// Print exact integers, not numbers with k, M, G.
     #[arg(short = 'N', long)]
     pub exact: bool,
-    /// Time between two reports, as in 500ms or 2s; a bare number is milliseconds [default: 1s].
+    /// Time between two reports, as in 500ms, 2s or 1m; a bare number is milliseconds [default: 1s].
     #[arg(short = 'T', long, value_name = "TIME", value_parser = duration::interval)]
     pub interval: Option<Duration>,
 }

@@ -29,6 +29,9 @@ pub mod vale_ctl;
 /// The tools' names.
 pub const TOOLS: [&str; 4] = ["nm-pktgen", "nm-bridge", "vale-ctl", "e1000pv-vmm"];
 
+/// The day of this version, in pages and in the package's changelog. It goes with the version.
+pub const DATE: &str = "2026-11-26";
+
 /// The command lines of all tools.
 #[must_use]
 pub fn tools() -> [Command; 4] {
