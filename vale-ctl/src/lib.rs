@@ -47,8 +47,7 @@ pub fn main() -> ExitCode {
             nm_cli::say!("{TOOL}: {error:#}");
             Ok(Outcome::ConditionNotMet)
         }
-        Err(error) => Err(error),
-        Ok(()) => Ok(Outcome::Done),
+        other => other,
     })
 }
 
@@ -70,11 +69,11 @@ fn parse() -> Cli {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<()> {
+fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     let mut out = Out::new(cli.json, cli.verbose);
-    match &cli.command {
-        None => cmd::list::run(&mut out, &List::default()),
-        Some(Command::List(args)) => cmd::list::run(&mut out, args),
+    let done = match &cli.command {
+        None => return cmd::list::run(&mut out, &List::default()),
+        Some(Command::List(args)) => return cmd::list::run(&mut out, args),
         Some(Command::Show(args)) => cmd::show::run(&mut out, args),
         Some(Command::Create(args)) => cmd::create::run(&mut out, args),
         Some(Command::Delete(args)) => cmd::delete::run(&mut out, args),
@@ -88,5 +87,6 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Some(Command::Ageing(args)) => cmd::set::ageing(&mut out, args),
         Some(Command::Backpressure(args)) => cmd::set::backpressure(&mut out, args),
         Some(Command::Poll(args)) => cmd::poll::run(&mut out, args),
-    }
+    };
+    done.map(|()| Outcome::Done)
 }

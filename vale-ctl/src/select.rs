@@ -32,9 +32,15 @@ impl fmt::Display for Missing {
 
 impl std::error::Error for Missing {}
 
-/// All switches there are.
+/// All switches that can be looked at.
 pub fn all() -> anyhow::Result<Vec<SwitchInfo>> {
+    Ok(seen()?.0)
+}
+
+/// All switches that can be looked at, and whether there are others, of which this has warned.
+pub fn seen() -> anyhow::Result<(Vec<SwitchInfo>, bool)> {
     let (mut switches, errors) = control::list().context("listing the switches")?;
+    let hidden = errors.iter().any(|error| matches!(error, netmap::Error::Denied { .. }));
     for error in errors {
         // The others are worth showing all the same.
         nm_cli::say!("vale-ctl: warning: {:#}", anyhow::Error::from(error));
@@ -48,18 +54,23 @@ pub fn all() -> anyhow::Result<Vec<SwitchInfo>> {
             port.users.dedup_by_key(|user| user.pid);
         }
     }
-    Ok(switches)
+    Ok((switches, hidden))
 }
 
 /// What `names` mean among all switches; everything when nothing is named.
 pub fn named(names: &[Target]) -> anyhow::Result<Vec<Picked>> {
-    let switches = all()?;
+    Ok(named_of_seen(names)?.0)
+}
+
+/// The same, and whether there are switches that cannot be looked at.
+pub fn named_of_seen(names: &[Target]) -> anyhow::Result<(Vec<Picked>, bool)> {
+    let (switches, hidden) = seen()?;
     for target in names {
         if !switches.iter().any(|info| contains(info, target)) {
             return Err(Missing(target.clone()).into());
         }
     }
-    Ok(pick(switches, names))
+    Ok((pick(switches, names), hidden))
 }
 
 /// As `named`, but what is not there now is left out: for commands that wait for it to come.

@@ -3,6 +3,7 @@
 //! Invariant: nothing here disturbs the data path. Readers look at counters that others write;
 //! changes are made under the root's lock.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -156,19 +157,35 @@ impl Default for SwitchOptions {
 pub fn list() -> Result<(Vec<SwitchInfo>, Vec<Error>)> {
     let (mut switches, mut errors) = (Vec::new(), Vec::new());
     let Some(root) = Root::existing()? else { return Ok((switches, errors)) };
-    let mut left = false;
+    let (mut left, mut denied) = (false, 0);
     for name in root.switches()? {
         match Switch::find(&root, &name).and_then(|switch| switch.info()) {
             Ok(info) => switches.push(info),
             // It went meanwhile, or is what somebody left who died while making or removing it.
-            Err(Error::NotFound { .. }) => left |= root.remove_empty(&root.lock()?, &name)?,
+            Err(Error::NotFound { .. }) => left |= remove_half_made(&root, &name)?,
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+                denied += 1;
+            }
             Err(e) => errors.push(e),
         }
+    }
+    if denied > 0 {
+        errors.push(Error::Denied { switches: denied, root: root.dir().path().into() });
     }
     if left {
         reap::remove_orphans(&root, &root.lock()?)?;
     }
     Ok((switches, errors))
+}
+
+/// Removes what is left of a switch without a file. Returns whether there was something.
+fn remove_half_made(root: &Root, name: &str) -> Result<bool> {
+    let lock = root.lock()?;
+    // Again: without the lock it may have been looked at while it was being made.
+    match switch::Switch::open_existing(root, name)? {
+        Some(_) => Ok(false),
+        None => root.remove_empty(&lock, name),
+    }
 }
 
 /// Names of all switches (`valeA:`) and ports (`valeA:x`) that can be looked at, for whoever offers

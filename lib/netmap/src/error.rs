@@ -37,6 +37,18 @@ pub enum Error {
         /// What is wrong with it and what to do.
         why: String,
     },
+    /// Switches that another user keeps to themselves.
+    #[error(
+        "No permission to look at {}{} in {root}",
+        .switches,
+        if *.switches == 1 { " switch" } else { " switches" }
+    )]
+    Denied {
+        /// How many.
+        switches: usize,
+        /// The root directory.
+        root: PathBuf,
+    },
     /// A shared file is not what it should be.
     #[error("{path} is not usable: {why}")]
     Damaged {

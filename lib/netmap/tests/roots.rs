@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{frame, in_own_root, slots};
 use netmap::control::{self, Switch, SwitchOptions};
@@ -301,4 +302,29 @@ fn port_in_shared_memory_gives_its_extra_buffers_back_when_its_process_goes() {
             assert_eq!(len(root), once);
         },
     );
+}
+
+#[test]
+fn switches_that_are_being_made_are_not_taken_for_half_made_ones() {
+    in_own_root("switches_that_are_being_made_are_not_taken_for_half_made_ones", |_| {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    control::list().unwrap();
+                }
+            });
+            for _ in 0..300 {
+                let port = Port::open_with(&"valeA:x".parse().unwrap(), &slots(64)).unwrap();
+                let info = Switch::open("valeA").and_then(|switch| switch.info());
+                let ports = info.map(|info| info.ports.len()).map_err(|e| e.to_string());
+                if ports != Ok(1) {
+                    done.store(true, Ordering::Relaxed); // or the other thread never ends
+                }
+                assert_eq!(ports, Ok(1), "somebody removed the switch of a living port");
+                drop(port);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    });
 }

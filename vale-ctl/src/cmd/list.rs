@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use netmap::control::{PortInfo, SwitchInfo};
+use nm_cli::exit::Outcome;
 
 use crate::cli::List;
 use crate::json::{self, Detail};
@@ -11,11 +12,15 @@ use crate::select;
 use crate::table::{Align, Table};
 
 /// Runs the command.
-pub fn run(out: &mut Out, args: &List) -> anyhow::Result<()> {
-    let picked = select::named(&args.names)?;
+pub fn run(out: &mut Out, args: &List) -> anyhow::Result<Outcome> {
+    let (picked, hidden) = select::named_of_seen(&args.names)?;
+    // A list that leaves out what is there must not pass for a whole one.
+    let outcome =
+        if hidden && args.names.is_empty() { Outcome::ConditionNotMet } else { Outcome::Done };
     if out.json {
         out.object(&json::picked(&picked, Detail::Short))?;
-        return Ok(out.flush()?);
+        out.flush()?;
+        return Ok(outcome);
     }
     let mut table = Table::new(&[
         ("NAME", Align::Left),
@@ -41,12 +46,15 @@ pub fn run(out: &mut Out, args: &List) -> anyhow::Result<()> {
             table.row(cells(&switch.info.name, port, out.verbose));
         }
     }
-    if picked.is_empty() {
+    if picked.is_empty() && hidden {
+        nm_cli::say!("no other switches");
+    } else if picked.is_empty() {
         nm_cli::say!("no switches; a port that is opened makes one: nm-pktgen -i valeA:x -f rx");
     } else {
         out.table(&table)?;
     }
-    Ok(out.flush()?)
+    out.flush()?;
+    Ok(outcome)
 }
 
 fn cells(switch: &str, port: &PortInfo, verbose: bool) -> [String; 6] {
