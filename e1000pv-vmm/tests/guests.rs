@@ -59,7 +59,8 @@ fn exchange(step: &[&str]) -> (Value, Value) {
     let root = root();
     let mac = format!("mac={RECEIVER}");
     let common = ["--json", "--timeout", "30s"];
-    let rx = ["--netdev", "port=valeT:rx", "--device", &mac, "--guest", "rx idle=500ms"];
+    let rx =
+        ["--netdev", "port=valeT:rx", "--device", &mac, "--guest", "rx idle=500ms wait_first=20s"];
     let rx = start(vmm(root.path(), &[&common[..], &rx, &["--name", "rx"], step].concat()));
     ready(root.path(), "rx");
     let work = format!("tx dst={RECEIVER} duration=400ms");
@@ -141,11 +142,18 @@ fn middlebox_forwards_between_its_nics() {
     let root = root();
     let mac = format!("mac={RECEIVER}");
     let common = ["--json", "--timeout", "30s"];
-    let rx = ["--netdev", "port=valeR:rx", "--device", &mac, "--guest", "rx idle=500ms"];
+    let rx =
+        ["--netdev", "port=valeR:rx", "--device", &mac, "--guest", "rx idle=500ms wait_first=20s"];
     let rx = start(vmm(root.path(), &[&common[..], &rx, &["--name", "rx"]].concat()));
     ready(root.path(), "rx");
-    let forward =
-        ["--netdev", "port=valeL:box", "--netdev", "port=valeR:box", "--guest", "forward idle=1s"];
+    let forward = [
+        "--netdev",
+        "port=valeL:box",
+        "--netdev",
+        "port=valeR:box",
+        "--guest",
+        "forward idle=1s wait_first=20s",
+    ];
     let forward = start(vmm(root.path(), &[&common[..], &forward, &["--name", "box"]].concat()));
     ready(root.path(), "box");
     let work = format!("tx dst={RECEIVER} duration=500ms");

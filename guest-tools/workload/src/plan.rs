@@ -45,6 +45,29 @@ impl Function {
         [Tx, Rx, Ping, Echo, Forward].into_iter().find(|function| function.name() == text)
     }
 
+    /// Whether a key of the workload, if it is one, changes anything for this function.
+    fn heeds(self, key: &str) -> bool {
+        use Function::{Echo, Forward, Ping, Rx, Tx};
+        const HEADERS: [&str; 9] = [
+            "dst", "dst_mac", "src", "src_mac", "dst_ip", "src_ip", "dst_port", "src_port", "size",
+        ];
+        let one_of = |keys: &[&str]| keys.iter().any(|one| same(key, one));
+        let of: &[Function] = if one_of(&HEADERS) {
+            &[Tx, Ping]
+        } else if same(key, "rate") {
+            &[Tx]
+        } else if same(key, "interval") {
+            &[Ping]
+        } else if one_of(&["idle", "wait_first", "delay"]) {
+            &[Rx, Echo, Forward]
+        } else if same(key, "all") {
+            &[Echo]
+        } else {
+            return true;
+        };
+        of.contains(&self)
+    }
+
     /// Devices that it needs.
     pub fn nics(self) -> usize {
         if self == Function::Forward { 2 } else { 1 }
@@ -76,8 +99,10 @@ pub struct Plan {
     pub count: Option<u64>,
     /// Time at most.
     pub duration_ns: Option<u64>,
-    /// rx, echo, forward: end when no packet came for so long after the first.
+    /// rx, echo, forward: end when no packet came for so long.
     pub idle_ns: Option<u64>,
+    /// Likewise, but for the first packet, whose sender may still have to start; as `idle_ns` if `None`.
+    pub wait_first_ns: Option<u64>,
     /// tx: rate.
     pub rate: Option<Rate>,
     /// Packets handled between two looks at anything else.
@@ -101,6 +126,13 @@ pub enum ParseError<'a> {
     Word(&'a str),
     /// A key that nobody knows.
     Key(&'a str),
+    /// A key that would change nothing.
+    Unheeded {
+        /// The key.
+        key: &'a str,
+        /// The workload that does not look at it.
+        function: Function,
+    },
     /// A value that its key does not take.
     Value {
         /// The key.
@@ -122,6 +154,9 @@ impl fmt::Display for ParseError<'_> {
                 write!(f, "unexpected {word:?}; one of tx, rx, ping, echo, forward, then key=value")
             }
             ParseError::Key(key) => write!(f, "unknown key {key:?}"),
+            ParseError::Unheeded { key, function } => {
+                write!(f, "{key}= means nothing to {}", function.name())
+            }
             ParseError::Value { key, value, takes } => {
                 write!(f, "{key}={value}: expected {takes}")
             }
@@ -147,6 +182,7 @@ impl Plan {
             count: None,
             duration_ns: None,
             idle_ns: None,
+            wait_first_ns: None,
             rate: None,
             burst: 256,
             interval_ns: 1_000_000,
@@ -170,14 +206,17 @@ impl Plan {
             let error = |takes| ParseError::Value { key, value: text, takes };
             let known = plan.set(key, text).or_else(|| plan.nic_key(key, text));
             known.ok_or(ParseError::Key(key))?.map_err(error)?;
+            if !function.heeds(key) {
+                return Err(ParseError::Unheeded { key, function });
+            }
         }
         Ok(plan)
     }
 
     /// Sets a key of the workload; `None` if it has no such key, `Err` with what it takes.
     fn set(&mut self, key: &str, text: &str) -> Option<Result<(), &'static str>> {
-        const COUNT: &str = "a number such as 1000, 10k, 1.5M";
-        const TIME: &str = "a time such as 5s, 100ms, 50us";
+        const COUNT: &str = "a number such as 1000, 10k, 1.5M, 1e6";
+        const TIME: &str = "a time such as 5s, 100ms, 50us, 2m, 1h";
         const MAC: &str = "an address such as 02:00:00:00:00:01";
         const IP: &str = "an address such as 10.0.0.1";
         const PORT: &str = "a port from 0 to 65535";
@@ -205,6 +244,8 @@ impl Plan {
             store(&mut self.duration_ns, seconds(text).map(Some), TIME)
         } else if same(key, "idle") {
             store(&mut self.idle_ns, seconds(text).map(Some), TIME)
+        } else if same(key, "wait_first") {
+            store(&mut self.wait_first_ns, seconds(text).map(Some), TIME)
         } else if same(key, "rate") {
             store(&mut self.rate, value::rate(text).map(Some), "a rate such as 1M, 10Mpps, 1Gbps")
         } else if same(key, "burst") {
@@ -351,8 +392,20 @@ mod tests {
     #[test]
     fn every_key_is_known_and_order_is_free() {
         let line = "src=02:00:00:00:00:09 dst_ip=1.2.3.4 src_ip=5.6.7.8 dst_port=9 src_port=10 \
-            idle=1 interval=2ms delay=30 all=on wait_link=0 echo kick=batch rs=batch irq=masked \
-            promiscuous=on mac=02:00:00:00:00:07 itr=125us tidv=1 tadv=2 rdtr=3 radv=1024us \
+            interval=2ms size=61 ping";
+        let expected = Plan {
+            src: Some([2, 0, 0, 0, 0, 9]),
+            dst_ip: [1, 2, 3, 4],
+            src_ip: [5, 6, 7, 8],
+            dst_port: 9,
+            src_port: 10,
+            interval_ns: 2_000_000,
+            size: 61,
+            ..Plan::new(Function::Ping)
+        };
+        assert_eq!(Plan::parse(line), Ok(expected));
+        let line = "idle=1 wait_first=1h delay=30 all=on wait_link=0 echo kick=batch rs=batch \
+            irq=masked promiscuous=on mac=02:00:00:00:00:07 itr=125us tidv=1 tadv=2 rdtr=3 radv=1024us \
             txcycles=5 driver=combine";
         let plan = Plan::parse(line).expect("valid");
         let nic = Config {
@@ -372,13 +425,8 @@ mod tests {
         };
         let expected = Plan {
             nic,
-            src: Some([2, 0, 0, 0, 0, 9]),
-            dst_ip: [1, 2, 3, 4],
-            src_ip: [5, 6, 7, 8],
-            dst_port: 9,
-            src_port: 10,
             idle_ns: Some(1_000_000_000),
-            interval_ns: 2_000_000,
+            wait_first_ns: Some(3_600_000_000_000),
             delay_ns: 30,
             all: true,
             wait_link_ns: 0,
@@ -399,6 +447,11 @@ mod tests {
         assert!(error("rx driver=virtio").contains("plain, combine or csb"));
         assert!(error("rx mac=03:00:00:00:00:00").contains("no group's"));
         assert!(error("rx itr=1s").contains("register"));
+        for line in
+            ["rate=1M rx", "tx idle=1s", "tx interval=1ms", "ping all=on", "forward dst-ip=1.1.1.1"]
+        {
+            assert!(error(line).contains("means nothing to"), "{line}");
+        }
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub(crate) struct Run<'a, M, C> {
     pub(crate) cpu: &'a C,
     pub(crate) tally: Tally,
     sleeper: Sleeper,
+    begin_ns: u64,
     deadline_ns: Option<u64>,
 }
 
@@ -75,11 +76,12 @@ pub fn run<M: Mmio, C: Cpu>(
     };
     let sleeper = Sleeper::new(cpu, plan.nic.spin_ns);
     let tally = Tally::default();
-    let mut run = Run { plan, nics, cpu, tally, sleeper, deadline_ns: None };
+    let mut run = Run { plan, nics, cpu, tally, sleeper, begin_ns: 0, deadline_ns: None };
     run.wait_link();
     let interrupts = cpu.interrupts();
     let before = run.stats();
-    run.deadline_ns = plan.duration_ns.map(|duration| cpu.now_ns().saturating_add(duration));
+    run.begin_ns = cpu.now_ns();
+    run.deadline_ns = plan.duration_ns.map(|duration| run.begin_ns.saturating_add(duration));
     match function {
         Function::Tx => tx::run(&mut run),
         Function::Rx => rx::run(&mut run),
@@ -123,8 +125,12 @@ impl<M: Mmio, C: Cpu> Run<'_, M, C> {
         self.quiet_ns().is_some_and(|quiet| now_ns >= quiet)
     }
 
+    /// When the patience with senders ends: from the last packet on, or from the beginning if none came.
     fn quiet_ns(&self) -> Option<u64> {
-        self.tally.first_ns.and(self.plan.idle_ns)?.checked_add(self.tally.last_ns)
+        match self.tally.first_ns {
+            Some(_) => self.plan.idle_ns?.checked_add(self.tally.last_ns),
+            None => self.plan.wait_first_ns.or(self.plan.idle_ns)?.checked_add(self.begin_ns),
+        }
     }
 
     /// Packets that the count leaves, at most `most`.

@@ -4,8 +4,32 @@
 /// Highest rate that is taken for meant: above it is a typing error.
 const BITS_MAX: u64 = 1_000_000_000_000_000;
 
-/// Splits a number off the front: its digits without the point, how many stood behind it, the rest.
-fn number(text: &str) -> Option<(u64, u32, &str)> {
+/// A number that is digits * 10^exponent.
+#[derive(Clone, Copy)]
+struct Number {
+    digits: u64,
+    exponent: i32,
+}
+
+/// Splits a number off the front: `1.5`, `1_000`, `1e6`; also returns the rest.
+fn number(text: &str) -> Option<(Number, &str)> {
+    let (digits, decimals, rest) = digits(text)?;
+    let (power, rest) = exponent(rest).unwrap_or((0, rest));
+    let exponent = power.checked_sub(i32::try_from(decimals).ok()?)?;
+    Some((Number { digits, exponent }, rest))
+}
+
+/// Takes `e6`, `E-3` off the front, if that is what is there.
+fn exponent(text: &str) -> Option<(i32, &str)> {
+    let after = text.strip_prefix(['e', 'E'])?;
+    let digits = after.strip_prefix(['-', '+']).unwrap_or(after);
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let (power, rest) = after.split_at(after.len() - digits.len() + end);
+    Some((power.parse().ok()?, rest))
+}
+
+/// Splits digits off the front: without the point, how many stood behind it, the rest.
+fn digits(text: &str) -> Option<(u64, u32, &str)> {
     let (mut value, mut decimals, mut point, mut digits) = (0u64, 0u32, false, 0);
     let mut rest = text;
     for (at, character) in text.char_indices() {
@@ -26,11 +50,20 @@ fn number(text: &str) -> Option<(u64, u32, &str)> {
     (digits > 0).then_some((value, decimals, rest))
 }
 
-/// value / 10^decimals * scale, if that is whole.
-fn scaled(value: u64, decimals: u32, scale: u64) -> Option<u64> {
-    let product = u128::from(value) * u128::from(scale);
-    let divisor = 10u128.checked_pow(decimals)?;
-    product.is_multiple_of(divisor).then(|| u64::try_from(product / divisor).ok())?
+impl Number {
+    /// The number times `scale`, if that is whole.
+    fn times(self, scale: u64) -> Option<u64> {
+        let product = u128::from(self.digits) * u128::from(scale);
+        let power = 10u128.checked_pow(self.exponent.unsigned_abs());
+        let value = match (product, self.exponent) {
+            (0, _) => 0,
+            (_, 0..) => product.checked_mul(power?)?,
+            _ => {
+                power.filter(|&power| product.is_multiple_of(power)).map(|power| product / power)?
+            }
+        };
+        u64::try_from(value).ok()
+    }
 }
 
 /// Takes an SI prefix off the front; k is 1000.
@@ -44,16 +77,16 @@ fn prefix(text: &str) -> (u64, &str) {
     (scale, &text[1..])
 }
 
-/// `64`, `10k`, `1.5M`.
+/// `64`, `10k`, `1.5M`, `1e6`.
 pub fn count(text: &str) -> Option<u64> {
-    let (value, decimals, rest) = number(text)?;
+    let (number, rest) = number(text)?;
     let (scale, rest) = prefix(rest);
-    if rest.is_empty() { scaled(value, decimals, scale) } else { None }
+    if rest.is_empty() { number.times(scale) } else { None }
 }
 
-/// `5s`, `100ms`, `50us`, `200ns`, `2m`; a bare number counts units of `bare_ns`.
+/// `5s`, `100ms`, `50us`, `200ns`, `2m`, `1h`; a bare number counts units of `bare_ns`.
 pub fn duration_ns(text: &str, bare_ns: u64) -> Option<u64> {
-    let (value, decimals, unit) = number(text)?;
+    let (number, unit) = number(text)?;
     let scale = match unit {
         "" => bare_ns,
         "ns" => 1,
@@ -61,9 +94,10 @@ pub fn duration_ns(text: &str, bare_ns: u64) -> Option<u64> {
         "ms" => 1_000_000,
         "s" => 1_000_000_000,
         "m" | "min" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
         _ => return None,
     };
-    scaled(value, decimals, scale)
+    number.times(scale)
 }
 
 /// A rate: packets, or bits of frames without CRC.
@@ -85,11 +119,11 @@ impl Rate {
     }
 }
 
-/// `1M`, `10Mpps`, `1Gbps`; not 0.
+/// `1M`, `1e6`, `10Mpps`, `1Gbps`; not 0.
 pub fn rate(text: &str) -> Option<Rate> {
-    let (value, decimals, rest) = number(text)?;
+    let (number, rest) = number(text)?;
     let (scale, unit) = prefix(rest);
-    let value = scaled(value, decimals, scale).filter(|value| (1..=BITS_MAX).contains(value))?;
+    let value = number.times(scale).filter(|value| (1..=BITS_MAX).contains(value))?;
     match unit {
         "" | "pps" => Some(Rate::Pps(value)),
         "bps" => Some(Rate::Bps(value)),
@@ -142,6 +176,14 @@ mod tests {
     fn counts_have_prefixes_and_are_whole() {
         let known = [("0", 0), ("64", 64), ("10k", 10_000), ("1.5M", 1_500_000), ("1_000", 1000)];
         known.iter().for_each(|&(text, value)| assert_eq!(count(text), Some(value), "{text}"));
+        let powers =
+            [("1e6", 1_000_000), ("1.5E3", 1500), ("20e-1k", 2000), ("0e-99", 0), ("1e+2", 100)];
+        powers.iter().for_each(|&(text, value)| assert_eq!(count(text), Some(value), "{text}"));
+        for wrong in
+            ["1e", "1e-1", "e6", "1e20", "1e99999999999", "1e-99999999999", "1e6e6", "1e1.5"]
+        {
+            assert_eq!(count(wrong), None, "{wrong}");
+        }
         for wrong in
             ["", "k", "1.5", "-1", "1x", "1kk", ".5k", "1.2.3k", "99999999999999999999", "٣"]
         {
@@ -156,13 +198,16 @@ mod tests {
         assert_eq!(duration_ns("2m", 1), Some(120_000_000_000));
         assert_eq!(duration_ns("200", 1), Some(200));
         assert_eq!(duration_ns("0.5ns", 1), None);
-        assert_eq!(duration_ns("5h", 1), None);
+        assert_eq!(duration_ns("1h", 1), Some(3_600_000_000_000));
+        assert_eq!(duration_ns("1e-3s", 1), Some(1_000_000));
+        assert_eq!(duration_ns("5y", 1), None);
     }
 
     #[test]
     fn rates_are_packets_or_bits() {
         assert_eq!(rate("1M"), Some(Rate::Pps(1_000_000)));
         assert_eq!(rate("10Mpps"), Some(Rate::Pps(10_000_000)));
+        assert_eq!(rate("1e6pps"), Some(Rate::Pps(1_000_000)));
         assert_eq!(rate("1Gbps").map(|rate| rate.pps(1250)), Some(100_000));
         assert_eq!((rate("0"), rate("1Mb")), (None, None));
     }

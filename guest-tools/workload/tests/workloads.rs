@@ -4,7 +4,7 @@
 #[path = "../../driver/tests/fake/mod.rs"]
 mod fake;
 
-use e1000pv_driver::{Config, Nic};
+use e1000pv_driver::{Config, Cpu, Nic};
 use fake::{Bar0, Machine, PARAVIRT};
 use guest_workload::{
     Addresses, Plan, RunError, Seen, Summary, Template, judge, run, turn, write_error,
@@ -160,6 +160,24 @@ fn rx_counts_what_is_wrong() {
         assert!(!summary.flawless());
         assert_eq!(summary.bytes, 9 * 60 + 27);
     }
+}
+
+#[test]
+fn receivers_that_never_got_a_packet_end_when_idle() {
+    for (work, nics) in [("rx", 1), ("echo", 1), ("forward", 2)] {
+        let machine = machine(nics);
+        let summary = execute(&machine, &format!("{work} idle=10ms ring=8 driver=csb"));
+        assert_eq!(summary.packets, 0, "{work}");
+    }
+}
+
+#[test]
+fn first_packet_may_be_waited_for_longer_than_the_others() {
+    let machine = machine(1);
+    let before = Cpu::now_ns(&machine);
+    execute(&machine, "rx idle=10ms wait_first=5s ring=8 driver=csb");
+    let waited = Cpu::now_ns(&machine) - before;
+    assert!((5_000_000_000..10_000_000_000).contains(&waited), "{waited}");
 }
 
 #[test]

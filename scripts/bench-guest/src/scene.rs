@@ -39,7 +39,7 @@ const FORWARDER_MACS: [&str; 2] = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"];
 
 /// A guest's work, with an end.
 pub fn until_quiet(work: &str) -> String {
-    format!("{work} idle={}ms", QUIET.as_millis())
+    format!("{work} idle={}ms wait_first={}s", QUIET.as_millis(), START_LIMIT.as_secs())
 }
 
 /// What joins the machines.
