@@ -104,6 +104,15 @@ pub struct Cli {
     #[arg(long, conflicts_with = "wait_mode")]
     pub busy_poll: bool,
 
+    /// Started by `vale-ctl attach` for the switches in this directory: tells it which bridge this is,
+    /// and sends the reason of a failure to the system's log.
+    #[arg(long, value_name = "ROOT", hide = true)]
+    pub attached: Option<PathBuf>,
+
+    /// Say "ready" there once both ports are open, and close it.
+    #[arg(long, value_name = "FD", hide = true)]
+    pub ready_fd: Option<i32>,
+
     /// How results are printed.
     #[command(flatten)]
     pub output: OutputArgs,

@@ -7,6 +7,7 @@
 //! * [`idle`] is sleeping on both ports without losing a wake-up;
 //! * [`capture`] is `--pcap-out`;
 //! * [`stats`] is what is counted and printed;
+//! * `service` is what `vale-ctl attach`, which starts bridges, is told;
 //! * [`run`] is the loop that joins them.
 #![forbid(unsafe_code)]
 // They panic where the output fails: nm_cli::say!, and writes whose errors are looked at.
@@ -18,6 +19,7 @@ pub mod forward;
 pub mod idle;
 pub mod plan;
 mod run;
+mod service;
 pub mod stats;
 
 pub use run::run;

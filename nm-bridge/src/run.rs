@@ -18,6 +18,7 @@ use crate::cli::Cli;
 use crate::forward::Mover;
 use crate::idle::{Idle, pending};
 use crate::plan::{Pair, Plan};
+use crate::service;
 use crate::stats::{Report, Start, Totals};
 
 /// Upstream's wait for a link.
@@ -29,6 +30,14 @@ const LIVE: Duration = Duration::from_millis(200);
 
 /// Runs the tool.
 pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
+    let ended = bridge(cli);
+    if let (Err(why), Some(_)) = (&ended, &cli.attached) {
+        service::last_words(why);
+    }
+    ended
+}
+
+fn bridge(cli: &Cli) -> anyhow::Result<Outcome> {
     let operands = cli.operands()?;
     let plan = Plan::new(cli, &operands)?;
     let signals = Signals::install()?;
@@ -56,6 +65,9 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         true => Reporter::stderr(&cli.output),
         false => Reporter::stdout(&cli.output),
     };
+    if let Some(fd) = cli.ready_fd {
+        service::ready(fd)?;
+    }
     let link = cli.wait_link.unwrap_or(if plan.has_nic() { NIC_WAIT } else { Duration::ZERO });
     wait_for_link(&signals, link);
     Bridge::new(cli, pair, mover, start, reporter).run(&signals, plan.loopback)

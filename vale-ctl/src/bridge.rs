@@ -1,31 +1,38 @@
 //! The process behind an attached interface: an `nm-bridge` between the interface and its port.
 //!
-//! Invariant: `start` returns success only when the port is there and the bridge runs; otherwise
-//! no bridge of it is left and the error is the bridge's own. `stop` ends only an `nm-bridge`, never
-//! another program that happens to hold the port. The bridge is in a process group of its own (a
-//! Ctrl-C meant for a later command does not reach it) and writes to a log beside the switches,
-//! which is removed by `stop` and stays when the bridge ends by itself.
+//! Invariant: `start` returns success only once the bridge itself has said that it is ready, which
+//! it does with both of its ports open; otherwise no bridge of it is left, and the error is the
+//! bridge's own. `stop` ends only what [`running`] knows to be a bridge of that port, and returns
+//! when the process is gone, and with it all that it held.
+//!
+//! The bridge is in a process group of its own (a Ctrl-C meant for a later command does not reach
+//! it). What it says until it is ready goes into memory that nobody else can reach, and leaves
+//! nothing behind; the last words of one that fails later are in the system's log.
 
 use std::fs::File;
-use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{PipeReader, Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use netmap::control::{self, PortInfo, User};
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use netmap::control;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nm_cli::signal::Signals;
 
 use crate::cli::{BridgeOptions, Target};
-use crate::notify::Notify;
-use crate::select;
 
-/// The program, by the name under which the kernel knows it too.
+mod running;
+pub use running::find;
+
+/// The program's name.
 const PROGRAM: &str = "nm-bridge";
+/// Of what a bridge says before it fails, so much is passed on.
+const WORDS: u64 = 4096;
 
 /// The name of the interface behind an attached port: that of the port, which is short and plain
 /// enough for an interface by the grammar of port names.
@@ -35,188 +42,157 @@ pub fn interface(name: &Target) -> Result<&str, String> {
         .ok_or_else(|| format!("{name} is a switch; name the interface too, as in {name}:tap0"))
 }
 
-/// Starts the bridge and waits until its port is there.
+/// Starts the bridge and waits until it is ready; returns its process.
 pub fn start(
-    notify: &mut Notify,
+    signals: &Signals,
     name: &Target,
     options: &BridgeOptions,
     timeout: Duration,
 ) -> anyhow::Result<u32> {
-    let iface = interface(name).map_err(|why| anyhow!(why))?;
-    let program = find()?;
-    let log = log_path(name);
-    let mut child = spawn(notify, &program, &log, name, iface, options)?;
-    let pid = child.id();
-    let there = notify.until(timeout, || {
-        if child.try_wait().context("waiting for the bridge")?.is_some() {
-            bail!(failure(&log, name));
-        }
-        let port = select::port(name)?;
-        Ok(port.filter(|port| port.users.iter().any(|user| user.pid == pid)))
-    });
-    match there {
-        Ok(Some(_)) => return Ok(pid),
-        Err(error) => {
-            end(&mut child)?;
-            remove_log(&log)?;
-            return Err(error);
-        }
-        Ok(None) => {}
+    let mut starting = Starting::new(name, options)?;
+    let waited = starting.wait(signals, timeout);
+    if matches!(waited, Ok(Waited::Ready)) {
+        return Ok(starting.child.id());
     }
-    end(&mut child)?;
-    remove_log(&log)?;
-    if notify.signals().stopped() {
-        bail!("Interrupted: {name} is not attached");
-    }
-    bail!(
-        "The bridge for {name} was not ready within {}; is the machine very busy? \
-         Try again with a longer --timeout",
-        humantime::format_duration(timeout)
-    )
-}
-
-/// Ends the bridge and waits until its port is gone (or, if it is persistent, unused).
-pub fn stop(
-    notify: &Notify,
-    name: &Target,
-    port: &PortInfo,
-    timeout: Duration,
-) -> anyhow::Result<()> {
-    let bridges = bridges(name, port)?;
-    for user in &bridges {
-        terminate(user.pid)?;
-    }
-    let gone = notify.until(timeout, || {
-        let users = select::port(name)?.map_or(Vec::new(), |port| port.users);
-        let left = users.iter().any(|user| bridges.iter().any(|old| old.pid == user.pid));
-        Ok((!left).then_some(()))
-    })?;
-    if gone.is_none() {
-        let pids: Vec<String> = bridges.iter().map(|user| user.pid.to_string()).collect();
-        bail!(
-            "The bridge of {name} (process {}) has not ended within {}; end it with kill -KILL \
-             if it hangs",
-            pids.join(", "),
+    starting.end()?;
+    match waited? {
+        Waited::Interrupted => bail!("Interrupted: {name} is not attached"),
+        Waited::TimeOut => bail!(
+            "The bridge for {name} was not ready within {}; is the machine very busy? \
+             Try again with a longer --timeout",
             humantime::format_duration(timeout)
-        );
+        ),
+        Waited::Ready | Waited::Ended => bail!("attaching {name}: {}", starting.said()),
     }
-    remove_log(&log_path(name))
 }
 
-/// The bridges among a port's users; an error if there is another user, or none.
-pub fn bridges<'a>(name: &Target, port: &'a PortInfo) -> anyhow::Result<Vec<&'a User>> {
-    if let Some(user) = port.users.iter().find(|user| user.command != PROGRAM) {
-        bail!(
-            "{name} is held by {} (process {}), not by a bridge: end that process instead",
-            user.command,
-            user.pid
-        );
+/// Ends the bridges of a port, if there are any, and waits until they are gone. True if there were.
+pub fn stop(signals: &Signals, name: &Target, timeout: Duration) -> anyhow::Result<bool> {
+    let bridges = find(name)?;
+    for bridge in &bridges {
+        bridge.terminate()?;
     }
-    if port.users.is_empty() {
-        bail!("{name} is not attached: nobody has it open");
+    let deadline = Instant::now() + timeout;
+    for bridge in &bridges {
+        if !wait(bridge.fd(), signals, deadline)? {
+            bail!(
+                "The bridge of {name} (process {}) has not ended within {}; end it with kill -KILL \
+                 if it hangs",
+                bridge.pid(),
+                humantime::format_duration(timeout)
+            );
+        }
     }
-    if !log_path(name).exists() {
-        bail!(
-            "{name} is held by a bridge (process {}) that `vale-ctl attach` did not start: end that \
-             process instead",
-            port.users[0].pid
-        );
+    Ok(!bridges.is_empty())
+}
+
+/// Waits until `fd` is readable: false if the time is over or a signal asked to stop.
+fn wait(fd: BorrowedFd<'_>, signals: &Signals, deadline: Instant) -> anyhow::Result<bool> {
+    while !signals.stopped() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up: rounding down would spin through the last millisecond.
+        let ms = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
+        let mut fds =
+            [PollFd::new(fd, PollFlags::POLLIN), PollFd::new(signals.fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) if fds[0].any().unwrap_or(false) => return Ok(true),
+            Ok(0) if Instant::now() >= deadline => return Ok(false),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => signals.drain(),
+            Err(error) => return Err(error).context("waiting for the bridge"),
+        }
     }
-    Ok(port.users.iter().collect())
+    Ok(false)
+}
+
+/// What a wait for a new bridge came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    Ready,
+    Ended,
+    Interrupted,
+    TimeOut,
+}
+
+/// A bridge that has not said yet that it is ready.
+struct Starting {
+    child: Child,
+    /// Where it says so. At its end if it ended.
+    ready: PipeReader,
+    /// Its stderr.
+    words: File,
+}
+
+impl Starting {
+    fn new(name: &Target, options: &BridgeOptions) -> anyhow::Result<Starting> {
+        let iface = interface(name).map_err(|why| anyhow!(why))?;
+        let program = find_program()?;
+        // The directory changes, hence a relative root would mean another one.
+        let root = std::path::absolute(control::root()).context("finding the root's path")?;
+        let words: File = memfd_create("nm-bridge's words", MFdFlags::MFD_CLOEXEC)
+            .context("making room for the bridge's words")?
+            .into();
+        let (ready, writer) = std::io::pipe().context("creating a pipe")?;
+        // The one descriptor beside the standard ones that the bridge is to inherit. No other thread
+        // of ours starts a program meanwhile.
+        fcntl(&writer, FcntlArg::F_SETFD(FdFlag::empty())).context("creating a pipe")?;
+        let mut command = Command::new(&program);
+        command.args(running::arguments(name, iface)).arg("--attached").arg(&root);
+        command.arg("--ready-fd").arg(writer.as_raw_fd().to_string());
+        if options.busy_poll {
+            command.arg("--busy-poll");
+        }
+        if let Some(cpu) = options.cpu {
+            command.arg("--cpu").arg(cpu.to_string());
+        }
+        if std::env::var_os("NETMAP_ROOT").is_some_and(|root| !root.is_empty()) {
+            command.env("NETMAP_ROOT", root);
+        }
+        // Keeps no directory busy for as long as it runs.
+        command.current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(words.try_clone().context("making room for the bridge's words")?);
+        command.process_group(0);
+        let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
+        Ok(Starting { child, ready, words })
+    }
+
+    fn wait(&mut self, signals: &Signals, timeout: Duration) -> anyhow::Result<Waited> {
+        if !wait(self.ready.as_fd(), signals, Instant::now() + timeout)? {
+            return Ok(if signals.stopped() { Waited::Interrupted } else { Waited::TimeOut });
+        }
+        // One write of a few bytes: it comes at once, or not at all.
+        let count = self.ready.read(&mut [0; 16]).context("reading from the bridge")?;
+        Ok(if count > 0 { Waited::Ready } else { Waited::Ended })
+    }
+
+    /// Ends a bridge that did not come up.
+    fn end(&mut self) -> anyhow::Result<()> {
+        // It may be on its way out already: an error then, and none that matters.
+        let _ = self.child.kill();
+        self.child.wait().context("waiting for the bridge")?;
+        Ok(())
+    }
+
+    /// What it said itself, without its name in front.
+    fn said(&mut self) -> String {
+        let mut said = Vec::new();
+        let read =
+            self.words.rewind().and_then(|()| (&self.words).take(WORDS).read_to_end(&mut said));
+        let said = String::from_utf8_lossy(&said);
+        let said = said.trim();
+        if read.is_err() || said.is_empty() {
+            return "its bridge ended at once and said nothing".to_owned();
+        }
+        said.strip_prefix(&format!("{PROGRAM}: error: ")).unwrap_or(said).to_owned()
+    }
 }
 
 /// Beside this executable, as `cargo build` and packages put it; otherwise in PATH.
-fn find() -> anyhow::Result<PathBuf> {
+fn find_program() -> anyhow::Result<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(PROGRAM)));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|dir| dir.join(PROGRAM));
-    beside.into_iter().chain(in_path).find(|file| file.is_file()).ok_or_else(|| {
+    beside.into_iter().chain(in_path).find(|file: &PathBuf| Path::is_file(file)).ok_or_else(|| {
         anyhow!("{PROGRAM}, which attach runs, is neither beside vale-ctl nor in PATH: install it")
     })
-}
-
-fn spawn(
-    notify: &mut Notify,
-    program: &Path,
-    log: &Path,
-    name: &Target,
-    iface: &str,
-    options: &BridgeOptions,
-) -> anyhow::Result<Child> {
-    notify.wake_on(&[signal_hook::consts::SIGCHLD])?;
-    let file = create_log(log)?;
-    let mut command = Command::new(program);
-    command.arg("-i").arg(name.to_string()).arg("-i").arg(format!("tap:{iface}"));
-    if options.busy_poll {
-        command.arg("--busy-poll");
-    }
-    if let Some(cpu) = options.cpu {
-        command.arg("--cpu").arg(cpu.to_string());
-    }
-    // Keeps no directory busy for as long as it runs.
-    command.current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
-    command.process_group(0);
-    if std::env::var_os("NETMAP_ROOT").is_some_and(|root| !root.is_empty()) {
-        // The directory changes, hence a relative root would mean another one.
-        let root = std::path::absolute(control::root()).context("finding the root's path")?;
-        command.env("NETMAP_ROOT", root);
-    }
-    command.spawn().with_context(|| format!("starting {}", program.display()))
-}
-
-/// Beside the switches, under a name that cannot be a switch's.
-fn log_path(name: &Target) -> PathBuf {
-    control::root().join(format!("{PROGRAM}.{name}.log"))
-}
-
-/// A fresh file: `create_new` neither follows a link nor writes into somebody else's file that
-/// waits under the name in a shared root.
-fn create_log(log: &Path) -> anyhow::Result<File> {
-    let context = || format!("creating {}", log.display());
-    if let Some(root) = log.parent() {
-        let mut dir = std::fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(&mut dir, 0o700);
-        dir.recursive(true).create(root).with_context(context)?;
-    }
-    remove_log(log)?;
-    File::options().write(true).create_new(true).mode(0o600).open(log).with_context(context)
-}
-
-fn remove_log(log: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_file(log) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", log.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What the bridge itself said, without its name in front.
-fn failure(log: &Path, name: &Target) -> String {
-    let said = std::fs::read_to_string(log).unwrap_or_default();
-    let said = said.trim();
-    if said.is_empty() {
-        return format!("The bridge for {name} ended at once and said nothing");
-    }
-    let prefix = format!("{PROGRAM}: error: ");
-    format!("attaching {name}: {}", said.strip_prefix(&prefix).unwrap_or(said))
-}
-
-/// Ends a bridge that did not come up.
-fn end(child: &mut Child) -> anyhow::Result<()> {
-    if child.try_wait().context("waiting for the bridge")?.is_none() {
-        child.kill().context("ending the bridge")?;
-        child.wait().context("waiting for the bridge")?;
-    }
-    Ok(())
-}
-
-fn terminate(pid: u32) -> anyhow::Result<()> {
-    let raw = i32::try_from(pid).ok().filter(|&pid| pid > 0);
-    let raw = raw.ok_or_else(|| anyhow!("{pid} is not the id of a process"))?;
-    match kill(Pid::from_raw(raw), Signal::SIGTERM) {
-        Ok(()) | Err(Errno::ESRCH) => Ok(()), // gone by itself is as good
-        Err(error) => Err(error).with_context(|| format!("ending the bridge (process {pid})")),
-    }
 }

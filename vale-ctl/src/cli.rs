@@ -52,7 +52,7 @@ Exit status:
   0    done, also when top or watch were ended by SIGINT or SIGTERM
   1    failed
   2    the command line makes no sense
-  3    a switch or port that was asked about does not exist
+  3    a switch or port that was named does not exist, or is not attached
   130, 143  third SIGINT, SIGTERM, each a second after the one before: ended at once
 
 Environment:

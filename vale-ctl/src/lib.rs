@@ -28,7 +28,7 @@ use nm_cli::exit::{self, Outcome};
 
 use crate::cli::{Cli, Command, List};
 use crate::output::Out;
-use crate::select::Missing;
+use crate::select::NotThere;
 
 /// Name in messages.
 const TOOL: &str = "vale-ctl";
@@ -43,12 +43,18 @@ pub fn main() -> ExitCode {
     }
     let cli = parse();
     exit::run(TOOL, || match run(&cli) {
-        Err(error) if error.downcast_ref::<Missing>().is_some() => {
+        Err(error) if is_not_there(&error) => {
             nm_cli::say!("{TOOL}: {error:#}");
             Ok(Outcome::ConditionNotMet)
         }
         other => other,
     })
+}
+
+/// Whether what was named does not exist: the library says so in its own words.
+fn is_not_there(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<NotThere>().is_some()
+        || matches!(error.downcast_ref(), Some(netmap::Error::NotFound { .. }))
 }
 
 /// Ends the process on a usage error or when help was asked for, as clap does.

@@ -1,5 +1,5 @@
 //! Waiting until something may have changed: a file of a switch that came or went (inotify(7)), a
-//! signal, a child that ended, or a time that passed.
+//! signal, or a time that passed.
 //!
 //! Invariant: a wake-up says only "look again". What changes inside the shared files (a learnt
 //! address, a port that died and was reaped by nobody yet) makes no event, hence every wait has a
@@ -8,7 +8,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use netmap::control;
@@ -97,27 +97,6 @@ impl Notify {
         if let Some(mut wake) = self.extra.as_ref() {
             let mut bytes = [0; 64];
             while std::io::Read::read(&mut wake, &mut bytes).is_ok_and(|n| n == bytes.len()) {}
-        }
-    }
-
-    /// Looks until `look` has an answer, the time is over (`None`) or a signal asks to stop (`None`
-    /// too). `look` is asked again at every event, and every 50 ms for what makes none.
-    pub fn until<T>(
-        &self,
-        timeout: Duration,
-        mut look: impl FnMut() -> anyhow::Result<Option<T>>,
-    ) -> anyhow::Result<Option<T>> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            self.watch_root();
-            if let Some(answer) = look()? {
-                return Ok(Some(answer));
-            }
-            let now = Instant::now();
-            if now >= deadline || self.signals.stopped() {
-                return Ok(None);
-            }
-            self.wait_until(deadline.min(now + Duration::from_millis(50)));
         }
     }
 }

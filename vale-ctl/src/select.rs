@@ -20,17 +20,29 @@ pub struct Picked {
     pub whole: bool,
 }
 
-/// Something that was asked about does not exist.
+/// What was named is not as the command needs it.
 #[derive(Debug)]
-pub struct Missing(pub Target);
+pub enum NotThere {
+    /// It does not exist.
+    Missing(Target),
+    /// It exists, and no bridge has it open.
+    NotAttached(Target),
+}
 
-impl fmt::Display for Missing {
+impl fmt::Display for NotThere {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "There is no {} in {}", self.0, control::root().display())
+        match self {
+            NotThere::Missing(name) => {
+                write!(f, "There is no {name} in {}", control::root().display())
+            }
+            NotThere::NotAttached(name) => {
+                write!(f, "{name} is not attached: nobody has it open")
+            }
+        }
     }
 }
 
-impl std::error::Error for Missing {}
+impl std::error::Error for NotThere {}
 
 /// All switches that can be looked at.
 pub fn all() -> anyhow::Result<Vec<SwitchInfo>> {
@@ -67,7 +79,7 @@ pub fn named_of_seen(names: &[Target]) -> anyhow::Result<(Vec<Picked>, bool)> {
     let (switches, hidden) = seen()?;
     for target in names {
         if !switches.iter().any(|info| contains(info, target)) {
-            return Err(Missing(target.clone()).into());
+            return Err(NotThere::Missing(target.clone()).into());
         }
     }
     Ok((pick(switches, names), hidden))
@@ -81,7 +93,7 @@ pub fn present(names: &[Target]) -> anyhow::Result<Vec<Picked>> {
 /// One switch.
 pub fn switch(name: &Target) -> anyhow::Result<SwitchInfo> {
     let found = all()?.into_iter().find(|info| info.name == name.switch);
-    found.ok_or_else(|| Missing(name.clone()).into())
+    found.ok_or_else(|| NotThere::Missing(name.clone()).into())
 }
 
 /// One port, if it is there.

@@ -45,11 +45,11 @@ impl Beside {
     }
 }
 
-/// Logs of bridges in the root.
-fn logs() -> Vec<PathBuf> {
-    let root = netmap::control::root();
-    let files = fs::read_dir(root).expect("the root").map(|entry| entry.expect("a file").path());
-    files.filter(|file| file.extension().is_some_and(|ext| ext == "log")).collect()
+/// What bridges leave in the root.
+fn left() -> Vec<PathBuf> {
+    let Ok(root) = fs::read_dir(netmap::control::root()) else { return Vec::new() };
+    let files = root.map(|entry| entry.expect("a file").path());
+    files.filter(|file| file.to_string_lossy().contains("nm-bridge")).collect()
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn attach_reports_what_the_bridge_says() {
             (code, said.as_str()),
             (1, "vale-ctl: error: attaching valeA:tap0: no tap today\n")
         );
-        assert!(logs().is_empty(), "the log of a failed attach is left");
+        assert!(left().is_empty(), "a failed attach leaves a file");
 
         let (code, said) = Beside::new(Some("exit 1")).attach(&[]);
         assert!(code == 1 && said.contains("said nothing"), "{said}");
@@ -76,7 +76,7 @@ fn attach_gives_up_on_a_bridge_that_never_comes_and_ends_it() {
         assert!(code == 1 && said.contains("not ready within 1s"), "{said}");
         let pid = fs::read_to_string(netmap::control::root().join("pid")).expect("it ran");
         assert!(!Path::new("/proc").join(pid.trim()).exists(), "it still runs");
-        assert!(logs().is_empty());
+        assert!(left().is_empty());
     });
 }
 
@@ -100,8 +100,12 @@ fn attach_and_detach_refuse_what_is_not_theirs() {
         assert!(complaint(&["attach", "valeA:x"], 1).contains("busy"));
         assert!(complaint(&["attach", "valeA:x", "--may-exist"], 1).contains(&me));
         let refused = complaint(&["detach", "valeA:x"], 1);
-        assert!(refused.contains(&me) && refused.contains("not by a bridge"), "{refused}");
-        assert!(complaint(&["detach", "valeA:y"], 1).contains("There is no valeA:y"));
+        assert!(
+            refused.contains(&me)
+                && refused.contains("not by a bridge that `vale-ctl attach` started"),
+            "{refused}"
+        );
+        assert!(complaint(&["detach", "valeA:y"], 3).contains("There is no valeA:y"));
         vale_ctl(&["detach", "valeA:y", "--if-exists"]).assert().success();
         assert!(complaint(&["attach", "valeA"], 2).contains("interface"));
         let long = "valeA:a_name_that_is_too_long";
@@ -121,6 +125,17 @@ fn build_bridge() {
     assert!(bin.is_file(), "{} is missing", bin.display());
 }
 
+/// The name of a tap for a test, and the bridge to attach it; none where there can be no tap.
+fn tap(test: &str) -> Option<String> {
+    let iface = format!("nmvc{}", std::process::id());
+    if let Err(why) = Port::open(&format!("tap:{iface}")) {
+        skip(test, &format!("no tap can be opened here ({why})"));
+        return None;
+    }
+    build_bridge();
+    Some(iface)
+}
+
 /// A bridge that a failing test would leave running.
 struct Attached<'a>(&'a str);
 
@@ -135,12 +150,7 @@ impl Drop for Attached<'_> {
 fn attached_tap_is_bridged_until_detach() {
     const NAME: &str = "attached_tap_is_bridged_until_detach";
     in_own_root(NAME, || {
-        let iface = format!("nmvc{}", std::process::id());
-        if let Err(why) = Port::open(&format!("tap:{iface}")) {
-            skip(NAME, &format!("no tap can be opened here ({why})"));
-            return;
-        }
-        build_bridge();
+        let Some(iface) = tap(NAME) else { return };
         let name = format!("valeA:{iface}");
         let name = name.as_str();
         let _guard = Attached(name);
@@ -153,7 +163,7 @@ fn attached_tap_is_bridged_until_detach() {
         assert_eq!(users[0]["command"], "nm-bridge");
         let net = Path::new("/sys/class/net").join(&iface);
         assert!(net.exists(), "the interface is not there");
-        assert_eq!(logs().len(), 1);
+        assert!(left().is_empty());
 
         assert!(complaint(&["-h", name], 1).contains("busy"));
         assert_eq!(json(&["attach", name, "--may-exist"])[name]["action"], "unchanged");
@@ -168,7 +178,135 @@ fn attached_tap_is_bridged_until_detach() {
         vale_ctl(&["detach", name]).assert().success();
         assert_eq!(text(&["list"]), "", "the port is left");
         assert!(!net.exists(), "the interface is left");
-        assert!(logs().is_empty(), "the log is left");
-        assert!(complaint(&["-d", name], 1).contains("There is no"));
+        assert!(left().is_empty(), "a file is left");
+        assert!(complaint(&["-d", name], 3).contains("There is no"));
+    });
+}
+
+#[test]
+fn attach_to_a_tap_that_is_busy_or_none_fails_each_time() {
+    const NAME: &str = "attach_to_a_tap_that_is_busy_or_none_fails_each_time";
+    in_own_root(NAME, || {
+        let Some(iface) = tap(NAME) else { return };
+        let holder = Port::open(&format!("tap:{iface}")).expect("it could be opened before");
+        let name = format!("valeA:{iface}");
+        // The port of the switch opens, and then the tap does not.
+        for _ in 0..20 {
+            let said = complaint(&["attach", &name], 1);
+            assert!(said.contains(&iface) && said.contains("attaching"), "{said}");
+            assert_eq!(text(&["list"]), "", "a port is left");
+        }
+        drop(holder);
+        let said = complaint(&["attach", "valeA:lo"], 1);
+        assert!(said.contains("attaching valeA:lo") && said.contains("tap:lo"), "{said}");
+        vale_ctl(&["attach", &name]).assert().success();
+        vale_ctl(&["detach", &name]).assert().success();
+    });
+}
+
+/// Has its own name in `ps`, and nothing to do with any switch.
+struct Innocent(std::process::Child);
+
+impl Innocent {
+    fn start() -> Innocent {
+        Innocent(Command::new("sleep").arg("1000").spawn().expect("sleep starts"))
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.0.try_wait().expect("our child").is_none()
+    }
+}
+
+impl Drop for Innocent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a hostile peer does: puts another process in the place of a user, in every word that names it.
+fn forge(switch: &str, from: u32, to: u32) {
+    use std::os::unix::fs::FileExt;
+    let path = netmap::control::root().join(switch).join("switch");
+    let file = fs::File::options().read(true).write(true).open(path).expect("a peer may");
+    let mut bytes = vec![0; file.metadata().expect("a file").len() as usize];
+    file.read_exact_at(&mut bytes, 0).expect("read");
+    let mut forged = 0;
+    for at in (0..bytes.len() - 3).step_by(4) {
+        if bytes[at..at + 4] == from.to_le_bytes() {
+            file.write_all_at(&to.to_le_bytes(), at as u64).expect("written");
+            forged += 1;
+        }
+    }
+    assert!(forged > 0, "nothing names process {from}");
+}
+
+#[test]
+fn detach_and_poll_signal_no_process_that_a_peer_names() {
+    const NAME: &str = "detach_and_poll_signal_no_process_that_a_peer_names";
+    in_own_root(NAME, || {
+        let mut innocent = Innocent::start();
+        // Without a bridge: refused.
+        let _port = Port::open("valeB:x").expect("opened");
+        forge("valeB", std::process::id(), innocent.0.id());
+        vale_ctl(&["detach", "valeB:x"]).assert().failure();
+        vale_ctl(&["poll", "start", "valeB:x"]).assert().failure();
+        assert!(innocent.is_alive());
+        // With one: it is found all the same.
+        let Some(iface) = tap(NAME) else { return };
+        let name = format!("valeA:{iface}");
+        let _guard = Attached(&name);
+        let pid = json(&["attach", &name])[&name]["pid"].as_u64().expect("a number");
+        forge("valeA", pid as u32, innocent.0.id());
+        vale_ctl(&["detach", &name]).assert().success();
+        assert!(innocent.is_alive());
+        assert!(!Path::new(&format!("/proc/{pid}/exe")).exists(), "the bridge still runs");
+        assert!(!Path::new("/sys/class/net").join(&iface).exists(), "the tap is left");
+    });
+}
+
+#[test]
+fn detach_ends_no_bridge_that_attach_did_not_start() {
+    const NAME: &str = "detach_ends_no_bridge_that_attach_did_not_start";
+    in_own_root(NAME, || {
+        build_bridge();
+        let bin = Path::new(env!("CARGO_BIN_EXE_vale-ctl")).with_file_name("nm-bridge");
+        let mut bridge = Command::new(bin)
+            .args(["-i", "valeA:x", "-i", "null:", "--json", "--interval", "1h"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("nm-bridge starts");
+        let mut line = String::new();
+        let stdout = bridge.stdout.take().expect("piped");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("text");
+        let mut bridge = Innocent(bridge);
+        assert!(complaint(&["detach", "valeA:x"], 1).contains("nm-bridge"));
+        assert!(bridge.is_alive());
+    });
+}
+
+#[test]
+fn what_peers_put_in_the_root_neither_stops_nor_misleads_attach() {
+    const NAME: &str = "what_peers_put_in_the_root_neither_stops_nor_misleads_attach";
+    in_own_root(NAME, || {
+        let Some(iface) = tap(NAME) else { return };
+        let name = format!("valeA:{iface}");
+        let _guard = Attached(&name);
+        // Where the log of the bridge once was: a pipe that nobody reads, a link, a huge file.
+        let log = netmap::control::root().join(format!("nm-bridge.{name}.log"));
+        let target = tempfile::NamedTempFile::new().expect("a file");
+        type Trap<'a> = &'a dyn Fn();
+        let traps: [Trap<'_>; 3] = [
+            &|| nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).expect("made"),
+            &|| std::os::unix::fs::symlink(target.path(), &log).expect("made"),
+            &|| fs::File::create(&log).and_then(|f| f.set_len(3 << 30)).expect("made"),
+        ];
+        for trap in traps {
+            trap();
+            vale_ctl(&["attach", &name]).assert().success();
+            vale_ctl(&["detach", &name]).assert().success();
+            fs::remove_file(&log).expect("untouched");
+        }
+        assert_eq!(fs::metadata(target.path()).expect("kept").len(), 0);
     });
 }

@@ -29,7 +29,7 @@ fn n_creates_g_shows_r_deletes() {
         assert_eq!(json(&["-g", "valeA:p"])["valeA:p"]["persistent"], true);
         vale_ctl(&["-r", "valeA:p"]).assert().success();
         assert!(complaint(&["-g", "valeA:p"], 3).contains("valeA:p"));
-        assert!(complaint(&["-r", "valeA:p"], 1).contains("valeA:p"));
+        assert!(complaint(&["-r", "valeA:p"], 3).contains("valeA:p"));
     });
 }
 

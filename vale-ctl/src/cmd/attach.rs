@@ -2,31 +2,30 @@
 
 use netmap::Error;
 use nm_cli::exit::UsageError;
+use nm_cli::signal::Signals;
 use serde_json::json;
 
 use crate::bridge;
 use crate::cli::Attach;
 use crate::cmd::list;
 use crate::json;
-use crate::notify::Notify;
 use crate::output::{Did, Out};
 use crate::select;
 
 /// Runs the command. `--host` asks for what a tap is anyway: the other end is the host stack.
 pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
     bridge::interface(&args.name).map_err(UsageError::new)?;
+    if args.may_exist && !bridge::find(&args.name)?.is_empty() {
+        return Ok(out.done(&args.name, Did::Nothing, args.change.dry_run)?);
+    }
     if let Some(port) = select::port(&args.name)?.filter(|port| !port.users.is_empty()) {
-        if args.may_exist && bridge::bridges(&args.name, &port).is_ok() {
-            return Ok(out.done(&args.name, Did::Nothing, args.change.dry_run)?);
-        }
         let why = format!("attached or open already, by {}", list::users(&port));
         return Err(Error::Busy { name: args.name.to_string(), why }.into());
     }
     if args.change.dry_run {
         return Ok(out.done(&args.name, Did::Attach, true)?);
     }
-    let mut notify = Notify::new()?;
-    let pid = bridge::start(&mut notify, &args.name, &args.bridge, args.timeout)?;
+    let pid = bridge::start(&Signals::install()?, &args.name, &args.bridge, args.timeout)?;
     if out.json {
         let value = json!({ "action": "attached", "dry_run": false, "pid": pid });
         out.object(&json::keyed([(args.name.to_string(), value)]))?;

@@ -1,30 +1,41 @@
 //! `detach`: ends the bridge that `attach` left running.
 
-use netmap::Error;
+use anyhow::bail;
 use nm_cli::exit::UsageError;
+use nm_cli::signal::Signals;
 
 use crate::bridge;
-use crate::cli::Detach;
-use crate::notify::Notify;
+use crate::cli::{Detach, Target};
+use crate::cmd::list;
 use crate::output::{Did, Out};
-use crate::select;
+use crate::select::{self, NotThere};
 
 /// Runs the command.
 pub fn run(out: &mut Out, args: &Detach) -> anyhow::Result<()> {
     bridge::interface(&args.name).map_err(UsageError::new)?;
     let dry_run = args.change.dry_run;
-    let port = match select::port(&args.name)? {
-        Some(port) if !port.users.is_empty() => port,
-        _ if args.if_exists => return Ok(out.done(&args.name, Did::Nothing, dry_run)?),
-        Some(port) => return bridge::bridges(&args.name, &port).map(drop),
-        None => {
-            return Err(Error::NotFound { name: args.name.to_string() }.into());
-        }
-    };
-    if dry_run {
-        bridge::bridges(&args.name, &port)?;
+    let attached = if dry_run {
+        !bridge::find(&args.name)?.is_empty()
     } else {
-        bridge::stop(&Notify::new()?, &args.name, &port, args.timeout)?;
+        bridge::stop(&Signals::install()?, &args.name, args.timeout)?
+    };
+    if !attached {
+        not_attached(&args.name, args.if_exists)?;
     }
-    Ok(out.done(&args.name, Did::Detach, dry_run)?)
+    let did = if attached { Did::Detach } else { Did::Nothing };
+    Ok(out.done(&args.name, did, dry_run)?)
+}
+
+/// Why there is no bridge to end: an error, unless that is fine and nobody else has the port open.
+pub fn not_attached(name: &Target, fine: bool) -> anyhow::Result<()> {
+    match select::port(name)? {
+        Some(port) if !port.users.is_empty() => bail!(
+            "{name} is open, but not by a bridge that `vale-ctl attach` started: by its own account \
+             its user is {}",
+            list::users(&port)
+        ),
+        _ if fine => Ok(()),
+        Some(_) => Err(NotThere::NotAttached(name.clone()).into()),
+        None => Err(NotThere::Missing(name.clone()).into()),
+    }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::{Fdb, Target};
 use crate::json;
 use crate::output::Out;
-use crate::select::{self, Missing, Picked};
+use crate::select::{self, NotThere, Picked};
 use crate::table::{Align, Table};
 
 /// Runs the command.
@@ -80,7 +80,7 @@ fn flush(out: &mut Out, name: &Target, mac: Option<[u8; 6]>, dry_run: bool) -> a
     } else {
         let switch = Switch::open(&name.switch);
         match switch.and_then(|switch| switch.fdb_flush(name.port.as_deref(), mac)) {
-            Err(Error::NotFound { .. }) => return Err(Missing(name.clone()).into()),
+            Err(Error::NotFound { .. }) => return Err(NotThere::Missing(name.clone()).into()),
             other => other.with_context(|| format!("flushing the addresses of {name}"))?,
         }
     };

@@ -3,14 +3,13 @@
 //! port is away for a moment; its learnt addresses go with it and come back with the next frames.
 
 use anyhow::Context;
-use netmap::Error;
 use nm_cli::exit::UsageError;
+use nm_cli::signal::Signals;
 
 use crate::bridge;
 use crate::cli::{BridgeOptions, Poll, Target};
-use crate::notify::Notify;
+use crate::cmd::detach;
 use crate::output::{Did, Out};
-use crate::select;
 
 /// Runs the command.
 pub fn run(out: &mut Out, args: &Poll) -> anyhow::Result<()> {
@@ -21,10 +20,11 @@ pub fn run(out: &mut Out, args: &Poll) -> anyhow::Result<()> {
         Poll::Stop { name, timeout } => (name, BridgeOptions::default(), *timeout),
     };
     bridge::interface(name).map_err(UsageError::new)?;
-    let port = select::port(name)?.ok_or_else(|| Error::NotFound { name: name.to_string() })?;
-    let mut notify = Notify::new()?;
-    bridge::stop(&notify, name, &port, timeout)?;
-    bridge::start(&mut notify, name, &options, timeout)
+    let signals = Signals::install()?;
+    if !bridge::stop(&signals, name, timeout)? {
+        detach::not_attached(name, false)?;
+    }
+    bridge::start(&signals, name, &options, timeout)
         .with_context(|| format!("{name} is detached now, and could not be attached again"))?;
     Ok(out.done(name, Did::Set, false)?)
 }

@@ -15,7 +15,7 @@ use crate::cli::{self, Age, OnOff, Set, Target};
 use crate::cmd::list;
 use crate::json;
 use crate::output::{Did, Out};
-use crate::select;
+use crate::select::{self, NotThere};
 
 /// One change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ fn whole(name: &Target) -> anyhow::Result<()> {
 
 fn apply(name: &Target, settings: &[Setting]) -> anyhow::Result<()> {
     let switch = match Switch::open(&name.switch) {
-        Err(Error::NotFound { .. }) => return Err(select::Missing(name.clone()).into()),
+        Err(Error::NotFound { .. }) => return Err(NotThere::Missing(name.clone()).into()),
         other => other.with_context(|| format!("opening {name}"))?,
     };
     for setting in settings {

@@ -1,0 +1,124 @@
+//! Which process is the bridge of an attached port.
+//!
+//! Invariant: a process is signalled only if the kernel shows it to be such a bridge, by the command
+//! line with which `attach` started it, and only through a descriptor of that very process. What
+//! the shared files say about a port's users is no evidence: whoever is on the switch writes them, and
+//! could name any process of ours there. A program that gives itself such a command line fools
+//! nobody but itself.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::Context;
+use netmap::control;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::{PROGRAM, interface};
+use crate::cli::Target;
+
+/// A bridge, held so that its number cannot become another process's.
+#[derive(Debug)]
+pub struct Running {
+    pid: Pid,
+    fd: OwnedFd,
+}
+
+/// The first arguments of a bridge.
+pub fn arguments(name: &Target, iface: &str) -> [String; 4] {
+    ["-i".to_owned(), name.to_string(), "-i".to_owned(), format!("tap:{iface}")]
+}
+
+/// The bridges of a port in the root that this process uses.
+pub fn find(name: &Target) -> anyhow::Result<Vec<Running>> {
+    let (Ok(iface), Ok(root)) = (interface(name), control::root().metadata()) else {
+        return Ok(Vec::new());
+    };
+    let ours = |pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        is_bridge(&line, &arguments(name, iface), (root.dev(), root.ino()))
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").context("looking for the bridge")? {
+        let file = entry.context("looking for the bridge")?.file_name();
+        let Some(pid) = file.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
+        else {
+            continue;
+        };
+        if !ours(pid.as_raw_pid()) {
+            continue;
+        }
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            // Again: between the two, the number may have become another process's.
+            Ok(fd) if ours(pid.as_raw_pid()) => found.push(Running { pid, fd }),
+            Ok(_) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error).context("looking at the bridge"),
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a command line is that of a bridge with these first arguments, in the root with this
+/// device and number.
+fn is_bridge(line: &[u8], first: &[String], root: (u64, u64)) -> bool {
+    let mut words = line.split(|&byte| byte == 0);
+    let program = words.next().unwrap_or_default();
+    if Path::new(OsStr::from_bytes(program)).file_name() != Some(OsStr::new(PROGRAM)) {
+        return false;
+    }
+    first.iter().all(|word| words.next() == Some(word.as_bytes()))
+        && words.next() == Some(b"--attached")
+        && words.next().is_some_and(|dir| {
+            let there = Path::new(OsStr::from_bytes(dir)).metadata();
+            there.is_ok_and(|dir| (dir.dev(), dir.ino()) == root)
+        })
+}
+
+impl Running {
+    /// Its number, for messages.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_pid()
+    }
+
+    /// Readable once it has ended.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        match pidfd_send_signal(&self.fd, Signal::TERM) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()), // gone by itself is as good
+            Err(error) => {
+                Err(error).with_context(|| format!("ending the bridge (process {})", self.pid()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_line_that_attach_gives_is_a_bridges() {
+        let first = ["-i", "valeA:t0", "-i", "tap:t0"].map(str::to_owned);
+        let shm = Path::new("/dev/shm").metadata().expect("a directory");
+        let root = (shm.dev(), shm.ino());
+        let is = |line: &str| is_bridge(line.replace(' ', "\0").as_bytes(), &first, root);
+        assert!(is("/usr/bin/nm-bridge -i valeA:t0 -i tap:t0 --attached /dev/shm --ready-fd 5 "));
+        for other in [
+            "",
+            "nm-bridge",
+            "nm-bridge -i valeA:t0 -i tap:t0",
+            "nm-bridge -i valeA:t0 -i tap:t0 --attached /tmp",
+            "nm-bridge -i valeA:t1 -i tap:t1 --attached /dev/shm",
+            "vi nm-bridge -i valeA:t0 -i tap:t0 --attached /dev/shm",
+        ] {
+            assert!(!is(other), "{other}");
+        }
+    }
+}
