@@ -36,6 +36,32 @@ pub fn root_dir(make: bool) -> Result<Option<Dir>> {
     Ok(root.map(|root| root.dir().clone()))
 }
 
+/// What a user should know about the root, a sentence each: it is on a disk; other users have roots, with
+/// switches that may have the same names.
+#[must_use]
+pub fn root_notes() -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Ok(Some(root)) = Root::existing()
+        && !root.is_in_memory()
+    {
+        notes.push(format!(
+            "{} is not on a tmpfs: packets are written to its disk over and over; set NETMAP_ROOT to a \
+             directory below /dev/shm",
+            root.dir().path().display()
+        ));
+    }
+    let others: Vec<String> = Root::others().iter().map(|p| p.display().to_string()).collect();
+    if !others.is_empty() {
+        notes.push(format!(
+            "switches of this user are in {}; another user has others, which may have the same names, in \
+             {} (NETMAP_ROOT can name a common place)",
+            root().display(),
+            others.join(", ")
+        ));
+    }
+    notes
+}
+
 /// A switch as it is now.
 #[derive(Clone, Debug)]
 pub struct SwitchInfo {

@@ -328,3 +328,24 @@ fn switches_that_are_being_made_are_not_taken_for_half_made_ones() {
         });
     });
 }
+
+#[test]
+fn root_on_a_disk_and_roots_of_other_users_are_told() {
+    in_own_root("root_on_a_disk_and_roots_of_other_users_are_told", |root| {
+        drop(Port::open("valeA:x").unwrap());
+        assert_eq!(control::root_notes(), [""; 0], "a tmpfs, and a root that was chosen");
+        let beside = root.parent().unwrap();
+        for name in ["netmap-1", "netmap-2", "netmap-x"] {
+            fs::create_dir(beside.join(name)).unwrap();
+        }
+        // SAFETY: this process has no other thread that reads the environment.
+        unsafe { std::env::set_var("NETMAP_ROOT", beside.join("netmap-1")) };
+        let notes = control::root_notes();
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].contains("/netmap-2 ") && !notes[0].contains("netmap-x"), "{notes:?}");
+        // SAFETY: as above.
+        unsafe { std::env::set_var("NETMAP_ROOT", "/sys") };
+        let notes = control::root_notes();
+        assert!(notes[0].contains("/sys is not on a tmpfs"), "{notes:?}");
+    });
+}

@@ -13,7 +13,7 @@
 //! below it is reached through that descriptor (lib: dir), so nothing escapes it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::dir::Dir;
@@ -126,6 +126,35 @@ impl Root {
     /// Takes the root's lock.
     pub fn lock(&self) -> Result<RootLock> {
         RootLock::acquire(&self.dir)
+    }
+
+    /// Default roots of other users beside a default root: switches of the same names may be there.
+    pub fn others() -> Vec<PathBuf> {
+        let path = Self::locate();
+        let user = |path: &Path| -> Option<u32> {
+            path.file_name()?.to_str()?.strip_prefix("netmap-")?.parse().ok()
+        };
+        if user(&path).is_none() {
+            return Vec::new();
+        }
+        let beside = path.parent().and_then(|parent| parent.read_dir().ok());
+        let mut others: Vec<PathBuf> = beside
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|other| *other != path && user(other).is_some() && other.is_dir())
+            .collect();
+        others.sort();
+        others
+    }
+
+    /// Whether its files are only in memory. On a disk everything works, but the kernel writes
+    /// packets back to it without end.
+    pub fn is_in_memory(&self) -> bool {
+        use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC};
+        const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+        let kind = nix::sys::statfs::fstatfs(&self.dir).map(|fs| fs.filesystem_type());
+        kind.is_ok_and(|kind| [TMPFS_MAGIC, HUGETLBFS_MAGIC, RAMFS_MAGIC].contains(&kind))
     }
 
     /// Takes the root's lock if it is free now.
