@@ -5,7 +5,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -13,7 +12,15 @@ use nm_cli::args::OutputArgs;
 use nm_cli::cpulist::CpuList;
 use nm_cli::duration;
 use nm_cli::exit;
-use nm_cli::mac::Mac;
+
+// By path, for those who include this file by its own.
+#[path = "cli/qemu.rs"]
+mod qemu;
+#[path = "cli/values.rs"]
+mod values;
+
+pub use qemu::argv;
+pub use values::{Device, MemorySize, Netdev, SerialTo};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,7 +47,7 @@ QEMU's spelling:
 /// with the guest's result and the machine's counters in it, and other lines go to stderr. Exits,
 /// kicks and interrupts are counted; --stats prints the counters of a running machine.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "e1000pv-vmm", version, after_help = EXAMPLES,
+#[command(name = "e1000pv-vmm", version, args_override_self = true, after_help = EXAMPLES,
           after_long_help = format!("{EXAMPLES}\n\n{QEMU}\n\n{}", exit::HELP))]
 pub struct Cli {
     /// The machine's name, for --stats and for the default MAC addresses [default: vm-PID].
@@ -84,6 +91,10 @@ pub struct Cli {
     /// Print the counters of the running machine NAME, and end; exit code 3 if there is none.
     #[arg(long, value_name = "NAME", value_parser = name)]
     pub stats: Option<String>,
+
+    /// Print the running machines, and end.
+    #[arg(long, conflicts_with = "stats")]
+    pub list: bool,
 
     /// Boot this PVH ELF image instead of the bench guest.
     #[arg(long, value_name = "FILE", help_heading = "Guest")]
@@ -237,45 +248,6 @@ pub enum Ram {
     Anonymous,
 }
 
-/// Where the serial port leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SerialTo {
-    /// stdin and stdout.
-    Stdio,
-    /// Nowhere.
-    Null,
-    /// A file.
-    File(PathBuf),
-}
-
-/// Bytes of guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemorySize(pub u64);
-
-/// `--netdev`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Netdev {
-    /// Its name for `--device`.
-    pub id: Option<String>,
-    /// The port.
-    pub port: String,
-}
-
-/// `--device`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Device {
-    /// The id of its port.
-    pub netdev: Option<String>,
-    /// Its address.
-    pub mac: Option<Mac>,
-    /// `--csb` for this NIC.
-    pub csb: Option<bool>,
-    /// `--moderation` for this NIC.
-    pub moderation: Option<bool>,
-    /// Not a NIC but QEMU's exit port, which is always there.
-    pub exit_port: bool,
-}
-
 impl Switch {
     /// As a truth value.
     pub fn on(self) -> bool {
@@ -303,194 +275,6 @@ fn ring(text: &str) -> Result<u32, String> {
         Ok(n) if (8..=4096).contains(&n) && n % 8 == 0 => Ok(n),
         _ => Err("a ring has 8 to 4096 descriptors, a multiple of 8".to_string()),
     }
-}
-
-fn on_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" | "true" | "yes" => Ok(true),
-        "off" | "false" | "no" => Ok(false),
-        _ => Err(format!("{text:?} is neither on nor off")),
-    }
-}
-
-impl FromStr for MemorySize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<MemorySize, String> {
-        let text = text.trim();
-        let text = text.strip_suffix("iB").or_else(|| text.strip_suffix('B')).unwrap_or(text);
-        let (digits, shift) = match text.as_bytes().last() {
-            Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
-            Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
-            Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
-            _ => (text, 20),
-        };
-        let number: u64 =
-            digits.parse().map_err(|_| "not a size; write it as 64M or 1G".to_string())?;
-        let bytes = number.checked_mul(1 << shift).ok_or("too large")?;
-        if !(8 << 20..=3 << 30).contains(&bytes) {
-            return Err("a machine has 8M to 3G of memory".to_string());
-        }
-        if !bytes.is_multiple_of(2 << 20) {
-            return Err("memory comes in multiples of 2M".to_string());
-        }
-        Ok(MemorySize(bytes))
-    }
-}
-
-impl FromStr for SerialTo {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<SerialTo, String> {
-        match text {
-            "stdio" | "mon:stdio" => Ok(SerialTo::Stdio),
-            "null" | "none" => Ok(SerialTo::Null),
-            "" | "file:" => Err("a file needs a name".to_string()),
-            name => Ok(SerialTo::File(name.strip_prefix("file:").unwrap_or(name).into())),
-        }
-    }
-}
-
-/// The words of `a,b=c`: key and value, or a word alone.
-fn words(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
-    text.split(',').map(|word| match word.split_once('=') {
-        Some((key, value)) => (key, Some(value)),
-        None => (word, None),
-    })
-}
-
-impl FromStr for Netdev {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Netdev, String> {
-        let (mut id, mut port, mut tap) = (None, None, false);
-        for (i, word) in words(text).enumerate() {
-            match word {
-                ("netmap" | "vale", None) if i == 0 => {}
-                ("tap", None) if i == 0 => tap = true,
-                (name, None) if i == 0 && name.contains(':') => port = Some(name.to_string()),
-                ("id", Some(name)) if !name.is_empty() => id = Some(name.to_string()),
-                ("port" | "ifname", Some(name)) if !name.is_empty() => {
-                    port = Some(name.to_string());
-                }
-                ("script" | "downscript", Some("no")) if tap => {}
-                (key, _) => {
-                    return Err(format!("{key:?} is not understood; write port=valeA:x[,id=NAME]"));
-                }
-            }
-        }
-        match port {
-            Some(port) if tap => Ok(Netdev { id, port: format!("tap:{port}") }),
-            Some(port) => Ok(Netdev { id, port }),
-            None => Err("which port? Write port=valeA:x".to_string()),
-        }
-    }
-}
-
-impl FromStr for Device {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Device, String> {
-        let mut device = Device::default();
-        for (i, word) in words(text).enumerate() {
-            match word {
-                ("e1000" | "e1000-82540em" | "e1000-paravirt" | "e1000pv", None) if i == 0 => {}
-                ("isa-debug-exit", None) if i == 0 => {
-                    device.exit_port = true;
-                    return isa_debug_exit(text).map(|()| device);
-                }
-                ("mac", Some(mac)) => {
-                    let mac: Mac = mac.parse().map_err(|e| format!("{e}"))?;
-                    if mac.is_multicast() || mac == Mac::default() {
-                        return Err(format!("{mac} is not the address of one station"));
-                    }
-                    device.mac = Some(mac);
-                }
-                ("netdev", Some(id)) if !id.is_empty() => device.netdev = Some(id.to_string()),
-                ("csb" | "paravirt", Some(value)) => device.csb = Some(on_off(value)?),
-                ("moderation" | "mitigation", Some(value)) => {
-                    device.moderation = Some(on_off(value)?);
-                }
-                ("id" | "bus" | "addr", Some(_)) => {} // QEMU's, of no consequence here
-                (key, _) => {
-                    return Err(format!(
-                        "{key:?} is not understood; write mac=02:00:00:00:00:01[,netdev=ID]"
-                    ));
-                }
-            }
-        }
-        Ok(device)
-    }
-}
-
-/// The exit port is where everybody has it, or the guest would miss it.
-fn isa_debug_exit(text: &str) -> Result<(), String> {
-    for word in words(text).skip(1) {
-        match word {
-            ("iobase", Some("0xf4" | "0xF4" | "244")) | ("iosize" | "id", Some(_)) => {}
-            _ => return Err("the exit port of this machine is 0xf4".to_string()),
-        }
-    }
-    Ok(())
-}
-
-/// QEMU's options that are ours: the name there, and here.
-const SAME: [(&str, &str); 9] = [
-    ("-netdev", "--netdev"),
-    ("-device", "--device"),
-    ("-kernel", "--kernel"),
-    ("-initrd", "--initrd"),
-    ("-append", "--cmdline"),
-    ("-m", "--mem"),
-    ("-name", "--name"),
-    ("-serial", "--serial"),
-    ("-accel", "--accel"),
-];
-/// QEMU's options that say what is so anyway.
-const IGNORED: [&str; 4] = ["-nographic", "-nodefaults", "-no-reboot", "-enable-kvm"];
-/// The same, with a value.
-const IGNORED_WITH_VALUE: [&str; 7] =
-    ["-display", "-monitor", "-vga", "-cpu", "-machine", "-M", "-smp"];
-
-/// Options of one letter without a value, which may stand together behind one dash, and the one that
-/// takes the rest of its word.
-const LETTERS: [char; 3] = ['v', 'q', 'N'];
-const LETTER_WITH_VALUE: char = 'T';
-
-/// A word behind one dash that is no letters of ours: of QEMU's options one that has no meaning here,
-/// or a slip. `-hda` is not to be taken for `-h`.
-fn is_long(word: &str) -> bool {
-    let Some(name) = word.strip_prefix('-').filter(|name| name.len() > 1) else { return false };
-    let typed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    !name.starts_with('-')
-        && name.split('=').next().is_some_and(|name| name.chars().all(typed))
-        && name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && !name.trim_start_matches(LETTERS).starts_with(LETTER_WITH_VALUE)
-        && !name.trim_start_matches(LETTERS).is_empty()
-}
-
-/// Rewrites QEMU's spelling to ours, up to `--`. Everything else stays as it is, but that a long
-/// option may have one dash, so that one which is unknown is refused by its name.
-pub fn argv(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut out = Vec::new();
-    let mut args = args.into_iter();
-    out.extend(args.next());
-    while let Some(arg) = args.next() {
-        let word = arg.to_str().unwrap_or("");
-        if word == "--" {
-            out.push(arg);
-            out.extend(args);
-            return out;
-        } else if let Some((_, ours)) = SAME.iter().find(|(theirs, _)| *theirs == word) {
-            out.push(OsString::from(ours));
-            out.extend(args.next());
-        } else if IGNORED_WITH_VALUE.contains(&word) {
-            args.next();
-        } else if !IGNORED.contains(&word) {
-            out.push(if is_long(word) { format!("-{word}").into() } else { arg });
-        }
-    }
-    out
 }
 
 impl Cli {
@@ -567,67 +351,6 @@ mod tests {
             (qemu.mem, &qemu.kernel, &qemu.cmdline)
         );
         assert_eq!(ours.name, qemu.name);
-    }
-
-    #[test]
-    fn argv_leaves_ours_and_what_follows_two_dashes_alone() {
-        let same = split("vmm -v -T 1s --guest tx -- -netdev");
-        assert_eq!(argv(same.clone()), same);
-    }
-
-    #[test]
-    fn unknown_words_are_refused_by_their_names() {
-        for word in ["-hda", "-vga2", "-Vx", "-qemu"] {
-            let error = parse(&format!("vmm {word} disk")).expect_err(word);
-            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{word}");
-            assert!(error.to_string().contains(word), "{error}");
-        }
-        for (line, verbose) in [("vmm -vvT5ms", 2), ("vmm -qNv -T=1s", 1), ("vmm -guest rx", 0)] {
-            assert_eq!(parse(line).expect(line).verbose, verbose, "{line}");
-        }
-    }
-
-    #[test]
-    fn netdev_forms() {
-        let port = |text: &str| text.parse::<Netdev>().map(|netdev| netdev.port);
-        assert_eq!(port("port=valeA:x"), Ok("valeA:x".into()));
-        assert_eq!(port("valeA:x"), Ok("valeA:x".into()));
-        assert_eq!(port("null:"), Ok("null:".into()));
-        assert_eq!(port("tap,id=n,ifname=t0,script=no,downscript=no"), Ok("tap:t0".into()));
-        for text in ["", "netmap", "port=", "user,id=n", "port=a:b,speed=1", "port=a:b,id="] {
-            assert!(port(text).is_err(), "{text:?} was accepted");
-        }
-    }
-
-    #[test]
-    fn device_forms() {
-        let device: Device = "e1000,netdev=n,mac=52:54:00:12:34:56,mitigation=off".parse().unwrap();
-        assert_eq!(device.moderation, Some(false));
-        assert_eq!(device.netdev.as_deref(), Some("n"));
-        assert!("isa-debug-exit,iobase=0xf4,iosize=0x04".parse::<Device>().unwrap().exit_port);
-        for text in [
-            "virtio-net,netdev=n",
-            "mac=",
-            "mac=ff:ff:ff:ff:ff:ff",
-            "mac=01:00:5e:00:00:01",
-            "mac=00:00:00:00:00:00",
-            "csb=maybe",
-            "isa-debug-exit,iobase=0x501",
-        ] {
-            assert!(text.parse::<Device>().is_err(), "{text:?} was accepted");
-        }
-    }
-
-    #[test]
-    fn memory_is_in_mebibytes_as_everywhere() {
-        for (text, bytes) in
-            [("64", 64 << 20), ("64M", 64 << 20), ("1G", 1 << 30), ("64MiB", 64 << 20)]
-        {
-            assert_eq!(text.parse(), Ok(MemorySize(bytes)), "{text}");
-        }
-        for text in ["", "M", "0", "7M", "65M", "4G", "-1", "1.5G", "99999999999G", "64k"] {
-            assert!(text.parse::<MemorySize>().is_err(), "{text:?} was accepted");
-        }
     }
 
     #[test]

@@ -295,9 +295,21 @@ impl Snapshot {
         self.nics.get(nic).map_or(0, |values| values[which_index(Nic::ALL, which)])
     }
 
-    /// A counter's sum over all NICs.
+    /// A counter's sum over all NICs. Another's counters may hold anything: it stops at the largest number.
     pub fn sum(&self, which: Nic) -> u64 {
-        (0..self.nics.len()).map(|nic| self.nic(nic, which)).sum()
+        (0..self.nics.len()).fold(0, |sum: u64, nic| sum.saturating_add(self.nic(nic, which)))
+    }
+
+    /// What was counted since `earlier`, a snapshot of the same machine.
+    pub fn since(&self, earlier: &Snapshot) -> Snapshot {
+        let less = |now: &[u64], then: &[u64]| -> Vec<u64> {
+            now.iter().zip(then).map(|(now, then)| now.wrapping_sub(*then)).collect()
+        };
+        let nics = self.nics.iter().zip(&earlier.nics);
+        Snapshot {
+            vm: less(&self.vm, &earlier.vm),
+            nics: nics.map(|(now, then)| less(now, then)).collect(),
+        }
     }
 
     /// How many NICs there are.

@@ -31,7 +31,7 @@ use crate::machines;
 use crate::memory::Memory;
 use crate::nics::{self, Nic, Service};
 use crate::plan::Plan;
-use crate::report::{self, CpuTime, NicRecord, Start, Totals};
+use crate::report::{self, Before, CpuTime, NicRecord, Start, Totals};
 use crate::sandbox::{self, Role};
 use crate::serial::{Console, GuestResult, Sink};
 use crate::terminal::Terminal;
@@ -42,6 +42,9 @@ use crate::vm;
 pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     if let Some(name) = &cli.stats {
         return report::stats(name, cli);
+    }
+    if cli.list {
+        return report::list(cli);
     }
     let plan = Plan::new(cli)?;
     let kvm = accelerator(cli)?;
@@ -80,10 +83,12 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
             (Box::new(machine.start(cli, ended.try_clone()?)?), service)
         }
         None => {
-            nm_cli::say!(
-                "e1000pv-vmm: the guest runs in a thread: what would be exits of a virtual machine \
-                 cost a function call"
-            );
+            if !cli.output.quiet {
+                nm_cli::say!(
+                    "e1000pv-vmm: the guest runs in a thread: what would be exits of a virtual \
+                     machine cost a function call"
+                );
+            }
             let (parts, nics) = thread_parts(cli, &plan, memory, console, &counters)?;
             reporter.emit(&live, Kind::Start, &start("thread"))?;
             let service = serve(nics, &plan, cli, &ended)?;
@@ -95,6 +100,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     if !cli.no_sandbox {
         sandbox::filter(Role::Main)?.enter()?;
     }
+    let before = Some(Before { elapsed_ns: 0, counters: counters.snapshot() });
     let running = Running {
         cli,
         name: plan.name.clone(),
@@ -107,6 +113,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         reporter,
         live,
         terminal,
+        before,
     };
     let outcome = running.run(&signals);
     drop(published);
@@ -121,7 +128,9 @@ fn accelerator(cli: &Cli) -> anyhow::Result<Option<Kvm>> {
         (_, Ok(kvm)) => Ok(Some(kvm)),
         // A thread can stand in for the bench guest only.
         (Accel::Auto, Err(why)) if cli.kernel.is_none() && cli.cmdline.is_none() => {
-            nm_cli::say!("e1000pv-vmm: {why:#}");
+            if !cli.output.quiet {
+                nm_cli::say!("e1000pv-vmm: {why:#}");
+            }
             Ok(None)
         }
         (_, Err(why)) => Err(why),
@@ -186,6 +195,8 @@ struct Running<'a> {
     reporter: Reporter,
     live: Live,
     terminal: Option<Terminal>,
+    /// The last interval's record.
+    before: Option<Before>,
 }
 
 /// Why the main thread stopped waiting.
@@ -200,8 +211,8 @@ impl Running<'_> {
     fn run(mut self, signals: &Signals) -> anyhow::Result<Outcome> {
         let woken = self.watch(signals)?;
         if woken != Wake::Guest && self.guest.ask() {
-            // For its report. A third signal ends this process at once.
-            self.wait_for_end(REPORT_TIME);
+            // For its report. Who asks a second time does not want to wait for it.
+            self.wait_for_end(REPORT_TIME, signals);
         }
         self.guest.stop();
         let accel = self.guest.accel();
@@ -229,20 +240,29 @@ impl Running<'_> {
             cpu,
             guest: self.result.take(),
             counters: self.counters.snapshot(),
+            before: None,
         };
-        self.reporter.emit(&self.live, Kind::End, &totals)?;
+        // The result in words is talk; the guest has printed it.
+        if self.cli.output.machine() || !self.cli.output.quiet {
+            self.reporter.emit(&self.live, Kind::End, &totals)?;
+        }
         end.outcome()
     }
 
     /// Waits until the guest has ended, but not for ever.
-    fn wait_for_end(&self, time: Duration) {
+    fn wait_for_end(&self, time: Duration, signals: &Signals) {
         let end = Instant::now() + time;
-        loop {
+        while !signals.hurried() {
             let left = end.saturating_duration_since(Instant::now()).as_millis();
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut fds, timeout) != Err(nix::errno::Errno::EINTR) {
-                return;
+            let mut fds = [
+                PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
+                PollFd::new(signals.fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, timeout) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Ok(1..) if fds[0].any() != Some(true) => signals.drain(),
+                _ => return,
             }
         }
     }
@@ -323,7 +343,12 @@ impl Running<'_> {
             cpu: CpuTime { total_ns: report::process_cpu_ns(), ..CpuTime::default() },
             guest: None::<Value>,
             counters: self.counters.snapshot(),
+            before: self.before.take_if(|_| kind == Kind::Interval),
         };
+        if kind == Kind::Interval {
+            let (elapsed_ns, counters) = (totals.elapsed_ns, totals.counters.clone());
+            self.before = Some(Before { elapsed_ns, counters });
+        }
         self.reporter.emit(&self.live, kind, &totals)
     }
 }

@@ -114,6 +114,7 @@ fn totals(guest: Option<Value>) -> Totals {
         cpu: CpuTime { total_ns: 3, vcpu_ns: Some(1), io_ns: vec![1, 1] },
         guest,
         counters: VmCounters::new("vm1", 2).expect("a page of memory").snapshot(),
+        before: None,
     }
 }
 

@@ -145,20 +145,46 @@ impl Reporter {
     }
 
     fn csv(&mut self, kind: Kind, record: &impl Record) -> anyhow::Result<String> {
-        let row: Row = serde_json::from_str(&json(kind, record)?)?;
-        let line = |cells: Vec<String>| cells.join(",");
-        let values = line(row.0.iter().map(|(_, value)| csv_cell(value)).collect());
-        if self.header_done {
+        let [header, values] = csv(kind, record)?;
+        if std::mem::replace(&mut self.header_done, true) {
             return Ok(values);
         }
-        self.header_done = true;
-        Ok(format!("{}\n{values}", line(row.0.into_iter().map(|(key, _)| key).collect())))
+        Ok(format!("{header}\n{values}"))
     }
 }
 
 /// One record as a line of JSON, for tools that print it themselves.
 pub fn json(kind: Kind, record: &impl Serialize) -> anyhow::Result<String> {
     Ok(serde_json::to_string(&Envelope { kind, schema: SCHEMA, record })?)
+}
+
+/// One record as comma-separated values: the header, and the row.
+pub fn csv(kind: Kind, record: &impl Serialize) -> anyhow::Result<[String; 2]> {
+    csv_row(&Envelope { kind, schema: SCHEMA, record })
+}
+
+/// Any structure as comma-separated values. What is nested has a column a value, named by the way to it
+/// (`counters.nics.0.kicks`).
+pub fn csv_row(record: &impl Serialize) -> anyhow::Result<[String; 2]> {
+    let row: Row = serde_json::from_str(&serde_json::to_string(record)?)?;
+    let mut flat = Vec::new();
+    row.0.into_iter().for_each(|(key, value)| flatten(key, value, &mut flat));
+    let (keys, cells): (Vec<_>, Vec<_>) = flat.into_iter().unzip();
+    Ok([keys.join(","), cells.join(",")])
+}
+
+fn flatten(key: String, value: Value, flat: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(members) => {
+            members
+                .into_iter()
+                .for_each(|(name, value)| flatten(format!("{key}.{name}"), value, flat));
+        }
+        Value::Array(items) => (0..)
+            .zip(items)
+            .for_each(|(i, value): (usize, _)| flatten(format!("{key}.{i}"), value, flat)),
+        value => flat.push((csv_cell(&Value::String(key)), csv_cell(&value))),
+    }
 }
 
 /// The members of a JSON object in the order in which they were written.
@@ -338,5 +364,13 @@ mod tests {
         assert_eq!((flow.pps(2.0), flow.bps_l2(2.0), flow.bps_l1(2.0)), (50.0, 24_000.0, 33_600.0));
         assert_eq!((flow.avg_batch(), flow.pps(0.0)), (25.0, 0.0));
         assert_eq!(flow.since(Flow { packets: 40, ..Flow::default() }).packets, 60);
+    }
+
+    #[test]
+    fn csv_of_what_is_nested_is_flat() {
+        let nested = serde_json::json!({ "a": { "b": [1, { "c": "x,y" }], "n": null }, "d": true });
+        let [header, row] = csv_row(&nested).expect("an object");
+        assert_eq!(header, "a.b.0,a.b.1.c,a.n,d");
+        assert_eq!(row, "1,\"x,y\",,true");
     }
 }

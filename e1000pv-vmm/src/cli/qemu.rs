@@ -1,0 +1,102 @@
+//! QEMU's spelling of the command line, rewritten to ours: one dash, other names, options that ask for what
+//! is so anyway.
+
+use std::ffi::OsString;
+
+/// QEMU's options that are ours: the name there, and here.
+const SAME: [(&str, &str); 9] = [
+    ("-netdev", "--netdev"),
+    ("-device", "--device"),
+    ("-kernel", "--kernel"),
+    ("-initrd", "--initrd"),
+    ("-append", "--cmdline"),
+    ("-m", "--mem"),
+    ("-name", "--name"),
+    ("-serial", "--serial"),
+    ("-accel", "--accel"),
+];
+/// QEMU's options that say what is so anyway.
+const IGNORED: [&str; 4] = ["-nographic", "-nodefaults", "-no-reboot", "-enable-kvm"];
+/// The same, with a value.
+const IGNORED_WITH_VALUE: [&str; 7] =
+    ["-display", "-monitor", "-vga", "-cpu", "-machine", "-M", "-smp"];
+
+/// Options of one letter without a value, which may stand together behind one dash, and the one that
+/// takes the rest of its word.
+const LETTERS: [char; 3] = ['v', 'q', 'N'];
+const LETTER_WITH_VALUE: char = 'T';
+
+/// A word behind one dash that is no letters of ours: of QEMU's options one that has no meaning here,
+/// or a slip. `-hda` is not to be taken for `-h`.
+fn is_long(word: &str) -> bool {
+    let Some(name) = word.strip_prefix('-').filter(|name| name.len() > 1) else { return false };
+    let typed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    !name.starts_with('-')
+        && name.split('=').next().is_some_and(|name| name.chars().all(typed))
+        && name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && !name.trim_start_matches(LETTERS).starts_with(LETTER_WITH_VALUE)
+        && !name.trim_start_matches(LETTERS).is_empty()
+}
+
+/// Rewrites QEMU's spelling to ours, up to `--`. Everything else stays as it is, but that a long
+/// option may have one dash, so that one which is unknown is refused by its name.
+pub fn argv(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut out = Vec::new();
+    let mut args = args.into_iter();
+    out.extend(args.next());
+    while let Some(arg) = args.next() {
+        let word = arg.to_str().unwrap_or("");
+        if word == "--" {
+            out.push(arg);
+            out.extend(args);
+            return out;
+        } else if let Some((_, ours)) = SAME.iter().find(|(theirs, _)| *theirs == word) {
+            out.push(OsString::from(ours));
+            out.extend(args.next());
+        } else if IGNORED_WITH_VALUE.contains(&word) {
+            args.next();
+        } else if !IGNORED.contains(&word) {
+            out.push(if is_long(word) { format!("-{word}").into() } else { arg });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cli, split};
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::from_args(split(line))
+    }
+
+    #[test]
+    fn argv_leaves_ours_and_what_follows_two_dashes_alone() {
+        let same = split("vmm -v -T 1s --guest tx -- -netdev");
+        assert_eq!(argv(same.clone()), same);
+    }
+
+    #[test]
+    fn unknown_words_are_refused_by_their_names() {
+        for word in ["-hda", "-vga2", "-Vx", "-qemu"] {
+            let error = parse(&format!("vmm {word} disk")).expect_err(word);
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{word}");
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        for (line, verbose) in [("vmm -vvT5ms", 2), ("vmm -qNv -T=1s", 1), ("vmm -guest rx", 0)] {
+            assert_eq!(parse(line).expect(line).verbose, verbose, "{line}");
+        }
+    }
+
+    #[test]
+    fn repeated_options_are_as_in_qemu() {
+        let line = "vmm -m 64 -m 128 -kernel a -kernel b -append x -append y -name n -name m -nographic \
+                    -nographic -netdev port=valeA:x -netdev port=valeA:y --json --json -v -vv";
+        let cli = parse(line).expect("the last one counts");
+        assert_eq!(cli.mem.0, 128 << 20);
+        assert_eq!(cli.kernel.expect("a kernel").to_str(), Some("b"));
+        assert_eq!((cli.cmdline.as_deref(), cli.name.as_deref()), (Some("y"), Some("m")));
+        assert_eq!((cli.netdev.len(), cli.verbose), (2, 3), "these add up");
+    }
+}

@@ -1,0 +1,255 @@
+//! What options take: memory sizes, the serial port's other end, `--netdev` and `--device` in their own
+//! words and in QEMU's.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use nm_cli::mac::Mac;
+
+/// Where the serial port leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SerialTo {
+    /// stdin and stdout.
+    Stdio,
+    /// Nowhere.
+    Null,
+    /// A file.
+    File(PathBuf),
+}
+
+/// Bytes of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySize(pub u64);
+
+/// `--netdev`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Netdev {
+    /// Its name for `--device`.
+    pub id: Option<String>,
+    /// The port.
+    pub port: String,
+}
+
+/// `--device`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// The id of its port.
+    pub netdev: Option<String>,
+    /// Its address.
+    pub mac: Option<Mac>,
+    /// `--csb` for this NIC.
+    pub csb: Option<bool>,
+    /// `--moderation` for this NIC.
+    pub moderation: Option<bool>,
+    /// Not a NIC but QEMU's exit port, which is always there.
+    pub exit_port: bool,
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" | "yes" => Ok(true),
+        "off" | "false" | "no" => Ok(false),
+        _ => Err(format!("{text:?} is neither on nor off")),
+    }
+}
+
+impl FromStr for MemorySize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<MemorySize, String> {
+        let text = text.trim();
+        let text = text.strip_suffix("iB").or_else(|| text.strip_suffix('B')).unwrap_or(text);
+        let (digits, shift) = match text.as_bytes().last() {
+            Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
+            Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
+            Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
+            _ => (text, 20),
+        };
+        let bytes = bytes(digits, 1 << shift)?;
+        if !(8 << 20..=3 << 30).contains(&bytes) {
+            return Err("a machine has 8M to 3G of memory".to_string());
+        }
+        if !bytes.is_multiple_of(2 << 20) {
+            return Err("memory comes in multiples of 2M".to_string());
+        }
+        Ok(MemorySize(bytes))
+    }
+}
+
+/// A number such as `64`, `1.5` or `1e3`, times `unit`, if that is whole.
+fn bytes(number: &str, unit: u64) -> Result<u64, String> {
+    let wrong = || "not a size; write it as 64M or 1G".to_string();
+    if !number.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let bytes = number.parse::<f64>().map_err(|_| wrong())? * unit as f64;
+    // Up to 2^53 all whole numbers are exact; no machine has as much.
+    if bytes.fract() != 0.0 || bytes > (1u64 << 53) as f64 {
+        return Err(if bytes.fract() == 0.0 { "too large".to_string() } else { wrong() });
+    }
+    Ok(bytes as u64)
+}
+
+impl FromStr for SerialTo {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<SerialTo, String> {
+        match text {
+            "stdio" | "mon:stdio" => Ok(SerialTo::Stdio),
+            "null" | "none" => Ok(SerialTo::Null),
+            "" | "file:" => Err("a file needs a name".to_string()),
+            name => Ok(SerialTo::File(name.strip_prefix("file:").unwrap_or(name).into())),
+        }
+    }
+}
+
+/// The words of `a,b=c`: key and value, or a word alone.
+fn words(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    text.split(',').map(|word| match word.split_once('=') {
+        Some((key, value)) => (key, Some(value)),
+        None => (word, None),
+    })
+}
+
+impl FromStr for Netdev {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Netdev, String> {
+        let (mut id, mut port, mut tap) = (None, None, false);
+        for (i, word) in words(text).enumerate() {
+            match word {
+                ("netmap" | "vale", None) if i == 0 => {}
+                ("tap", None) if i == 0 => tap = true,
+                (name, None) if i == 0 && name.contains(':') => port = Some(name.to_string()),
+                ("id", Some(name)) if !name.is_empty() => id = Some(name.to_string()),
+                ("port" | "ifname", Some(name)) if !name.is_empty() => {
+                    port = Some(name.to_string());
+                }
+                ("script" | "downscript", Some("no")) if tap => {}
+                (key, _) => {
+                    return Err(format!("{key:?} is not understood; write port=valeA:x[,id=NAME]"));
+                }
+            }
+        }
+        match port {
+            Some(port) if tap => Ok(Netdev { id, port: format!("tap:{port}") }),
+            Some(port) => Ok(Netdev { id, port }),
+            None => Err("which port? Write port=valeA:x".to_string()),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Device, String> {
+        let mut device = Device::default();
+        for (i, word) in words(text).enumerate() {
+            match word {
+                ("e1000" | "e1000-82540em" | "e1000-paravirt" | "e1000pv", None) if i == 0 => {}
+                ("isa-debug-exit", None) if i == 0 => {
+                    device.exit_port = true;
+                    return isa_debug_exit(text).map(|()| device);
+                }
+                ("mac", Some(mac)) => {
+                    let mac: Mac = mac.parse().map_err(|e| format!("{e}"))?;
+                    if mac.is_multicast() || mac == Mac::default() {
+                        return Err(format!("{mac} is not the address of one station"));
+                    }
+                    device.mac = Some(mac);
+                }
+                ("netdev", Some(id)) if !id.is_empty() => device.netdev = Some(id.to_string()),
+                ("csb" | "paravirt", Some(value)) => device.csb = Some(on_off(value)?),
+                ("moderation" | "mitigation", Some(value)) => {
+                    device.moderation = Some(on_off(value)?);
+                }
+                ("id" | "bus" | "addr", Some(_)) => {} // QEMU's, of no consequence here
+                (key, _) => {
+                    return Err(format!(
+                        "{key:?} is not understood; write mac=02:00:00:00:00:01[,netdev=ID]"
+                    ));
+                }
+            }
+        }
+        Ok(device)
+    }
+}
+
+/// The exit port is where everybody has it, or the guest would miss it.
+fn isa_debug_exit(text: &str) -> Result<(), String> {
+    for word in words(text).skip(1) {
+        match word {
+            ("iobase", Some("0xf4" | "0xF4" | "244")) | ("iosize" | "id", Some(_)) => {}
+            _ => return Err("the exit port of this machine is 0xf4".to_string()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netdev_forms() {
+        let port = |text: &str| text.parse::<Netdev>().map(|netdev| netdev.port);
+        assert_eq!(port("port=valeA:x"), Ok("valeA:x".into()));
+        assert_eq!(port("valeA:x"), Ok("valeA:x".into()));
+        assert_eq!(port("null:"), Ok("null:".into()));
+        assert_eq!(port("tap,id=n,ifname=t0,script=no,downscript=no"), Ok("tap:t0".into()));
+        for text in ["", "netmap", "port=", "user,id=n", "port=a:b,speed=1", "port=a:b,id="] {
+            assert!(port(text).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn device_forms() {
+        let device: Device = "e1000,netdev=n,mac=52:54:00:12:34:56,mitigation=off".parse().unwrap();
+        assert_eq!(device.moderation, Some(false));
+        assert_eq!(device.netdev.as_deref(), Some("n"));
+        assert!("isa-debug-exit,iobase=0xf4,iosize=0x04".parse::<Device>().unwrap().exit_port);
+        for text in [
+            "virtio-net,netdev=n",
+            "mac=",
+            "mac=ff:ff:ff:ff:ff:ff",
+            "mac=01:00:5e:00:00:01",
+            "mac=00:00:00:00:00:00",
+            "csb=maybe",
+            "isa-debug-exit,iobase=0x501",
+        ] {
+            assert!(text.parse::<Device>().is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn memory_is_in_mebibytes_as_everywhere() {
+        for (text, bytes) in [
+            ("64", 64 << 20),
+            ("64M", 64 << 20),
+            ("1G", 1 << 30),
+            ("64MiB", 64 << 20),
+            ("1.5G", 3 << 29),
+            ("1e2", 100 << 20),
+        ] {
+            assert_eq!(text.parse(), Ok(MemorySize(bytes)), "{text}");
+        }
+        for text in [
+            "",
+            "M",
+            "0",
+            "7M",
+            "65M",
+            "4G",
+            "-1",
+            "1.3G",
+            "99999999999G",
+            "64k",
+            "inf",
+            "nan",
+            "1e",
+            "e2",
+        ] {
+            assert!(text.parse::<MemorySize>().is_err(), "{text:?} was accepted");
+        }
+    }
+}
