@@ -2,7 +2,8 @@
 //! of its arrival at the program.
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use nm_capture::{Times, Writer};
@@ -17,10 +18,10 @@ pub struct Capture {
 
 impl Capture {
     /// Creates the file; `-` is stdout.
-    pub fn create(path: &Path, snaplen: u32) -> anyhow::Result<Capture> {
+    pub fn create(path: &Path, snaplen: u32, stop: Arc<AtomicBool>) -> anyhow::Result<Capture> {
         let writer = Writer::create(path, snaplen)
             .with_context(|| format!("creating {}", path.display()))?;
-        Ok(Capture { writer: Mutex::new(writer) })
+        Ok(Capture { writer: Mutex::new(writer.stopped_by(stop)) })
     }
 
     /// Appends a batch: the bytes of all packets, and where each ends.
@@ -32,6 +33,11 @@ impl Capture {
             begin = end;
         }
         Ok(())
+    }
+
+    /// Hands all that was written to the file, at the end of the run.
+    pub fn finish(&self) -> nm_capture::Result<()> {
+        lock(&self.writer).finish()
     }
 
     /// Hands what was written to the file: readers of a pipe want to see it while nothing happens.

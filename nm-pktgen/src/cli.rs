@@ -19,7 +19,8 @@ use serde::Serialize;
 
 const LONG_ABOUT: &str = "\
 Sends, receives and measures packets on a netmap port: a VALE switch port (valeA:x, made on the fly), \
-tap:NAME, pcap:FILE or null:. Flags of netmap's pkt-gen keep their meaning.
+tap:NAME, pcap:FILE or null:. Flags of netmap's pkt-gen keep their meaning. Packets of another form, with \
+VLAN tags for example, are sent from a capture (--pcap-in).
 
 Sizes are frames without CRC, as a netmap slot counts them. L2 rates count these bytes; L1 rates add \
 24 bytes a frame (CRC, preamble, gap) and count frames shorter than 60 bytes as 60.";
@@ -51,7 +52,7 @@ pub struct Cli {
     /// What to do [default: rx].
     #[arg(short = 'f', long, value_enum)]
     pub function: Option<Function>,
-    /// Stop after this many packets, over all threads; 0 is no limit. Takes k, M, G, as in 10M.
+    /// Stop after this many packets, over all threads; 0 is no limit. Takes k, M, G, T, as in 10M, or 1e6.
     #[arg(short = 'n', long, value_name = "N", default_value = "0")]
     pub count: Count,
     /// Stop after this time, as in 500ms, 10s, 5m or 1h; a bare number is seconds.
@@ -79,7 +80,8 @@ pub struct Cli {
     /// Receivers: once packets came, end when none came for a second.
     #[arg(short = 'W', long)]
     pub exit_if_empty: bool,
-    /// Exit with 3 if packets were lost or dropped.
+    /// Exit with 3 if packets were lost or dropped, if a sender had nobody to send to, or if a receiver got
+    /// nothing.
     #[arg(long)]
     pub fail_on_loss: bool,
 
@@ -117,6 +119,11 @@ pub struct Cli {
     pub options: u32,
 }
 
+impl Cli {
+    /// What 100 % of a rate is, unless the user says otherwise.
+    pub const LINE_RATE: Bps = Bps(10e9);
+}
+
 /// What a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -125,7 +132,7 @@ pub enum Function {
     Tx,
     /// Receive and count packets.
     Rx,
-    /// Send packets to a pong and measure the round trip.
+    /// Send packets to a pong and measure the round trip; exit with 1 if nobody answers.
     Ping,
     /// Send what ping sends back to it.
     Pong,
@@ -192,7 +199,7 @@ pub struct PacketArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Capture files")]
 pub struct PcapArgs {
-    /// tx: send the packets of this pcap file; - is stdin.
+    /// tx: send the packets of this capture: pcap or pcapng, also packed by gzip, zstd or xz; - is stdin.
     #[arg(short = 'P', long, value_name = "FILE")]
     pub pcap_in: Option<PathBuf>,
     /// Timing of the replay: real, xN (N times as fast, as in x2) or max [default: real, or --rate].
@@ -201,6 +208,13 @@ pub struct PcapArgs {
     /// Replay the file this many times; 0 is until stopped.
     #[arg(long, value_name = "N", requires = "pcap_in", default_value = "1")]
     pub pcap_loop: Count,
+    /// Shorten gaps between two packets of the file to this, and say so.
+    #[arg(long, value_name = "TIME", requires = "pcap_in", default_value = "60s", value_parser = duration::nonzero_seconds)]
+    pub pcap_max_gap: Duration,
+    /// Give packets without Ethernet header one (Linux cooked, raw IP, BSD loopback), with --src-mac and
+    /// --dst-mac unless the packet knows better. For --pcap-in and pcap: ports.
+    #[arg(long)]
+    pub link_to_ethernet: bool,
     /// rx, rxseq: write what is received to this pcap file; - is stdout (reports go to stderr then).
     #[arg(long, value_name = "FILE")]
     pub pcap_out: Option<PathBuf>,

@@ -12,6 +12,8 @@ use crate::clock::Clock;
 pub struct Control {
     /// Set by the first signal, the time limit or a failed thread.
     pub stop: Arc<AtomicBool>,
+    /// Set by a second signal: nobody is waited for any more.
+    pub hurry: Arc<AtomicBool>,
     /// False during the warm-up.
     pub measuring: AtomicBool,
     /// Origin of all times.
@@ -19,17 +21,26 @@ pub struct Control {
     quota: Option<AtomicU64>,
     /// When the warm-up ended.
     begin_ns: AtomicU64,
+    /// When the run was over; 0 before.
+    end_ns: AtomicU64,
 }
 
 impl Control {
     /// For a run of `count` packets.
-    pub fn new(stop: Arc<AtomicBool>, count: Option<u64>, warmup: bool) -> Control {
+    pub fn new(
+        stop: Arc<AtomicBool>,
+        hurry: Arc<AtomicBool>,
+        count: Option<u64>,
+        warmup: bool,
+    ) -> Control {
         Control {
             stop,
+            hurry,
             measuring: AtomicBool::new(!warmup),
             clock: Clock::start(),
             quota: count.map(AtomicU64::new),
             begin_ns: AtomicU64::new(0),
+            end_ns: AtomicU64::new(0),
         }
     }
 
@@ -39,9 +50,23 @@ impl Control {
         self.measuring.store(true, Ordering::Relaxed);
     }
 
-    /// Seconds since the run began or its warm-up ended.
+    /// The run is over: time stands still.
+    pub fn end(&self) {
+        self.end_ns.store(self.clock.now_ns().max(1), Ordering::Relaxed);
+    }
+
+    /// Seconds from the begin of the run, or the end of its warm-up, to now or its end.
     pub fn elapsed_s(&self) -> f64 {
-        self.clock.now_ns().saturating_sub(self.begin_ns.load(Ordering::Relaxed)) as f64 / 1e9
+        let end = match self.end_ns.load(Ordering::Relaxed) {
+            0 => self.clock.now_ns(),
+            end => end,
+        };
+        end.saturating_sub(self.begin_ns.load(Ordering::Relaxed)) as f64 / 1e9
+    }
+
+    /// True if nobody shall be waited for.
+    pub fn hurried(&self) -> bool {
+        self.hurry.load(Ordering::Relaxed)
     }
 
     /// True if threads shall end.
@@ -89,7 +114,7 @@ mod tests {
 
     #[test]
     fn claims_of_many_threads_add_up_exactly() {
-        let control = Control::new(Arc::default(), Some(100_003), false);
+        let control = Control::new(Arc::default(), Arc::default(), Some(100_003), false);
         let total = AtomicU64::new(0);
         std::thread::scope(|scope| {
             for thread in 0..4 {

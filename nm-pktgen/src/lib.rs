@@ -10,12 +10,15 @@
 // They panic where the output fails: nm_cli::say!, and writes whose errors are looked at.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+mod backlog;
 mod capture;
 pub mod cli;
 mod clock;
 mod control;
 mod func;
 mod hexdump;
+mod idle;
+mod neighbours;
 mod packet;
 mod plan;
 mod rate;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use netmap::{Options, PortKind, PortName, RingSel, Wait};
+use nm_capture::Addresses;
 use nm_cli::addr::AddrRange;
 use nm_cli::args::OutputArgs;
 use nm_cli::cpulist::CpuList;
@@ -36,6 +37,8 @@ pub struct Replay {
     pub speed: Speed,
     /// Times to play it; 0 is for ever.
     pub times: u64,
+    /// Longer gaps between its packets are shortened to this.
+    pub longest_gap: Duration,
 }
 
 /// A validated run.
@@ -77,6 +80,8 @@ pub struct Plan {
     pub no_init: bool,
     /// Replay instead.
     pub replay: Option<Replay>,
+    /// Packets of captures that have no Ethernet header get one.
+    pub link_to_ethernet: bool,
     /// Capture file and snap length.
     pub pcap_out: Option<(PathBuf, u32)>,
     /// CPU of each thread.
@@ -91,6 +96,8 @@ pub struct Plan {
     pub latency_out: Option<PathBuf>,
     /// How much to say on stderr.
     pub verbose: u8,
+    /// Flags that were given and have no effect.
+    pub idle: Vec<&'static str>,
 }
 
 fn usage<T>(why: impl Into<String>) -> anyhow::Result<T> {
@@ -108,6 +115,18 @@ impl Function {
         !matches!(self, Function::Tx | Function::Txseq)
     }
 
+    /// What chooses it.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Function::Tx => "-f tx",
+            Function::Rx => "-f rx",
+            Function::Ping => "-f ping",
+            Function::Pong => "-f pong",
+            Function::Txseq => "-f txseq",
+            Function::Rxseq => "-f rxseq",
+        }
+    }
+
     /// True if its packets carry a mark.
     fn marks(self) -> bool {
         matches!(self, Function::Txseq | Function::Ping)
@@ -123,7 +142,8 @@ impl Plan {
             Ok(name) => name,
             Err(error) => return usage(error.to_string()),
         };
-        check_files(&cli, function)?;
+        check_files(&cli, function, &name)?;
+        let idle = crate::idle::flags(&cli, function);
         let ports = thread_ports(&name, cli.threads.threads)?;
         let recipe = recipe(&cli, function, &name)?;
         let cut = cut(&cli, recipe.vnet, recipe.sizes)?;
@@ -181,7 +201,9 @@ impl Plan {
                     Speed::Times(1.0)
                 }),
                 times: cli.pcap.pcap_loop.0,
+                longest_gap: cli.pcap.pcap_max_gap,
             }),
+            link_to_ethernet: cli.pcap.link_to_ethernet,
             pcap_out: cli.pcap.pcap_out.map(|path| (path, cli.pcap.snaplen)),
             cpus: cli.threads.cpu.map(|list| cpus(&list, cli.threads.cpus, cli.threads.threads)),
             output: cli.output,
@@ -189,6 +211,7 @@ impl Plan {
             hexdump: cli.hexdump,
             latency_out: cli.latency_out,
             verbose: cli.verbose,
+            idle,
             function,
         })
     }
@@ -200,7 +223,25 @@ impl Plan {
 
     /// True if stdout carries a capture.
     pub fn stdout_is_capture(&self) -> bool {
-        self.pcap_out.as_ref().is_some_and(|(path, _)| path.as_os_str() == "-")
+        let out = self.pcap_out.as_ref().map(|(path, _)| path);
+        let port = self.ports.iter().find_map(|name| match &name.kind {
+            PortKind::Pcap(path) if self.function.sends() => Some(path),
+            _ => None,
+        });
+        out.into_iter().chain(port).any(|path| nm_capture::is_stdout(path))
+    }
+
+    /// True if what is said beside the results goes to stderr: stdout is read by a program.
+    pub fn talks_on_stderr(&self) -> bool {
+        self.output.machine() || self.stdout_is_capture()
+    }
+
+    /// MAC addresses for packets of captures that have none, if they are wanted.
+    pub fn to_ethernet(&self) -> Option<Addresses> {
+        self.link_to_ethernet.then_some(Addresses {
+            src: self.recipe.src_mac.first.0,
+            dst: self.recipe.dst_mac.first.0,
+        })
     }
 }
 
@@ -217,7 +258,7 @@ fn apply_option_bits(cli: &mut Cli) {
     cli.rate_stats |= stats;
 }
 
-fn check_files(cli: &Cli, function: Function) -> anyhow::Result<()> {
+fn check_files(cli: &Cli, function: Function, name: &PortName) -> anyhow::Result<()> {
     let pcap = &cli.pcap;
     if let Some(path) = &pcap.pcap_in {
         if function != Function::Tx {
@@ -237,9 +278,21 @@ fn check_files(cli: &Cli, function: Function) -> anyhow::Result<()> {
                 "--pcap-in sends packets as they are: it excludes --size, --frags, --frag-size, --indirect and --no-init",
             );
         }
-        if path.as_os_str() == "-" && pcap.pcap_loop.0 != 1 {
+        if nm_capture::is_stdin(path) && pcap.pcap_loop.0 != 1 {
             return usage("--pcap-loop needs a file that can be read again, not stdin");
         }
+    }
+    if pcap.link_to_ethernet
+        && pcap.pcap_in.is_none()
+        && !(matches!(name.kind, PortKind::Pcap(_)) && function.receives())
+    {
+        return usage(
+            "--link-to-ethernet is about captures that are read: --pcap-in or a pcap: port",
+        );
+    }
+    if matches!(name.kind, PortKind::Pcap(_)) && matches!(function, Function::Ping | Function::Pong)
+    {
+        return usage(format!("{name} is a file, and ping and pong need somebody who answers"));
     }
     if pcap.pcap_out.is_some() && !matches!(function, Function::Rx | Function::Rxseq) {
         return usage("--pcap-out writes what is received: use it with -f rx or rxseq");
@@ -489,6 +542,9 @@ mod tests {
             "rx -R 1M",
             "pong -R 1M",
             "tx -P - --pcap-loop 2",
+            "tx -P /dev/stdin --pcap-loop 0",
+            "tx --link-to-ethernet",
+            "rx --link-to-ethernet",
             "tx -P f -p 2",
             "tx -P f -I",
             "tx -I -l 60-90",

@@ -7,6 +7,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nm_cli::say;
+
 use crate::clock::Clock;
 
 /// Packets due within this time go out together.
@@ -61,6 +63,9 @@ pub struct Pacer {
     /// Packets that go out together, and at most.
     quantum: usize,
     burst: usize,
+    /// Debts that were forgiven.
+    slips: u64,
+    slipped: Duration,
 }
 
 impl Pacer {
@@ -79,6 +84,8 @@ impl Pacer {
             mean_cost,
             quantum,
             burst: burst.max(1),
+            slips: 0,
+            slipped: Duration::ZERO,
         }
     }
 
@@ -96,16 +103,39 @@ impl Pacer {
             return Err((self.start_ns + self.sent * 1e9 / self.target.per_second).ceil() as u64);
         }
         if owed > self.target.per_second * DEBT_NS / 1e9 {
-            self.start_ns = now_ns as f64 - self.sent * 1e9 / self.target.per_second;
+            let late = now_ns as f64 - self.sent * 1e9 / self.target.per_second - self.start_ns;
+            self.start_ns += late;
+            self.slips += 1;
+            self.slipped += Duration::from_nanos(late as u64);
             return Ok(self.quantum);
         }
         let late = (owed / self.mean_cost) as usize + 1;
         Ok(late.max(self.quantum).min(self.burst))
     }
 
+    /// Says in the end how far the schedule was not kept.
+    pub fn tell(&self) {
+        tell_slips(self.slips, self.slipped);
+    }
+
     /// Notes what went out.
     pub fn charge(&mut self, packets: u64, bytes: u64) {
         self.sent += self.target.cost(packets, bytes);
+    }
+}
+
+/// Says how often a sender was so late that its schedule was moved, and by how much in all.
+pub fn tell_slips(slips: u64, late: Duration) {
+    let seconds = late.as_secs_f64();
+    match slips {
+        0 => {}
+        1 => {
+            say!("nm-pktgen: sending was {seconds:.1} s behind; it went on from there, at its pace")
+        }
+        _ => say!(
+            "nm-pktgen: sending was more than a second behind {slips} times, {seconds:.1} s in all; \
+             it went on from there, at its pace"
+        ),
     }
 }
 

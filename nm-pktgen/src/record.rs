@@ -6,7 +6,7 @@ use std::fmt;
 use nm_cli::latency::Summary;
 use nm_cli::report::{Flow, Record};
 use nm_cli::units::Units;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::cli::Function;
 use crate::plan::Plan;
@@ -84,6 +84,16 @@ pub struct Received {
     rx_avg_batch: f64,
 }
 
+/// Why packets were dropped: keys are the library's counters.
+#[derive(Clone, Copy, Debug)]
+struct Reasons([(&'static str, u64); 7]);
+
+impl Serialize for Reasons {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0)
+    }
+}
+
 /// What happened in an interval or the whole run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Totals {
@@ -97,6 +107,8 @@ pub struct Totals {
     #[serde(flatten)]
     rx: Option<Received>,
     drops: u64,
+    #[serde(flatten)]
+    reasons: Reasons,
     #[serde(skip_serializing_if = "Option::is_none")]
     lost: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +165,7 @@ impl Totals {
                 rx_avg_batch: rx.avg_batch(),
             }),
             drops: tally.drops,
+            reasons: Reasons(tally.drop_reasons()),
             lost: matched.then_some(tally.lost),
             reordered: sequenced.then_some(tally.reordered),
             duplicated: sequenced.then_some(tally.duplicated),
@@ -191,56 +204,46 @@ impl Totals {
         tx.into_iter().chain(rx)
     }
 
+    /// One line of at most [`COLUMNS`]: what matters most is there, the rest as far as it fits. JSON
+    /// has all.
     fn human_interval(&self, f: &mut dyn fmt::Write, units: Units) -> fmt::Result {
-        write!(f, "{:9.3} s", self.elapsed_s)?;
+        let s = self.seconds;
+        // Each with its importance; the line keeps their order.
+        let mut fields = vec![(0, format!("{:9.3} s", self.elapsed_s))];
         for (sent, flow) in self.flows() {
-            let s = self.seconds;
-            write!(f, "  {} {:>11}", if sent { "tx" } else { "rx" }, units.pps(flow.pps(s)))?;
-            write!(
-                f,
-                "  L2 {:>11}  L1 {:>11}",
-                units.bps(flow.bps_l2(s)),
-                units.bps(flow.bps_l1(s))
-            )?;
-            write!(
-                f,
-                "  packets {:>8}  batch {:>5.1}",
-                units.count(flow.packets),
-                flow.avg_batch()
-            )?;
+            let way = if sent { "tx" } else { "rx" };
+            fields.push((0, format!("{way} {:>11}", units.pps(flow.pps(s)))));
         }
-        write!(f, "  drops {}", units.count(self.drops))?;
-        self.human_faults(f, units)?;
-        if let Some(space) = self.space {
-            write!(f, "  space {space}")?;
+        if let Some((_, flow)) = self.flows().last() {
+            fields.push((2, format!("L2 {:>11}", units.bps(flow.bps_l2(s)))));
+            fields.push((2, format!("L1 {:>11}", units.bps(flow.bps_l1(s)))));
+        }
+        fields.push((0, format!("drops {}", units.count(self.drops))));
+        for (name, count) in self.faults().filter(|(_, count)| *count > 0) {
+            fields.push((1, format!("{name} {}", units.count(count))));
         }
         if let (Some(mean), Some(std)) = (self.pps_mean, self.pps_std) {
-            write!(f, "  avg/std {}/{}", units.pps(mean), units.pps(std))?;
+            fields.push((1, format!("avg/std {}/{}", units.pps(mean), units.pps(std))));
         }
         if let Some(rtt) = self.rtt.filter(|rtt| rtt.rtt_count > 0) {
-            write!(
-                f,
-                "  rtt p50 {} p99 {}",
-                units.ns(rtt.rtt_p50_ns as f64),
-                units.ns(rtt.rtt_p99_ns as f64)
-            )?;
+            fields.push((1, format!("rtt p50 {}", units.ns(rtt.rtt_p50_ns as f64))));
+            fields.push((1, format!("p99 {}", units.ns(rtt.rtt_p99_ns as f64))));
         }
-        Ok(())
+        if let Some(space) = self.space {
+            fields.push((3, format!("space {space}")));
+        }
+        f.write_str(&fit(&fields))
     }
 
-    fn human_faults(&self, f: &mut dyn fmt::Write, units: Units) -> fmt::Result {
+    /// What went wrong beside drops, as far as this function can tell.
+    fn faults(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
         let faults = [
             ("lost", self.lost),
             ("reordered", self.reordered),
             ("duplicated", self.duplicated),
             ("foreign", self.foreign),
         ];
-        for (name, count) in faults {
-            if let Some(count) = count {
-                write!(f, "  {name} {}", units.count(count))?;
-            }
-        }
-        Ok(())
+        faults.into_iter().filter_map(|(name, count)| Some((name, count?)))
     }
 
     fn human_totals(&self, f: &mut dyn fmt::Write, units: Units) -> fmt::Result {
@@ -251,24 +254,35 @@ impl Totals {
                 writeln!(f, "{verb} nothing.")?;
                 continue;
             }
-            let (packets, bytes) = (flow.packets, flow.bytes);
-            writeln!(f, "{verb} {packets} packets, {bytes} bytes in {s:.3} s.")?;
-            let (pps, l2, l1) =
-                (units.pps(flow.pps(s)), units.bps(flow.bps_l2(s)), units.bps(flow.bps_l1(s)));
-            writeln!(
-                f,
-                "Speed: {pps}  L2 {l2}  L1 {l1}  average batch {:.1} packets",
-                flow.avg_batch()
-            )?;
+            let (packets, bytes) = (plural(flow.packets, "packet"), plural(flow.bytes, "byte"));
+            writeln!(f, "{verb} {packets}, {bytes} in {s:.3} s.")?;
+            // One packet has no rate.
+            if s > 0.0 {
+                let (pps, l2, l1) =
+                    (units.pps(flow.pps(s)), units.bps(flow.bps_l2(s)), units.bps(flow.bps_l1(s)));
+                let batch = flow.avg_batch();
+                writeln!(f, "Speed: {pps}  L2 {l2}  L1 {l1}  average batch {batch:.1} packets")?;
+            }
         }
         write!(f, "Faults:  drops {}", units.count(self.drops))?;
-        self.human_faults(f, units)?;
-        if let Some(rtt) = self.rtt {
+        let reasons: Vec<String> = (self.reasons.0.iter())
+            .filter(|(_, count)| *count > 0)
+            .map(|(name, count)| format!("{} {}", name.replace("_drop_", " "), units.count(*count)))
+            .collect();
+        if !reasons.is_empty() {
+            write!(f, " ({})", reasons.join(", "))?;
+        }
+        for (name, count) in self.faults() {
+            write!(f, "  {name} {}", units.count(count))?;
+        }
+        if let (Some(lost), Some(tx), Some(rtt)) = (self.lost, self.tx, self.rtt) {
+            let percent = 100.0 * lost as f64 / tx.tx_packets.max(1) as f64;
+            write!(f, " ({percent:.1} % loss)")?;
             if rtt.rtt_count == 0 {
                 return write!(f, "\nRound trip: no replies");
             }
             let ns = |value: u64| units.ns(value as f64);
-            write!(f, "\nRound trip: {} samples", rtt.rtt_count)?;
+            write!(f, "\nRound trip: {}", plural(rtt.rtt_count, "sample"))?;
             write!(f, "  min {}  mean {}", ns(rtt.rtt_min_ns), units.ns(rtt.rtt_mean_ns))?;
             write!(f, "  p50 {}  p90 {}", ns(rtt.rtt_p50_ns), ns(rtt.rtt_p90_ns))?;
             write!(f, "  p99 {}  p99.9 {}", ns(rtt.rtt_p99_ns), ns(rtt.rtt_p999_ns))?;
@@ -278,8 +292,53 @@ impl Totals {
     }
 }
 
+fn plural(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Width of a terminal that nobody has widened.
+const COLUMNS: usize = 80;
+const GAP: &str = "  ";
+
+/// The fields in their order; those that do not fit are left out, the least important first.
+fn fit(fields: &[(u8, String)]) -> String {
+    let mut by_importance: Vec<usize> = (0..fields.len()).collect();
+    by_importance.sort_by_key(|&at| fields[at].0);
+    let mut width = 0;
+    let mut kept = vec![false; fields.len()];
+    for at in by_importance {
+        let more = fields[at].1.chars().count() + if width > 0 { GAP.len() } else { 0 };
+        if fields[at].0 == 0 || width + more <= COLUMNS {
+            (kept[at], width) = (true, width + more);
+        }
+    }
+    let shown = fields.iter().zip(kept).filter(|(_, kept)| *kept);
+    shown.map(|((_, text), _)| text.as_str()).collect::<Vec<_>>().join(GAP)
+}
+
 impl Record for Totals {
     fn human(&self, f: &mut dyn fmt::Write, units: Units) -> fmt::Result {
         if self.interval { self.human_interval(f, units) } else { self.human_totals(f, units) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_fit_a_terminal_and_lose_the_least_important() {
+        let field = |importance, len: usize| (importance, "x".repeat(len));
+        let line = fit(&[field(0, 11), field(3, 40), field(2, 20), field(0, 14), field(1, 25)]);
+        assert_eq!(line.len(), 11 + 20 + 14 + 25 + 3 * GAP.len());
+        assert_eq!(fit(&[field(0, 90)]).len(), 90, "what cannot be left out stays");
+    }
+
+    #[test]
+    fn one_packet_is_not_one_packets() {
+        assert_eq!(
+            (plural(1, "packet"), plural(0, "packet")),
+            ("1 packet".into(), "0 packets".into())
+        );
     }
 }

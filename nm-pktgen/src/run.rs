@@ -14,16 +14,18 @@ use nm_cli::latency::Latency;
 use nm_cli::live::{Goal, Live};
 use nm_cli::mac::{Mac, MacRange};
 use nm_cli::report::{Kind, Reporter};
+use nm_cli::say;
 use nm_cli::signal::{Signals, Waker};
 
 use crate::capture::Capture;
 use crate::cli::Function;
 use crate::control::Control;
-use crate::func;
+use crate::func::{self, replay};
+use crate::neighbours::{self, Neighbours};
 use crate::plan::Plan;
 use crate::record::{Start, Totals};
 use crate::stats::{Board, RateWindow, Tally, lock};
-use crate::worker::{Worker, drops};
+use crate::worker::Worker;
 
 /// How often a progress bar moves between reports.
 const BAR: Duration = Duration::from_millis(100);
@@ -31,8 +33,17 @@ const BAR: Duration = Duration::from_millis(100);
 /// Does what the plan says.
 pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
     let signals = Signals::install()?;
+    for flag in plan.idle.iter().filter(|_| !plan.output.quiet) {
+        let with = if plan.replay.is_some() { "--pcap-in" } else { plan.function.flag() };
+        say!("nm-pktgen: {flag} has no effect with {with}");
+    }
+    // Before a switch is made and a file replaced: the input may not be there.
+    let mut input = match &plan.replay {
+        Some(replay) => Some(replay::open(plan, replay)?),
+        None => None,
+    };
     let capture = match &plan.pcap_out {
-        Some((path, snaplen)) => Some(Capture::create(path, *snaplen)?),
+        Some((path, snaplen)) => Some(Capture::create(path, *snaplen, signals.stop_flag())?),
         None => None,
     };
     let latency_out = match &plan.latency_out {
@@ -57,15 +68,20 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
             Reporter::stdout(&plan.output)
         },
         window: RateWindow::default(),
+        last: None,
+        intervals: plan.output.interval.is_some(),
     };
     let start = Start::new(plan, ports[0].name().to_string(), ports[0].slots());
     if plan.verbose > 0 {
         describe(plan, &ports);
     }
+    let mut company = Company::new(plan);
+    company.greet();
     screen.reporter.emit(&screen.live, Kind::Start, &start)?;
     wait_link(plan, &signals);
 
-    let control = Control::new(signals.stop_flag(), plan.count, !plan.warmup.is_zero());
+    let control =
+        Control::new(signals.stop_flag(), signals.hurry_flag(), plan.count, !plan.warmup.is_zero());
     let boards: Vec<Board> = ports.iter().map(|_| Board::default()).collect();
     let working = AtomicUsize::new(ports.len());
     let mut outcome = Ok(());
@@ -73,7 +89,8 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let mut threads = Vec::new();
         for (index, port) in ports.into_iter().enumerate() {
-            let worker = Worker::new(index, port, plan, &control, &boards[index], capture.as_ref());
+            let (board, capture) = (&boards[index], capture.as_ref());
+            let worker = Worker::new(index, port, plan, &control, board, capture, input.take());
             let waker = signals.waker()?;
             let working = &working;
             let body = move || work(worker, working, &waker);
@@ -87,7 +104,8 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
                 }
             }
         }
-        let watched = watch(plan, &control, &boards, &working, &signals, &mut screen);
+        let watched = watch(plan, &control, &boards, &working, &signals, &mut screen, &mut company);
+        control.end();
         // Whoever is still at work must end, or the join would wait for ever.
         signals.request_stop();
         for thread in threads {
@@ -107,23 +125,103 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
     })?;
     screen.live.finish();
 
-    let tally = final_tally(plan, &boards, &left);
+    // Each of these is tried, whatever became of the others: a report that nobody reads costs no capture.
+    let tally = final_tally(&boards, &mut left);
+    let mut reported = Ok(());
+    if screen.last_interval_is_due() {
+        reported = screen.interval(plan, &control, &boards);
+    }
     let latency = round_trips(&boards);
     let totals = totals(plan, &control, &tally, &latency);
-    screen.reporter.emit(&screen.live, Kind::End, &totals)?;
-    if let (Some(file), Some(path)) = (latency_out, &plan.latency_out) {
-        let mut file = BufWriter::new(file);
-        latency
-            .write_hgrm(&mut file)
-            .and_then(|()| file.flush())
-            .with_context(|| format!("writing {}", path.display()))?;
+    reported = reported.and(screen.reporter.emit(&screen.live, Kind::End, &totals));
+    for sentence in left.iter().flat_map(|worker| worker.port.remarks()) {
+        say!("nm-pktgen: {sentence}");
     }
-    if let Some(capture) = &capture {
-        capture.flush()?;
+    let written = match (latency_out, &plan.latency_out) {
+        (Some(file), Some(path)) => {
+            let mut file = BufWriter::new(file);
+            (latency.write_hgrm(&mut file).and_then(|()| file.flush()))
+                .with_context(|| format!("writing {}", path.display()))
+        }
+        _ => Ok(()),
+    };
+    let captured = capture.map_or(Ok(()), |capture| capture.finish());
+    outcome.and(written)?;
+    captured?;
+    reported?;
+    verdict(plan, &tally, company.alone(&tally))
+}
+
+/// Whether the run was what was asked for.
+fn verdict(plan: &Plan, tally: &Tally, alone: bool) -> anyhow::Result<Outcome> {
+    let nothing = plan.function.receives() && tally.rx_packets == 0;
+    if plan.fail_on_loss {
+        let lost = tally.lost > 0 || tally.drops > 0 || nothing || (plan.function.sends() && alone);
+        return Ok(if lost { Outcome::ConditionNotMet } else { Outcome::Done });
     }
-    outcome?;
-    let loss = tally.lost + tally.drops;
-    Ok(if plan.fail_on_loss && loss > 0 { Outcome::ConditionNotMet } else { Outcome::Done })
+    if plan.function == Function::Ping && nothing && tally.tx_packets > 0 {
+        anyhow::bail!("nobody answered");
+    }
+    Ok(Outcome::Done)
+}
+
+/// Who else is on the switch, looked at now and then until somebody is.
+struct Company<'a> {
+    plan: &'a Plan,
+    seen: bool,
+    told: bool,
+}
+
+impl<'a> Company<'a> {
+    fn new(plan: &'a Plan) -> Company<'a> {
+        Company { plan, seen: false, told: false }
+    }
+
+    fn look(&mut self) -> Option<Neighbours> {
+        let found = Neighbours::of(&self.plan.ports[0]);
+        self.seen |= found.as_ref().is_none_or(|found| !found.alone());
+        found
+    }
+
+    /// At the start: says who shares the port, and with -v where the switch is.
+    fn greet(&mut self) {
+        let Some(found) = self.look() else { return };
+        if self.plan.function.receives() {
+            found.tell_sharers(&self.plan.ports[0]);
+        }
+        if self.plan.verbose > 0 {
+            neighbours::tell_roots();
+        }
+    }
+
+    /// While a sender runs: says once that nobody is there.
+    fn check(&mut self) {
+        if self.seen || !self.plan.function.sends() {
+            return;
+        }
+        if let Some(found) = self.look()
+            && found.alone()
+            && !std::mem::replace(&mut self.told, true)
+        {
+            found.tell_alone(true);
+        }
+    }
+
+    /// In the end: whether nobody was there at any look, which is said if it explains the result.
+    fn alone(&mut self, tally: &Tally) -> bool {
+        if self.seen {
+            return false;
+        }
+        let found = self.look();
+        let sends = self.plan.function.sends();
+        if let Some(found) = found.filter(Neighbours::alone)
+            && (sends || tally.rx_packets == 0)
+            && !std::mem::replace(&mut self.told, true)
+        {
+            found.tell_alone(sends);
+        }
+        !self.seen
+    }
 }
 
 fn start_name(plan: &Plan) -> &'static str {
@@ -137,7 +235,8 @@ fn open(plan: &Plan) -> anyhow::Result<Vec<Port>> {
         Function::Rx | Function::Rxseq => Direction::RxOnly,
         Function::Ping | Function::Pong => Direction::Both,
     };
-    let options = Options { direction, ..plan.options.clone() };
+    let to_ethernet = plan.to_ethernet();
+    let options = Options { direction, to_ethernet, ..plan.options.clone() };
     let mut ports = Vec::new();
     for name in &plan.ports {
         let port =
@@ -159,7 +258,7 @@ fn describe(plan: &Plan, ports: &[Port]) {
     for (index, port) in ports.iter().enumerate() {
         let (tx, rx) = port.slots();
         let cpu = plan.cpus.as_ref().map_or(String::new(), |cpus| format!(", CPU {}", cpus[index]));
-        nm_cli::say!(
+        say!(
             "nm-pktgen: thread {index}: {} with {} tx rings of {tx} slots, {} rx rings of {rx} slots{cpu}",
             port.name(),
             port.tx_rings(),
@@ -167,7 +266,7 @@ fn describe(plan: &Plan, ports: &[Port]) {
         );
     }
     if plan.verbose > 1 {
-        nm_cli::say!("nm-pktgen: {plan:#?}");
+        say!("nm-pktgen: {plan:#?}");
     }
 }
 
@@ -209,6 +308,41 @@ struct Screen {
     live: Live,
     reporter: Reporter,
     window: RateWindow,
+    /// When the last interval ended, and what had been counted by then; `None` before the first begins.
+    last: Option<(f64, Tally)>,
+    /// An interval was reported, or would be.
+    intervals: bool,
+}
+
+impl Screen {
+    /// Reports what happened since the last interval.
+    fn interval(&mut self, plan: &Plan, control: &Control, boards: &[Board]) -> anyhow::Result<()> {
+        let (before_s, before) = self.last.unwrap_or_default();
+        let (now_s, tally) = (control.elapsed_s(), merge(boards));
+        self.last = Some((now_s, tally));
+        self.intervals = true;
+        let rtt = (plan.function == Function::Ping).then(|| {
+            let mut all = Latency::new();
+            for board in boards {
+                let mut round_trips = lock(&board.round_trips);
+                all.merge(&round_trips.interval);
+                round_trips.interval.clear();
+            }
+            all.summary()
+        });
+        let since = tally.since(&before);
+        let mut record = Totals::new(plan, &since, now_s, now_s - before_s, rtt).into_interval();
+        if plan.rate_stats {
+            let stats = self.window.add(record.pps());
+            record = record.with_rate_stats(stats);
+        }
+        self.reporter.emit(&self.live, Kind::Interval, &record)
+    }
+
+    /// In the end: intervals that were asked for, or have begun, add up to the totals.
+    fn last_interval_is_due(&self) -> bool {
+        self.intervals
+    }
 }
 
 /// Reports until all threads have ended or the run is stopped.
@@ -219,19 +353,22 @@ fn watch(
     working: &AtomicUsize,
     signals: &Signals,
     screen: &mut Screen,
+    company: &mut Company<'_>,
 ) -> anyhow::Result<()> {
+    /// Time between two looks for company.
+    const LONELY: Duration = Duration::from_secs(1);
     let bounded = plan.count.is_some() || plan.duration.is_some();
     let mut begin = Instant::now();
     let warm = begin + plan.warmup;
-    let mut last = (begin, Tally::default());
     let mut next_report = begin + plan.output.interval();
+    let mut next_look = begin + LONELY;
     while working.load(Ordering::Acquire) > 0 && !signals.stopped() {
         let now = Instant::now();
         let warming = !control.measuring.load(Ordering::Relaxed);
         if warming && now >= warm {
             control.measure();
             begin = now;
-            last = (now, Tally::default());
+            screen.last = None;
             next_report = now + plan.output.interval();
         }
         let end = plan.duration.filter(|_| !warming).map(|time| begin + time);
@@ -247,11 +384,15 @@ fn watch(
             )?;
         }
         if now >= next_report && !warming {
-            report_interval(plan, boards, begin, &mut last, now, screen)?;
+            screen.interval(plan, control, boards)?;
             // Late reports do not shift the ones after them.
             while next_report <= now {
                 next_report += plan.output.interval();
             }
+        }
+        if now >= next_look {
+            next_look = now + LONELY;
+            company.check();
         }
         if bounded && !warming {
             let tally = merge(boards);
@@ -260,7 +401,7 @@ fn watch(
             screen.live.update(packets, now - begin, || message(plan, &tally));
         }
         let bar = if screen.live.is_shown() { now + BAR } else { next_report };
-        let until = [Some(next_report), Some(bar), end, warming.then_some(warm)]
+        let until = [Some(next_report), Some(next_look), Some(bar), end, warming.then_some(warm)]
             .into_iter()
             .flatten()
             .min();
@@ -275,36 +416,6 @@ fn message(plan: &Plan, tally: &Tally) -> String {
     plan.output.units().pps(flow.pps(tally.seconds()))
 }
 
-fn report_interval(
-    plan: &Plan,
-    boards: &[Board],
-    begin: Instant,
-    last: &mut (Instant, Tally),
-    now: Instant,
-    screen: &mut Screen,
-) -> anyhow::Result<()> {
-    let tally = merge(boards);
-    let rtt = (plan.function == Function::Ping).then(|| {
-        let mut all = Latency::new();
-        for board in boards {
-            let mut round_trips = lock(&board.round_trips);
-            all.merge(&round_trips.interval);
-            round_trips.interval.clear();
-        }
-        all.summary()
-    });
-    let seconds = (now - last.0).as_secs_f64();
-    let since = tally.since(&last.1);
-    *last = (now, tally);
-    let mut record =
-        Totals::new(plan, &since, (now - begin).as_secs_f64(), seconds, rtt).into_interval();
-    if plan.rate_stats {
-        let stats = screen.window.add(record.pps());
-        record = record.with_rate_stats(stats);
-    }
-    screen.reporter.emit(&screen.live, Kind::Interval, &record)
-}
-
 fn merge(boards: &[Board]) -> Tally {
     boards.iter().map(Board::read).reduce(|all, one| all.merge(&one)).unwrap_or_default()
 }
@@ -315,18 +426,24 @@ fn round_trips(boards: &[Board]) -> Latency {
     all
 }
 
-/// The tally after all threads have ended; drops are read again, as the first thread, which counts
-/// them, may have ended before the others.
-fn final_tally(plan: &Plan, boards: &[Board], left: &[Worker<'_>]) -> Tally {
-    let mut tally = merge(boards);
-    if let Some(first) = left.iter().find(|worker| worker.index == 0) {
-        let late = drops(plan.function, &first.port.counters().since(&first.before()));
-        tally.drops += late.saturating_sub(first.tally.drops);
+/// The tally after all threads have ended. The first, which counts the drops of the port, may have ended
+/// before the others, so it looks again.
+fn final_tally(boards: &[Board], left: &mut [Worker<'_>]) -> Tally {
+    if let Some(first) = left.iter_mut().find(|worker| worker.index == 0) {
+        first.finish();
     }
-    tally
+    merge(boards)
 }
 
+/// Totals, with rates over the time that was asked for, or else from the first to the last packet; one
+/// packet has no rate.
 fn totals(plan: &Plan, control: &Control, tally: &Tally, latency: &Latency) -> Totals {
     let rtt = (plan.function == Function::Ping).then(|| latency.summary());
-    Totals::new(plan, tally, control.elapsed_s(), tally.seconds(), rtt)
+    let elapsed_s = control.elapsed_s();
+    let seconds = match plan.duration {
+        Some(_) if !control.exhausted() => elapsed_s,
+        _ if tally.tx_packets.max(tally.rx_packets) < 2 => 0.0,
+        _ => tally.seconds(),
+    };
+    Totals::new(plan, tally, elapsed_s, seconds, rtt)
 }

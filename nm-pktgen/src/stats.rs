@@ -47,8 +47,22 @@ tally! {
     rx_pad_bytes,
     /// Syncs that brought something.
     rx_batches,
-    /// Packets that the port dropped, in either direction.
+    /// Packets that the port dropped, in the direction that matters; the reasons follow.
     drops,
+    /// The destination's ring was full.
+    tx_drop_full,
+    /// No destination.
+    tx_drop_no_port,
+    /// Shorter than an Ethernet header.
+    tx_drop_short,
+    /// Malformed, or refused by the device.
+    tx_drop_bad,
+    /// The destination's ring was held for too long.
+    tx_drop_busy,
+    /// This port's receive ring was full.
+    rx_drop_full,
+    /// Damaged, or no frame.
+    rx_drop_bad,
     /// Packets that did not come.
     lost,
     /// Packets that came late.
@@ -66,6 +80,19 @@ tally! {
 }
 
 impl Tally {
+    /// Dropped packets by reason, named as the library's counters are.
+    pub fn drop_reasons(&self) -> [(&'static str, u64); 7] {
+        [
+            ("tx_drop_full", self.tx_drop_full),
+            ("tx_drop_no_port", self.tx_drop_no_port),
+            ("tx_drop_short", self.tx_drop_short),
+            ("tx_drop_bad", self.tx_drop_bad),
+            ("tx_drop_busy", self.tx_drop_busy),
+            ("rx_drop_full", self.rx_drop_full),
+            ("rx_drop_bad", self.rx_drop_bad),
+        ]
+    }
+
     /// Sent packets as a flow.
     pub fn tx(&self) -> Flow {
         let Tally {

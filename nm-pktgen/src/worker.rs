@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use netmap::{Counters, Interest, Port, Wait};
-use nm_cli::units;
+use nm_capture::Reader;
 
+use crate::backlog::{Backlog, Batch};
 use crate::capture::Capture;
-use crate::cli::Function;
 use crate::control::Control;
 use crate::plan::Plan;
 use crate::rate::{Pacer, Target};
@@ -34,8 +34,14 @@ pub struct Worker<'a> {
     pub board: &'a Board,
     /// The capture file.
     pub capture: Option<&'a Capture>,
+    /// The capture to replay, open since before the port.
+    pub input: Option<Reader>,
     /// What was counted, warm-up included.
     pub tally: Tally,
+    /// Records of a replayed capture that are no frames.
+    pub left_out: u64,
+    /// What was queued and not counted yet.
+    backlog: Backlog,
     /// The port's counters before the run.
     before: Counters,
     /// The warm-up is over and the tally was rebased.
@@ -52,6 +58,7 @@ impl<'a> Worker<'a> {
         control: &'a Control,
         board: &'a Board,
         capture: Option<&'a Capture>,
+        input: Option<Reader>,
     ) -> Worker<'a> {
         let before = port.counters();
         Worker {
@@ -61,7 +68,10 @@ impl<'a> Worker<'a> {
             control,
             board,
             capture,
+            input,
             tally: Tally::default(),
+            left_out: 0,
+            backlog: Backlog::default(),
             before,
             counted: false,
             drops_at_ns: 0,
@@ -105,6 +115,13 @@ impl<'a> Worker<'a> {
         self.tally.last_ns = now_ns;
     }
 
+    /// Notes when the first batch begins.
+    pub fn begin(&mut self) {
+        if self.tally.first_ns == 0 {
+            self.stamp(self.control.clock.now_ns());
+        }
+    }
+
     /// Shows the tally to the main thread, once the warm-up is over.
     pub fn publish(&mut self, now_ns: u64) {
         if !self.counts() {
@@ -130,37 +147,61 @@ impl<'a> Worker<'a> {
         if self.index > 0 {
             return;
         }
-        self.tally.drops = drops(self.plan.function, &self.port.counters().since(&self.before));
-    }
-
-    /// The port's counters before the run.
-    pub fn before(&self) -> Counters {
-        self.before
-    }
-
-    /// Counts sent packets.
-    pub fn sent(&mut self, packets: usize, bytes: u64, pad_bytes: u64) {
-        self.tally.tx_packets += packets as u64;
-        self.tally.tx_bytes += bytes;
-        self.tally.tx_pad_bytes += pad_bytes;
-        self.tally.tx_batches += 1;
-    }
-
-    /// Counts one sent packet of a batch that is counted elsewhere.
-    pub fn sent_one(&mut self, len: usize) {
-        self.tally.tx_packets += 1;
-        self.tally.tx_bytes += len as u64;
-        self.tally.tx_pad_bytes += units::pad_bytes(len as u64);
-    }
-
-    /// Takes packets that will never leave out of the tally again, at the mean size.
-    pub fn unsend(&mut self, packets: u64) {
+        let counters = self.port.counters().since(&self.before);
         let tally = &mut self.tally;
-        let (sent, packets) = (tally.tx_packets.max(1), packets.min(tally.tx_packets));
-        let part = |sum: u64| (u128::from(sum) * u128::from(packets) / u128::from(sent)) as u64;
-        tally.tx_bytes -= part(tally.tx_bytes);
-        tally.tx_pad_bytes -= part(tally.tx_pad_bytes);
-        tally.tx_packets -= packets;
+        if self.plan.function.sends() {
+            tally.tx_drop_full = counters.tx_drop_full;
+            tally.tx_drop_no_port = counters.tx_drop_no_port;
+            tally.tx_drop_short = counters.tx_drop_short;
+            tally.tx_drop_bad = counters.tx_drop_bad.saturating_add(self.left_out);
+            tally.tx_drop_busy = counters.tx_drop_busy;
+        }
+        if self.plan.function.receives() {
+            tally.rx_drop_full = counters.rx_drop_full;
+            tally.rx_drop_bad = counters.rx_drop_bad;
+        }
+        // Saturating: a peer may have scribbled over the counters.
+        tally.drops = tally.drop_reasons().into_iter().fold(0, |sum, (_, n)| sum.saturating_add(n));
+    }
+
+    /// Notes what was queued; it counts as sent once the port has taken it.
+    pub fn queue(&mut self, batch: Batch) {
+        self.backlog.push(batch);
+    }
+
+    /// Packets that are queued.
+    pub fn queued(&self) -> usize {
+        self.backlog.packets()
+    }
+
+    /// After a sync: counts what the port has taken.
+    #[inline]
+    pub fn settle(&mut self) {
+        let pending = self.pending();
+        let sent = self.backlog.settle(pending);
+        if sent.packets > 0 {
+            self.tally.tx_packets += sent.packets as u64;
+            self.tally.tx_bytes += sent.bytes;
+            self.tally.tx_pad_bytes += sent.pad_bytes;
+            self.tally.tx_batches += 1;
+        }
+    }
+
+    fn pending(&mut self) -> usize {
+        (0..self.port.tx_rings()).map(|ring| self.port.tx(ring).pending()).sum()
+    }
+
+    /// Sends what is queued and shows what has left.
+    pub fn sync(&mut self) -> netmap::Result<()> {
+        let synced = self.port.txsync();
+        let before = self.tally.tx_packets;
+        self.settle();
+        let now = self.control.clock.now_ns();
+        if self.tally.tx_packets > before {
+            self.stamp(now);
+        }
+        self.publish(now);
+        synced
     }
 
     /// Counts received packets.
@@ -184,34 +225,40 @@ impl<'a> Worker<'a> {
 
     /// Waits for free slots, at most until the next look at the stop flag.
     pub fn wait_space(&mut self) -> netmap::Result<()> {
-        self.port.wait(Interest::TX, Wait::default(), Some(LOOK)).map(|_| ())
+        let some = (0..self.port.tx_rings()).any(|ring| self.port.tx(ring).space() > 0);
+        let waited = if some {
+            // Too few for a packet of several slots: the port calls that ready, so time must pass.
+            std::thread::sleep(Duration::from_micros(50));
+            self.port.txsync()
+        } else {
+            self.port.wait(Interest::TX, Wait::default(), Some(LOOK)).map(|_| ())
+        };
+        self.settle();
+        waited
     }
 
     /// Pushes out what is queued: at once on most ports, but a switch in backpressure keeps it until
-    /// the receiver made room. Returns the slots that could not be sent before the run was stopped.
-    pub fn flush(&mut self) -> netmap::Result<usize> {
+    /// the receiver made room. What cannot be sent before the run's end is taken back.
+    pub fn close(&mut self) -> anyhow::Result<()> {
         /// A stopped run gives its receiver this long.
         const GRACE_NS: u64 = 200_000_000;
         let mut deadline = None;
         loop {
-            self.port.txsync()?;
-            let pending = (0..self.port.tx_rings()).map(|ring| self.port.tx(ring).pending()).sum();
-            if pending == 0 {
-                return Ok(0);
+            self.sync()?;
+            if self.pending() == 0 {
+                break;
             }
             let now = self.control.clock.now_ns();
-            if self.control.stopped() && now > *deadline.get_or_insert(now + GRACE_NS) {
-                return Ok(pending);
+            let over = self.control.stopped() && now > *deadline.get_or_insert(now + GRACE_NS);
+            if over || self.control.hurried() {
+                for ring in 0..self.port.tx_rings() {
+                    self.port.tx(ring).withdraw();
+                }
+                break;
             }
             // There is free space all the time, so waiting for it would not wait: time must pass.
             std::thread::sleep(Duration::from_micros(50));
         }
+        Ok(self.port.finish()?)
     }
-}
-
-/// Drops that concern a function.
-pub fn drops(function: Function, counters: &Counters) -> u64 {
-    let tx = if function.sends() { counters.tx_drops() } else { 0 };
-    let rx = if function.receives() { counters.rx_drops() } else { 0 };
-    tx + rx
 }

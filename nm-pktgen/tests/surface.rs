@@ -226,10 +226,12 @@ fn end_object_has_the_promised_keys() {
         "-i pcap:a.pcap -f rxseq -n 2",
         &["rx_packets", "rx_pps", "drops", "lost", "reordered", "duplicated", "seconds"],
     );
+    let pong = rig.start("-i valeA:pong -f pong");
     has(
-        "-i null: -f ping -n 1",
+        "-i valeA:ping -f ping -n 1",
         &["tx_packets", "rx_packets", "tx_pps", "rx_pps", "lost", "drops", "rtt_p999_ns"],
     );
+    pong.stop();
 }
 
 #[test]

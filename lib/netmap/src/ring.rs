@@ -293,6 +293,12 @@ impl<'a> TxRing<'a> {
         self.ring.distance(self.head, self.tail) as usize
     }
 
+    /// Bytes that a slot's buffer holds.
+    #[must_use]
+    pub fn buf_bytes(&self) -> usize {
+        STRIDE
+    }
+
     /// Slots filled and not yet sent.
     #[must_use]
     pub fn pending(&self) -> usize {

@@ -10,21 +10,11 @@ use netmap::{SlotFlags, TxRing};
 use nm_cli::units;
 use nm_stream::{Kind, Mark};
 
+use crate::backlog::Batch;
 use crate::hexdump;
 use crate::packet::cut::Cut;
 use crate::packet::source::Source;
 use crate::plan::Plan;
-
-/// What a batch came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Made {
-    /// Packets.
-    pub packets: usize,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Bytes that they lack to Ethernet's minimum.
-    pub pad_bytes: u64,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -91,7 +81,7 @@ impl Filler {
             mark,
             seq: 0,
             hexdump: plan.hexdump,
-            to_stderr: plan.output.machine(),
+            to_stderr: plan.talks_on_stderr(),
             constant,
         })
     }
@@ -106,15 +96,20 @@ impl Filler {
         self.constant
     }
 
-    /// Queues `packets` packets on ring number `index`; they fit.
-    pub fn fill(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Made {
+    /// Queues `packets` packets on ring number `index`, or as many as fit.
+    pub fn fill(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Batch {
+        // What this cursor shows, which cannot change: what was seen before may not be true any more.
+        let packets = packets.min(ring.space() / self.slots);
+        if packets == 0 {
+            return Batch::default();
+        }
         if self.hexdump {
             return self.fill_dumping(ring, index, packets);
         }
         self.fill_quietly(ring, index, packets)
     }
 
-    fn fill_quietly(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Made {
+    fn fill_quietly(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Batch {
         match self.mode {
             Mode::Constant => self.fill_constant(ring, index, packets),
             Mode::Head => self.fill_heads(ring, index, packets),
@@ -123,12 +118,12 @@ impl Filler {
         }
     }
 
-    fn same(&self, packets: usize, len: usize) -> Made {
+    fn same(&self, packets: usize, len: usize) -> Batch {
         let pad_bytes = units::pad_bytes(len as u64) * packets as u64;
-        Made { packets, bytes: (packets * len) as u64, pad_bytes }
+        Batch { slots: packets, packets, bytes: (packets * len) as u64, pad_bytes }
     }
 
-    fn fill_constant(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Made {
+    fn fill_constant(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Batch {
         let len = self.source.next();
         let (filled, missing) = &mut self.filled[index];
         if *missing > 0 {
@@ -149,8 +144,8 @@ impl Filler {
         self.same(packets, len)
     }
 
-    fn fill_heads(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Made {
-        let mut made = Made { packets, ..Made::default() };
+    fn fill_heads(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Batch {
+        let mut made = Batch { slots: packets, packets, ..Batch::default() };
         for i in 0..packets {
             let len = self.next();
             let slot = ring.slot(i);
@@ -173,8 +168,8 @@ impl Filler {
         made
     }
 
-    fn fill_slots(&mut self, ring: &mut TxRing<'_>, packets: usize) -> Made {
-        let mut made = Made { packets, ..Made::default() };
+    fn fill_slots(&mut self, ring: &mut TxRing<'_>, packets: usize) -> Batch {
+        let mut made = Batch { packets, ..Batch::default() };
         let mut next = 0;
         for _ in 0..packets {
             let len = self.next();
@@ -197,10 +192,11 @@ impl Filler {
             made.pad_bytes += units::pad_bytes(len as u64);
         }
         ring.advance(next);
+        made.slots = next;
         made
     }
 
-    fn fill_indirect(&mut self, ring: &mut TxRing<'_>, packets: usize) -> Made {
+    fn fill_indirect(&mut self, ring: &mut TxRing<'_>, packets: usize) -> Batch {
         let bytes = self.constant;
         for i in 0..packets {
             ring.slot(i).set_indirect(bytes.as_ptr(), bytes.len(), SlotFlags::empty());
@@ -227,11 +223,12 @@ impl Filler {
 
     /// One packet at a time, each printed as it is sent.
     #[cold]
-    fn fill_dumping(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Made {
-        let mut all = Made::default();
+    fn fill_dumping(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Batch {
+        let mut all = Batch::default();
         for _ in 0..packets {
             let made = self.fill_quietly(ring, index, 1);
-            print("tx", &self.source.bytes()[..made.bytes as usize], self.to_stderr);
+            print_to("tx", &self.source.bytes()[..made.bytes as usize], self.to_stderr);
+            all.slots += made.slots;
             all.packets += made.packets;
             all.bytes += made.bytes;
             all.pad_bytes += made.pad_bytes;
@@ -240,8 +237,12 @@ impl Filler {
     }
 }
 
-/// Prints a packet in hexadecimal: to stdout, or to stderr if that is read by a program.
-pub fn print(title: &str, packet: &[u8], to_stderr: bool) {
+/// Prints a packet in hexadecimal: to stdout, or to stderr if stdout is read by a program.
+pub fn print(plan: &Plan, title: &str, packet: &[u8]) {
+    print_to(title, packet, plan.talks_on_stderr());
+}
+
+fn print_to(title: &str, packet: &[u8], to_stderr: bool) {
     let text = hexdump::dump(title, packet);
     // A reader that left is noticed by the reports.
     let _ = if to_stderr {

@@ -4,8 +4,9 @@
 mod fill;
 mod ping;
 mod pong;
-mod replay;
+pub mod replay;
 mod rx;
+mod schedule;
 mod tx;
 
 use anyhow::Context;
@@ -16,6 +17,8 @@ use crate::worker::Worker;
 /// Works until the run ends.
 pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
     let name = worker.plan.ports[worker.index].clone();
+    // Counting begins now, not with the first packet: drops come before it at times.
+    worker.publish(worker.control.clock.now_ns());
     let done = match worker.plan.function {
         Function::Tx if worker.plan.replay.is_some() => replay::run(worker),
         Function::Tx | Function::Txseq => tx::run(worker),

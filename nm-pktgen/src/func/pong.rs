@@ -5,14 +5,22 @@ use netmap::Interest;
 use nm_cli::units;
 use nm_stream::Kind;
 
+use crate::backlog::Batch;
 use crate::packet::template;
 use crate::worker::{LOOK, Worker};
 
+/// Longest packet that is answered. A peer can chain more, which no ring might ever take.
+const MAX_PACKET: usize = 65_535;
 /// As for `--exit-if-empty` of rx.
 const IDLE_NS: u64 = 1_000_000_000;
 
 /// Answers until the run ends.
 pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
+    let answered = answer_all(worker);
+    answered.and(worker.close())
+}
+
+fn answer_all(worker: &mut Worker<'_>) -> anyhow::Result<()> {
     let mut bytes = Vec::new();
     let mut ends = Vec::new();
     while !worker.control.stopped() && !worker.complete() {
@@ -61,14 +69,15 @@ fn gather(
         }
         let frame = slot.frame();
         let at = bytes.len();
-        bytes.resize(at + frame.len(), 0);
+        let keep = frame.len().min((MAX_PACKET + 1).saturating_sub(at - begin));
+        bytes.resize(at + keep, 0);
         frame.copy_to(&mut bytes[at..]);
         slots += 1;
         if slot.more_frag() {
             continue;
         }
         let packet = bytes.get_mut(begin + worker.plan.recipe.vnet..).unwrap_or_default();
-        if turn(packet) {
+        if packet.len() <= MAX_PACKET && turn(packet) {
             ends.push(bytes.len());
         } else {
             foreign += 1;
@@ -112,23 +121,29 @@ fn answer(
     let (mut total, mut pad_bytes) = (0, 0);
     for &end in ends {
         let packet = &bytes[begin..end];
-        while !worker.port.tx(tx_ring).push(packet) {
-            worker.port.txsync()?;
+        let slots = loop {
+            let mut tx = worker.port.tx(tx_ring);
+            let space = tx.space();
+            if tx.push(packet) {
+                break space - tx.space();
+            }
+            worker.sync()?;
             if worker.control.stopped() {
                 return Ok(false);
             }
             worker.wait_space()?;
-        }
+        };
+        let (len, pad) = (packet.len() as u64, units::pad_bytes(packet.len() as u64));
+        worker.queue(Batch { slots, packets: 1, bytes: len, pad_bytes: pad });
         if worker.plan.hexdump {
-            super::fill::print("tx", packet, worker.plan.output.machine());
+            super::fill::print(worker.plan, "tx", packet);
         }
-        total += packet.len() as u64;
-        pad_bytes += units::pad_bytes(packet.len() as u64);
+        total += len;
+        pad_bytes += pad;
         begin = end;
     }
-    worker.port.txsync()?;
     worker.received(ends.len(), total, pad_bytes);
-    worker.sent(ends.len(), total, pad_bytes);
+    worker.sync()?;
     Ok(true)
 }
 

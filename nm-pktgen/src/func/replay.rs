@@ -1,186 +1,262 @@
 //! tx from a capture file: packets as they are, at their own times, at a multiple, at a rate or at once.
-//! Packet k is due at the start plus its distance from the first packet, so waits do not add up.
+//! Each passes on when it comes, be the file a silent pipe; `schedule` says when it is due.
+//!
+//! Invariant: however a replay ends, what was queued is pushed out and counted first.
 
-use nm_capture::{Options, Reader};
+use std::time::Duration;
 
+use anyhow::Context;
+use nm_capture::{Next, Options, Reader};
+use nm_cli::{say, units};
+
+use super::schedule::{Odd, PASS_NS, Schedule};
+use crate::backlog::Batch;
 use crate::cli::Speed;
-use crate::rate;
-use crate::worker::Worker;
+use crate::plan::{Plan, Replay};
+use crate::rate::{self, Pacer};
+use crate::worker::{LOOK, Worker};
 
-/// Longest packet that fits netmap's 64 slots of a packet and the tools' idea of one.
-const MAX_PACKET: usize = 65_535;
+/// A wait longer than this is announced: nobody shall wonder why nothing happens.
+const LONG_NS: u64 = 5_000_000_000;
 
-/// Where a pass through the file stands in time.
-struct Schedule {
-    speed: Speed,
-    /// When the pass began (known once the first packet was read), and its first packet's time in
-    /// the file.
-    start_ns: Option<u64>,
-    first_ns: Option<u64>,
-    /// When the last packet was due: where the next pass goes on.
-    last_due_ns: u64,
+/// Opens the capture of a replay.
+pub fn open(plan: &Plan, replay: &Replay) -> anyhow::Result<Reader> {
+    let mut options = Options::frames(plan.to_ethernet());
+    options.longest = options.longest.map(|longest| longest - plan.recipe.vnet);
+    Ok(Reader::open(&replay.path, options)?)
 }
 
-impl Schedule {
-    /// When a packet with this time in the file is due; `None` is now.
-    fn due(&mut self, ts_ns: u64, clock: impl FnOnce() -> u64) -> Option<u64> {
-        let Speed::Times(times) = self.speed else {
-            return None;
-        };
-        let first = *self.first_ns.get_or_insert(ts_ns);
-        // Files may go back in time; such packets are due at once.
-        let offset = ts_ns.saturating_sub(first) as f64 / times;
-        self.last_due_ns = self.start_ns.get_or_insert_with(clock).saturating_add(offset as u64);
-        Some(self.last_due_ns)
-    }
+/// A replay in progress.
+struct Player {
+    replay: Replay,
+    reader: Reader,
+    schedule: Option<Schedule>,
+    pacer: Option<Pacer>,
+    frame: Vec<u8>,
+    vnet: usize,
+    ring: usize,
+    /// The input had nothing since the last packet, so that a late packet is not our fault.
+    starved: bool,
+    gaps: u64,
+    backs: u64,
+    slips: u64,
+    late: Duration,
 }
 
 /// Replays until the file was played often enough or the run ends.
 pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
-    let Some(replay) = worker.plan.replay.clone() else {
-        return Ok(());
+    let replay = worker.plan.replay.clone().context("there is nothing to replay")?;
+    let reader = match worker.input.take() {
+        Some(reader) => reader,
+        None => open(worker.plan, &replay)?,
     };
-    let mut pacer = worker.pacer();
     rate::sharpen_timers();
-    let clock = worker.control.clock;
-    let mut schedule =
-        Schedule { speed: replay.speed, start_ns: None, first_ns: None, last_due_ns: 0 };
-    let mut frame = vec![0; worker.plan.recipe.vnet];
-    let (mut queued, mut skipped, mut cut, mut ring) = (0, 0u64, 0u64, 0);
-    let mut pass = 0;
-    'passes: while replay.times == 0 || pass < replay.times {
-        if pass > 0 {
-            schedule.start_ns = schedule.start_ns.map(|_| schedule.last_due_ns);
-            schedule.first_ns = None;
-        }
-        pass += 1;
-        let mut reader = Reader::open(&replay.path, Options::default())?;
-        let mut found = false;
-        while let Some(packet) = reader.next()? {
-            found = true;
-            if packet.data.len() + worker.plan.recipe.vnet > MAX_PACKET || packet.data.is_empty() {
-                skipped += 1;
-                continue;
-            }
-            cut += u64::from(packet.orig_len as usize > packet.data.len());
-            let due = schedule.due(packet.ts.as_nanos() as u64, || clock.now_ns());
-            queued = wait_due(worker, &mut pacer, due, queued)?;
-            if worker.control.stopped() || worker.claim(1) == 0 {
-                break 'passes;
-            }
-            frame.truncate(worker.plan.recipe.vnet);
-            frame.extend_from_slice(packet.data);
-            if worker.tally.first_ns == 0 {
-                worker.stamp(worker.control.clock.now_ns());
-            }
-            if !push(worker, &frame, &mut ring, &mut queued)? {
-                worker.give_back(1);
-                break 'passes;
-            }
-            if worker.plan.hexdump {
-                super::fill::print("tx", &frame, worker.plan.output.machine());
-            }
-            worker.sent_one(frame.len());
-            if let Some(pacer) = &mut pacer {
-                pacer.charge(1, frame.len() as u64);
-            }
-            queued += 1;
-            if queued >= worker.plan.burst {
-                queued = sync(worker)?;
-            }
-        }
-        if !found {
-            anyhow::bail!("{} holds no packets to replay", replay.path.display());
-        }
+    let vnet = worker.plan.recipe.vnet;
+    let mut player = Player {
+        schedule: match replay.speed {
+            Speed::Times(times) => Some(Schedule::new(times, replay.longest_gap)),
+            Speed::Max => None,
+        },
+        replay,
+        reader,
+        pacer: worker.pacer(),
+        frame: vec![0; vnet],
+        vnet,
+        ring: 0,
+        starved: false,
+        gaps: 0,
+        backs: 0,
+        slips: 0,
+        late: Duration::ZERO,
+    };
+    let played = player.play(worker);
+    let closed = worker.close();
+    player.tell();
+    if let Some(pacer) = &player.pacer {
+        pacer.tell();
     }
-    // Only a stopped run in front of a full destination leaves something: one packet a slot, mostly.
-    let unsent = worker.flush()? as u64;
-    worker.unsend(unsent);
-    if queued > 0 {
-        worker.tally.tx_batches += 1;
-        worker.stamp(worker.control.clock.now_ns());
-    }
-    warn(skipped, "were not sent: empty, or longer than 65535 bytes");
-    warn(cut, "were cut by the capture and sent in their cut form");
-    Ok(())
+    played.and(closed)
 }
 
-/// Waits until a packet may go out; what is queued goes out before.
-fn wait_due(
-    worker: &mut Worker<'_>,
-    pacer: &mut Option<rate::Pacer>,
-    due: Option<u64>,
-    mut queued: usize,
-) -> anyhow::Result<usize> {
-    let clock = worker.control.clock;
-    loop {
-        // The clock is read a packet only where packets have times.
-        let until = match (&mut *pacer, due) {
-            (Some(pacer), _) => pacer.ready(clock.now_ns()).err(),
-            (None, Some(due)) => (due > clock.now_ns()).then_some(due),
-            (None, None) => None,
-        };
-        let Some(until) = until.filter(|_| !worker.control.stopped()) else {
-            return Ok(queued);
-        };
-        if queued > 0 {
-            queued = sync(worker)?;
-        }
-        rate::wait_until(clock, until, &worker.control.stop);
-    }
-}
-
-/// Queues a packet, waiting for space if need be; false if the run was stopped.
-fn push(
-    worker: &mut Worker<'_>,
-    frame: &[u8],
-    ring: &mut usize,
-    queued: &mut usize,
-) -> anyhow::Result<bool> {
-    loop {
-        for _ in 0..worker.port.tx_rings() {
-            let mut tx = worker.port.tx(*ring);
-            if tx.push(frame) {
-                worker.tally.space = tx.space() as u64;
-                return Ok(true);
+impl Player {
+    fn play(&mut self, worker: &mut Worker<'_>) -> anyhow::Result<()> {
+        for pass in 0.. {
+            if self.replay.times != 0 && pass == self.replay.times {
+                break;
             }
-            *ring = (*ring + 1) % worker.port.tx_rings();
+            if pass > 0 {
+                self.reader = open(worker.plan, &self.replay)?;
+                self.rewind(pass);
+            }
+            let (mut packets, left_out) = (0u64, worker.left_out);
+            loop {
+                if worker.control.stopped() {
+                    return Ok(());
+                }
+                let next = self.reader.advance();
+                worker.left_out = left_out + self.reader.notes().left_out();
+                match next? {
+                    Next::Packet if self.send(worker)? => packets += 1,
+                    Next::Packet => return Ok(()),
+                    Next::Other => {}
+                    Next::Pending => {
+                        worker.sync()?;
+                        self.starved = true;
+                        self.reader.wait(LOOK)?;
+                    }
+                    Next::End => break,
+                }
+            }
+            if packets == 0 {
+                anyhow::bail!("{} holds no packet that can be sent", self.replay.path.display());
+            }
         }
-        *queued = sync(worker)?;
-        if worker.control.stopped() {
+        Ok(())
+    }
+
+    fn rewind(&mut self, pass: u64) {
+        let paced = self.schedule.as_mut().is_none_or(Schedule::again);
+        if !paced && pass == 1 {
+            let pace = Duration::from_nanos(PASS_NS);
+            say!(
+                "nm-pktgen: {} has no time between its packets; it is sent once every {pace:?} \
+                 (--pcap-speed max or --rate would set another pace)",
+                self.replay.path.display()
+            );
+        }
+    }
+
+    /// Sends the packet that the reader found; false if the run is over.
+    fn send(&mut self, worker: &mut Worker<'_>) -> anyhow::Result<bool> {
+        let packet = self.reader.packet();
+        self.frame.truncate(self.vnet);
+        self.frame.extend_from_slice(packet.data);
+        let ts = packet.ts;
+        let now = worker.control.clock.now_ns();
+        let due = self.schedule.as_mut().map(|schedule| schedule.due(ts, now));
+        if let Some((_, Some(odd))) = due {
+            self.note(odd);
+        }
+        self.wait_due(worker, due.map(|(due, _)| due))?;
+        if worker.control.stopped() || worker.claim(1) == 0 {
             return Ok(false);
         }
-        worker.wait_space()?;
+        worker.begin();
+        let Some(slots) = self.push(worker)? else {
+            worker.give_back(1);
+            return Ok(false);
+        };
+        let len = self.frame.len() as u64;
+        worker.queue(Batch { slots, packets: 1, bytes: len, pad_bytes: units::pad_bytes(len) });
+        if worker.plan.hexdump {
+            super::fill::print(worker.plan, "tx", &self.frame);
+        }
+        if let Some(pacer) = &mut self.pacer {
+            pacer.charge(1, len);
+        }
+        if worker.queued() >= worker.plan.burst {
+            worker.sync()?;
+        }
+        Ok(true)
     }
-}
 
-fn sync(worker: &mut Worker<'_>) -> anyhow::Result<usize> {
-    worker.port.txsync()?;
-    worker.tally.tx_batches += 1;
-    let now = worker.control.clock.now_ns();
-    worker.stamp(now);
-    worker.publish(now);
-    Ok(0)
-}
-
-fn warn(packets: u64, what: &str) {
-    if packets > 0 {
-        nm_cli::say!("nm-pktgen: {packets} packets of the file {what}");
+    /// Waits until a packet may go out; what is queued goes out before.
+    fn wait_due(&mut self, worker: &mut Worker<'_>, due: Option<u64>) -> anyhow::Result<()> {
+        let clock = worker.control.clock;
+        let mut told = false;
+        loop {
+            // The clock is read a packet only where packets have times.
+            let until = match (&mut self.pacer, due) {
+                (Some(pacer), _) => pacer.ready(clock.now_ns()).err(),
+                (None, Some(due)) => (due > clock.now_ns()).then_some(due),
+                (None, None) => None,
+            };
+            let Some(until) = until.filter(|_| !worker.control.stopped()) else {
+                break;
+            };
+            worker.sync()?;
+            let left = until.saturating_sub(clock.now_ns());
+            if left > LONG_NS && !told && !worker.plan.output.quiet {
+                told = true;
+                let left = Duration::from_secs(left / 1_000_000_000);
+                say!("nm-pktgen: the next packet is due in {}", humantime::format_duration(left));
+            }
+            rate::wait_until(clock, until, &worker.control.stop);
+        }
+        if let Some(schedule) = &mut self.schedule
+            && !worker.control.stopped()
+            && let Some(late) = schedule.slip(clock.now_ns())
+            && !std::mem::take(&mut self.starved)
+        {
+            self.slips += 1;
+            self.late += late;
+        }
+        self.starved = false;
+        Ok(())
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Queues the frame, waiting for space if need be; returns its slots, `None` if the run was stopped.
+    fn push(&mut self, worker: &mut Worker<'_>) -> anyhow::Result<Option<usize>> {
+        loop {
+            for _ in 0..worker.port.tx_rings() {
+                let mut tx = worker.port.tx(self.ring);
+                let space = tx.space();
+                if tx.push(&self.frame) {
+                    worker.tally.space = tx.space() as u64;
+                    return Ok(Some(space - tx.space()));
+                }
+                self.ring = (self.ring + 1) % worker.port.tx_rings();
+            }
+            worker.sync()?;
+            if worker.control.stopped() {
+                return Ok(None);
+            }
+            worker.wait_space()?;
+        }
+    }
 
-    #[test]
-    fn due_times_keep_the_distance_from_the_first_packet() {
-        let mut schedule =
-            Schedule { speed: Speed::Times(2.0), start_ns: None, first_ns: None, last_due_ns: 0 };
-        assert_eq!(schedule.due(50_000, || 1000), Some(1000));
-        assert_eq!(schedule.due(54_000, || 9999), Some(3000));
-        assert_eq!(schedule.due(40_000, || 9999), Some(1000), "a step back is due at once");
-        schedule.speed = Speed::Max;
-        assert_eq!(schedule.due(60_000, || 9999), None);
+    /// Says what is odd about the file's time, the first time; the rest is summed up in the end.
+    fn note(&mut self, odd: Odd) {
+        let path = self.replay.path.display();
+        let whole = |time: Duration| match time.as_secs() {
+            0 => humantime::format_duration(Duration::from_millis(time.subsec_millis().into())),
+            seconds => humantime::format_duration(Duration::from_secs(seconds)),
+        };
+        match odd {
+            Odd::Gap(gap) => {
+                self.gaps += 1;
+                if self.gaps == 1 {
+                    say!(
+                        "nm-pktgen: {path} has a gap of {}, which is shortened to {} (--pcap-max-gap)",
+                        whole(gap),
+                        whole(self.replay.longest_gap)
+                    );
+                }
+            }
+            Odd::Back(back) => {
+                self.backs += 1;
+                if self.backs == 1 {
+                    say!(
+                        "nm-pktgen: the clock of {path} steps back by {}; the pace goes on",
+                        whole(back)
+                    );
+                }
+            }
+        }
+    }
+
+    /// Says in the end what happened on the way.
+    fn tell(&self) {
+        let path = self.replay.path.display();
+        if self.gaps > 1 {
+            say!("nm-pktgen: {} gaps of {path} were shortened", self.gaps);
+        }
+        if self.backs > 1 {
+            say!("nm-pktgen: the clock of {path} stepped back {} times", self.backs);
+        }
+        rate::tell_slips(self.slips, self.late);
+        for sentence in self.reader.notes().sentences(self.reader.path()) {
+            say!("nm-pktgen: {sentence}");
+        }
     }
 }

@@ -13,6 +13,8 @@ use crate::worker::{LOOK, Worker};
 
 /// Traffic has ended when none came for this long (`--exit-if-empty`).
 const IDLE_NS: u64 = 1_000_000_000;
+/// A capture is flushed at least this often, and whenever nothing comes.
+const FLUSH_NS: u64 = 100_000_000;
 /// Streams of sequence numbers told apart; more are foreign.
 const MAX_STREAMS: usize = 256;
 /// Enough of a packet to hold all headers and the mark: 12 + 14 + 40 + 8 + 16, rounded up.
@@ -20,7 +22,16 @@ const HEAD_BYTES: usize = 96;
 
 /// Receives until the run ends.
 pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
+    let received = receive(worker);
+    if let Some(capture) = worker.capture {
+        capture.flush()?;
+    }
+    received
+}
+
+fn receive(worker: &mut Worker<'_>) -> anyhow::Result<()> {
     let mut look = Look::new(worker);
+    let mut flushed_ns = 0;
     loop {
         if worker.control.stopped() || worker.complete() {
             break;
@@ -32,15 +43,25 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
         let now = worker.control.clock.now_ns();
         if got > 0 {
             // Gives the slots back before anything else: a full ring makes senders drop.
-            worker.port.rxsync()?;
+            let synced = worker.port.rxsync();
             look.finish_batch(worker)?;
             worker.stamp(now);
             worker.publish(now);
+            synced?;
+            if let Some(capture) = worker.capture
+                && now.saturating_sub(flushed_ns) > FLUSH_NS
+            {
+                flushed_ns = now;
+                capture.flush()?;
+            }
             continue;
         }
         worker.publish(now);
         if let Some(capture) = worker.capture {
             capture.flush()?;
+        }
+        if worker.port.ended() {
+            break;
         }
         let ready = worker.port.wait(Interest::RX, worker.plan.wait, Some(LOOK))?;
         let quiet = worker.control.clock.now_ns().saturating_sub(worker.tally.last_ns);
@@ -51,9 +72,6 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
         {
             break;
         }
-    }
-    if let Some(capture) = worker.capture {
-        capture.flush()?;
     }
     Ok(())
 }
@@ -80,6 +98,8 @@ fn drain(worker: &mut Worker<'_>, look: &mut Look, ring: usize) -> usize {
     }
     let taken =
         if look.needed { look.take(worker, ring, limit) } else { count(worker, ring, limit) };
+    // What a peer took out of the ring between the two looks is claimed and not there.
+    worker.give_back(limit - taken.packets);
     worker.received(taken.packets, taken.bytes, taken.pad_bytes);
     taken.packets
 }
@@ -229,8 +249,7 @@ impl Look {
         if worker.plan.hexdump {
             let mut begin = 0;
             for &end in &self.ends {
-                let to_stderr = worker.plan.output.machine() || worker.plan.stdout_is_capture();
-                super::fill::print("rx", &self.bytes[begin..end], to_stderr);
+                super::fill::print(worker.plan, "rx", &self.bytes[begin..end]);
                 begin = end;
             }
         }

@@ -1,10 +1,13 @@
 //! tx and txseq: fill a burst, sync, look at the schedule. Per packet there is no system call, no
 //! allocation and no look at the clock; per burst one sync and at most two looks at the clock.
+//!
+//! Invariant: a ring is looked at once for a burst. What `Filler::fill` makes is bounded by the very
+//! cursor that it fills, whatever a look before it has shown: a peer may have changed the ring since.
 
 use nm_stream::{Kind, Mark};
 
 use crate::cli::Function;
-use crate::func::fill::{Filler, Made};
+use crate::func::fill::Filler;
 use crate::packet::rng::Rng;
 use crate::packet::source::Source;
 use crate::rate::{self, Pacer};
@@ -22,21 +25,31 @@ pub fn stream_mark(worker: &Worker<'_>, kind: Kind) -> Mark {
 
 /// Sends until the run ends.
 pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
+    let mut pacer = worker.pacer();
+    let sent = send_all(worker, &mut pacer);
+    let closed = worker.close();
+    if let Some(pacer) = &pacer {
+        pacer.tell();
+    }
+    sent.and(closed)
+}
+
+fn send_all(worker: &mut Worker<'_>, pacer: &mut Option<Pacer>) -> anyhow::Result<()> {
     let seq = worker.plan.function == Function::Txseq;
     let source = Source::new(&worker.plan.recipe, worker.index as u64);
     let rings: Vec<usize> =
         (0..worker.port.tx_rings()).map(|ring| worker.port.tx(ring).num_slots()).collect();
     let mark = seq.then(|| stream_mark(worker, Kind::Seq));
-    let mut filler = Filler::new(worker.plan, source, &rings, capacity(worker), mark)?;
+    let buf_bytes = worker.port.tx(0).buf_bytes();
+    let mut filler = Filler::new(worker.plan, source, &rings, buf_bytes, mark)?;
     worker.port.allow_indirect_static(filler.indirect_bytes());
-    let mut pacer = worker.pacer();
     if pacer.is_some() {
         rate::sharpen_timers();
     }
     let mut ring = 0;
     let mut unpublished = 0;
     while !worker.control.stopped() {
-        let Some(allowed) = allowed(worker, &mut pacer) else {
+        let Some(allowed) = allowed(worker, pacer) else {
             continue;
         };
         // Rings take turns, so that all receivers' rings get the same.
@@ -49,11 +62,13 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
         if packets == 0 {
             break;
         }
-        if worker.tally.first_ns == 0 {
-            worker.stamp(worker.control.clock.now_ns());
-        }
-        let made = send(worker, &mut filler, chosen, packets)?;
-        if let Some(pacer) = &mut pacer {
+        worker.begin();
+        let made = filler.fill(&mut worker.port.tx(chosen), chosen, packets);
+        worker.give_back(packets - made.packets);
+        worker.queue(made);
+        worker.port.txsync()?;
+        worker.settle();
+        if let Some(pacer) = pacer {
             pacer.charge(made.packets as u64, made.bytes);
         }
         ring = if chosen + 1 == rings.len() { 0 } else { chosen + 1 };
@@ -65,7 +80,7 @@ pub fn run(worker: &mut Worker<'_>) -> anyhow::Result<()> {
             worker.publish(now);
         }
     }
-    close(worker, &filler)
+    Ok(())
 }
 
 /// Packets that the schedule allows now; `None` after waiting for it.
@@ -83,13 +98,7 @@ fn allowed(worker: &Worker<'_>, pacer: &mut Option<Pacer>) -> Option<usize> {
     }
 }
 
-fn capacity(worker: &mut Worker<'_>) -> usize {
-    // All buffers of a port have one size; a ring without a free slot says so later.
-    let mut ring = worker.port.tx(0);
-    if ring.space() > 0 { ring.slot(0).capacity() } else { usize::from(u16::MAX) }
-}
-
-/// The next ring with room for a packet, and how many packets it takes.
+/// The next ring with room for a packet, and how many packets it seems to take.
 fn find_room(worker: &mut Worker<'_>, from: usize, slots: usize) -> Option<(usize, usize)> {
     let rings = worker.port.tx_rings();
     for turn in 0..rings {
@@ -103,27 +112,4 @@ fn find_room(worker: &mut Worker<'_>, from: usize, slots: usize) -> Option<(usiz
     }
     worker.tally.space = 0;
     None
-}
-
-fn send(
-    worker: &mut Worker<'_>,
-    filler: &mut Filler,
-    ring: usize,
-    packets: usize,
-) -> anyhow::Result<Made> {
-    let made = filler.fill(&mut worker.port.tx(ring), ring, packets);
-    worker.port.txsync()?;
-    worker.sent(made.packets, made.bytes, made.pad_bytes);
-    Ok(made)
-}
-
-/// Sends what is queued, and takes out of the tally what was not: it will never leave.
-fn close(worker: &mut Worker<'_>, filler: &Filler) -> anyhow::Result<()> {
-    let unsent = worker.flush()?.div_ceil(filler.slots_per_packet()) as u64;
-    worker.unsend(unsent);
-    if worker.tally.tx_packets > 0 {
-        let now = worker.control.clock.now_ns();
-        worker.stamp(now);
-    }
-    Ok(())
 }
