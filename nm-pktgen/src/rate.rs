@@ -127,15 +127,11 @@ impl Pacer {
 /// Says how often a sender was so late that its schedule was moved, and by how much in all.
 pub fn tell_slips(slips: u64, late: Duration) {
     let seconds = late.as_secs_f64();
-    match slips {
-        0 => {}
-        1 => {
-            say!("nm-pktgen: sending was {seconds:.1} s behind; it went on from there, at its pace")
-        }
-        _ => say!(
-            "nm-pktgen: sending was more than a second behind {slips} times, {seconds:.1} s in all; \
-             it went on from there, at its pace"
-        ),
+    if slips > 0 {
+        let times = if slips == 1 { String::new() } else { format!(", {slips} times in all") };
+        say!(
+            "nm-pktgen: sending was {seconds:.1} s behind{times}; it went on from there, at its pace"
+        );
     }
 }
 

@@ -19,6 +19,27 @@ pub struct Rig {
     root: TempDir,
 }
 
+/// Set in a process that runs one test, whose own root is that of the test's rig.
+const MARK: &str = "NM_TEST_RIG";
+
+/// Runs `body` in a process (this binary, started again for the test of that name) that uses the same
+/// switches as the tools of the rig: the root belongs to a whole process, and tests run in parallel.
+pub fn within(test: &str, body: impl FnOnce(Rig)) {
+    if let Some(dir) = std::env::var_os(MARK) {
+        return body(Rig { root: tempfile::tempdir_in(dir).expect("a directory") });
+    }
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory in /dev/shm");
+    let own = std::env::current_exe().expect("the test binary");
+    let output = Command::new(own)
+        .args([test, "--exact", "--nocapture"])
+        .env("NETMAP_ROOT", dir.path().join("root"))
+        .env(MARK, dir.path())
+        .output()
+        .expect("the test binary runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{test}: {output:?}");
+}
+
 impl Rig {
     pub fn new() -> Rig {
         let root = tempfile::tempdir_in("/dev/shm").expect("a directory in /dev/shm");
@@ -29,12 +50,20 @@ impl Rig {
         self.root.path().join(name)
     }
 
+    /// The root of the switches.
+    fn switches(&self) -> PathBuf {
+        match std::env::var_os(MARK) {
+            Some(dir) => Path::new(&dir).join("root"),
+            None => self.path("root"),
+        }
+    }
+
     /// The tool with arguments given as one line of words.
     pub fn command(&self, words: &str) -> Command {
         let mut command = Command::cargo_bin("nm-pktgen").expect("the binary was built");
         command
             .args(words.split_whitespace())
-            .env("NETMAP_ROOT", self.path("root"))
+            .env("NETMAP_ROOT", self.switches())
             .current_dir(self.root.path())
             .stdin(Stdio::null());
         command
@@ -129,7 +158,7 @@ impl Running {
     }
 
     /// Asks for totals until they satisfy `enough`. Each answer is an event; nothing is timed.
-    pub fn totals_until(&mut self, enough: impl Fn(&Value) -> bool) -> Value {
+    pub fn totals_until(&mut self, mut enough: impl FnMut(&Value) -> bool) -> Value {
         loop {
             self.signal(Signal::SIGUSR1);
             let totals = self.next();
