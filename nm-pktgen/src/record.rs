@@ -292,7 +292,8 @@ impl Totals {
     }
 }
 
-fn plural(count: u64, what: &str) -> String {
+/// A number of things in words.
+pub fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 

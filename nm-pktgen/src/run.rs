@@ -23,7 +23,7 @@ use crate::control::Control;
 use crate::func::{self, replay};
 use crate::neighbours::{self, Neighbours};
 use crate::plan::Plan;
-use crate::record::{Start, Totals};
+use crate::record::{Start, Totals, plural};
 use crate::stats::{Board, RateWindow, Tally, lock};
 use crate::worker::Worker;
 
@@ -259,10 +259,10 @@ fn describe(plan: &Plan, ports: &[Port]) {
         let (tx, rx) = port.slots();
         let cpu = plan.cpus.as_ref().map_or(String::new(), |cpus| format!(", CPU {}", cpus[index]));
         say!(
-            "nm-pktgen: thread {index}: {} with {} tx rings of {tx} slots, {} rx rings of {rx} slots{cpu}",
+            "nm-pktgen: thread {index}: {} with {} of {tx} slots, {} of {rx} slots{cpu}",
             port.name(),
-            port.tx_rings(),
-            port.rx_rings()
+            plural(port.tx_rings() as u64, "tx ring"),
+            plural(port.rx_rings() as u64, "rx ring")
         );
     }
     if plan.verbose > 1 {

@@ -19,7 +19,7 @@ use crate::link::{Addresses, LinkType};
 use crate::notes::Notes;
 use crate::pcap::Classic;
 use crate::pcapng::{self, Ng};
-use crate::source::Source;
+use crate::source::{Source, is_stdin};
 use crate::unpack::Packing;
 
 /// One captured packet. The data are valid until the next call of [`Reader::advance`].
@@ -165,7 +165,8 @@ impl Reader {
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Reader> {
         let path = path.as_ref();
         let source = Source::open(path).map_err(Error::io("open", path))?;
-        let mut reader = Reader::over(Box::new(source.clone()), path, options);
+        let name = if is_stdin(path) { Path::new("standard input") } else { path };
+        let mut reader = Reader::over(Box::new(source.clone()), name, options);
         reader.source = Some(source);
         reader.begin()?;
         Ok(reader)

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::link::LinkType;
 use crate::output::Output;
 use crate::pcap::{FILE_HEADER_BYTES, MAGIC_NANOS, RECORD_HEADER_BYTES, VERSION};
+use crate::source::is_stdout;
 
 /// One write of a file carries this much.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -53,6 +54,7 @@ impl Writer {
     pub fn create(path: impl AsRef<Path>, snaplen: u32) -> Result<Writer> {
         let path = path.as_ref();
         let output = Output::create(path).map_err(Error::io("create", path))?;
+        let path = if is_stdout(path) { Path::new("standard output") } else { path };
         let snaplen = if snaplen == 0 { MAX_SNAPLEN } else { snaplen.min(MAX_SNAPLEN) };
         let pending = file_header(snaplen).to_vec();
         let mut writer = Writer { output, path: path.to_owned(), snaplen, pending, stop: None };

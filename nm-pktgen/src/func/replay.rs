@@ -108,7 +108,7 @@ impl Player {
                 }
             }
             if packets == 0 {
-                anyhow::bail!("{} holds no packet that can be sent", self.replay.path.display());
+                anyhow::bail!("{} holds no packet that can be sent", self.reader.path().display());
             }
         }
         Ok(())
@@ -121,7 +121,7 @@ impl Player {
             say!(
                 "nm-pktgen: {} has no time between its packets; it is sent once every {pace:?} \
                  (--pcap-speed max or --rate would set another pace)",
-                self.replay.path.display()
+                self.reader.path().display()
             );
         }
     }
@@ -132,8 +132,8 @@ impl Player {
         self.frame.truncate(self.vnet);
         self.frame.extend_from_slice(packet.data);
         let ts = packet.ts;
-        let now = worker.control.clock.now_ns();
-        let due = self.schedule.as_mut().map(|schedule| schedule.due(ts, now));
+        let clock = worker.control.clock;
+        let due = self.schedule.as_mut().map(|schedule| schedule.due(ts, clock.now_ns()));
         if let Some((_, Some(odd))) = due {
             self.note(odd);
         }
@@ -217,7 +217,7 @@ impl Player {
 
     /// Says what is odd about the file's time, the first time; the rest is summed up in the end.
     fn note(&mut self, odd: Odd) {
-        let path = self.replay.path.display();
+        let path = self.reader.path().display();
         let whole = |time: Duration| match time.as_secs() {
             0 => humantime::format_duration(Duration::from_millis(time.subsec_millis().into())),
             seconds => humantime::format_duration(Duration::from_secs(seconds)),
@@ -247,7 +247,7 @@ impl Player {
 
     /// Says in the end what happened on the way.
     fn tell(&self) {
-        let path = self.replay.path.display();
+        let path = self.reader.path().display();
         if self.gaps > 1 {
             say!("nm-pktgen: {} gaps of {path} were shortened", self.gaps);
         }
