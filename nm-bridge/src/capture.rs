@@ -5,6 +5,8 @@
 //! a batch is staged first and the part of it that went is written afterwards.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use netmap::RxRing;
 use nm_capture::{MAX_SNAPLEN, Times, Writer};
@@ -19,13 +21,17 @@ pub struct Capture {
     bytes: Vec<u8>,
     /// Of each whole packet staged: where it ends in `bytes`.
     ends: Vec<usize>,
+    /// Something was written since the last flush.
+    dirty: bool,
 }
 
 impl Capture {
     /// Creates the file, or takes stdout for `-`.
-    pub fn create(path: &Path, snaplen: u32) -> netmap::Result<Capture> {
-        let writer = Writer::create(path, snaplen)?;
-        Ok(Capture { writer, bytes: Vec::new(), ends: Vec::new() })
+    ///
+    /// Once `stop` is set, a reader of it that stands still is not waited for.
+    pub fn create(path: &Path, snaplen: u32, stop: Arc<AtomicBool>) -> netmap::Result<Capture> {
+        let writer = Writer::create(path, snaplen)?.stopped_by(stop);
+        Ok(Capture { writer, bytes: Vec::new(), ends: Vec::new(), dirty: false })
     }
 
     /// Copies the packets of the first `max` slots.
@@ -49,6 +55,7 @@ impl Capture {
         if packets == 0 {
             return Ok(());
         }
+        self.dirty = true;
         let mut begin = 0;
         for (&end, ts) in self.ends.iter().take(packets).zip(Times::now()) {
             let packet = &self.bytes[begin..end];
@@ -59,8 +66,16 @@ impl Capture {
         Ok(())
     }
 
-    /// Hands everything to the file.
+    /// Hands on what was written since the last time.
     pub fn flush(&mut self) -> netmap::Result<()> {
-        Ok(self.writer.flush()?)
+        if std::mem::take(&mut self.dirty) {
+            self.writer.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Hands on everything, and waits for a reader as long as it takes something.
+    pub fn finish(&mut self) -> netmap::Result<()> {
+        Ok(self.writer.finish()?)
     }
 }

@@ -33,7 +33,12 @@ Examples:
 /// cannot take is counted there.
 ///
 /// A pcap: port replays its file if there is one, as fast as the other side takes it, and else
-/// records to it; its end does not end the bridge, --count does.
+/// records to it. Of two pcap: ports the first is read and the second written; the same holds for
+/// pcap:- and FIFOs, whichever the other port is. The bridge ends when neither port can give
+/// anything any more.
+///
+/// Two ports of one switch make a loop, in which a broadcast multiplies for ever: refused without
+/// --loop.
 ///
 /// With one name, that port is joined to its own host rings (NAME^), as upstream does.
 ///
@@ -68,6 +73,10 @@ pub struct Cli {
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
+    /// Join two ports of one switch all the same.
+    #[arg(long = "loop")]
+    pub allow_loop: bool,
+
     /// Send what a single port receives back out of the same port.
     #[arg(short = 'L', long)]
     pub loopback: bool,
@@ -80,8 +89,8 @@ pub struct Cli {
     #[arg(long, value_name = "TIME", value_parser = duration::nonzero_seconds)]
     pub duration: Option<Duration>,
 
-    /// Print rates every --interval.
-    #[arg(long)]
+    /// Print rates every --interval, with --json and --csv too.
+    #[arg(long, conflicts_with = "quiet")]
     pub stats: bool,
 
     /// Write every packet that is moved to a pcap file (- is stdout; reports then go to stderr).

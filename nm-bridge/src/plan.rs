@@ -3,9 +3,13 @@
 //! Invariant: buffers are swapped only if both ports really lie in one region, whatever was planned;
 //! the plan merely arranges for that by making the second port in the first one's memory.
 
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
 use anyhow::Context;
 use netmap::name::{PortKind, PortName, RingSel};
 use netmap::{Direction, Memory, Options, Port};
+use nm_capture::{is_stdin, is_stdout};
 use nm_cli::exit::UsageError;
 
 use crate::cli::{Cli, Operands};
@@ -21,6 +25,8 @@ pub struct Plan {
     pub loopback: bool,
     /// Whether the second port is to be made in the memory of the first.
     pub share: bool,
+    /// Of each port, what it is opened for.
+    pub directions: [Direction; 2],
 }
 
 /// Two open ports.
@@ -42,34 +48,61 @@ impl Plan {
             |text: &str| text.parse::<PortName>().map_err(|e| UsageError::new(e.to_string()));
         let mut a = parse(&operands.a)?;
         let b = parse(operands.b.as_ref().unwrap_or(&operands.a))?;
-        if !cli.loopback && a == b {
+        let is_filter =
+            matches!(&a.kind, PortKind::Pcap(path) if is_stdin(path) && is_stdout(path));
+        if !cli.loopback && a == b && !is_filter {
             a = host_side(&b)?;
         }
         // Only ports of a switch live in memory that can be shared, unless it was chosen by @ID.
         let free =
             |name: &PortName| matches!(name.kind, PortKind::Vale { .. }) && name.mem_id.is_none();
         let share = !cli.copy && !cli.loopback && free(&a) && free(&b);
-        Ok(Plan { a, b, loopback: cli.loopback, share })
+        if let (PortKind::Vale { switch: left, .. }, PortKind::Vale { switch: right, .. }) =
+            (&a.kind, &b.kind)
+            && left == right
+            && !cli.loopback
+            && !cli.allow_loop
+        {
+            return Err(UsageError::new(format!(
+                "{a} and {b} are ports of one switch, {left}: a broadcast would go round for ever; \
+                 join two switches, or insist with --loop"
+            ))
+            .into());
+        }
+        let directions = if cli.loopback {
+            // Two handles of one port: each side of `forward` borrows its own.
+            [Direction::RxOnly, Direction::TxOnly]
+        } else {
+            directions(&a, &b)
+        };
+        let plan = Plan { a, b, loopback: cli.loopback, share, directions };
+        if plan.port_on_stdout() && cli.pcap_out.as_ref().is_some_and(|path| is_stdout(path)) {
+            return Err(UsageError::new("stdout cannot hold two captures").into());
+        }
+        Ok(plan)
+    }
+
+    /// Whether packets go out of one of the ports to standard output.
+    pub fn port_on_stdout(&self) -> bool {
+        let ports = [&self.a, &self.b].into_iter().zip(self.directions);
+        ports.into_iter().any(|(name, direction)| match &name.kind {
+            PortKind::Pcap(path) => is_stdout(path) && direction == Direction::TxOnly,
+            _ => false,
+        })
     }
 
     /// Opens both ports.
     pub fn open(&self, cli: &Cli) -> anyhow::Result<Pair> {
-        let open = |name: &PortName, options: Options| {
-            Port::open_with(name, &options).with_context(|| format!("opening port {name}"))
+        let open = |name: &PortName, direction| {
+            Port::open_with(name, &Options { direction, ..Options::default() })
+                .with_context(|| format!("opening port {name}"))
         };
-        let only = |direction| Options { direction, ..Options::default() };
-        let (a, b) = if self.loopback {
-            // Two handles of one port: each side of `forward` borrows its own.
-            (open(&self.a, only(Direction::RxOnly))?, open(&self.b, only(Direction::TxOnly))?)
-        } else {
-            let a = open(&self.a, Options::default())?;
-            let shared = Options { memory: Memory::With(a.memory()), ..Options::default() };
-            let b = match self.share.then(|| Port::open_with(&self.b, &shared)) {
-                Some(Ok(b)) => b,
-                // A port that is there already keeps its memory; any other reason shows again.
-                _ => open(&self.b, Options::default())?,
-            };
-            (a, b)
+        let a = open(&self.a, self.directions[0])?;
+        let shared = Options { memory: Memory::With(a.memory()), ..Options::default() };
+        let b = match self.share.then(|| Port::open_with(&self.b, &shared)) {
+            Some(Ok(b)) => b,
+            // A port that is there already keeps its memory; any other reason shows again.
+            _ => open(&self.b, self.directions[1])?,
         };
         let zero_copy = !cli.copy && a.same_memory(&b);
         Ok(Pair { a, b, zero_copy })
@@ -78,6 +111,34 @@ impl Plan {
     /// Whether a NIC is involved, whose link may need time to come up.
     pub fn has_nic(&self) -> bool {
         [&self.a, &self.b].iter().any(|name| matches!(name.kind, PortKind::Netmap(_)))
+    }
+}
+
+/// What each port is opened for. A capture goes one way. Of two, the first is the source; so is a
+/// stream that could be either, a FIFO or `-`, if it is the first port. A file next to another kind of
+/// port is read if it is there, and written if not: the library sees to that.
+fn directions(a: &PortName, b: &PortName) -> [Direction; 2] {
+    let capture = |name: &PortName| match &name.kind {
+        PortKind::Pcap(path) => Some(path.clone()),
+        _ => None,
+    };
+    let ways = [Direction::RxOnly, Direction::TxOnly];
+    match (capture(a), capture(b)) {
+        (Some(_), Some(_)) => ways,
+        (Some(path), None) => [one_way(&path, ways[0]), Direction::Both],
+        (None, Some(path)) => [Direction::Both, one_way(&path, ways[1])],
+        (None, None) => [Direction::Both; 2],
+    }
+}
+
+/// The direction of a stream, which is `place` if its name does not say; `Both` for a file.
+fn one_way(path: &Path, place: Direction) -> Direction {
+    match (is_stdin(path), is_stdout(path)) {
+        (true, false) => Direction::RxOnly,
+        (false, true) => Direction::TxOnly,
+        (true, true) => place,
+        _ if path.metadata().is_ok_and(|file| file.file_type().is_fifo()) => place,
+        _ => Direction::Both,
     }
 }
 
@@ -122,6 +183,37 @@ mod tests {
             let error = plan(line).expect_err(line);
             assert!(error.downcast_ref::<UsageError>().is_some(), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn two_ports_of_one_switch_are_a_loop() {
+        for line in ["br valeA:x valeA:y", "br -i valeA:x-0 -i valeA:x-1", "br -c valeA:x valeA:y"]
+        {
+            let error = plan(line).expect_err(line);
+            assert!(error.to_string().contains("--loop"), "{line}: {error}");
+            assert!(error.downcast_ref::<UsageError>().is_some(), "{line}: {error}");
+            plan(&format!("{line} --loop")).expect(line);
+        }
+        plan("br valeA:x valeB:x").expect("two switches");
+        plan("br -L valeA:x").expect("asked for");
+    }
+
+    #[test]
+    fn streams_go_from_the_first_port_to_the_second() {
+        use Direction::{Both, RxOnly, TxOnly};
+        for (line, directions, stdout) in [
+            ("br pcap:- null:", [RxOnly, Both], false),
+            ("br null: pcap:-", [Both, TxOnly], true),
+            ("br pcap:/dev/stdout valeA:x", [TxOnly, Both], true),
+            ("br valeA:x pcap:/dev/stdin", [Both, RxOnly], false),
+            ("br pcap:- pcap:-", [RxOnly, TxOnly], true),
+            ("br pcap:in.pcap pcap:out.pcap", [RxOnly, TxOnly], false),
+            ("br pcap:file.pcap valeA:x", [Both, Both], false),
+        ] {
+            let plan = plan(line).expect(line);
+            assert_eq!((plan.directions, plan.port_on_stdout()), (directions, stdout), "{line}");
+        }
+        assert!(plan("br valeA:x pcap:- --pcap-out -").is_err(), "two captures on stdout");
     }
 
     #[test]

@@ -6,7 +6,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use netmap::{Interest, Port, Wait};
+use netmap::{Interest, Port, PortKind, Wait};
+use nm_capture::is_stdout;
+use nm_cli::args::OutputArgs;
 use nm_cli::cpulist;
 use nm_cli::exit::Outcome;
 use nm_cli::live::{Goal, Live};
@@ -25,6 +27,8 @@ use crate::stats::{Report, Start, Totals};
 const NIC_WAIT: Duration = Duration::from_secs(4);
 /// How long a stopping bridge tries to push out what a full destination does not take.
 const DRAIN: Duration = Duration::from_millis(200);
+/// Longest time that a packet waits in the capture's buffer.
+const FLUSH: Duration = Duration::from_millis(100);
 /// How often a progress bar moves.
 const LIVE: Duration = Duration::from_millis(200);
 
@@ -49,7 +53,10 @@ fn bridge(cli: &Cli) -> anyhow::Result<Outcome> {
         describe(&pair, cli);
     }
     let capture = match &cli.pcap_out {
-        Some(path) => Some(Capture::create(path, cli.snaplen).context("opening the capture file")?),
+        Some(path) => {
+            let capture = Capture::create(path, cli.snaplen, signals.stop_flag());
+            Some(capture.context("opening the capture file")?)
+        }
         None => None,
     };
     let left = if cli.count.0 == 0 { u64::MAX } else { cli.count.0 };
@@ -60,10 +67,16 @@ fn bridge(cli: &Cli) -> anyhow::Result<Outcome> {
         zero_copy: pair.zero_copy,
         burst: operands.burst,
     };
-    let stdout_is_taken = cli.pcap_out.as_ref().is_some_and(|path| path.as_os_str() == "-");
+    let stdout_is_taken =
+        plan.port_on_stdout() || cli.pcap_out.as_ref().is_some_and(|path| is_stdout(path));
+    // Asking for rates is asking for lines of them, in every form.
+    let mut output = cli.output.clone();
+    if cli.stats {
+        output.interval.get_or_insert(OutputArgs::DEFAULT_INTERVAL);
+    }
     let reporter = match stdout_is_taken {
-        true => Reporter::stderr(&cli.output),
-        false => Reporter::stdout(&cli.output),
+        true => Reporter::stderr(&output),
+        false => Reporter::stdout(&output),
     };
     if let Some(fd) = cli.ready_fd {
         service::ready(fd)?;
@@ -111,6 +124,7 @@ struct Bridge<'a> {
     begin: Instant,
     shown: (Totals, Instant),
     next_report: Option<Instant>,
+    next_flush: Instant,
     next_live: Option<Instant>,
     start: Start,
     reporter: Reporter,
@@ -135,6 +149,7 @@ impl<'a> Bridge<'a> {
             totals: Totals::default(),
             begin,
             shown: (Totals::default(), begin),
+            next_flush: begin,
             next_report: cli.wants_intervals().then(|| begin + cli.output.interval()),
             next_live: goal.map(|_| begin + LIVE),
             start,
@@ -145,32 +160,71 @@ impl<'a> Bridge<'a> {
     }
 
     fn run(mut self, signals: &Signals, one_way: bool) -> anyhow::Result<Outcome> {
+        let worked = self.work(signals, one_way);
+        // Whatever ended it: what was taken goes out, is counted, and is reported; then the error.
+        let drained = self.drain(signals);
+        let finished = self.finish();
+        let reported = self.conclude();
+        worked?;
+        drained?;
+        finished?;
+        reported?;
+        Ok(Outcome::Done)
+    }
+
+    fn work(&mut self, signals: &Signals, one_way: bool) -> anyhow::Result<()> {
         self.reporter.emit(&self.live, Kind::Start, &self.start)?;
         loop {
             let (moved, want_a, want_b) = self.round(one_way)?;
             let now = Instant::now();
-            if signals.stopped() || self.is_done(now) {
-                break;
+            if signals.stopped() || self.is_done(now) || (!moved && self.is_at_the_end()) {
+                return Ok(());
             }
             if signals.take_report() {
                 self.report(Kind::Totals, now)?;
             }
             self.show(now)?;
+            // Whoever reads the capture need not wait for the next packet, nor for a pause.
+            if !moved || now >= self.next_flush {
+                self.flush()?;
+                self.next_flush = now + FLUSH;
+            }
             if moved {
                 self.idle.reset();
             } else if !self.idle.spins() {
                 let timeout = self.next_event().map(|at| at.saturating_duration_since(now));
-                // Whoever reads the capture need not wait for the next packet.
-                self.flush()?;
                 let (a, b) = ((&mut self.a, want_a), (&mut self.b, want_b));
                 self.idle.sleep(a, b, signals, timeout)?;
             }
         }
-        self.drain()?;
-        self.flush()?;
+    }
+
+    /// The reports of the end: what is left of an interval where rows of intervals are all there is.
+    fn conclude(&mut self) -> anyhow::Result<()> {
         self.live.finish();
-        self.report(Kind::End, Instant::now())?;
-        Ok(Outcome::Done)
+        for port in [&self.a, &self.b] {
+            for remark in port.remarks() {
+                nm_cli::say!("nm-bridge: {remark}");
+            }
+        }
+        let now = Instant::now();
+        if self.cli.output.csv && self.next_report.is_some() {
+            self.report(Kind::Interval, now)?;
+        }
+        self.report(Kind::End, now)
+    }
+
+    /// Neither port can give anything any more, and what they gave has gone.
+    fn is_at_the_end(&mut self) -> bool {
+        let silent = |port: &Port| {
+            port.rx_rings() == 0 || port.ended() || matches!(port.name().kind, PortKind::Null)
+        };
+        let captures = self.a.ended() || self.b.ended();
+        captures
+            && silent(&self.a)
+            && silent(&self.b)
+            && pending(&mut self.a) == 0
+            && pending(&mut self.b) == 0
     }
 
     /// One batch each way. Returns whether anything moved and, if not, what to wait for.
@@ -220,8 +274,11 @@ impl<'a> Bridge<'a> {
     fn report(&mut self, kind: Kind, now: Instant) -> anyhow::Result<()> {
         let mut totals = self.totals;
         let (there, back) = port_drops(&self.a, &self.b);
-        totals.a_to_b.drops += there.saturating_sub(self.drops_before.0);
-        totals.b_to_a.drops += back.saturating_sub(self.drops_before.1);
+        let add = |drops: &mut u64, now: u64, before: u64| {
+            *drops = drops.saturating_add(now.saturating_sub(before));
+        };
+        add(&mut totals.a_to_b.drops, there, self.drops_before.0);
+        add(&mut totals.b_to_a.drops, back, self.drops_before.1);
         totals.sleeps = self.idle.sleeps;
         let elapsed = now - self.begin;
         let report = if kind == Kind::Interval {
@@ -234,13 +291,13 @@ impl<'a> Bridge<'a> {
     }
 
     /// Pushes out what was filled, as far as the destinations take it within `DRAIN`.
-    fn drain(&mut self) -> netmap::Result<()> {
+    fn drain(&mut self, signals: &Signals) -> netmap::Result<()> {
         let end = Instant::now() + DRAIN;
         for port in [&mut self.a, &mut self.b] {
             port.txsync()?;
             while pending(port) > 0 {
                 let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() {
+                if left.is_zero() || signals.hurried() {
                     break;
                 }
                 // Ready at once if there is some space, and not yet enough for all.
@@ -249,6 +306,12 @@ impl<'a> Bridge<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Hands on what ports and the capture hold back for their readers.
+    fn finish(&mut self) -> netmap::Result<()> {
+        let ports = self.a.finish().and(self.b.finish());
+        ports.and(self.mover.capture.as_mut().map_or(Ok(()), Capture::finish))
     }
 
     fn flush(&mut self) -> netmap::Result<()> {
@@ -291,5 +354,6 @@ fn one_batch(
 /// Packets lost on the way from A to B and from B to A: where they came in, and where they went out.
 fn port_drops(a: &Port, b: &Port) -> (u64, u64) {
     let (a, b) = (a.counters(), b.counters());
-    (a.rx_drops() + b.tx_drops(), b.rx_drops() + a.tx_drops())
+    // Counters of a switch are shared memory, which others write.
+    (a.rx_drops().saturating_add(b.tx_drops()), b.rx_drops().saturating_add(a.tx_drops()))
 }

@@ -11,7 +11,6 @@ use netmap::{Options, PortKind, PortName, RingSel, Wait};
 use nm_capture::Addresses;
 use nm_cli::addr::AddrRange;
 use nm_cli::args::OutputArgs;
-use nm_cli::cpulist::CpuList;
 use nm_cli::exit::UsageError;
 use nm_cli::mac::{Mac, MacRange};
 use nm_cli::units::{L1_OVERHEAD_BYTES, Rate, Sizes};
@@ -205,7 +204,9 @@ impl Plan {
             }),
             link_to_ethernet: cli.pcap.link_to_ethernet,
             pcap_out: cli.pcap.pcap_out.map(|path| (path, cli.pcap.snaplen)),
-            cpus: cli.threads.cpu.map(|list| cpus(&list, cli.threads.cpus, cli.threads.threads)),
+            cpus: cli.threads.cpu.map(|list| {
+                list.for_threads(cli.threads.threads.into(), cli.threads.cpus.map(usize::from))
+            }),
             output: cli.output,
             rate_stats: cli.rate_stats,
             hexdump: cli.hexdump,
@@ -456,18 +457,6 @@ fn rate(cli: &Cli) -> Option<Target> {
             Some(Target { per_second: cli.line_rate.0 * percent / 100.0, unit })
         }
     }
-}
-
-/// CPU of each thread: a list is used in turn; a single CPU is the first of a sequence, as in pkt-gen.
-fn cpus(list: &CpuList, cpus: Option<u16>, threads: u16) -> Vec<usize> {
-    let there = std::thread::available_parallelism().map_or(1, usize::from);
-    let wrap = cpus.map_or(there, usize::from);
-    (0..usize::from(threads))
-        .map(|thread| match list.as_slice() {
-            &[first] if thread > 0 => (first + thread) % wrap,
-            _ => list.nth(thread),
-        })
-        .collect()
 }
 
 /// A locally administered address for a port that has none: the same name gives the same address, so

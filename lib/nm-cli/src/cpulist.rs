@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::{Pid, getpid};
 
 /// CPUs in the order in which threads are to take them; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,22 @@ impl CpuList {
     /// The CPU of the `index`-th thread; the list starts again after its end.
     pub fn nth(&self, index: usize) -> usize {
         self.0[index % self.0.len()]
+    }
+
+    /// CPUs for this many threads. A list is used in turn; a single CPU is the first of a sequence,
+    /// as in pkt-gen, which goes on through the first `limit` CPUs, or those that this process may use.
+    pub fn for_threads(&self, threads: usize, limit: Option<usize>) -> Vec<usize> {
+        let pool = limit.map_or_else(|| allowed().to_vec(), |limit| (0..limit.max(1)).collect());
+        self.spread(threads, &pool)
+    }
+
+    fn spread(&self, threads: usize, pool: &[usize]) -> Vec<usize> {
+        let &[first] = self.as_slice() else {
+            return (0..threads).map(|thread| self.nth(thread)).collect();
+        };
+        let begin = pool.iter().position(|&cpu| cpu == first).unwrap_or(first % pool.len());
+        let next = |thread| pool[(begin + thread) % pool.len()];
+        (0..threads).map(|thread| if thread == 0 { first } else { next(thread) }).collect()
     }
 
     /// All CPUs of the list.
@@ -77,15 +94,32 @@ impl fmt::Display for CpuList {
     }
 }
 
-/// Binds the calling thread to one CPU.
-pub fn pin_thread(cpu: usize) -> anyhow::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).map_err(|errno| {
-        anyhow::anyhow!(
-            "pinning a thread to CPU {cpu}: {} (is there such a CPU here?)",
-            errno.desc()
-        )
+/// The CPUs that this process may use, as it was started: what taskset(1) and cpusets leave it. Never
+/// empty.
+pub fn allowed() -> &'static [usize] {
+    static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
+    ALLOWED.get_or_init(|| {
+        let all = 0..CpuSet::count();
+        match sched_getaffinity(getpid()) {
+            Ok(set) => all.filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect(),
+            // A machine with more CPUs than the set has room for: any may be tried.
+            Err(_) => all.collect(),
+        }
     })
+}
+
+/// Binds the calling thread to one CPU, which must be one of those that the process may use.
+pub fn pin_thread(cpu: usize) -> anyhow::Result<()> {
+    if !allowed().contains(&cpu) {
+        anyhow::bail!(
+            "CPU {cpu} is not one of those that this process may use, which are {}; see taskset(1)",
+            CpuList(allowed().to_vec())
+        );
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .map_err(|errno| anyhow::anyhow!("pinning a thread to CPU {cpu}: {}", errno.desc()))
 }
 
 #[cfg(test)]
@@ -107,6 +141,19 @@ mod tests {
         for text in ["", "a", "1-", "3-1", "0,,1", "99999999", "-1"] {
             assert!(text.parse::<CpuList>().is_err(), "{text:?} was accepted");
         }
+    }
+
+    #[test]
+    fn threads_stay_within_the_cpus_of_the_process() {
+        let list = |text: &str| text.parse::<CpuList>().expect("valid");
+        assert_eq!(list("1").spread(3, &[1]), [1, 1, 1]);
+        assert_eq!(list("4").spread(4, &[2, 4, 7]), [4, 7, 2, 4]);
+        assert_eq!(list("1").spread(3, &[0, 1, 2]), [1, 2, 0]);
+        assert_eq!(list("9").spread(3, &[0, 1]), [9, 0, 1], "the first is as the user said");
+        assert_eq!(list("3,1").spread(3, &[0]), [3, 1, 3], "a list is taken as it is");
+        let other = (0..CpuSet::count()).find(|cpu| !allowed().contains(cpu)).expect("some");
+        let why = pin_thread(other).expect_err("not ours").to_string();
+        assert!(why.contains(&format!("CPU {other}")) && why.contains("taskset"), "{why}");
     }
 
     #[test]

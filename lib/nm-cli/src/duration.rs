@@ -36,13 +36,15 @@ pub fn nonzero_seconds(text: &str) -> Result<Duration, String> {
 
 fn parse(text: &str, bare_unit_s: f64) -> Result<Duration, String> {
     let text = text.trim();
-    let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    // A number that begins as one: neither `inf` nor `-1`.
+    let bare =
+        text.starts_with(|c: char| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok();
     let time = if bare {
         let number: f64 = text.parse().map_err(|_| "not a number".to_string())?;
         Duration::try_from_secs_f64(number * bare_unit_s).map_err(|_| "too long".to_string())?
     } else {
         humantime::parse_duration(text)
-            .map_err(|why| format!("{why}; write it as 500ms, 10s or 2m"))?
+            .map_err(|why| format!("{why}; write it as 500ms, 10s, 2m or 1h30m"))?
     };
     if time > LONGEST { Err("too long: at most a year".to_string()) } else { Ok(time) }
 }
@@ -57,6 +59,16 @@ mod tests {
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(milliseconds("1000"), Ok(Duration::from_secs(1)));
         assert_eq!(milliseconds("2s"), Ok(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn units_may_be_put_together_and_numbers_have_exponents() {
+        assert_eq!(seconds("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(seconds("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(seconds("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(seconds("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("1e2"), Ok(Duration::from_secs(100)));
+        assert_eq!(milliseconds("2.5e3"), Ok(Duration::from_millis(2500)));
     }
 
     #[test]

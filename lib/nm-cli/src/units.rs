@@ -20,7 +20,7 @@ pub struct Pps(pub f64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 pub struct Bps(pub f64);
 
-/// A number of things: `64`, `10k`, `1.5M`, `200M`, `1G`.
+/// A number of things: `64`, `10k`, `1.5M`, `200M`, `1G`, `1e6`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Count(pub u64);
 
@@ -65,13 +65,23 @@ fn err<T>(why: impl Into<String>) -> Result<T, UnitError> {
 /// Splits `10Mpps` into its number and the text after it.
 fn split(text: &str) -> Result<(f64, &str), UnitError> {
     let text = text.trim();
-    let end =
-        text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).unwrap_or(text.len());
+    let digits = |text: &str| {
+        text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '_')).unwrap_or(text.len())
+    };
+    let mut end = digits(text);
+    // 1e6 and 2.5e-3, but not 1e.
+    if let Some(exponent) = text[end..].strip_prefix(['e', 'E']) {
+        let power = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        if power.starts_with(|c: char| c.is_ascii_digit()) {
+            let count = power.find(|c: char| !c.is_ascii_digit()).unwrap_or(power.len());
+            end = text.len() - power.len() + count;
+        }
+    }
     let digits = text[..end].replace('_', "");
     match digits.parse::<f64>() {
         Ok(number) if number.is_finite() => Ok((number, text[end..].trim_start())),
         _ if text.starts_with('-') => err("must not be negative"),
-        _ => err("not a number; write it as 64, 10k, 1.5M or 1G"),
+        _ => err("not a number; write it as 64, 10k, 1.5M, 1G or 1e6"),
     }
 }
 
@@ -277,6 +287,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn numbers_may_have_exponents() {
+        for (text, count) in
+            [("1e6", 1_000_000), ("2.5e3", 2500), ("1E+2", 100), ("1e3k", 1_000_000)]
+        {
+            assert_eq!(text.parse::<Count>(), Ok(Count(count)), "{text}");
+        }
+        assert_eq!("1e6pps".parse::<Rate>(), Ok(Rate::Pps(Pps(1e6))));
+        assert_eq!("2.5e9bps".parse::<Rate>(), Ok(Rate::Bps(Bps(2.5e9))));
+        for text in ["1e", "e6", "1e-1", "1e99", "1ee3", "1e6e"] {
+            assert!(text.parse::<Count>().is_err(), "{text:?} was accepted");
+        }
+    }
 
     #[test]
     fn count_suffixes_are_si() {
