@@ -317,8 +317,7 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Count>(), Ok(Count(value)), "{text}");
         }
-        for text in ["", "M", "-1", "1Mi", "1.5", "1e9", "99999999T", "1 k k", "0x10", "NaN", "inf"]
-        {
+        for text in ["", "M", "-1", "1Mi", "1.5", "99999999T", "1 k k", "0x10", "NaN", "inf"] {
             assert!(text.parse::<Count>().is_err(), "{text:?} was accepted");
         }
     }
