@@ -87,6 +87,9 @@ fn bridge(cli: &Cli) -> anyhow::Result<Outcome> {
 }
 
 fn describe(pair: &Pair, cli: &Cli) {
+    for note in netmap::control::root_notes() {
+        nm_cli::say!("{note}");
+    }
     for port in [&pair.a, &pair.b] {
         nm_cli::say!("{}: {} tx rings, {} rx rings", port.name(), port.tx_rings(), port.rx_rings());
     }

@@ -100,6 +100,9 @@ pub enum Command {
     ]))]
     Delete(Delete),
     /// Join an interface of the host to a switch: starts a bridge that keeps running
+    ///
+    /// Succeeds once the bridge says that it is ready, with both its ports open. Should it fail later,
+    /// the reason is in the system's log.
     #[command(after_help = examples(&[
         "vale-ctl attach valeA:tap0 && ip addr add 10.0.0.1/24 dev tap0",
         "vale-ctl attach valeA:tap0 --busy-poll --cpu 3",

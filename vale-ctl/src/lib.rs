@@ -12,6 +12,7 @@ pub mod cli;
 
 mod bridge;
 mod cmd;
+mod full;
 mod json;
 mod legacy;
 mod notify;
@@ -45,6 +46,9 @@ pub fn main() -> ExitCode {
     exit::run(TOOL, || match run(&cli) {
         Err(error) if is_not_there(&error) => {
             nm_cli::say!("{TOOL}: {error:#}");
+            for note in netmap::control::root_notes() {
+                nm_cli::say!("{TOOL}: {note}");
+            }
             Ok(Outcome::ConditionNotMet)
         }
         other => other,

@@ -44,6 +44,65 @@ fn open_ports_are_listed_with_their_users_and_vanish() {
 }
 
 #[test]
+fn port_that_holds_senders_up_is_named() {
+    in_own_root("port_that_holds_senders_up_is_named", || {
+        let mut sender = Port::open("valeA:t").expect("opened");
+        let _receiver = Port::open("valeA:r").expect("opened");
+        vale_ctl(&["backpressure", "valeA", "on"]).assert().success();
+        assert!(!text(&["list"]).contains("full"));
+        // More than the ring holds; what the receiver does not take stays with the sender.
+        for _ in 0..1100 {
+            if sender.tx(0).space() > 0 {
+                send(&mut sender, [0xff; 6], mac(1));
+            }
+        }
+        assert!(text(&["list"]).contains("full, so senders wait for it"));
+        assert!(text(&["show", "valeA:r"]).contains("receiving: full, so senders wait for it"));
+        assert!(!text(&["show", "valeA:t"]).contains("receiving:"));
+        let output = vale_ctl(&["top", "-n", "1", "--interval", "1ms"]).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said, "valeA:r is full, so senders wait for it\n");
+        vale_ctl(&["backpressure", "valeA", "off"]).assert().success();
+        assert!(text(&["list", "valeA:r"]).contains("full, so packets to it are dropped"));
+    });
+}
+
+#[test]
+fn counters_that_a_peer_scribbled_over_are_shown_without_a_panic() {
+    in_own_root("counters_that_a_peer_scribbled_over_are_shown_without_a_panic", || {
+        use std::os::unix::fs::FileExt;
+        let _ports = ["valeA:x", "valeA:y"].map(|name| Port::open(name).expect("opened"));
+        let files = ["x", "y"].map(|port| {
+            let path = netmap::control::root().join(format!("valeA/port.{port}"));
+            std::fs::File::options().read(true).write(true).open(path).expect("a peer may")
+        });
+        // Behind the header, which would be refused: state and counters of the rings.
+        let scribble = |byte: u8| {
+            for file in &files {
+                let len = file.metadata().expect("a file").len();
+                file.write_all_at(&vec![byte; len as usize - 4096], 4096).expect("written");
+            }
+        };
+        let mut top = std::process::Command::new(env!("CARGO_BIN_EXE_vale-ctl"))
+            .args(["top", "--json", "--interval", "20ms", "-n", "10"])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("runs");
+        for byte in [0xff, 0x01, 0xfe, 0x80].into_iter().cycle() {
+            scribble(byte);
+            for args in [&["stats", "--rings"][..], &["show", "valeA"], &["list"]] {
+                let status = vale_ctl(args).output().expect("runs").status;
+                assert!(status.success(), "{args:?}: {status}");
+            }
+            if let Some(status) = top.try_wait().expect("our child") {
+                assert!(status.success(), "top: {status}");
+                break;
+            }
+        }
+    });
+}
+
+#[test]
 fn persistent_port_lives_without_users() {
     in_own_root("persistent_port_lives_without_users", || {
         vale_ctl(&["create", "valeA:p", "-C", "256,512,2"]).assert().success();

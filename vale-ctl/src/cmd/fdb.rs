@@ -7,6 +7,7 @@ use nm_cli::mac::Mac;
 use serde_json::{Map, Value, json};
 
 use crate::cli::{Fdb, Target};
+use crate::cmd::list::plural;
 use crate::json;
 use crate::output::Out;
 use crate::select::{self, NotThere, Picked};
@@ -88,9 +89,9 @@ fn flush(out: &mut Out, name: &Target, mac: Option<[u8; 6]>, dry_run: bool) -> a
         let value = json!({ "flushed": count, "dry_run": dry_run });
         out.object(&json::keyed([(name.to_string(), value)]))?;
     } else if dry_run {
-        out.line(format_args!("would forget {count} addresses of {name}"))?;
+        out.line(format_args!("would forget {} of {name}", plural(count, "address", "addresses")))?;
     } else if out.verbose {
-        nm_cli::say!("{name}: {count} addresses forgotten");
+        nm_cli::say!("{name}: {} forgotten", plural(count, "address", "addresses"));
     }
     Ok(out.flush()?)
 }

@@ -6,6 +6,7 @@ use netmap::control::{PortInfo, SwitchInfo};
 use nm_cli::exit::Outcome;
 
 use crate::cli::List;
+use crate::full;
 use crate::json::{self, Detail};
 use crate::output::Out;
 use crate::select;
@@ -43,7 +44,7 @@ pub fn run(out: &mut Out, args: &List) -> anyhow::Result<Outcome> {
             ]);
         }
         for port in &switch.info.ports {
-            table.row(cells(&switch.info.name, port, out.verbose));
+            table.row(cells(&switch.info, port, out.verbose));
         }
     }
     if picked.is_empty() && hidden {
@@ -53,11 +54,16 @@ pub fn run(out: &mut Out, args: &List) -> anyhow::Result<Outcome> {
     } else {
         out.table(&table)?;
     }
+    if out.verbose {
+        for note in netmap::control::root_notes() {
+            nm_cli::say!("vale-ctl: {note}");
+        }
+    }
     out.flush()?;
     Ok(outcome)
 }
 
-fn cells(switch: &str, port: &PortInfo, verbose: bool) -> [String; 6] {
+fn cells(switch: &SwitchInfo, port: &PortInfo, verbose: bool) -> [String; 6] {
     let mut notes = Vec::new();
     if port.persistent {
         notes.push("persistent".to_owned());
@@ -65,11 +71,12 @@ fn cells(switch: &str, port: &PortInfo, verbose: bool) -> [String; 6] {
     if let Some(why) = &port.damaged {
         notes.push(format!("damaged: {why}"));
     }
+    notes.extend(full::note(switch, port).map(str::to_owned));
     if verbose {
         notes.push(format!("memory {} ({} KiB)", port.memory, port.memory_bytes / 1024));
     }
     [
-        format!("{switch}:{}", port.name),
+        format!("{}:{}", switch.name, port.name),
         port.index.to_string(),
         format!("{} tx, {} rx", port.tx_rings, port.rx_rings),
         format!("{}/{}", port.tx_slots, port.rx_slots),
@@ -113,6 +120,7 @@ pub fn ageing(age: Option<Duration>) -> String {
     }
 }
 
-fn plural(count: usize, one: &str, many: &str) -> String {
+/// `1 port`, `2 ports`.
+pub fn plural(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }

@@ -1,10 +1,11 @@
 //! `show`: everything about one switch or port.
 
 use netmap::Counters;
-use netmap::control::PortInfo;
+use netmap::control::{PortInfo, SwitchInfo};
 
 use crate::cli::Show;
 use crate::cmd::list;
+use crate::full;
 use crate::json::{self, Detail};
 use crate::output::Out;
 use crate::select;
@@ -28,14 +29,14 @@ pub fn run(out: &mut Out, args: &Show) -> anyhow::Result<()> {
             counters(out, &switch.info.counters)?;
         }
         for info in &switch.info.ports {
-            port(out, &switch.info.name, info)?;
+            port(out, &switch.info, info)?;
         }
     }
     Ok(out.flush()?)
 }
 
-fn port(out: &mut Out, switch: &str, port: &PortInfo) -> anyhow::Result<()> {
-    out.line(format_args!("{switch}:{}", port.name))?;
+fn port(out: &mut Out, switch: &SwitchInfo, port: &PortInfo) -> anyhow::Result<()> {
+    out.line(format_args!("{}:{}", switch.name, port.name))?;
     out.line(format_args!("    index: {}", port.index))?;
     out.line(format_args!("    persistent: {}", if port.persistent { "on" } else { "off" }))?;
     out.line(format_args!("    users: {}", list::users(port)))?;
@@ -46,6 +47,9 @@ fn port(out: &mut Out, switch: &str, port: &PortInfo) -> anyhow::Result<()> {
     out.line(format_args!("    memory: {} ({} bytes)", port.memory, port.memory_bytes))?;
     out.line(format_args!("    tx: {} x {} slots", port.tx_rings, port.tx_slots))?;
     out.line(format_args!("    rx: {} x {} slots", port.rx_rings, port.rx_slots))?;
+    if let Some(note) = full::note(switch, port) {
+        out.line(format_args!("    receiving: {note}"))?;
+    }
     counters(out, &port.counters)?;
     for ring in &port.rings {
         out.line(format_args!("    {}: {} slots in use", json::ring_name(ring), ring.used))?;

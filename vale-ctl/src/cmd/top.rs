@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use terminal_size::{Height, Width, terminal_size};
 
 use crate::cli::{Target, Top};
+use crate::full;
 use crate::json::SCHEMA;
 use crate::notify::Notify;
 use crate::output::Out;
@@ -24,6 +25,8 @@ use crate::table::{Align, Table};
 struct Row {
     name: String,
     delta: Counters,
+    /// Its receiver does not keep up.
+    full: Option<&'static str>,
 }
 
 /// Counters by name, with the time they were read.
@@ -31,6 +34,8 @@ struct Row {
 struct Sample {
     at: Instant,
     counters: Vec<(String, Counters)>,
+    /// Ports whose receive rings were full then, with what that does.
+    full: HashMap<String, &'static str>,
 }
 
 /// Runs the command.
@@ -84,7 +89,7 @@ fn wait(notify: &Notify, deadline: Instant) {
 }
 
 fn sample(picked: &[Picked]) -> Sample {
-    let mut counters = Vec::new();
+    let (mut counters, mut full) = (Vec::new(), HashMap::new());
     for switch in picked {
         let name = &switch.info.name;
         if switch.whole {
@@ -92,11 +97,12 @@ fn sample(picked: &[Picked]) -> Sample {
         }
         for port in &switch.info.ports {
             let target = Target { switch: name.clone(), port: Some(port.name.clone()) };
+            full.extend(full::note(&switch.info, port).map(|note| (target.to_string(), note)));
             counters.push((target, port.counters));
         }
     }
     let counters = counters.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
-    Sample { at: Instant::now(), counters }
+    Sample { at: Instant::now(), counters, full }
 }
 
 /// What was counted between two samples. A port that was not there before has counted everything
@@ -108,7 +114,7 @@ fn rows(before: &Sample, after: &Sample) -> Vec<Row> {
         let same =
             |old: &&Counters| now.tx_packets >= old.tx_packets && now.rx_packets >= old.rx_packets;
         let base = old.get(name.as_str()).copied().filter(same).copied().unwrap_or_default();
-        Row { name: name.clone(), delta: now.since(&base) }
+        Row { name: name.clone(), delta: now.since(&base), full: after.full.get(name).copied() }
     };
     let mut rows: Vec<Row> = after.counters.iter().map(row).collect();
     // A switch's own counters are those of the ports it has now, so a port that leaves takes its
@@ -134,8 +140,9 @@ fn show(out: &mut Out, rows: &[Row], seconds: f64, first: bool) -> anyhow::Resul
             "rates": entities,
         }))?;
     } else if out.terminal {
-        let text =
+        let mut text =
             format!("vale-ctl top: {} in {seconds:.2} s\n{}", count(rows), table(rows, seconds));
+        stuck(rows).for_each(|line| text.push_str(&format!("{line}\n")));
         out.raw(&screen(&text, first))?;
     } else {
         let text = table(rows, seconds).to_string();
@@ -143,8 +150,15 @@ fn show(out: &mut Out, rows: &[Row], seconds: f64, first: bool) -> anyhow::Resul
         for line in lines {
             out.line(line)?;
         }
+        // Beside the table: its lines are read by programs too.
+        stuck(rows).for_each(|line| nm_cli::say!("{line}"));
     }
     Ok(out.flush()?)
+}
+
+/// Which ports do not keep up, a line each.
+fn stuck(rows: &[Row]) -> impl Iterator<Item = String> {
+    rows.iter().filter_map(|row| row.full.map(|note| format!("{} is {note}", row.name)))
 }
 
 fn count(rows: &[Row]) -> String {
@@ -168,7 +182,7 @@ fn table(rows: &[Row], seconds: f64) -> Table {
         (" batch", Align::Right),
         (" drop/s", Align::Right),
     ]);
-    for Row { name, delta } in rows {
+    for Row { name, delta, .. } in rows {
         let rate = |count: u64| short(count as f64 / seconds);
         table.row([
             name.clone(),
@@ -237,7 +251,7 @@ mod tests {
 
     fn sample_of(rows: &[(&str, Counters)]) -> Sample {
         let counters = rows.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-        Sample { at: Instant::now(), counters }
+        Sample { at: Instant::now(), counters, full: HashMap::new() }
     }
 
     #[test]
@@ -270,7 +284,8 @@ mod tests {
             tx_drop_full: 99_999_000,
             ..Counters::default()
         };
-        let text = table(&[Row { name: "valeA:port".to_owned(), delta }], 1.0).to_string();
+        let text =
+            table(&[Row { name: "valeA:port".to_owned(), delta, full: None }], 1.0).to_string();
         assert!(text.contains("100.00M") && text.contains("992.00G"), "{text}");
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");
     }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Watch;
 use crate::cmd::fdb;
+use crate::cmd::list::plural;
 use crate::json::SCHEMA;
 use crate::notify::Notify;
 use crate::output::Out;
@@ -66,7 +67,7 @@ pub fn run(out: &mut Out, args: &Watch) -> anyhow::Result<()> {
     'watching: while !notify.signals().stopped() {
         notify.wait_until(Instant::now() + args.interval);
         if notify.signals().take_report() {
-            nm_cli::say!("{seen} events so far");
+            nm_cli::say!("{} so far", plural(seen as usize, "event", "events"));
         }
         notify.watch_root();
         let after = look(&args.names)?;

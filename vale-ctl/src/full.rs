@@ -1,0 +1,15 @@
+//! Receivers that do not keep up: whose rings are full now, and what that does to senders.
+
+use netmap::control::{PortInfo, RingDir, SwitchInfo};
+
+/// What there is to say about a port whose receive ring is full.
+pub fn note(switch: &SwitchInfo, port: &PortInfo) -> Option<&'static str> {
+    // One slot of a ring is always empty.
+    let full = |used: u32| port.rx_slots > 0 && used.saturating_add(1) >= port.rx_slots;
+    let stuck = port.rings.iter().any(|ring| ring.dir == RingDir::Rx && full(ring.used));
+    stuck.then_some(if switch.backpressure {
+        "full, so senders wait for it"
+    } else {
+        "full, so packets to it are dropped"
+    })
+}
