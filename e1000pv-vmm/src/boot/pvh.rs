@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{Cursor, Read, Seek};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -18,6 +19,11 @@ use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap, ReadVolatile};
 
 use super::cpu::GDT;
 use crate::layout;
+
+/// An initial RAM disk begins with a page.
+const DISK_ALIGN: u64 = 4096;
+/// ELF: a segment that is loaded.
+const PT_LOAD: u32 = 1;
 
 /// What to boot.
 #[derive(Clone, Debug)]
@@ -61,10 +67,12 @@ pub fn load(
         Image::Bytes([], name) => {
             bail!("this build carries no {name}; give a PVH kernel by --kernel")
         }
-        Image::Bytes(bytes, name) => (elf(memory, &mut Cursor::new(*bytes)), name.to_string()),
+        Image::Bytes(image, name) => (elf(memory, &mut Cursor::new(*image)), name.to_string()),
         Image::File(path) => {
             let open = || format!("opening {}", path.display());
             let mut file = File::open(path).with_context(open)?;
+            room(bytes, &mut file, initrd)
+                .with_context(|| format!("loading {}", path.display()))?;
             (elf(memory, &mut file), path.display().to_string())
         }
     };
@@ -75,6 +83,7 @@ pub fn load(
     if entry.0 < layout::KERNEL_MIN || entry.0 >= bytes {
         bail!("{name} begins at {:#x}, outside of the guest's memory", entry.0);
     }
+    // The image that this program carries has not been looked at yet.
     if loaded.kernel_end > bytes {
         bail!(
             "{name} needs memory up to {} MiB: give the guest more by --mem",
@@ -90,6 +99,55 @@ pub fn load(
     };
     tables(memory, bytes, command_line, module)?;
     Ok(entry.0)
+}
+
+/// Refuses an image that does not fit the guest's memory, with its initial RAM disk if there is one, and
+/// says how much both need.
+fn room(bytes: u64, image: &mut File, initrd: Option<&Initrd>) -> anyhow::Result<()> {
+    let Some(end) = end(image) else { return Ok(()) }; // the loader says what it is instead
+    let disk = match initrd {
+        Some(Initrd(path)) => {
+            let size = std::fs::metadata(path)
+                .with_context(|| format!("opening {}", path.display()))?
+                .len();
+            size.div_ceil(DISK_ALIGN).saturating_mul(DISK_ALIGN)
+        }
+        None => 0,
+    };
+    let need = end.saturating_add(disk);
+    if need > bytes {
+        let what = if initrd.is_some() { "it and the initial RAM disk need" } else { "it needs" };
+        bail!(
+            "{what} memory up to {} MiB, and the guest has {}: give it more by --mem, and some to \
+             work with",
+            need.div_ceil(1 << 20),
+            bytes >> 20
+        );
+    }
+    Ok(())
+}
+
+/// Where the last segment of an ELF image (64-bit, little endian) ends in memory, `None` for anything
+/// else. Numbers that make no sense are the loader's to refuse.
+fn end(image: &mut File) -> Option<u64> {
+    let mut header = [0; 64];
+    image.read_exact_at(&mut header, 0).ok()?;
+    header.starts_with(b"\x7fELF\x02\x01").then_some(())?;
+    let half = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
+    let word = |from: &[u8], at: usize| -> Option<u64> {
+        Some(u64::from_le_bytes(from.get(at..at + 8)?.try_into().ok()?))
+    };
+    let (table, size, count) = (word(&header, 32)?, half(54), half(56));
+    let mut end = 0;
+    for index in 0..count {
+        let mut segment = [0; 56];
+        image.read_exact_at(&mut segment, table.checked_add(index * size)?).ok()?;
+        if segment.starts_with(&PT_LOAD.to_le_bytes()) {
+            let (address, bytes) = (word(&segment, 24)?, word(&segment, 40)?);
+            end = end.max(address.checked_add(bytes)?);
+        }
+    }
+    Some(end)
 }
 
 fn elf<F: Read + ReadVolatile + Seek>(
@@ -108,7 +166,7 @@ fn elf<F: Read + ReadVolatile + Seek>(
                 )
             }
             InElf(Why::ReadKernelImage) => {
-                anyhow::anyhow!("it does not fit the guest's memory, or the file is cut off")
+                anyhow::anyhow!("the file is cut off, or it does not fit the guest's memory")
             }
             InElf(Why::InvalidEntryAddress) => anyhow::anyhow!(
                 "it begins below {} MiB, where no kernel does; is it a program?",
@@ -128,7 +186,8 @@ fn load_initrd(
 ) -> anyhow::Result<Module> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
-    let at = bytes.checked_sub(size).map(|at| at & !0xfff).filter(|at| *at >= kernel_end);
+    let at =
+        bytes.checked_sub(size).map(|at| at & !(DISK_ALIGN - 1)).filter(|at| *at >= kernel_end);
     let Some(at) = at else { bail!("it does not fit the guest's memory beside the kernel") };
     let len = usize::try_from(size).context("it is too large")?;
     memory.read_exact_volatile_from(GuestAddress(at), &mut file, len)?;
@@ -256,6 +315,38 @@ mod tests {
         header[52] = 64;
         header[54] = 56;
         assert!(error(&header).contains("no PVH entry"), "{}", error(&header));
+    }
+
+    /// An image with one segment from 1 MiB on, of so many bytes.
+    fn kernel_of(bytes: u64) -> Vec<u8> {
+        let mut image = vec![0u8; 120];
+        image[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
+        image[18] = 62;
+        image[24..32].copy_from_slice(&layout::KERNEL_MIN.to_le_bytes());
+        image[32..40].copy_from_slice(&64u64.to_le_bytes());
+        image[52] = 64;
+        image[54] = 56;
+        image[56] = 1;
+        image[64..68].copy_from_slice(&PT_LOAD.to_le_bytes());
+        image[64 + 24..64 + 32].copy_from_slice(&layout::KERNEL_MIN.to_le_bytes());
+        image[64 + 40..64 + 48].copy_from_slice(&bytes.to_le_bytes());
+        image
+    }
+
+    #[test]
+    fn kernel_and_disk_that_do_not_fit_tell_what_they_need() {
+        assert!(error(&kernel_of(20 << 20)).contains("it needs memory up to 21 MiB"));
+        let (_file, image) = file(&kernel_of(14 << 20));
+        let load = |disk: Option<&Initrd>| load(&memory(), BYTES, &image, disk, "");
+        let fits = format!("{:#}", load(None).expect_err("no entry"));
+        assert!(fits.contains("no PVH entry"), "{fits}");
+        let (disk, _) = file(&vec![1; (3 << 20) / 2]);
+        let disk = Initrd(disk.path().to_path_buf());
+        let text = format!("{:#}", load(Some(&disk)).expect_err("too much"));
+        assert!(text.contains("the initial RAM disk need memory up to 17 MiB"), "{text}");
+        assert!(text.contains("--mem"), "{text}");
+        // Numbers that wrap are somebody else's mistake, and no panic.
+        assert!(!error(&kernel_of(u64::MAX)).is_empty());
     }
 
     #[test]
