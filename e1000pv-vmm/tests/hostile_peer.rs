@@ -1,0 +1,121 @@
+//! A peer on the switch that writes nonsense to everything it can: monitors live, and report when they are told to end.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+mod support;
+use support::{output, record, root, stderr, vmm};
+
+/// A machine that runs until it is told to end. Killed when dropped.
+struct Running {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(root: &Path, name: &str, more: &[&str]) -> Running {
+        let port = format!("port=valeH:{name}");
+        let args = ["--accel", "thread", "--name", name, "--netdev", &port];
+        let args = [&args[..], &["--json", "--interval", "1h"], more].concat();
+        let mut child = vmm(root, &args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("e1000pv-vmm starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("text");
+        assert!(line.contains("\"start\""), "{line}");
+        Running { child, stdout }
+    }
+
+    /// SIGTERM; the last record.
+    fn end(mut self) -> Value {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).expect("our child");
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).expect("text");
+        let status = self.child.wait().expect("our child");
+        assert!(status.code().is_some_and(|code| code <= 1), "{status}: {rest}");
+        let last = rest.lines().last().unwrap_or_else(|| panic!("no report; {status}"));
+        serde_json::from_str(last).expect("a record")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn nic(root: &Path, name: &str) -> Value {
+    let got = output(vmm(root, &["--stats", name, "--json"]));
+    assert_eq!(got.status.code(), Some(0), "{}", stderr(&got));
+    record(&got)["counters"]["nics"][0].clone()
+}
+
+/// Regular files below a directory.
+fn files(below: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(below).expect("a directory") {
+        let entry = entry.expect("an entry");
+        match entry.file_type().expect("a type") {
+            kind if kind.is_dir() => files(&entry.path(), found),
+            kind if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+}
+
+/// What is written there: indices at the ends of rings and outside of them, and the numbers that mean something.
+const WORDS: [u32; 8] = [0, 1, 3, 1023, 4095, 5000, i32::MAX as u32, u32::MAX];
+/// How much of each file is written over: all control words and the rings, and some buffers.
+const PART: usize = 1 << 20;
+
+#[test]
+fn nonsense_in_shared_memory_ends_no_monitor_without_its_report() {
+    for seed in 1..8u64 {
+        let root = root();
+        let rx = Running::start(root.path(), "rx", &["--guest", "rx"]);
+        let work = ["--guest", "tx dst=ff:ff:ff:ff:ff:ff", "--indirect", "off"];
+        let tx = Running::start(root.path(), "tx", &work);
+        let patience = Instant::now() + Duration::from_secs(20);
+        while nic(root.path(), "rx")["rx_packets"] == 0 {
+            assert!(Instant::now() < patience, "nothing arrives");
+        }
+        let mut found = Vec::new();
+        files(root.path(), &mut found);
+        assert!(found.len() >= 3, "{found:?}");
+        // A generator of no quality (xorshift) chooses each word.
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut word = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            WORDS[(state >> 32) as usize % WORDS.len()]
+        };
+        let nonsense: Vec<u8> = (0..PART / 4).flat_map(|_| word().to_le_bytes()).collect();
+        let damage = || {
+            // Those of a port that was closed meanwhile are gone.
+            for file in found.iter().filter_map(|path| File::options().write(true).open(path).ok())
+            {
+                let len = usize::try_from(file.metadata().expect("a size").len()).expect("small");
+                file.write_all_at(&nonsense[..len.min(PART)], 0).expect("room");
+            }
+        };
+        damage();
+        tx.end();
+        // The sender has mended some of it.
+        damage();
+        let end = rx.end();
+        // A guest that found a packet twice in what was made of its ring has ended by itself.
+        assert!(["stopped", "status"].contains(&end["end"].as_str().expect("text")), "{end}");
+    }
+}
