@@ -77,7 +77,7 @@ impl Bus {
     fn memory(&self, address: u64, len: usize) -> Option<(&dyn Registers, u64)> {
         self.nics.iter().find_map(|slot| {
             let offset = address.checked_sub(u64::from(slot.decode.memory()?))?;
-            let within = offset + len as u64 <= u64::from(layout::BAR0_BYTES);
+            let within = offset.saturating_add(len as u64) <= u64::from(layout::BAR0_BYTES);
             within.then_some((&*slot.registers, offset))
         })
     }
@@ -148,3 +148,7 @@ impl Bus {
         access(&mut self.pci.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
+
+#[cfg(test)]
+#[path = "bus_tests.rs"]
+mod tests;

@@ -1,0 +1,109 @@
+//! Exits of a guest that makes up ports, addresses, widths and values.
+
+use proptest::prelude::*;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::*;
+use crate::counters::NicCounters;
+use crate::e1000::{Board, Config, E1000};
+use crate::intx::{Intx, Nowhere};
+use crate::netport::mock::MockPort;
+use crate::pci::{Moved, identity};
+use crate::ram::GuestRam;
+use crate::serial::{Console, Edge, Sink};
+
+#[derive(Debug)]
+struct Line(Arc<Intx>);
+
+impl Board for Line {
+    fn set_intx(&self, level: bool) {
+        self.0.set(0, level);
+    }
+    fn set_doorbell(&self, _: bool) {}
+    fn wake_io(&self) {}
+}
+
+impl Moved for Line {
+    fn moved(&self, _: Option<u32>) {}
+}
+
+/// A machine with one NIC, whose idle call never sleeps.
+fn machine() -> (Bus, Arc<E1000<MockPort>>) {
+    let ram = GuestRam::anonymous(1 << 20).expect("a megabyte");
+    let intx = Arc::new(Intx::new(vec![layout::irq(0)], Box::new(Nowhere)));
+    intx.stop();
+    let line = Arc::new(Line(Arc::clone(&intx)));
+    let board = Arc::clone(&line) as Arc<dyn Board>;
+    let port = MockPort::new(64, true);
+    let counters = NicCounters::detached();
+    let nic = Arc::new(E1000::new(Config::default(), ram.clone(), port, board, counters));
+    let registers = Arc::clone(&nic) as Arc<dyn Registers>;
+    let mut pci = PciBus::new();
+    let decode = pci.add(layout::slot(0), identity::nic(0, true), line);
+    let idle = Arc::new(Idle::new(ram, intx, vec![Arc::clone(&registers)]));
+    let edge = Edge::new(EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
+    let com1 = Arc::new(Com1::new(edge, Console::new(Sink::Null, Box::new(|| {}))));
+    let slots = vec![Slot { decode, registers }];
+    let counters = VmCounters::new("bus", 1).expect("a page");
+    (Bus::new(pci, slots, com1, Some(idle), counters), nic)
+}
+
+/// Ports where somebody answers, at their ends and beyond, and any.
+fn ports() -> impl Strategy<Value = u16> {
+    let near = |port: u16| (0u16..9).prop_map(move |add| port.wrapping_add(add).wrapping_sub(1));
+    prop_oneof![
+        near(layout::COM1.start),
+        near(layout::PCI_ADDRESS),
+        near(layout::PCI_DATA.start),
+        near(layout::bar1(0)),
+        near(IDLE_PORT),
+        near(layout::KEYBOARD_COMMAND),
+        any::<u16>(),
+    ]
+}
+
+fn addresses() -> impl Strategy<Value = u64> {
+    let bar0 = u64::from(layout::bar0(0));
+    prop_oneof![
+        (0..u64::from(layout::BAR0_BYTES) + 8).prop_map(move |offset| bar0 + offset),
+        any::<u64>(),
+        (0u64..16).prop_map(|less| u64::MAX - less),
+    ]
+}
+
+#[test]
+fn nic_moved_to_address_0_answers_nothing_at_the_end_of_the_address_space() {
+    let (bus, _) = machine();
+    let select = 1u32 << 31 | u32::from(layout::slot(0)) << 11 | 0x10;
+    assert_eq!(bus.port_out(layout::PCI_ADDRESS, &select.to_le_bytes()), None);
+    assert_eq!(bus.port_out(layout::PCI_DATA.start, &[0; 4]), None);
+    for address in [u64::MAX, u64::MAX - 7] {
+        let mut data = [0; 8];
+        bus.mmio_read(address, &mut data);
+        assert_eq!(data, [0xff; 8], "{address:x}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+    #[test]
+    fn exits_of_any_kind_are_answered(
+        exits in prop::collection::vec(
+            (ports(), addresses(), any::<[u8; 8]>(), 0usize..4, 0u8..5), 1..200)
+    ) {
+        let (bus, nic) = machine();
+        for (port, address, mut data, width, kind) in exits {
+            let width = 1 << width;
+            match kind {
+                0 => bus.port_in(port, &mut data[..width.min(4)]),
+                // Some writes end the guest, which is an answer.
+                1 => drop(bus.port_out(port, &data[..width.min(4)])),
+                2 => bus.mmio_read(address, &mut data[..width]),
+                3 => bus.mmio_write(address, &data[..width]),
+                _ => {
+                    nic.round(0);
+                }
+            }
+        }
+    }
+}
