@@ -37,6 +37,9 @@ QEMU's spelling:
   dash as well; -nographic, -nodefaults, -no-reboot, -enable-kvm and -display, -monitor, -vga, -cpu,
   -machine, -M, -smp with their values ask for what is so anyway, or cannot be had, and are ignored.";
 
+/// What a machine is made of: nothing that asks about others takes these.
+const MACHINE: [&str; 5] = ["netdev", "device", "kernel", "cmdline", "guest"];
+
 /// Run a virtual machine with paravirtual e1000 NICs on netmap ports.
 ///
 /// Without --kernel the machine boots the bench guest that this program carries, which does what
@@ -89,11 +92,11 @@ pub struct Cli {
     pub verbose: u8,
 
     /// Print the counters of the running machine NAME, and end; exit code 3 if there is none.
-    #[arg(long, value_name = "NAME", value_parser = name)]
+    #[arg(long, value_name = "NAME", value_parser = name, conflicts_with_all = MACHINE)]
     pub stats: Option<String>,
 
     /// Print the running machines, and end.
-    #[arg(long, conflicts_with = "stats")]
+    #[arg(long, conflicts_with = "stats", conflicts_with_all = MACHINE)]
     pub list: bool,
 
     /// Boot this PVH ELF image instead of the bench guest.
@@ -113,7 +116,7 @@ pub struct Cli {
     pub guest: Option<String>,
 
     /// How the bench guest's driver transmits.
-    #[arg(long, value_enum, default_value_t = Driver::Csb, help_heading = "Guest")]
+    #[arg(long, value_enum, default_value_t = Driver::Csb, conflicts_with = "cmdline", help_heading = "Guest")]
     pub driver: Driver,
 
     /// Descriptors in each of its rings: 8 to 4096, a multiple of 8.
@@ -374,6 +377,10 @@ mod tests {
             "vmm --csb maybe",
             "vmm --initrd disk",
             "vmm --cmdline x --guest tx",
+            "vmm --cmdline x --driver plain",
+            "vmm --stats x --netdev null:",
+            "vmm --list --kernel k",
+            "vmm --list --stats x",
             "vmm --timeout 0",
             "vmm extra",
             "vmm -netdev",
