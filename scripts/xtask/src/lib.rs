@@ -15,6 +15,7 @@ use anyhow::Context;
 use clap::{Command, CommandFactory};
 
 pub mod completions;
+pub mod deb;
 pub mod man;
 
 #[path = "../../../e1000pv-vmm/src/cli.rs"]

@@ -1,4 +1,5 @@
-//! `cargo run -p xtask -- man DIR` and `... -- completions DIR`: chores of building a release.
+//! `cargo run -p xtask -- man DIR`, `... -- completions DIR` and `... -- deb DIR`: chores of building a
+//! release.
 
 #![forbid(unsafe_code)]
 
@@ -29,12 +30,22 @@ enum Task {
         #[arg(default_value = "target/dist/completions")]
         dir: PathBuf,
     },
+    /// Build the Debian package (needs make, binutils and dpkg-dev)
+    Deb {
+        /// Directory to write into; made if missing
+        #[arg(default_value = "target/dist/deb")]
+        dir: PathBuf,
+        /// Profile of Cargo to build the tools with
+        #[arg(long, default_value = "release")]
+        profile: String,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     let files = match Cli::parse().task {
         Task::Man { dir } => xtask::man::write(&dir)?,
         Task::Completions { dir } => xtask::completions::write(&dir)?,
+        Task::Deb { dir, profile } => vec![xtask::deb::build(&dir, &profile)?],
     };
     for file in files {
         println!("{}", file.display());
