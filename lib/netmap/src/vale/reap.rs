@@ -382,7 +382,6 @@ fn buffers_of(region: &Region, shape: &Shape) -> impl Iterator<Item = u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::IF_HEADER_BYTES;
     use crate::port::{Memory, Options};
     use crate::vale::attach;
 
@@ -413,7 +412,6 @@ mod tests {
 
     /// A netmap_if whose chain of extra buffers begins at `head`.
     fn netmap_if(region: &Region, head: u32) -> u32 {
-        assert!(IF_HEADER_BYTES < crate::mem::STRIDE);
         let cell = region.take_run(1).unwrap();
         let nif: &RawIf = region.at(cell, 0).unwrap();
         nif.ni_bufs_head.store(head, Ordering::Relaxed);

@@ -576,7 +576,7 @@ impl Switch {
             .filter(|&i| {
                 let place = &self.ports()[usize::from(i)].place;
                 let is_kept = kept[usize::from(i / 64)] & 1 << (i % 64) != 0;
-                !place.is_free() && !(is_kept && place.active_generation() != 0)
+                !(place.is_free() || (is_kept && place.active_generation() != 0))
             })
             .collect()
     }
