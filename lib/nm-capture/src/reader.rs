@@ -371,7 +371,7 @@ impl Reader {
                 return Ok(Next::Other);
             }
             self.current.data = None;
-            self.current.orig_len = self.current.frame.len() as u32 + (whole - kept);
+            self.current.orig_len = (self.current.frame.len() as u32).saturating_add(whole - kept);
         }
         let len = self.packet().data.len();
         if self.options.longest.is_some_and(|longest| len > longest) {
