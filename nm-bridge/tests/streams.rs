@@ -152,3 +152,23 @@ fn two_ports_of_one_switch_are_refused_without_loop() {
     let output = run(&["--loop", "-i", "valeA:x", "-i", "valeA:y", "--duration", "10ms"], &[]);
     assert!(output.status.success(), "{output:?}");
 }
+
+#[test]
+fn cpu_outside_of_those_of_the_process_is_an_error_that_says_so() {
+    const NAME: &str = "cpu_outside_of_those_of_the_process_is_an_error_that_says_so";
+    let mine = nm_cli::cpulist::allowed();
+    let Ok(taskset) = Command::new("taskset").arg("--version").output() else {
+        eprintln!("SKIPPED {NAME}: taskset is not installed");
+        return;
+    };
+    assert!(taskset.status.success());
+    let other = if mine.len() > 1 { mine[1] } else { mine[0] + 1 };
+    let output = Command::new("taskset")
+        .args(["-c", &mine[0].to_string(), env!("CARGO_BIN_EXE_nm-bridge")])
+        .args(["-i", "null:", "-i", "valeA:x", "--cpu", &other.to_string()])
+        .output()
+        .expect("taskset runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&format!("CPU {other}")) && said.contains("taskset"), "{said}");
+}
