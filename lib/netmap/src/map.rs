@@ -44,6 +44,9 @@ impl Map {
     /// Maps `len` bytes of `file` for reading and writing.
     pub fn new(file: &File, len: usize) -> io::Result<Self> {
         let raw = memmap2::MmapOptions::new().len(len).map_raw(file)?;
+        // Traffic has no place in a core dump, nor have half a gigabyte of address space. Kernels that
+        // know no such advice dump less than they might all the same.
+        let _ = raw.advise(memmap2::Advice::DontDump);
         let guard = sigbus::watch(raw.as_mut_ptr() as usize, len);
         Ok(Self { raw, guard })
     }
@@ -235,6 +238,18 @@ mod tests {
         assert!(map.at::<AtomicU32>(4096).is_none());
         assert!(map.slice::<AtomicU32>(0, usize::MAX / 2).is_none());
         assert!(map.at::<AtomicU32>(usize::MAX - 3).is_none());
+    }
+
+    #[test]
+    fn mapping_is_left_out_of_core_dumps() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(8192).unwrap();
+        let map = Map::new(&file, 8192).unwrap();
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{:x}-", map.base() as usize);
+        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
+        let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
+        assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
     }
 
     #[test]
