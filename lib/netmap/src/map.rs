@@ -44,8 +44,7 @@ impl Map {
     /// Maps `len` bytes of `file` for reading and writing.
     pub fn new(file: &File, len: usize) -> io::Result<Self> {
         let raw = memmap2::MmapOptions::new().len(len).map_raw(file)?;
-        // Traffic has no place in a core dump, nor have half a gigabyte of address space. Kernels that
-        // know no such advice dump less than they might all the same.
+        // Traffic has no place in a core dump. A kernel that does not know the advice goes without.
         let _ = raw.advise(memmap2::Advice::DontDump);
         let guard = sigbus::watch(raw.as_mut_ptr() as usize, len);
         Ok(Self { raw, guard })
