@@ -208,7 +208,7 @@ pub struct PcapArgs {
     /// Replay the file this many times; 0 is until stopped.
     #[arg(long, value_name = "N", requires = "pcap_in", default_value = "1")]
     pub pcap_loop: Count,
-    /// Shorten gaps between two packets of the file to this, and say so.
+    /// Shorten gaps between two packets of the file to this, as in 500ms or 2s, and say so.
     #[arg(long, value_name = "TIME", requires = "pcap_in", default_value = "60s", value_parser = duration::nonzero_seconds)]
     pub pcap_max_gap: Duration,
     /// Give packets without Ethernet header one (Linux cooked, raw IP, BSD loopback), with --src-mac and
