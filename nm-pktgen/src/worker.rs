@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use netmap::{Counters, Interest, Port, Wait};
 use nm_capture::Reader;
+use nm_cli::say;
 
 use crate::backlog::{Backlog, Batch};
 use crate::capture::Capture;
@@ -47,6 +48,18 @@ pub struct Worker<'a> {
     /// The warm-up is over and the tally was rebased.
     counted: bool,
     drops_at_ns: u64,
+    /// Whether somebody keeps what is queued from moving.
+    held: Held,
+}
+
+/// How long nothing has moved.
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    No,
+    /// Since that time of the run's clock.
+    Since(u64),
+    /// So long that it was said.
+    Told,
 }
 
 impl<'a> Worker<'a> {
@@ -75,6 +88,7 @@ impl<'a> Worker<'a> {
             before,
             counted: false,
             drops_at_ns: 0,
+            held: Held::No,
         }
     }
 
@@ -231,10 +245,33 @@ impl<'a> Worker<'a> {
             std::thread::sleep(Duration::from_micros(50));
             self.port.txsync()
         } else {
-            self.port.wait(Interest::TX, Wait::default(), Some(LOOK)).map(|_| ())
+            let queued = self.pending();
+            let waited = self.port.wait(Interest::TX, Wait::default(), Some(LOOK)).map(|_| ());
+            self.tell_who_holds_up(queued);
+            waited
         };
         self.settle();
         waited
+    }
+
+    /// Says, once, which port does not take what is queued, when nothing has moved for a while.
+    fn tell_who_holds_up(&mut self, queued_before: usize) {
+        /// A receiver that is only slow moves within this time.
+        const WHILE_NS: u64 = 1_000_000_000;
+        let now = self.control.clock.now_ns();
+        let moved = self.pending() != queued_before;
+        match self.held {
+            _ if moved => self.held = Held::No,
+            Held::No => self.held = Held::Since(now),
+            Held::Since(since) if now.saturating_sub(since) >= WHILE_NS => {
+                self.held = Held::Told;
+                if let Some(port) = self.port.held_up_by() {
+                    let own = self.port.name();
+                    say!("nm-pktgen: {own} waits for {port}, which is full and does not read");
+                }
+            }
+            Held::Since(_) | Held::Told => {}
+        }
     }
 
     /// Pushes out what is queued: at once on most ports, but a switch in backpressure keeps it until

@@ -3,6 +3,8 @@
 
 mod rig;
 
+use netmap::Options;
+use netmap::control::{self, Switch, SwitchOptions};
 use rig::{Rig, number};
 use serde_json::Value;
 
@@ -153,4 +155,19 @@ fn a_receiver_of_a_file_ends_with_it() {
         let end = rig.end(&format!("-i pcap:a.pcap -f {function} --wait-mode {mode}"));
         assert_eq!(number(&end, "rx_packets"), 5000);
     }
+}
+
+#[test]
+fn port_that_holds_up_a_sender_is_named() {
+    rig::within("port_that_holds_up_a_sender_is_named", |rig| {
+        let options = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
+        Switch::create("valeA", &options).expect("create");
+        // A port that nobody reads.
+        let name = "valeA:deaf".parse().expect("a name");
+        control::create_port(&name, &Options::default()).expect("create");
+        let sent = rig.run("-i valeA:t -f tx -q -t 4s");
+        let words = stderr(&sent);
+        let line = "valeA:t waits for valeA:deaf, which is full and does not read";
+        assert_eq!(words.matches(line).count(), 1, "{words}");
+    });
 }

@@ -584,6 +584,16 @@ impl Port {
         }
     }
 
+    /// The port whose full ring kept packets queued at the last txsync: on a switch with backpressure,
+    /// the one that all wait for.
+    #[must_use]
+    pub fn held_up_by(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Vale(p) => p.held_up_by(),
+            Kind::Device(_) => None,
+        }
+    }
+
     /// Counters of the whole port, since it was made.
     #[must_use]
     pub fn counters(&self) -> Counters {

@@ -265,6 +265,12 @@ impl ValePort {
         }
     }
 
+    /// Name of the port whose full ring keeps packets queued, if one does.
+    pub fn held_up_by(&self) -> Option<String> {
+        let listed = self.at.switch.listed(self.first_stall()?.port)?;
+        Some(format!("{}:{}", self.at.switch.name(), listed.name))
+    }
+
     fn first_stall(&self) -> Option<Stall> {
         self.forwarder.stalls.into_iter().flatten().next()
     }
