@@ -6,7 +6,7 @@
 //! form is nobody's machine; one whose process is gone is a leftover, which the next look removes.
 //!
 //! Invariant: nothing is removed but links in `ROOT/vm` of machines that this process can tell dead,
-//! which it cannot of those in another PID namespace.
+//! which it cannot of those in another PID namespace or of another user.
 
 use std::fs::File;
 use std::io;
@@ -73,7 +73,12 @@ pub fn publish(counters: &VmCounters, name: &str) -> anyhow::Result<Published> {
                 names.join(name).display()
             ),
             // Gone already is as good; the next attempt tells.
-            Found::Leftover | Found::Nothing => drop(names.remove(name)),
+            Found::Leftover => drop(names.remove(name)),
+            Found::Nothing if names.stat_at(name).is_ok() => anyhow::bail!(
+                "{} is in the way and no machine's name; remove it, or take another name",
+                names.join(name).display()
+            ),
+            Found::Nothing => {}
         }
     }
     anyhow::bail!("the name {name} is being taken by another machine");
@@ -141,7 +146,10 @@ fn look(names: &Dir, name: &str) -> Found {
     let Some((path, home)) = names.read_link(name).ok().as_deref().and_then(parse) else {
         return Found::Nothing;
     };
-    if home != namespace() {
+    // Another user's processes may be hidden, and then look like dead ones.
+    let owner = names.stat_at(name).map(|link| link.st_uid);
+    let ours = owner.is_ok_and(|owner| owner == nix::unistd::geteuid().as_raw());
+    if home != namespace() || !ours {
         return Found::Elsewhere;
     }
     // The text may be forged: what it names is opened only if it is a file in memory, as counters are,
@@ -230,6 +238,8 @@ mod tests {
         let (_temp, names) = names();
         link(&names, u32::MAX, 5, Path::new("pid:[1]"), "far");
         link(&names, u32::MAX, 5, &namespace(), "dead");
+        std::fs::write(names.path().join("file"), "a user's").expect("a file");
+        assert!(matches!(look(&names, "file"), Found::Nothing));
         assert!(matches!(look(&names, "far"), Found::Elsewhere));
         assert!(matches!(look(&names, "dead"), Found::Leftover));
     }

@@ -102,6 +102,7 @@ const PORT: &[i64] = &[
     libc::SYS_readlinkat,
     libc::SYS_rename,
     libc::SYS_renameat,
+    libc::SYS_renameat2,
     libc::SYS_rmdir,
     libc::SYS_stat,
     libc::SYS_statx,

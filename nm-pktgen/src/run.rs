@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use netmap::{Direction, Options, Port};
+use netmap::{Counters, Direction, Options, Port};
 use nm_cli::cpulist;
 use nm_cli::exit::{Outcome, UsageError};
 use nm_cli::latency::Latency;
@@ -53,6 +53,8 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
         None => None,
     };
     let ports = open(plan)?;
+    // What was counted of a port that was there before. At once: a sender may be at work already.
+    let before: Vec<Counters> = ports.iter().map(Port::counters).collect();
     if plan.own_mac
         && let Some(mac) = ports[0].mac()
     {
@@ -90,7 +92,9 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
         let mut threads = Vec::new();
         for (index, port) in ports.into_iter().enumerate() {
             let (board, capture) = (&boards[index], capture.as_ref());
-            let worker = Worker::new(index, port, plan, &control, board, capture, input.take());
+            let before = before[index];
+            let worker =
+                Worker::new((index, port, before), plan, &control, board, capture, input.take());
             let waker = signals.waker()?;
             let working = &working;
             let body = move || work(worker, working, &waker);

@@ -63,17 +63,15 @@ enum Held {
 }
 
 impl<'a> Worker<'a> {
-    /// A thread that will work on `port`.
+    /// A thread that will work on a port, given with its number and what it had counted before.
     pub fn new(
-        index: usize,
-        port: Port,
+        (index, port, before): (usize, Port, Counters),
         plan: &'a Plan,
         control: &'a Control,
         board: &'a Board,
         capture: Option<&'a Capture>,
         input: Option<Reader>,
     ) -> Worker<'a> {
-        let before = port.counters();
         Worker {
             index,
             port,
@@ -86,7 +84,8 @@ impl<'a> Worker<'a> {
             left_out: 0,
             backlog: Backlog::default(),
             before,
-            counted: false,
+            // Without a warm-up all counts, also what comes before the thread's first look.
+            counted: plan.warmup.is_zero(),
             drops_at_ns: 0,
             held: Held::No,
         }

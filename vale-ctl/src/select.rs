@@ -52,7 +52,7 @@ pub fn all() -> anyhow::Result<Vec<SwitchInfo>> {
 /// All switches that can be looked at, and whether there are others, of which this has warned.
 pub fn seen() -> anyhow::Result<(Vec<SwitchInfo>, bool)> {
     let (mut switches, errors) = control::list().context("listing the switches")?;
-    let hidden = errors.iter().any(|error| matches!(error, netmap::Error::Denied { .. }));
+    let hidden = !errors.is_empty();
     for error in errors {
         // The others are worth showing all the same.
         nm_cli::say!("vale-ctl: warning: {:#}", anyhow::Error::from(error));

@@ -183,12 +183,20 @@ impl Default for SwitchOptions {
 pub fn list() -> Result<(Vec<SwitchInfo>, Vec<Error>)> {
     let (mut switches, mut errors) = (Vec::new(), Vec::new());
     let Some(root) = Root::existing()? else { return Ok((switches, errors)) };
-    let (mut left, mut denied) = (false, 0);
-    for name in root.switches()? {
-        match Switch::find(&root, &name).and_then(|switch| switch.info()) {
-            Ok(info) => switches.push(info),
-            // It went meanwhile, or is what somebody left who died while making or removing it.
-            Err(Error::NotFound { .. }) => left |= remove_half_made(&root, &name)?,
+    let (mut denied, mut locks) = (0, true);
+    let names = root.switches()?;
+    for name in &names {
+        // A root whose lock cannot be had is looked at as it is; nobody waits for it twice.
+        if locks && let Err(e) = clear_away_the_dead(&root, name) {
+            let waited = matches!(e, Error::Locked { .. });
+            locks = !waited;
+            if waited {
+                errors.push(e);
+            }
+        }
+        match switch::Switch::open_existing(&root, name) {
+            Ok(Some(inner)) => switches.push(Switch { inner }.info()?),
+            Ok(None) => {} // it went meanwhile
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
                 denied += 1;
             }
@@ -198,19 +206,18 @@ pub fn list() -> Result<(Vec<SwitchInfo>, Vec<Error>)> {
     if denied > 0 {
         errors.push(Error::Denied { switches: denied, root: root.dir().path().into() });
     }
-    if left {
-        reap::remove_orphans(&root, &root.lock()?)?;
+    if locks && let Ok(lock) = root.lock() {
+        let _ = reap::remove_orphans(&root, &lock); // the list is none the worse for them
     }
     Ok((switches, errors))
 }
 
-/// Removes what is left of a switch without a file. Returns whether there was something.
-fn remove_half_made(root: &Root, name: &str) -> Result<bool> {
+/// Clears away what the dead left of a switch, or of the making or removing of one.
+fn clear_away_the_dead(root: &Root, name: &str) -> Result<()> {
     let lock = root.lock()?;
-    // Again: without the lock it may have been looked at while it was being made.
     match switch::Switch::open_existing(root, name)? {
-        Some(_) => Ok(false),
-        None => root.remove_empty(&lock, name),
+        Some(switch) => reap::reap(&switch, &lock).map(drop),
+        None => root.remove_empty(&lock, name).map(drop),
     }
 }
 

@@ -13,17 +13,24 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::dir::Dir as Listing;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat, mkdirat, mode_t};
 use nix::unistd::{UnlinkatFlags, mkfifoat, symlinkat, unlinkat};
 
 /// What every open has: no link is followed, nothing is waited for, nothing is inherited.
 const FLAGS: OFlag =
     OFlag::O_NOFOLLOW.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
+/// How the names begin under which things are made that others are not to meet half made. What has one
+/// while nobody makes anything is a leftover.
+pub const TEMPORARY: &str = ".new.";
+/// How the names begin of what was in the way.
+pub const ASIDE: &str = ".aside.";
 
 /// An open directory. Clones share the descriptor.
 #[derive(Clone, Debug)]
@@ -82,40 +89,72 @@ impl Dir {
         Ok(Self { fd: Arc::new(fd), path: self.join(name) })
     }
 
-    /// Makes a directory in it, or opens the one that is there, and gives one of our own the
-    /// permissions of this directory, also if a process that died in between left it without them.
+    /// Makes a directory in it with the permissions of this one, or opens the one that is there, whose
+    /// permissions are nobody's to change. It is seen by others only when it is complete.
     ///
     /// # Errors
     /// As mkdirat(2) and `subdir`.
     pub fn make_subdir(&self, name: &str) -> io::Result<Self> {
-        match mkdirat(self, plain(name)?, Mode::S_IRWXU) {
-            Err(e) if e != nix::errno::Errno::EEXIST => return Err(e.into()),
-            _ => {}
+        match self.subdir(name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
         }
-        let made = self.subdir(name)?;
-        let (has, wants) = (made.stat()?, self.stat()?.st_mode & 0o7777);
-        // Somebody else's directory is as they made it.
-        if has.st_mode & 0o7777 != wants && has.st_uid == nix::unistd::geteuid().as_raw() {
-            fchmod(&made, Mode::from_bits_truncate(wants))?;
+        let mode = Mode::from_bits_truncate(self.stat()?.st_mode & 0o7777);
+        match self.appear(name, |temporary| {
+            mkdirat(self, temporary, Mode::S_IRWXU)?;
+            let made = self.subdir(temporary)?;
+            // Should a peer have put another directory in its place, that is not opened to others.
+            let ours = made.stat()?.st_mode & 0o777 == 0o700 && made.names(1)?.is_empty();
+            if !ours {
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
+            Ok(fchmod(&made, mode)?)
+        }) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.subdir(name),
+            Err(e) => Err(e),
+            Ok(()) => self.subdir(name),
         }
-        Ok(made)
     }
 
     /// Creates a file for reading and writing; there must be none of that name. It is never open to
-    /// more users than the directory's mode says, not even at first.
+    /// more users than the directory's mode says, not even at first, and never to fewer.
     ///
     /// # Errors
     /// As openat(2); `AlreadyExists`.
     pub fn create(&self, name: &str) -> io::Result<File> {
         let mode = self.file_mode()?;
-        let flags = FLAGS | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
-        let file = openat(self, plain(name)?, flags, mode)?;
-        // The umask does not narrow what the directory's owner decided to share.
-        if let Err(e) = fchmod(&file, mode) {
-            let _ = self.remove(name); // the first error is the one to report
-            return Err(e.into());
+        let mut made = None;
+        self.appear(name, |temporary| {
+            let flags = FLAGS | OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+            let file = openat(self, temporary, flags, mode)?;
+            // The umask does not narrow what the directory's owner decided to share.
+            fchmod(&file, mode)?;
+            made = Some(file);
+            Ok(())
+        })?;
+        Ok(made.expect("it appeared").into())
+    }
+
+    /// Lets `make` make something under a temporary name, then gives it its own, if that is free: what
+    /// has its mode set in a second step is not met by others in between, nor left so by who dies. In
+    /// a directory that nobody else can enter, it has its own name at once.
+    fn appear(&self, name: &str, make: impl FnOnce(&str) -> io::Result<()>) -> io::Result<()> {
+        plain(name)?;
+        if self.stat()?.st_mode & 0o077 == 0 {
+            if self.stat_at(name).is_ok() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            return make(name);
         }
-        Ok(file.into())
+        let temporary = format!("{TEMPORARY}{:016x}", crate::vale::switch::random());
+        let made = make(&temporary).and_then(|()| {
+            let flags = RenameFlags::RENAME_NOREPLACE;
+            Ok(renameat2(self, temporary.as_str(), self, name, flags)?)
+        });
+        if made.is_err() {
+            let _ = self.remove(&temporary); // the first error is the one to report
+        }
+        made
     }
 
     /// Opens what is there for reading and writing.
@@ -134,19 +173,25 @@ impl Dir {
         Ok(openat(self, plain(name)?, FLAGS | OFlag::O_RDONLY, Mode::empty())?.into())
     }
 
-    /// Makes a named pipe, with the mode that `create` gives to files. One that is there is kept, as
-    /// is its mode.
+    /// Makes a named pipe, with the mode that `create` gives to files. What is there is kept.
     ///
     /// # Errors
     /// As mkfifoat(2) and openat(2).
     pub fn make_fifo(&self, name: &str) -> io::Result<()> {
         let mode = self.file_mode()?;
-        match mkfifoat(self, plain(name)?, mode) {
-            Ok(()) => {}
-            Err(nix::errno::Errno::EEXIST) => return Ok(()),
-            Err(e) => return Err(e.into()),
+        let made = self.appear(name, |temporary| {
+            mkfifoat(self, temporary, mode)?;
+            let fifo = self.open_rw(temporary)?;
+            // Should a peer have put another file in its place, that is not opened to others.
+            if !fifo.metadata()?.file_type().is_fifo() {
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
+            Ok(fchmod(&fifo, mode)?)
+        });
+        match made {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
         }
-        Ok(fchmod(self.open_rw(name)?.as_fd(), mode)?)
     }
 
     /// Makes a symbolic link.
@@ -179,6 +224,30 @@ impl Dir {
         };
         match removed {
             Err(e) if e != ENOENT => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes sure that nothing has that name: what cannot be removed, as a directory with something in
+    /// it, is moved aside in one step, however much it is.
+    ///
+    /// # Errors
+    /// As `remove` and `rename`.
+    pub fn clear(&self, name: &str) -> io::Result<()> {
+        match self.remove(name) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOTEMPTY) => self.set_aside(name),
+            other => other,
+        }
+    }
+
+    /// Gives an entry a name under which it is in nobody's way.
+    ///
+    /// # Errors
+    /// As renameat(2); none if there is nothing of that name.
+    pub fn set_aside(&self, name: &str) -> io::Result<()> {
+        let aside = format!("{ASIDE}{:016x}", crate::vale::switch::random());
+        match self.rename(name, &aside) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
     }

@@ -107,9 +107,9 @@ pub fn fifo(dir: &Dir, name: &str, create: bool) -> Result<File> {
     open_kind(dir, name, "a named pipe", FileType::is_fifo)
 }
 
-/// Removes a file if it is there.
+/// Makes sure that there is no file of that name, nor anything else.
 pub fn remove(dir: &Dir, name: &str) -> Result<()> {
-    dir.remove(name).map_err(Error::io("remove", dir.join(name)))
+    dir.clear(name).map_err(Error::io("remove", dir.join(name)))
 }
 
 /// First byte of the lock area: beyond any content, so that locks and data never meet.

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -16,12 +16,10 @@ use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::file;
 
-/// Name of the file.
-const NAME: &str = ".lock";
+/// Name of the file. A directory with one is a root.
+pub const NAME: &str = ".lock";
 /// How long an operation waits for the lock before it reports the holder.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the first member of a group may take to give a lock that was just made its mode.
-const YOUNG: Duration = Duration::from_millis(100);
 
 /// The lock, held.
 #[derive(Debug)]
@@ -36,17 +34,7 @@ impl RootLock {
         // A blocking flock(2) could wait for ever on a stopped process and could not say whose
         // turn it is, so this polls, at a pace far below the length of an operation.
         let mut pause = Duration::from_micros(20);
-        let file = loop {
-            match open(root) {
-                Err(Error::Io { source, .. })
-                    if source.kind() == io::ErrorKind::PermissionDenied
-                        && start.elapsed() < YOUNG
-                        && is_young(root) => {}
-                other => break other?,
-            }
-            std::thread::sleep(pause);
-        };
-        let mut file = Some(file);
+        let mut file = Some(open(root)?);
         while let Some(unlocked) = file.take() {
             match Flock::lock(unlocked, FlockArg::LockExclusiveNonblock) {
                 Ok(flock) => return Ok(Self { _flock: flock }),
@@ -93,13 +81,6 @@ fn open(root: &Dir) -> Result<File> {
         },
         other => other,
     }
-}
-
-/// Whether the file was made just now, so that its maker may be about to set its mode.
-fn is_young(root: &Dir) -> bool {
-    let made = root.stat_at(NAME).ok().and_then(|s| u64::try_from(s.st_ctime).ok());
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    made.is_some_and(|made| now.as_secs().saturating_sub(made) <= 1)
 }
 
 /// Who holds the lock, by the kernel's own list, and what to do about it.

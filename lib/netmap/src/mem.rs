@@ -83,6 +83,16 @@ impl Region {
         Ok(region)
     }
 
+    /// Whether a file is a region, of whatever version, or one that was being made.
+    pub fn is_one(dir: &Dir, name: &str) -> bool {
+        use std::os::unix::fs::FileExt;
+        let Ok(file) = file::open(dir, name) else { return false };
+        let mut magic = [0; 8];
+        file::len(&file) == 0
+            || file.read_exact_at(&mut magic, 0).is_ok()
+                && [MAGIC, 0].contains(&u64::from_le_bytes(magic))
+    }
+
     /// Opens the region file of a peer.
     pub fn open(dir: &Dir, name: &str) -> Result<Self> {
         let file = file::open(dir, name)?;
@@ -107,6 +117,14 @@ impl Region {
         }
         region.refresh();
         Ok(region)
+    }
+
+    /// Removes the region's file, if it is still the one of that name.
+    pub fn remove(&self, dir: &Dir, name: &str) -> Result<()> {
+        match dir.stat_at(name) {
+            Ok(there) if (there.st_dev, there.st_ino) == self.id => file::remove(dir, name),
+            _ => Ok(()),
+        }
     }
 
     fn mapped(file: File, path: &Path) -> Result<Self> {

@@ -24,7 +24,7 @@ impl Tiny {
 
 impl Drop for Tiny {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
 }
 

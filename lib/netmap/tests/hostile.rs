@@ -300,6 +300,20 @@ fn rings_held_by_a_stopped_peer_cost_one_budget_per_txsync_not_one_each() {
 }
 
 #[test]
+fn ring_lock_with_the_senders_own_identity_is_waited_for_by_nobody() {
+    let (mut a, mut b) = (open("valeC8:a", &slots(64)), open("valeC8:b", &slots(64)));
+    let switch = file(&root().join("valeC8/switch"));
+    let mut generation = [0; 8];
+    switch.read_exact_at(&mut generation, 20480).unwrap();
+    let identity = u64::from_le_bytes(generation) << 16 | 1;
+    file(&root().join("valeC8/port.b")).write_all_at(&identity.to_le_bytes(), 4096).unwrap();
+    assert!(a.tx(0).push(&frame(0xff, 1, 7, 60)));
+    a.txsync().unwrap();
+    assert_eq!(a.counters().tx_drop_busy, 0);
+    assert_eq!(read(&mut b, 0, 9), [frame(0xff, 1, 7, 60)]);
+}
+
+#[test]
 fn counters_that_a_peer_has_scribbled_over_add_up_without_a_panic() {
     let a = open("valeC7:a", &slots(64));
     let state = file(&root().join("valeC7/port.a"));

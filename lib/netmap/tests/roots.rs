@@ -200,7 +200,9 @@ fn half_made_switches_and_their_memory_go_with_the_next_look() {
         fs::create_dir(root.join("valeC")).unwrap();
         fs::write(root.join("valeC/switch"), vec![7; 1 << 20]).unwrap();
         fs::write(root.join("valeC/port.x"), "").unwrap();
-        fs::write(root.join("mem/p0123456789abcde"), vec![7; 1 << 20]).unwrap();
+        let other_version = [b"NMVMEM\0\0", [7; 1 << 20].as_slice()].concat();
+        fs::write(root.join("mem/p0123456789abcde"), other_version).unwrap();
+        fs::write(root.join("mem/thesis"), "not a region").unwrap();
         assert_eq!(control::list().unwrap().0.len(), 1);
         let names = |dir: &Path| -> Vec<String> {
             let entries = fs::read_dir(dir).unwrap();
@@ -210,7 +212,7 @@ fn half_made_switches_and_their_memory_go_with_the_next_look() {
             names
         };
         assert_eq!(names(root), [".lock", "mem", "valeK"]);
-        assert_eq!(names(&root.join("mem")), [kept_memory]);
+        assert_eq!(names(&root.join("mem")), [kept_memory.as_str(), "thesis"]);
         drop(kept);
     });
 }
@@ -343,9 +345,150 @@ fn root_on_a_disk_and_roots_of_other_users_are_told() {
         let notes = control::root_notes();
         assert_eq!(notes.len(), 1, "{notes:?}");
         assert!(notes[0].contains("/netmap-2 ") && !notes[0].contains("netmap-x"), "{notes:?}");
+        let disk = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         // SAFETY: as above.
-        unsafe { std::env::set_var("NETMAP_ROOT", "/sys") };
+        unsafe { std::env::set_var("NETMAP_ROOT", disk.path()) };
+        drop(Port::open("valeA:x").expect("a disk is slow, not wrong"));
+        let in_memory = nix::sys::statfs::statfs(disk.path()).unwrap().filesystem_type()
+            == nix::sys::statfs::TMPFS_MAGIC;
         let notes = control::root_notes();
-        assert!(notes[0].contains("/sys is not on a tmpfs"), "{notes:?}");
+        assert_eq!(notes.iter().any(|n| n.contains("is not on a tmpfs")), !in_memory, "{notes:?}");
+    });
+}
+
+#[test]
+fn directory_with_things_of_its_own_is_not_taken_for_a_root() {
+    in_own_root("directory_with_things_of_its_own_is_not_taken_for_a_root", |root| {
+        fs::create_dir_all(root.join("mem")).unwrap();
+        fs::write(root.join("mem/thesis"), "precious").unwrap();
+        fs::create_dir_all(root.join("valentine/port.d")).unwrap();
+        fs::write(root.join("valentine/switch"), "precious").unwrap();
+        fs::write(root.join("valet"), "precious").unwrap();
+        fs::create_dir(root.join("valerie")).unwrap();
+        assert!(control::list().unwrap().0.is_empty());
+        for name in ["valentine:x", "valet:x", "valerie:x", "valeA:x"] {
+            let e = Port::open(name).unwrap_err().to_string();
+            assert!(e.contains("holds other things") && e.contains("NETMAP_ROOT"), "{e}");
+        }
+        assert!(Switch::create("valet", &SwitchOptions::default()).is_err());
+        for file in ["mem/thesis", "valentine/switch", "valet"] {
+            assert_eq!(fs::read(root.join(file)).unwrap(), b"precious", "{file}");
+        }
+        assert_eq!(fs::read_dir(root).unwrap().count(), 4);
+        assert!(root.join("valentine/port.d").is_dir());
+    });
+}
+
+#[test]
+fn nothing_but_files_of_switches_is_deleted_in_a_root() {
+    in_own_root("nothing_but_files_of_switches_is_deleted_in_a_root", |root| {
+        drop(Port::open("valeA:x").unwrap()); // makes the root
+        fs::write(root.join("mem/thesis"), "precious").unwrap();
+        fs::write(root.join("valet"), "precious").unwrap();
+        fs::create_dir_all(root.join("valerie/bell.d")).unwrap();
+        fs::write(root.join("valerie/port.txt.old"), "precious").unwrap();
+        control::list().unwrap();
+        assert!(root.join("valerie/bell.d").is_dir() && root.join("valet").is_file());
+        let aside = |root: &Path| -> Vec<_> {
+            let entries = fs::read_dir(root).unwrap().map(|e| e.unwrap().path());
+            let mut aside: Vec<_> =
+                entries.filter(|p| p.to_string_lossy().contains("/.aside.")).collect();
+            aside.sort();
+            aside
+        };
+        drop(Port::open("valet:x").unwrap());
+        assert_eq!(fs::read(&aside(root)[0]).unwrap(), b"precious");
+        drop(Port::open("valerie:x").unwrap());
+        let moved = aside(root).into_iter().find(|p| p.is_dir()).unwrap();
+        assert_eq!(fs::read(moved.join("port.txt.old")).unwrap(), b"precious");
+        assert!(moved.join("bell.d").is_dir());
+        let port = Port::open("valeA:x").unwrap();
+        fs::write(root.join("valeA/port.backup.tar"), "precious").unwrap();
+        drop(port);
+        let found = aside(root).into_iter().any(|p| p.join("port.backup.tar").is_file());
+        assert!(found && root.join("mem/thesis").is_file());
+    });
+}
+
+#[test]
+fn directory_under_a_name_of_ours_keeps_its_mode() {
+    in_own_root("directory_under_a_name_of_ours_keeps_its_mode", |root| {
+        fs::create_dir(root).unwrap();
+        fs::set_permissions(root, PermissionsExt::from_mode(0o2770)).unwrap();
+        drop(Port::open("valeA:x").unwrap()); // makes the root
+        // A peer renames a private directory of ours to what the tools would make.
+        fs::remove_dir(root.join("mem")).unwrap();
+        fs::create_dir(root.join("mem")).unwrap();
+        fs::write(root.join("mem/secret"), "x").unwrap();
+        fs::set_permissions(root.join("mem"), PermissionsExt::from_mode(0o700)).unwrap();
+        let _ = Port::open("valeA:x").map(drop);
+        assert_eq!(mode(&root.join("mem")), 0o700);
+    });
+}
+
+#[test]
+fn directories_in_place_of_a_ports_files_hold_up_nobody() {
+    in_own_root("directories_in_place_of_a_ports_files_hold_up_nobody", |root| {
+        let _kept = Port::open_with(&"valeA:k".parse().unwrap(), &slots(64)).unwrap();
+        let port = Port::open_with(&"valeA:x@7".parse().unwrap(), &slots(64)).unwrap();
+        for file in ["valeA/bell.x.0", "valeA/port.x", "mem/7"] {
+            fs::remove_file(root.join(file)).unwrap();
+            fs::create_dir_all(root.join(file).join("sub")).unwrap();
+        }
+        fs::create_dir_all(root.join("valeA/port.z/sub")).unwrap();
+        drop(port);
+        for name in ["valeA:y", "valeA:x", "valeA:z", "valeA:x@7"] {
+            let e = Port::open_with(&name.parse().unwrap(), &slots(64)).map(drop);
+            assert!(e.is_ok(), "{name}: {e:?}");
+        }
+        assert_eq!(control::list().unwrap().0.len(), 1);
+    });
+}
+
+#[test]
+fn root_whose_memory_was_removed_is_used_again() {
+    in_own_root("root_whose_memory_was_removed_is_used_again", |root| {
+        drop(Port::open("valeA:x").unwrap());
+        fs::remove_dir_all(root.join("mem")).unwrap();
+        drop(Port::open("valeA:x").expect("it is made again"));
+        fs::remove_dir_all(root).unwrap();
+        drop(Port::open("valeA:x").expect("the root, too"));
+    });
+}
+
+#[test]
+fn memory_goes_with_a_port_whose_switch_was_removed_by_hand() {
+    in_own_root("memory_goes_with_a_port_whose_switch_was_removed_by_hand", |root| {
+        let port = Port::open_with(&"valeA:x".parse().unwrap(), &slots(64)).unwrap();
+        fs::remove_dir_all(root.join("valeA")).unwrap();
+        drop(port);
+        assert_eq!(fs::read_dir(root.join("mem")).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn listing_waits_for_a_held_lock_once_and_then_looks_without() {
+    in_own_root("listing_waits_for_a_held_lock_once_and_then_looks_without", |root| {
+        let open = |name: &str| Port::open_with(&name.parse().unwrap(), &slots(64)).unwrap();
+        let _ports = (open("valeA:x"), open("valeB:x"), open("valeC:x"));
+        let lock = fs::File::open(root.join(".lock")).unwrap();
+        let _held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+        let (switches, errors) = control::list().unwrap();
+        assert_eq!(switches.len(), 3, "what can be seen is shown");
+        assert!(matches!(errors[..], [Error::Locked { .. }]), "{errors:?}");
+    });
+}
+
+#[test]
+fn ring_cell_beyond_the_region_is_an_error_for_who_opens() {
+    in_own_root("ring_cell_beyond_the_region_is_an_error_for_who_opens", |root| {
+        use std::os::unix::fs::FileExt;
+        let open = |name: &str| Port::open_with(&name.parse().unwrap(), &slots(64));
+        let _ports = (open("valeA:x@1").unwrap(), open("valeA:w@1").unwrap());
+        let file = fs::File::options().write(true).open(root.join("valeA/port.x")).unwrap();
+        for offset in (72..200).step_by(4) {
+            file.write_all_at(&u32::MAX.to_le_bytes(), offset).unwrap();
+        }
+        assert!(open("valeA:x@1").is_err());
     });
 }

@@ -112,6 +112,7 @@ pub fn open(
     // From here on an error leaves a port without handles, perhaps a switch without ports.
     let opened = (|| {
         let (index, file, region) = find_or_make(&switch, &lock, port, options)?;
+        check_rings(&file.shape, &region)?;
         let users: Vec<_> = switch.live_handles().into_iter().filter(|h| h.port == index).collect();
         let taken = users.iter().find(|h| options.exclusive || h.flags & EXCLUSIVE != 0);
         if let Some(user) = taken {
@@ -214,16 +215,33 @@ impl Attached {
     /// Closes the handle; with the last one goes the port, with the last port the switch.
     pub fn close(&self) -> Result<()> {
         let lock = self.switch.root().lock()?;
+        let name = &self.file.shape.region;
         if let Some(mine) = self.switch.my_handle() {
-            let name = &self.file.shape.region;
             let cells = Sweep::new(&self.switch).cells_of_if(&self.region, name, self.if_cell);
             self.switch.remove_handle(&lock, mine);
             // After the handle: who dies in between leaks cells, who did it the other way round
             // would have them given back twice.
             self.region.give_back(cells);
         }
+        // Somebody removed the switch's directory: what was this port's alone goes with its user.
+        if !self.switch.is_current() && self.region.ports_ever() <= 1 {
+            self.region.remove(self.switch.memory()?, name)?;
+        }
         reap(&self.switch, &lock).map(drop)
     }
+}
+
+/// A port's rings lie within its region, whatever its file says.
+fn check_rings(shape: &Shape, region: &Region) -> Result<()> {
+    let all = shape.tx_cells.iter().map(|&c| (c, shape.tx_slots));
+    for (cell, n) in all.chain(shape.rx_cells.iter().map(|&c| (c, shape.rx_slots))) {
+        if RingRef::new(region, cell, n).is_none() {
+            let path = region.path().to_path_buf();
+            let why = "the port's rings lie beyond its end; close the port in all programs";
+            return Err(Error::Damaged { path, why: why.into() });
+        }
+    }
+    Ok(())
 }
 
 /// Makes a port's doorbells, or opens those that are there: one per ring pair.

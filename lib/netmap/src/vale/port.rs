@@ -20,7 +20,7 @@ use crate::vale::forward::{Forwarder, Stall};
 use crate::vale::peer::Peers;
 use crate::vale::reap;
 
-/// Why a ring of our own is always found: `new` checked it, and a region's known cells never
+/// Why a ring of our own is always found: `attach::open` checked it, and a region's known cells never
 /// become fewer (a truncated file reads as zeros).
 const WITHIN: &str = "checked when the port was bound";
 
@@ -55,15 +55,6 @@ impl ValePort {
         } else {
             None
         };
-        let shape = &at.file.shape;
-        let all = shape.tx_cells.iter().map(|&c| (c, shape.tx_slots));
-        for (cell, n) in all.chain(shape.rx_cells.iter().map(|&c| (c, shape.rx_slots))) {
-            if RingRef::new(&at.region, cell, n).is_none() {
-                let path = at.region.path().to_path_buf();
-                let why = "the port's rings lie beyond its end; close the port in all programs";
-                return Err(Error::Damaged { path, why: why.into() });
-            }
-        }
         let forwarder = Forwarder::new(at.file.shape.index, at.id);
         Ok(Self { at, forwarder, peers: Peers::new(), tx, rx, mine, epoll })
     }

@@ -6,12 +6,13 @@
 //! place is free, so a name is never reused with old files in the way.
 //!
 //! What there is to clear away was written by processes that may have been hostile, so the work of one
-//! call is bounded, whatever they wrote: `LINKS` extra buffers are looked at, `OPENS` files of other
-//! ports are opened, `RETIRE_PATIENCE` is waited in all. What remains is the next call's, which goes
+//! call is bounded, whatever they wrote: `LINKS` extra buffers and `SLOTS` slots of rings are looked at,
+//! `OPENS` files of other ports are opened, `RETIRE_PATIENCE` is waited in all. What remains is the next call's, which goes
 //! on where this one stopped. A sender in the middle of a batch does none of it: it takes a dead port
 //! off the list (`unlist_if_dead`), and whoever opens, closes or lists next removes it.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::abi::RawIf;
@@ -31,6 +32,8 @@ use crate::vale::{MAX_RINGS, valid_name};
 /// Extra buffers that one call looks at: as many as a region has cells, so that the longest honest
 /// chain is always finished by the call that begins it.
 const LINKS: u32 = MAX_CELLS;
+/// Slots of other ports' rings that one call looks at: what those of a few full regions have.
+const SLOTS: u64 = 4 * MAX_CELLS as u64;
 /// Switches and ports that one call opens to find out who else uses a region.
 const OPENS: u32 = 4096;
 /// How long one call waits for senders that are in the middle of a batch to a port that goes.
@@ -46,11 +49,10 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<u8>> {
     let died = sweep.handles(lock);
     let mut rest = Vec::new();
     for index in switch.abandoned_ports(lock) {
-        if sweep.unfinished.contains(&index) {
+        // What is in the way of one port is no other's trouble; it is tried again by the next call.
+        if sweep.unfinished.contains(&index) || !sweep.remove_port(lock, index).unwrap_or(false) {
             switch.unlist_port(lock, index); // nobody begins to use it meanwhile
             rest.push(index);
-        } else {
-            sweep.remove_port(lock, index)?;
         }
     }
     if switch.ports_used() == 0 && !switch.settings().persistent {
@@ -84,7 +86,7 @@ pub fn unlist_if_dead(switch: &Switch, index: u8) -> Result<()> {
 
 /// Removes the memory regions that no port of any switch has. Nothing is removed if that cannot be
 /// known: a switch cannot be looked at, or there are too many.
-pub fn remove_orphans(root: &Root, _lock: &RootLock) -> Result<()> {
+pub fn remove_orphans(root: &Root, lock: &RootLock) -> Result<()> {
     let Ok(memory) = root.memory() else { return Ok(()) };
     let mut used = HashSet::new();
     let switches = root.switches()?;
@@ -101,10 +103,13 @@ pub fn remove_orphans(root: &Root, _lock: &RootLock) -> Result<()> {
         }
     }
     for name in memory.names(OPENS as usize).unwrap_or_default() {
-        if let Some(name) = name.to_str().filter(|n| valid_name(n) && !used.contains(*n)) {
+        let orphan =
+            |name: &&str| valid_name(name) && !used.contains(*name) && Region::is_one(memory, name);
+        if let Some(name) = name.to_str().filter(orphan) {
             file::remove(memory, name)?;
         }
     }
+    root.remove_temporary(lock);
     Ok(())
 }
 
@@ -121,6 +126,9 @@ struct User {
 pub struct Sweep<'a> {
     switch: &'a Switch,
     links: u32,
+    slots: u64,
+    /// The region whose rings were looked at last, but those of a port, and what they name.
+    in_use: Option<(String, Option<u8>, InUse)>,
     /// All ports of the root, once they were asked for; `None` in there: too many to tell.
     users: Option<Option<Vec<User>>>,
     retiring_since: Option<Instant>,
@@ -132,7 +140,8 @@ impl<'a> Sweep<'a> {
     /// With all its bounds before it.
     pub fn new(switch: &'a Switch) -> Self {
         let (users, unfinished) = (None, HashSet::new());
-        Self { switch, links: LINKS, users, retiring_since: None, unfinished }
+        let (links, slots) = (LINKS, SLOTS);
+        Self { switch, links, slots, in_use: None, users, retiring_since: None, unfinished }
     }
 
     /// Removes dead handles and gives back what they had of regions that live on. Returns whether
@@ -202,16 +211,17 @@ impl<'a> Sweep<'a> {
         }
         if !cells.is_empty() {
             match self.buffers_in_use(region, name, None) {
-                Some(used) => cells.retain(|c| !used.contains(c)),
-                // They stay unused until the region ends: better than used twice.
-                None => cells.clear(),
+                InUse::Known(used) => cells.retain(|c| !used.contains(c)),
+                InUse::Unknown => cells.clear(),
+                InUse::Later => return None,
             }
         }
         cells.push(if_cell);
         Some(cells)
     }
 
-    fn remove_port(&mut self, lock: &RootLock, index: u8) -> Result<()> {
+    /// False: that is more than this call may still look at.
+    fn remove_port(&mut self, lock: &RootLock, index: u8) -> Result<bool> {
         let switch = self.switch;
         let (name, region) = switch.entry(index);
         switch.unlist_port(lock, index);
@@ -221,6 +231,9 @@ impl<'a> Sweep<'a> {
                 None => Left::Nothing,
                 Some(region) => self.what_is_left(index, region, file.as_ref()),
             };
+            if matches!(left, Left::Later) {
+                return Ok(false);
+            }
             for i in (0..usize::from(MAX_RINGS)).rev() {
                 file::remove(switch.dir(), &bell_file(&name, i))?;
             }
@@ -228,7 +241,7 @@ impl<'a> Sweep<'a> {
             // Cells go back after the port's file has gone: who dies in between leaks them, and
             // nobody finds the file again and gives them back twice.
             match left {
-                Left::Nothing => {}
+                Left::Nothing | Left::Later => {}
                 Left::Region(name) => file::remove(switch.memory()?, &name)?,
                 Left::Cells(region, cells) => region.give_back(cells),
             }
@@ -236,8 +249,9 @@ impl<'a> Sweep<'a> {
         if let Some(Some(users)) = &mut self.users {
             users.retain(|u| (u.switch.as_str(), u.index) != (switch.name(), index));
         }
+        self.in_use = None;
         switch.free_port(lock, index);
-        Ok(())
+        Ok(true)
     }
 
     fn what_is_left(&mut self, index: u8, name: String, file: Option<&PortFile>) -> Left {
@@ -253,16 +267,18 @@ impl<'a> Sweep<'a> {
             Some(true) => return Left::Region(name),
             Some(false) => {}
         }
+        // A process killed in the middle of a zero-copy exchange may have left a buffer in two rings:
+        // what a living port's ring still names is not free.
+        let used = match self.buffers_in_use(&region, &name, Some(index)) {
+            InUse::Known(used) => used,
+            InUse::Unknown => return Left::Nothing,
+            InUse::Later => return Left::Later,
+        };
         // A sender may be in the middle of a batch to this port, and write on after it was unlisted.
         // Its ring is held for ever, so that nobody begins another; if that fails, the cells stay
         // unused until the region ends. The same if the port was never listed and has no file.
         let Some(file) = file.filter(|f| self.retire(f)) else { return Left::Nothing };
         let shape = &file.shape;
-        // A process killed in the middle of a zero-copy exchange may have left a buffer in two rings:
-        // what a living port's ring still names is not free.
-        let Some(used) = self.buffers_in_use(&region, &name, Some(index)) else {
-            return Left::Nothing;
-        };
         let mut cells: Vec<u32> =
             buffers_of(&region, shape).filter(|c| !used.contains(c)).collect();
         for (ring, n) in rings_of(shape) {
@@ -300,17 +316,28 @@ impl<'a> Sweep<'a> {
     }
 
     /// Buffers that the rings of those ports name.
-    fn buffers_in_use(
-        &mut self,
-        region: &Region,
-        name: &str,
-        but: Option<u8>,
-    ) -> Option<HashSet<u32>> {
-        let others = self.others(name, but)?;
+    fn buffers_in_use(&mut self, region: &Region, name: &str, but: Option<u8>) -> InUse {
+        if let Some((of, without, found)) = &self.in_use
+            && of == name
+            && *without == but
+        {
+            return found.clone();
+        }
+        let budget = self.slots;
+        let Some(others) = self.others(name, but) else { return InUse::Unknown };
         // Each slot has a buffer of its own: more slots than cells are a lie.
         let slots: u64 = others.iter().flat_map(|s| rings_of(s)).map(|(_, n)| u64::from(n)).sum();
-        (slots <= u64::from(MAX_CELLS))
-            .then(|| others.into_iter().flat_map(|s| buffers_of(region, s)).collect())
+        if slots > u64::from(MAX_CELLS) {
+            return InUse::Unknown;
+        }
+        if slots > budget {
+            return InUse::Later;
+        }
+        let buffers = others.into_iter().flat_map(|s| buffers_of(region, s)).collect();
+        let found = InUse::Known(Rc::new(buffers));
+        self.slots = budget - slots;
+        self.in_use = Some((name.into(), but, found.clone()));
+        found
     }
 }
 
@@ -331,9 +358,23 @@ fn all_users(root: &Root) -> Option<Vec<User>> {
     Some(users)
 }
 
+/// Buffers that rings of living ports name.
+#[derive(Clone, Debug)]
+enum InUse {
+    /// These.
+    Known(Rc<HashSet<u32>>),
+    /// It cannot be told. What may be among them stays unused until the region ends: better than used
+    /// twice.
+    Unknown,
+    /// To look is the next call's.
+    Later,
+}
+
 /// What a removed port leaves of memory.
 #[derive(Debug)]
 enum Left {
+    /// What this call may not look at any more.
+    Later,
     /// Nothing that anybody could use.
     Nothing,
     /// A region that nobody else lives in.
@@ -445,6 +486,37 @@ mod tests {
         // All of it is free again, and was given back once.
         let again = region.take(EXTRA + HANDLES).unwrap();
         assert_eq!(again.iter().collect::<HashSet<_>>().len(), again.len());
+    }
+
+    #[test]
+    fn forged_dead_handles_with_chains_of_their_own_cost_one_look_at_the_rings() {
+        let (_temp, root) = rig();
+        let (switch, region) = open(&root);
+        let lock = root.lock().unwrap();
+        for (i, &cell) in region.take(500).unwrap().iter().enumerate() {
+            chain_up(&region, &[cell]);
+            switch.forge_dead_handle(i as u32, 0, netmap_if(&region, cell));
+        }
+        let mut sweep = Sweep::new(&switch);
+        assert!(sweep.handles(&lock));
+        let looked_at = SLOTS - sweep.slots;
+        assert_eq!(looked_at, 4 * 64, "two ports with two rings of 64 slots");
+        assert!(switch.dead_handles(&lock).is_empty());
+    }
+
+    #[test]
+    fn ports_beyond_the_bound_are_removed_by_later_calls() {
+        let (_temp, root) = rig();
+        let (switch, _region) = open(&root);
+        let lock = root.lock().unwrap();
+        let port = switch.find("y").unwrap().index;
+        switch.set_port_persistent(&lock, port, false);
+        let mut sweep = Sweep::new(&switch);
+        sweep.slots = 100;
+        assert!(!sweep.remove_port(&lock, port).unwrap());
+        assert_eq!(switch.entry(port).0.as_deref(), Some("y"));
+        assert!(reap(&switch, &lock).unwrap().is_empty());
+        assert_eq!(switch.entry(port).0, None);
     }
 
     #[test]

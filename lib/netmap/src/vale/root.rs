@@ -16,9 +16,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use nix::sys::stat::FileStat;
+
 use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::lock::RootLock;
+use crate::lock::{self, RootLock};
 use crate::vale::{MAX_PORTS, MAX_RINGS, valid_name};
 
 /// Environment variable that names the root directory.
@@ -53,10 +55,10 @@ impl Root {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::io("create the root directory", path)(e)),
         }
-        let mut root = Self::existing()?.ok_or_else(|| {
-            let gone = io::Error::from(io::ErrorKind::NotFound);
-            Error::io("open the root directory", &path)(gone)
-        })?;
+        let mut root = match Self::existing()? {
+            Some(root) => root,
+            None => Self::make(&path)?,
+        };
         if root.memory.is_none() {
             // Under the lock: nobody else meets it half made.
             let _lock = root.lock()?;
@@ -64,6 +66,31 @@ impl Root {
             root.memory = Some(made.map_err(|e| not_a_directory(&root.dir, MEMORY, e))?);
         }
         Ok(root)
+    }
+
+    /// Makes a root of a directory that is none yet. It must be empty: in a root, what is in the way
+    /// of a switch is moved aside, and nobody's own files shall be.
+    fn make(path: &Path) -> Result<Self> {
+        let Some(dir) = Self::open_dir()? else {
+            let gone = io::Error::from(io::ErrorKind::NotFound);
+            return Err(Error::io("open the root directory", path)(gone));
+        };
+        let names = dir.names(usize::MAX).map_err(Error::io("list", path))?;
+        // Somebody else may be making the same root at this moment.
+        let of_a_root = |name: &str| {
+            name == lock::NAME || name == MEMORY || name.starts_with(crate::dir::TEMPORARY)
+        };
+        if let Some(other) = names.iter().find(|name| !name.to_str().is_some_and(of_a_root)) {
+            let why = format!(
+                "it is no root yet and holds other things, {} for one; set {ENV} to a directory for \
+                 switches alone",
+                other.display()
+            );
+            return Err(Error::Root { path: path.into(), why });
+        }
+        drop(RootLock::acquire(&dir)?); // makes the file that tells a root
+        let memory = Self::open_memory(&dir)?;
+        Ok(Self { dir, memory })
     }
 
     /// Opens the root if it is there; makes nothing.
@@ -80,14 +107,28 @@ impl Root {
     /// Whether the root is complete and still the directory that its name leads to.
     fn is_current(&self) -> bool {
         let there = nix::sys::stat::stat(&Self::locate());
-        self.memory.is_some()
-            && self.dir.path() == Self::locate()
-            && there.is_ok_and(|there| {
-                self.dir.stat().is_ok_and(|s| (s.st_dev, s.st_ino) == (there.st_dev, there.st_ino))
-            })
+        let same = |dir: &Dir, there: FileStat| {
+            dir.stat().is_ok_and(|s| (s.st_dev, s.st_ino) == (there.st_dev, there.st_ino))
+        };
+        let memory = self.memory.as_ref().zip(self.dir.stat_at(MEMORY).ok());
+        self.dir.path() == Self::locate()
+            && there.is_ok_and(|there| same(&self.dir, there))
+            && self.dir.stat_at(lock::NAME).is_ok()
+            && memory.is_some_and(|(memory, there)| same(memory, there))
     }
 
     fn open_existing() -> Result<Option<Self>> {
+        let Some(dir) = Self::open_dir()? else { return Ok(None) };
+        match dir.stat_at(lock::NAME) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None), // no root
+            Err(e) => return Err(Error::io("inspect", dir.join(lock::NAME))(e)),
+        }
+        let memory = Self::open_memory(&dir)?;
+        Ok(Some(Self { dir, memory }))
+    }
+
+    fn open_dir() -> Result<Option<Dir>> {
         let (path, chosen) = (Self::locate(), chosen().is_some());
         // The default place lies in a directory where anybody may create names.
         let dir = match Dir::open(&path, chosen) {
@@ -104,21 +145,24 @@ impl Root {
             let why = format!("it belongs to user {owner}; set {ENV} to another directory");
             return Err(Error::Root { path, why });
         }
-        let memory = match dir.subdir(MEMORY) {
-            Ok(memory) => Some(memory),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            // Another member of the group may be about to make it, or its owner keeps us out:
-            // whoever needs it will be told.
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => None,
-            Err(e) => return Err(not_a_directory(&dir, MEMORY, e)),
-        };
-        Ok(Some(Self { dir, memory }))
+        Ok(Some(dir))
+    }
+
+    fn open_memory(dir: &Dir) -> Result<Option<Dir>> {
+        match dir.subdir(MEMORY) {
+            Ok(memory) => Ok(Some(memory)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            // Its owner keeps us out: whoever needs it will be told.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            Err(e) => Err(not_a_directory(dir, MEMORY, e)),
+        }
     }
 
     /// A root in a directory of a test.
     #[cfg(test)]
     pub fn at(path: &std::path::Path) -> Self {
         let dir = Dir::open(path, false).expect("a directory of the test");
+        drop(RootLock::acquire(&dir).expect("it can be written"));
         let memory = Some(dir.make_subdir(MEMORY).expect("it can be written"));
         Self { dir, memory }
     }
@@ -202,22 +246,16 @@ impl Root {
     /// whether it did.
     pub fn remove_empty(&self, _lock: &RootLock, switch: &str) -> Result<bool> {
         let Some(dir) = self.switch_dir(switch)? else { return Ok(false) };
-        self.remove_files(&dir)?;
-        match self.dir.remove(switch) {
-            Ok(()) => Ok(true),
-            Err(e) if e.raw_os_error() == Some(libc::ENOTEMPTY) => Ok(false),
-            Err(e) => Err(Error::io("remove", dir.path())(e)),
+        let failed = |e| Error::io("remove", self.dir.join(switch))(e);
+        let names = dir.names(MOST_FILES + 1).map_err(failed)?;
+        if !names.iter().all(|name| name.to_str().is_some_and(|name| is_ours(&dir, name))) {
+            return Ok(false);
         }
-    }
-
-    fn remove_files(&self, dir: &Dir) -> Result<()> {
-        let most = MAX_PORTS * (1 + usize::from(MAX_RINGS)) + 1;
-        for name in dir.names(most).map_err(Error::io("list", dir.path()))? {
-            if let Some(name) = name.to_str().filter(|n| is_ours(n)) {
-                let _ = dir.remove(name); // what stays shows when the directory is to go
-            }
+        for name in names {
+            dir.remove(&name.to_string_lossy()).map_err(failed)?;
         }
-        Ok(())
+        self.dir.remove(switch).map_err(failed)?;
+        Ok(true)
     }
 
     /// Makes sure that nothing has the name of a switch. The files of a switch are removed; whatever
@@ -225,16 +263,25 @@ impl Root {
     /// it is.
     pub fn clear_away(&self, _lock: &RootLock, switch: &str) -> Result<()> {
         let failed = |e| Error::io("remove", self.dir.join(switch))(e);
-        if let Some(dir) = self.switch_dir(switch)? {
-            self.remove_files(&dir)?;
-        }
-        match self.dir.remove(switch) {
-            Ok(()) => Ok(()),
-            Err(e) if e.raw_os_error() == Some(libc::ENOTEMPTY) => {
-                let aside = format!(".aside.{:016x}", crate::vale::switch::random());
-                self.dir.rename(switch, &aside).map_err(failed)
+        let Some(dir) = self.switch_dir(switch)? else {
+            return self.dir.set_aside(switch).map_err(failed); // a file, a link, or nothing
+        };
+        for name in dir.names(MOST_FILES).map_err(failed)? {
+            if let Some(name) = name.to_str().filter(|name| is_ours(&dir, name)) {
+                let _ = dir.remove(name); // what stays shows when the directory is to go
             }
-            Err(e) => Err(failed(e)),
+        }
+        self.dir.clear(switch).map_err(failed)
+    }
+
+    /// Removes what was half made under a temporary name by somebody who died.
+    pub fn remove_temporary(&self, _lock: &RootLock) {
+        for dir in std::iter::once(&self.dir).chain(&self.memory) {
+            for name in dir.names(MOST_FILES).unwrap_or_default() {
+                if let Some(name) = name.to_str().filter(|n| n.starts_with(crate::dir::TEMPORARY)) {
+                    let _ = dir.remove(name); // not ours, or used at this moment by another program
+                }
+            }
         }
     }
 }
@@ -244,9 +291,23 @@ fn chosen() -> Option<PathBuf> {
     std::env::var_os(ENV).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// Whether a file in a switch's directory has a name that the library gives.
-fn is_ours(name: &str) -> bool {
-    name == "switch" || name.starts_with("port.") || name.starts_with("bell.")
+/// Most files that a switch has.
+const MOST_FILES: usize = MAX_PORTS * (1 + MAX_RINGS as usize) + 1;
+
+/// Whether an entry of a switch's directory has a name that the library gives, and is what it makes
+/// under that name.
+fn is_ours(dir: &Dir, name: &str) -> bool {
+    let wanted = if name == "switch" || name.strip_prefix("port.").is_some_and(valid_name) {
+        libc::S_IFREG
+    } else if let Some((port, ring)) = name.strip_prefix("bell.").and_then(|n| n.split_once('.'))
+        && valid_name(port)
+        && ring.parse::<u16>().is_ok_and(|ring| ring < MAX_RINGS)
+    {
+        libc::S_IFIFO
+    } else {
+        return name.starts_with(crate::dir::TEMPORARY);
+    };
+    dir.stat_at(name).is_ok_and(|found| found.st_mode & libc::S_IFMT == wanted)
 }
 
 fn not_a_directory(dir: &Dir, name: &str, e: io::Error) -> Error {
