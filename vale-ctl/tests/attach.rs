@@ -292,6 +292,7 @@ fn what_peers_put_in_the_root_neither_stops_nor_misleads_attach() {
         let Some(iface) = tap(NAME) else { return };
         let name = format!("valeA:{iface}");
         let _guard = Attached(&name);
+        drop(netmap::Port::open("valeA:first").expect("it makes the root"));
         // Where the log of the bridge once was: a pipe that nobody reads, a link, a huge file.
         let log = netmap::control::root().join(format!("nm-bridge.{name}.log"));
         let target = tempfile::NamedTempFile::new().expect("a file");
