@@ -27,6 +27,7 @@ use nm_cli::signal::Signals;
 use crate::cli::{BridgeOptions, Target};
 
 mod running;
+use running::Running;
 pub use running::find;
 
 /// The program's name.
@@ -69,9 +70,9 @@ pub fn start(
 /// Ends the bridges of a port, if there are any, and waits until they are gone. True if there were.
 pub fn stop(signals: &Signals, name: &Target, timeout: Duration) -> anyhow::Result<bool> {
     let bridges = find(name)?;
-    for bridge in &bridges {
-        bridge.terminate()?;
-    }
+    // All of them are asked before an error about one is reported.
+    let asked: Vec<_> = bridges.iter().map(Running::terminate).collect();
+    asked.into_iter().collect::<anyhow::Result<()>>()?;
     let deadline = Instant::now() + timeout;
     for bridge in &bridges {
         if !wait(bridge.fd(), signals, deadline)? {

@@ -1,10 +1,11 @@
 //! Which process is the bridge of an attached port.
 //!
-//! Invariant: a process is signalled only if the kernel shows it to be such a bridge, by the command
-//! line with which `attach` started it, and only through a descriptor of that very process. What
-//! the shared files say about a port's users is no evidence: whoever is on the switch writes them, and
-//! could name any process of ours there. A program that gives itself such a command line fools
-//! nobody but itself.
+//! Invariant: a process is signalled only if the kernel shows it to be such a bridge, as a process of
+//! this user's alone with the command line with which `attach` started it, and only through a
+//! descriptor of that very process. What the shared files say about a port's users is no evidence:
+//! whoever is on the switch writes them, and could name any process of ours there. Nor is a command
+//! line alone: any process on the machine gives itself the one it likes. One of our own that does so
+//! fools nobody but its owner.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,7 +16,7 @@ use std::path::Path;
 use anyhow::Context;
 use netmap::control;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 
 use super::{PROGRAM, interface};
 use crate::cli::Target;
@@ -32,12 +33,19 @@ pub fn arguments(name: &Target, iface: &str) -> [String; 4] {
     ["-i".to_owned(), name.to_string(), "-i".to_owned(), format!("tap:{iface}")]
 }
 
-/// The bridges of a port in the root that this process uses.
+/// The bridges of a port in the root that this process uses, as far as this user started them.
 pub fn find(name: &Target) -> anyhow::Result<Vec<Running>> {
     let (Ok(iface), Ok(root)) = (interface(name), control::root().metadata()) else {
         return Ok(Vec::new());
     };
+    let us = geteuid().as_raw();
     let ours = |pid| {
+        // Before the command line: that is memory of the process, and names a path. Others can make
+        // us wait for either.
+        let status = std::fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
+        if !runs_as(&status, us) {
+            return false;
+        }
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         is_bridge(&line, &arguments(name, iface), (root.dev(), root.ino()))
     };
@@ -59,6 +67,19 @@ pub fn find(name: &Target) -> anyhow::Result<Vec<Running>> {
         }
     }
     Ok(found)
+}
+
+/// Whether a process with this status has one user in every respect, and which: the owner of its
+/// directory in /proc says less, being root for each process that may not be dumped, and the
+/// effective user less than all, being root for whatever a stranger runs of setuid programs.
+fn runs_as(status: &[u8], uid: u32) -> bool {
+    let status = String::from_utf8_lossy(status);
+    let Some(uids) = status.lines().find_map(|line| line.strip_prefix("Uid:")) else {
+        return false;
+    };
+    let uids: Vec<&str> = uids.split_whitespace().collect();
+    // Real, effective, saved, of the file system.
+    uids.len() == 4 && uids.iter().all(|word| word.parse() == Ok(uid))
 }
 
 /// Whether a command line is that of a bridge with these first arguments, in the root with this
@@ -102,6 +123,16 @@ impl Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_who_is_a_user_in_every_respect_runs_as_that_user() {
+        let is = |uids: &str| runs_as(format!("Name:\tnm-bridge\nUid:\t{uids}\n").as_bytes(), 0);
+        assert!(is("0\t0\t0\t0"));
+        for other in ["", "0", "2000\t0\t0\t0", "0\t2000\t0\t0", "2000\t2000\t2000\t2000"] {
+            assert!(!is(other), "{other:?}");
+        }
+        assert!(!runs_as(b"", 0));
+    }
 
     #[test]
     fn only_the_line_that_attach_gives_is_a_bridges() {

@@ -30,8 +30,8 @@ pub fn run(out: &mut Out, args: &Detach) -> anyhow::Result<()> {
 pub fn not_attached(name: &Target, fine: bool) -> anyhow::Result<()> {
     match select::port(name)? {
         Some(port) if !port.users.is_empty() => bail!(
-            "{name} is open, but not by a bridge that `vale-ctl attach` started: by its own account \
-             its user is {}",
+            "{name} is open, but not by a bridge that `vale-ctl attach` started for this user: by its \
+             own account the port's user is {}",
             list::users(&port)
         ),
         _ if fine => Ok(()),
