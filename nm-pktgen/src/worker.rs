@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use netmap::{Counters, Interest, Port, Wait};
+use netmap::{Counters, Port, Wait};
 use nm_capture::Reader;
 use nm_cli::say;
 
@@ -190,7 +190,7 @@ impl<'a> Worker<'a> {
     /// After a sync: counts what the port has taken.
     #[inline]
     pub fn settle(&mut self) {
-        let pending = self.pending();
+        let pending = self.port.pending();
         let sent = self.backlog.settle(pending);
         if sent.packets > 0 {
             self.tally.tx_packets += sent.packets as u64;
@@ -198,10 +198,6 @@ impl<'a> Worker<'a> {
             self.tally.tx_pad_bytes += sent.pad_bytes;
             self.tally.tx_batches += 1;
         }
-    }
-
-    fn pending(&mut self) -> usize {
-        (0..self.port.tx_rings()).map(|ring| self.port.tx(ring).pending()).sum()
     }
 
     /// Sends what is queued and shows what has left.
@@ -236,20 +232,19 @@ impl<'a> Worker<'a> {
         Some(pacer)
     }
 
-    /// Waits for free slots, at most until the next look at the stop flag.
+    /// Waits for more free slots, at most until the next look at the stop flag.
     pub fn wait_space(&mut self) -> netmap::Result<()> {
-        let some = (0..self.port.tx_rings()).any(|ring| self.port.tx(ring).space() > 0);
-        let waited = if some {
-            // Too few for a packet of several slots: the port calls that ready, so time must pass.
-            std::thread::sleep(Duration::from_micros(50));
-            self.port.txsync()
-        } else {
-            let queued = self.pending();
-            let waited = self.port.wait(Interest::TX, Wait::default(), Some(LOOK)).map(|_| ());
-            self.tell_who_holds_up(queued);
-            waited
-        };
+        let waited = self.doze(LOOK);
         self.settle();
+        waited
+    }
+
+    /// Sleeps until something that is queued has gone, or for that time. Some space may have been there
+    /// all the time, and not enough.
+    fn doze(&mut self, time: Duration) -> netmap::Result<()> {
+        let queued = self.port.pending();
+        let waited = self.port.wait_more_space(Wait::default(), Some(time)).map(|_| ());
+        self.tell_who_holds_up(queued);
         waited
     }
 
@@ -258,7 +253,7 @@ impl<'a> Worker<'a> {
         /// A receiver that is only slow moves within this time.
         const WHILE_NS: u64 = 1_000_000_000;
         let now = self.control.clock.now_ns();
-        let moved = self.pending() != queued_before;
+        let moved = self.port.pending() != queued_before;
         match self.held {
             _ if moved => self.held = Held::No,
             Held::No => self.held = Held::Since(now),
@@ -281,19 +276,21 @@ impl<'a> Worker<'a> {
         let mut deadline = None;
         loop {
             self.sync()?;
-            if self.pending() == 0 {
+            if self.port.pending() == 0 {
                 break;
             }
             let now = self.control.clock.now_ns();
-            let over = self.control.stopped() && now > *deadline.get_or_insert(now + GRACE_NS);
-            if over || self.control.hurried() {
+            if self.control.stopped() {
+                deadline.get_or_insert(now + GRACE_NS);
+            }
+            let left = deadline.map(|at: u64| Duration::from_nanos(at.saturating_sub(now)));
+            if left == Some(Duration::ZERO) || self.control.hurried() {
                 for ring in 0..self.port.tx_rings() {
                     self.port.tx(ring).withdraw();
                 }
                 break;
             }
-            // There is free space all the time, so waiting for it would not wait: time must pass.
-            std::thread::sleep(Duration::from_micros(50));
+            self.doze(left.map_or(LOOK, |left| left.min(LOOK)))?;
         }
         Ok(self.port.finish()?)
     }

@@ -3,6 +3,8 @@
 
 mod rig;
 
+use std::time::{Duration, Instant};
+
 use netmap::Options;
 use netmap::control::{self, Switch, SwitchOptions};
 use rig::{Rig, number};
@@ -169,5 +171,33 @@ fn port_that_holds_up_a_sender_is_named() {
         let words = stderr(&sent);
         let line = "valeA:t waits for valeA:deaf, which is full and does not read";
         assert_eq!(words.matches(line).count(), 1, "{words}");
+    });
+}
+
+#[test]
+fn sender_that_waits_for_more_space_than_there_is_sleeps() {
+    rig::within("sender_that_waits_for_more_space_than_there_is_sleeps", |rig| {
+        let options = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
+        Switch::create("valeA", &options).expect("create");
+        let name = "valeA:deaf".parse().expect("a name");
+        control::create_port(&name, &Options::default()).expect("create");
+        // Some slots are free: too few for a packet of several, or all that are needed, and what is
+        // queued has yet to leave.
+        for words in ["-l 9000", "-n 1500"] {
+            let mut sender = rig.start(&format!("-i valeA:t -f tx {words}"));
+            let mut last = None;
+            let mut stuck = 0;
+            sender.totals_until(|totals| {
+                let sent = Some(number(totals, "tx_packets"));
+                stuck = if std::mem::replace(&mut last, sent) == sent { stuck + 1 } else { 0 };
+                stuck > 10
+            });
+            let (begin, before) = (Instant::now(), sender.cpu_ticks());
+            // Nothing can be waited for when nothing is to happen.
+            std::thread::sleep(Duration::from_millis(1500));
+            let used = Duration::from_millis(10) * (sender.cpu_ticks() - before) as u32;
+            assert!(used < begin.elapsed() / 2, "{words}: {used:?} of {:?}", begin.elapsed());
+            sender.stop();
+        }
     });
 }

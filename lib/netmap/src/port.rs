@@ -38,6 +38,8 @@ use crate::vale::portfile::Shape;
 use crate::vale::root::Root;
 use crate::vale::{attach, reap};
 
+mod space;
+
 bitflags::bitflags! {
     /// Directions to wait for.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -327,7 +329,22 @@ impl Port {
         how: Wait,
         timeout: Option<Duration>,
     ) -> Result<Interest> {
-        let ready = self.sync(what)?;
+        self.wait_until(what, how, timeout, |_, ready| ready)
+    }
+
+    /// As `wait`, for as much of what is ready as `counts` leaves.
+    fn wait_until(
+        &mut self,
+        what: Interest,
+        how: Wait,
+        timeout: Option<Duration>,
+        counts: impl Fn(&mut Self, Interest) -> Interest,
+    ) -> Result<Interest> {
+        let sync = |port: &mut Self| {
+            let ready = port.sync(what)?;
+            Ok(counts(port, ready))
+        };
+        let ready = sync(self)?;
         if !ready.is_empty() || timeout == Some(Duration::ZERO) {
             return Ok(ready);
         }
@@ -340,7 +357,7 @@ impl Port {
         while start.elapsed() < spin {
             // Time is read once for many looks: a look costs a nanosecond, the clock twenty.
             if self.look(what, 64) {
-                let ready = self.sync(what)?;
+                let ready = sync(self)?;
                 if !ready.is_empty() {
                     return Ok(ready);
                 }
@@ -351,7 +368,8 @@ impl Port {
             if left == Some(Duration::ZERO) {
                 return Ok(Interest::empty());
             }
-            let ready = self.arm(what)?;
+            let armed = self.arm(what)?;
+            let ready = counts(self, armed);
             if !ready.is_empty() {
                 self.calm(false);
                 return Ok(ready);
@@ -361,13 +379,13 @@ impl Port {
             self.calm(matches!(woken, Ok(true)));
             let woken = match woken {
                 Ok(woken) => woken,
-                Err(Errno::EINTR) => return self.sync(what),
+                Err(Errno::EINTR) => return sync(self),
                 Err(e) => return Err(Error::errno("wait for", self.name.to_string())(e)),
             };
             if !woken && let Kind::Vale(p) = &mut self.kind {
                 let _ = p.look_for_death(); // for tidiness only: traffic does not depend on it
             }
-            let ready = self.sync(what)?;
+            let ready = sync(self)?;
             if !ready.is_empty() {
                 return Ok(ready);
             }
@@ -452,7 +470,7 @@ impl Port {
     /// Before polling `fd`: asks for the doorbell, then syncs and looks again. If something is
     /// ready, it is returned and polling would be wrong. Call `disarm` after polling. As in netmap,
     /// `TX` is ready while any slot is free; one who waits for queued packets to move (on a switch
-    /// with backpressure) compares `TxRing::pending` before and after.
+    /// with backpressure) compares `pending` before and after, or uses `wait_more_space`.
     ///
     /// # Errors
     /// As `txsync` and `rxsync`.

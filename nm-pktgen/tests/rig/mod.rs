@@ -147,6 +147,16 @@ impl Running {
         kill(self.pid(), signal).expect("the process is there");
     }
 
+    /// CPU time it has used, in ticks of 10 ms.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        let stat = stat.expect("it runs");
+        // The command name, in parentheses, is the only field that may hold a space.
+        let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+        let fields: Vec<&str> = fields.split(' ').collect();
+        [11, 12].iter().map(|&i: &usize| fields[i].parse::<u64>().expect("ticks")).sum()
+    }
+
     /// The next JSON line; null at the end.
     pub fn next(&mut self) -> Value {
         let mut line = String::new();
