@@ -7,8 +7,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use netmap::control::Switch;
-use netmap::{Interest, Port, PortKind};
+use netmap::{Interest, Port};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nm_cli::signal::Signals;
@@ -19,7 +18,7 @@ const SPIN: Duration = Duration::from_micros(50);
 /// Longest sleep without a look: a sender may die between a packet and its ring, and then nobody
 /// rings. As long as the library's own waits have patience.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The same while waiting for space: the full destination may be dead.
+/// The same while waiting for space: the full destination may be dead, which the next sync finds out.
 const TX_PATIENCE: Duration = Duration::from_millis(50);
 /// Empty rounds of a busy wait before it offers the CPU to others.
 const ROUNDS: u32 = 256;
@@ -75,53 +74,32 @@ impl Idle {
     ) -> anyhow::Result<()> {
         let ((a, a_wants), (b, b_wants)) = (a, b);
         let slept = if arm(a, a_wants)? || arm(b, b_wants)? {
-            Ok(true)
+            Ok(())
         } else {
             self.sleeps += 1;
             poll_both((a, a_wants), (b, b_wants), signals, timeout)
         };
         a.disarm();
         b.disarm();
-        if !slept? {
-            for (port, wants) in [(a, a_wants), (b, b_wants)] {
-                if wants.contains(Interest::TX) {
-                    clear_away_the_dead(port)?;
-                }
-            }
-        }
-        Ok(())
+        slept
     }
-}
-
-/// Nobody rang for a while, and something is queued for a full destination: should that have died,
-/// it will not ring ever. Looking at the switch removes it.
-fn clear_away_the_dead(port: &Port) -> netmap::Result<()> {
-    if let PortKind::Vale { switch, .. } = &port.name().kind {
-        Switch::open(switch)?;
-    }
-    Ok(())
-}
-
-/// Slots filled and not sent, which a full destination holds up.
-pub fn pending(port: &mut Port) -> usize {
-    (0..port.tx_rings()).map(|i| port.tx(i).pending()).sum()
 }
 
 /// Asks for doorbells; true if there is a reason not to sleep. Space counts as such only if there
 /// is more than before: some of it may have been there all the time, and not enough.
 fn arm(port: &mut Port, wants: Interest) -> netmap::Result<bool> {
-    let before = pending(port);
+    let before = port.pending();
     let ready = port.arm(wants)?;
-    Ok(ready.contains(Interest::RX) || (wants.contains(Interest::TX) && pending(port) < before))
+    Ok(ready.contains(Interest::RX) || (wants.contains(Interest::TX) && port.pending() < before))
 }
 
-/// Sleeps; false if nothing happened for a while.
+/// Sleeps, for a while at most.
 fn poll_both(
     (a, a_wants): (&Port, Interest),
     (b, b_wants): (&Port, Interest),
     signals: &Signals,
     timeout: Option<Duration>,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<()> {
     let mut fds = [
         PollFd::new(a.fd(), a.events(a_wants)),
         PollFd::new(b.fd(), b.events(b_wants)),
@@ -131,13 +109,12 @@ fn poll_both(
     // Rounded up: rounding down would spin through the last millisecond.
     let ms = timeout.unwrap_or(patience).min(patience).as_nanos().div_ceil(1_000_000);
     let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
-    let ready = match poll(&mut fds, timeout) {
-        Ok(ready) => ready > 0,
-        Err(Errno::EINTR) => true,
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno).context("waiting for both ports"),
-    };
+    }
     if fds[2].any().unwrap_or(false) {
         signals.drain();
     }
-    Ok(ready)
+    Ok(())
 }

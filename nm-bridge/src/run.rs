@@ -18,7 +18,7 @@ use nm_cli::signal::Signals;
 use crate::capture::Capture;
 use crate::cli::Cli;
 use crate::forward::Mover;
-use crate::idle::{Idle, pending};
+use crate::idle::Idle;
 use crate::plan::{Pair, Plan};
 use crate::service;
 use crate::stats::{Report, Start, Totals};
@@ -226,8 +226,8 @@ impl<'a> Bridge<'a> {
         captures
             && silent(&self.a)
             && silent(&self.b)
-            && pending(&mut self.a) == 0
-            && pending(&mut self.b) == 0
+            && self.a.pending() == 0
+            && self.b.pending() == 0
     }
 
     /// One batch each way. Returns whether anything moved and, if not, what to wait for.
@@ -298,14 +298,12 @@ impl<'a> Bridge<'a> {
         let end = Instant::now() + DRAIN;
         for port in [&mut self.a, &mut self.b] {
             port.txsync()?;
-            while pending(port) > 0 {
+            while port.pending() > 0 {
                 let left = end.saturating_duration_since(Instant::now());
                 if left.is_zero() || signals.hurried() {
                     break;
                 }
-                // Ready at once if there is some space, and not yet enough for all.
-                port.wait(Interest::TX, Wait::Block, Some(left))?;
-                std::thread::yield_now();
+                port.wait_more_space(Wait::Block, Some(left))?;
             }
         }
         Ok(())
@@ -340,11 +338,11 @@ fn one_batch(
 ) -> netmap::Result<Next> {
     src.rxsync()?;
     let batch = mover.forward(src, dst, flow)?;
-    let before = pending(dst);
+    let before = dst.pending();
     let mut after = 0;
     if before > 0 {
         dst.txsync()?;
-        after = pending(dst);
+        after = dst.pending();
     }
     Ok(Next {
         // What was blocked is worth another try if the sync made room.

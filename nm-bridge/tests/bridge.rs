@@ -48,6 +48,7 @@ tests! {
     many_packets_keep_their_order_and_none_is_lost
     backpressure_passes_through_a_sleeping_bridge_without_loss
     dead_destination_of_a_stuck_bridge_is_cleared_away
+    stuck_bridge_outlives_what_peers_do_to_the_root
     long_packets_pass_even_a_burst_of_one
     killed_bridge_leaves_names_and_neighbours_usable
     idle_bridge_sleeps_in_both_modes
@@ -245,6 +246,33 @@ mod bodies {
             std::iter::from_fn(|| receive_within(&mut right, Duration::ZERO))
                 .find(|packet| *packet == last)
         });
+        assert!(bridge.stop().0.success());
+    }
+
+    pub fn stuck_bridge_outlives_what_peers_do_to_the_root() {
+        let (mut left, _right) = (port("valeA:left"), port("valeB:right"));
+        with_backpressure("valeA");
+        with_backpressure("valeB");
+        let mut bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y", "-w", "0"]));
+        assert!(fill(&mut left) > 2000, "the path is not full");
+        let mut answers = || {
+            // Long enough for it to look for the dead, several times; there is no event to wait for.
+            std::thread::sleep(Duration::from_millis(300));
+            bridge.signal(Signal::SIGUSR1);
+            assert_eq!(bridge.record()["type"], "totals");
+        };
+        let root = netmap::control::root();
+        let (lock, away) = (root.join(".lock"), root.join("away"));
+        std::fs::rename(&lock, &away).expect("a peer may");
+        nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        answers();
+        std::fs::rename(&away, &lock).expect("back in its place");
+        let file = std::fs::File::open(&lock).expect("the lock");
+        file.lock().expect("held");
+        answers();
+        drop(file);
+        std::fs::remove_dir_all(root.join("valeB")).expect("a peer may");
+        answers();
         assert!(bridge.stop().0.success());
     }
 
