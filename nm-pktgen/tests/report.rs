@@ -192,11 +192,14 @@ fn sender_that_waits_for_more_space_than_there_is_sleeps() {
                 stuck = if std::mem::replace(&mut last, sent) == sent { stuck + 1 } else { 0 };
                 stuck > 10
             });
-            let (begin, before) = (Instant::now(), sender.cpu_ticks());
+            let (begin, before) = (Instant::now(), (sender.cpu_ticks(), sender.sleeps()));
             // Nothing can be waited for when nothing is to happen.
             std::thread::sleep(Duration::from_millis(1500));
-            let used = Duration::from_millis(10) * (sender.cpu_ticks() - before) as u32;
+            let used = Duration::from_millis(10) * (sender.cpu_ticks() - before.0) as u32;
             assert!(used < begin.elapsed() / 2, "{words}: {used:?} of {:?}", begin.elapsed());
+            // Some 20 a second, each as long as the library is patient.
+            let sleeps = sender.sleeps() - before.1;
+            assert!(sleeps < 1000, "{words}: woke {sleeps} times to look");
             sender.stop();
         }
     });

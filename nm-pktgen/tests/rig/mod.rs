@@ -157,6 +157,19 @@ impl Running {
         [11, 12].iter().map(|&i: &usize| fields[i].parse::<u64>().expect("ticks")).sum()
     }
 
+    /// How often its threads went to sleep.
+    pub fn sleeps(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let sleeps = |task: std::io::Result<std::fs::DirEntry>| {
+            let status = task.expect("a thread").path().join("status");
+            let status = std::fs::read_to_string(status).expect("it runs");
+            let line =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.expect("in every status").trim().parse::<u64>().expect("a number")
+        };
+        tasks.map(sleeps).sum()
+    }
+
     /// The next JSON line; null at the end.
     pub fn next(&mut self) -> Value {
         let mut line = String::new();
