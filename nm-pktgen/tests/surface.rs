@@ -280,3 +280,28 @@ fn capture_on_stdout_leaves_reports_to_stderr() {
     let end: Value = serde_json::from_slice(&output.stderr).expect("JSON");
     assert_eq!(number(&end, "rx_packets"), 3);
 }
+
+#[test]
+fn report_that_cannot_be_printed_costs_no_latencies_and_no_capture() {
+    let rig = Rig::new();
+    let frames = vec![vec![2; 60]; 5];
+    rig.write_pcap("in.pcap", &frames);
+    let pong = rig.start("-i valeA:p -f pong");
+    for form in ["-q", "--json", "--csv"] {
+        let full = || std::fs::File::options().write(true).open("/dev/full").expect("a device");
+        let failed = |words: &str| {
+            let mut command = rig.command(&format!("{words} {form}"));
+            let output = command.stdout(full()).output().expect("run");
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+        };
+        failed("-i valeA:t -f ping -n 5 --latency-out latencies");
+        let latencies = std::fs::read_to_string(rig.path("latencies")).expect("written");
+        assert!(latencies.contains("Total count"), "{form}: {latencies:?}");
+        failed("-i pcap:in.pcap -f rx --pcap-out out.pcap");
+        assert_eq!(rig.read_pcap("out.pcap"), frames, "{form}");
+        for file in ["latencies", "out.pcap"] {
+            std::fs::remove_file(rig.path(file)).expect("there");
+        }
+    }
+    pong.stop();
+}
