@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::mem::Region;
 use crate::name::{PortKind, PortName};
 use crate::port::Options;
+use crate::process;
 use crate::stats::Counters;
 use crate::vale::attach;
 use crate::vale::fdb::Clock;
@@ -450,7 +451,7 @@ fn port_info(
         rx_slots: 0,
         memory: listed.region.clone(),
         memory_bytes: 0,
-        users: users.map(|h| User { pid: h.pid, command: command(h.pid) }).collect(),
+        users: users.map(|h| User { pid: h.pid, command: process::command(h.pid) }).collect(),
         counters: Counters::default(),
         rings: Vec::new(),
     };
@@ -476,20 +477,4 @@ fn look_inside(switch: &switch::Switch, info: &mut PortInfo) -> Result<()> {
     info.rings = file.rings(&region);
     info.counters = info.rings.iter().map(|r| r.counters).sum();
     Ok(())
-}
-
-/// Command name of a process, fit for a terminal: a process names itself, with whatever bytes it
-/// likes. Empty if it cannot be seen.
-pub(crate) fn command(pid: u32) -> String {
-    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let name = name.strip_suffix(b"\n").unwrap_or(&name);
-    String::from_utf8_lossy(name).chars().flat_map(visible).collect()
-}
-
-/// A character as it is if it is printed as such, escaped otherwise.
-fn visible(c: char) -> impl Iterator<Item = char> {
-    // What is written right to left or joins others could make a line look like another one.
-    let plain = c.is_alphanumeric() || c.is_ascii_graphic() || c == ' ';
-    let escaped = if plain { None } else { Some(c.escape_unicode()) };
-    escaped.is_none().then_some(c).into_iter().chain(escaped.into_iter().flatten())
 }

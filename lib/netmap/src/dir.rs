@@ -146,7 +146,7 @@ impl Dir {
             }
             return make(name);
         }
-        let temporary = format!("{TEMPORARY}{:016x}", crate::vale::switch::random());
+        let temporary = format!("{TEMPORARY}{:016x}", crate::random::random());
         let made = make(&temporary).and_then(|()| {
             let flags = RenameFlags::RENAME_NOREPLACE;
             Ok(renameat2(self, temporary.as_str(), self, name, flags)?)
@@ -245,7 +245,7 @@ impl Dir {
     /// # Errors
     /// As renameat(2); none if there is nothing of that name.
     pub fn set_aside(&self, name: &str) -> io::Result<()> {
-        let aside = format!("{ASIDE}{:016x}", crate::vale::switch::random());
+        let aside = format!("{ASIDE}{:016x}", crate::random::random());
         match self.rename(name, &aside) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),

@@ -75,6 +75,10 @@ pub mod name;
 #[cfg(not(loom))]
 mod port;
 #[cfg(not(loom))]
+mod process;
+#[cfg(not(loom))]
+mod random;
+#[cfg(not(loom))]
 mod ring;
 #[cfg(not(loom))]
 mod stats;

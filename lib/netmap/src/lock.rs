@@ -93,7 +93,7 @@ fn holder(file: &File) -> String {
     });
     match pid {
         Some(pid) => {
-            let name = crate::control::command(pid);
+            let name = crate::process::command(pid);
             let name = if name.is_empty() { name } else { format!(" ({name})") };
             format!("process {pid}{name}: is it stopped? Continue it (kill -CONT {pid}), or end it")
         }

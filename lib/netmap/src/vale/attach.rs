@@ -20,12 +20,13 @@ use crate::file;
 use crate::lock::RootLock;
 use crate::mem::{Region, STRIDE, cells_for};
 use crate::port::{Memory, Options};
+use crate::random::random;
 use crate::ring::{RingRef, ring_bytes};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::portfile::{PortFile, Shape, store_text};
 use crate::vale::reap::{self, Sweep, reap};
 use crate::vale::root::Root;
-use crate::vale::switch::{EXCLUSIVE, HandleId, Opened, Switch, bell_file, port_file, random};
+use crate::vale::switch::{EXCLUSIVE, HandleId, Opened, Switch, bell_file, port_file};
 use crate::vale::{DEFAULT_SLOTS, MAX_RINGS, SLOTS};
 
 /// How long an opener goes on clearing away what a port of that name left behind.

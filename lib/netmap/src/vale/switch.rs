@@ -26,6 +26,7 @@ use crate::file;
 use crate::lock::RootLock;
 use crate::map::{Map, Shared};
 use crate::place::Place;
+use crate::random::random;
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::fdb::{self, Fdb};
 use crate::vale::portfile::{load_text, store_text};
@@ -629,12 +630,4 @@ pub fn now_ms() -> u64 {
     let clock = nix::time::ClockId::CLOCK_MONOTONIC_COARSE;
     let now = nix::time::clock_gettime(clock).expect("every Linux since 2.6.32 has this clock");
     now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000
-}
-
-/// A random number: for names and seeds.
-#[must_use]
-pub fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    // The standard library seeds this from the system's random source.
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
