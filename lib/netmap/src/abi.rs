@@ -6,6 +6,7 @@
 //! `[head, tail)` belong to the program; `tail` and every other slot to the library, which changes
 //! them only inside txsync, rxsync and wait.
 
+use crate::shm::map::Shared;
 use crate::sync::core_atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64};
 
 /// The API version this memory speaks.
@@ -62,6 +63,9 @@ pub struct RawSlot {
     /// `ptr`: address of the data of an indirect slot.
     pub ptr: AtomicU64,
 }
+
+// SAFETY: two atomics.
+unsafe impl Shared for RawSlot {}
 
 /// A slot that has been copied out of shared memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,6 +128,9 @@ pub struct RawRing {
     pub sem: [AtomicU64; 16],
 }
 
+// SAFETY: atomics and padding; the padding is never read.
+unsafe impl Shared for RawRing {}
+
 /// Bytes from the start of a ring to its first slot.
 pub const RING_HEADER_BYTES: usize = 256;
 /// Bytes of one slot.
@@ -151,6 +158,9 @@ pub struct RawIf {
     pub ni_host_rx_rings: AtomicU32,
     ni_spare1: [AtomicI32; 3],
 }
+
+// SAFETY: atomics and padding; the padding is never read.
+unsafe impl Shared for RawIf {}
 
 /// Bytes from the start of a `netmap_if` to `ring_ofs[0]`.
 pub const IF_HEADER_BYTES: usize = 56;

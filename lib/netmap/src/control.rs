@@ -7,19 +7,23 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::mem::Region;
 use crate::name::{PortKind, PortName};
-use crate::port::Options;
+use crate::options::Options;
 use crate::process;
+use crate::shm::dir::Dir;
+use crate::shm::mem::Region;
 use crate::stats::Counters;
-use crate::vale::attach;
-use crate::vale::fdb::Clock;
-use crate::vale::portfile::PortFile;
-use crate::vale::reap;
-use crate::vale::root::Root;
-use crate::vale::switch::{self, ListedHandle, Settings};
+pub use crate::stats::{RingDir, RingInfo};
+use crate::time::now_ms;
+use crate::vale::lifecycle::open;
+use crate::vale::lifecycle::persist;
+use crate::vale::lifecycle::reap;
+use crate::vale::lifecycle::root::Root;
+use crate::vale::lifecycle::switch;
+use crate::vale::state::fdb::Clock;
+use crate::vale::state::portfile::PortFile;
+use crate::vale::state::switch::{DEFAULT_AGEING_MS, Listed, ListedHandle, Settings, port_file};
 
 /// The root directory that this process uses.
 #[must_use]
@@ -122,28 +126,6 @@ pub struct User {
     pub command: String,
 }
 
-/// Direction of a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RingDir {
-    /// Transmit.
-    Tx,
-    /// Receive.
-    Rx,
-}
-
-/// A ring as it is now.
-#[derive(Clone, Debug)]
-pub struct RingInfo {
-    /// Direction.
-    pub dir: RingDir,
-    /// Number.
-    pub index: u16,
-    /// Slots occupied now: not sent, or not read.
-    pub used: u32,
-    /// What happened on it.
-    pub counters: Counters,
-}
-
 /// An address that a switch has learnt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FdbEntry {
@@ -171,7 +153,7 @@ impl Default for SwitchOptions {
         Self {
             persistent: true,
             backpressure: false,
-            ageing: Some(Duration::from_millis(switch::DEFAULT_AGEING_MS)),
+            ageing: Some(Duration::from_millis(DEFAULT_AGEING_MS)),
         }
     }
 }
@@ -272,7 +254,7 @@ impl Switch {
         check(name)?;
         let root = Root::open()?;
         let lock = root.lock()?;
-        let (inner, _) = attach::open_switch(&root, &lock, name)?;
+        let (inner, _) = open::open_switch(&root, &lock, name)?;
         inner.set(
             &lock,
             Settings {
@@ -306,7 +288,7 @@ impl Switch {
     }
 
     fn clock(&self) -> Clock {
-        Clock::new(switch::now_ms(), self.inner.ageing_ms())
+        Clock::new(now_ms(), self.inner.ageing_ms())
     }
 
     fn change(&self, change: impl FnOnce(&mut Settings)) -> Result<()> {
@@ -369,7 +351,7 @@ impl Switch {
                 Error::NotFound { name: format!("port {}:{port}", self.inner.name()) }
             })?),
         };
-        let key = mac.map(crate::vale::fdb::key);
+        let key = mac.map(crate::vale::state::fdb::key);
         Ok(self
             .inner
             .fdb()
@@ -410,7 +392,7 @@ fn check(switch: &str) -> Result<()> {
 /// `Exists`; the name is not a VALE port's; no space; a limit.
 pub fn create_port(name: &PortName, options: &Options) -> Result<()> {
     let (switch, port) = vale(name)?;
-    attach::create_persistent(&Root::open()?, switch, port, &options.with_name(name))
+    persist::create_persistent(&Root::open()?, switch, port, &options.with_name(name))
 }
 
 /// Removes a port made by `create_port`; nobody may have it open.
@@ -420,7 +402,7 @@ pub fn create_port(name: &PortName, options: &Options) -> Result<()> {
 pub fn delete_port(name: &PortName) -> Result<()> {
     let (switch, port) = vale(name)?;
     let root = Root::existing()?.ok_or_else(|| Error::NotFound { name: format!("port {name}") })?;
-    attach::delete_persistent(&root, switch, port)
+    persist::delete_persistent(&root, switch, port)
 }
 
 fn vale(name: &PortName) -> Result<(&str, &str)> {
@@ -434,11 +416,7 @@ fn vale(name: &PortName) -> Result<(&str, &str)> {
     }
 }
 
-fn port_info(
-    switch: &switch::Switch,
-    listed: &switch::Listed,
-    handles: &[ListedHandle],
-) -> PortInfo {
+fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle]) -> PortInfo {
     let users = handles.iter().filter(|h| h.port == listed.index);
     let mut info = PortInfo {
         name: listed.name.clone(),
@@ -465,13 +443,13 @@ fn port_info(
 }
 
 fn look_inside(switch: &switch::Switch, info: &mut PortInfo) -> Result<()> {
-    let file = PortFile::open(switch.dir(), &switch::port_file(&info.name))?;
+    let file = PortFile::open(switch.dir(), &port_file(&info.name))?;
     let shape = &file.shape;
     let region = Region::open(switch.memory()?, &shape.region)?;
-    info.tx_rings = shape.tx_cells.len() as u16;
-    info.rx_rings = shape.rx_cells.len() as u16;
-    info.tx_slots = shape.tx_slots;
-    info.rx_slots = shape.rx_slots;
+    info.tx_rings = shape.rings.tx.len() as u16;
+    info.rx_rings = shape.rings.rx.len() as u16;
+    info.tx_slots = shape.rings.tx_slots;
+    info.rx_slots = shape.rings.rx_slots;
     info.memory.clone_from(&shape.region);
     info.memory_bytes = region.bytes();
     info.rings = file.rings(&region);

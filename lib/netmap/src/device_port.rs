@@ -10,13 +10,13 @@ use nix::sys::eventfd::EventFd;
 use crate::abi::{NETMAP_MAX_FRAGS, SlotFlags, SlotValue};
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Result};
-use crate::mem::{Region, STRIDE};
-use crate::port::{Interest, Options};
+use crate::options::{BoundRings, Options, Sizes};
 use crate::ring::RingRef;
-use crate::stats::C;
+use crate::rings::{RingCells, make_if, make_rings};
+use crate::shm::mem::{Region, STRIDE};
+use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::Ordering;
-use crate::vale::attach::{Sizes, make_if, make_rings};
-use crate::vale::portfile::{PortFile, Shape};
+use crate::wait::Interest;
 
 /// Longest packet: what 64 KiB of Ethernet payload and its headers need.
 const PACKET_BYTES: usize = 65536 + 64;
@@ -24,7 +24,14 @@ const PACKET_BYTES: usize = 65536 + 64;
 /// A device with rings.
 #[derive(Debug)]
 pub struct DevicePort {
-    pub(crate) file: PortFile,
+    /// Where the rings are.
+    pub(crate) rings: RingCells,
+    /// First slot of the TX ring that was not sent.
+    hwcur: u32,
+    /// First slot of the RX ring that was not given back, and first one not received.
+    rx: (u32, u32),
+    tx_counters: SharedCounters,
+    rx_counters: SharedCounters,
     pub(crate) region: Region,
     device: Box<dyn Device>,
     packet: Vec<u8>,
@@ -45,21 +52,16 @@ impl DevicePort {
         }
         let region = Region::anonymous()?;
         region.count_port();
-        let (tx_cells, rx_cells) = make_rings(&region, sizes)?;
-        let shape = Shape {
-            index: 0,
-            generation: 1,
-            tx_slots: sizes.tx_slots,
-            rx_slots: sizes.rx_slots,
-            region: String::from("private"),
-            tx_cells,
-            rx_cells,
-        };
-        let if_cell = make_if(&region, &shape, name, &[0], &[0], options.extra_bufs)?;
+        let rings = make_rings(&region, sizes)?;
+        let bound = BoundRings { tx: vec![0], rx: vec![0] };
+        let if_cell = make_if(&region, &rings, name, &bound, options.extra_bufs)?;
         let never = EventFd::new().map_err(Error::errno("make an event for", name))?;
-        let file = PortFile::anonymous(shape)?;
         Ok(Self {
-            file,
+            rings,
+            hwcur: 0,
+            rx: (0, 0),
+            tx_counters: SharedCounters::new(),
+            rx_counters: SharedCounters::new(),
             region,
             device,
             packet: vec![0; PACKET_BYTES],
@@ -72,12 +74,22 @@ impl DevicePort {
     /// The ring of that direction.
     #[inline]
     pub fn ring(&self, is_rx: bool) -> RingRef<'_> {
-        ring(&self.file, &self.region, is_rx)
+        ring(&self.rings, &self.region, is_rx)
     }
 
     /// Cell of the netmap_if.
     pub fn if_cell(&self) -> u32 {
         self.if_cell
+    }
+
+    /// First slot of the TX ring that was not sent.
+    pub fn hwcur(&self) -> u32 {
+        self.hwcur
+    }
+
+    /// What happened on both rings.
+    pub fn counters(&self) -> Counters {
+        self.tx_counters.read() + self.rx_counters.read()
     }
 
     /// Hardware address.
@@ -87,11 +99,10 @@ impl DevicePort {
 
     /// Offers queued packets to the device until it has no room.
     pub fn txsync(&mut self) -> Result<()> {
-        let ring = ring(&self.file, &self.region, false);
-        let counters = self.file.tx_counters(0);
-        let state = self.file.tx_state(0);
+        let ring = ring(&self.rings, &self.region, false);
+        let counters = &self.tx_counters;
         let n = ring.n();
-        let mut hwcur = state.hwcur.load(Ordering::Relaxed);
+        let mut hwcur = self.hwcur;
         let Some(head) = ring.head_in_order(hwcur, ring.step(hwcur, n - 1)) else {
             ring.reinit(hwcur, ring.step(hwcur, n - 1));
             counters.add(C::reinits, 1);
@@ -124,7 +135,7 @@ impl DevicePort {
         if hwcur != first {
             done = done.and(self.device.flush());
             counters.add(C::tx_batches, 1);
-            state.hwcur.store(hwcur, Ordering::Relaxed);
+            self.hwcur = hwcur;
         }
         ring.raw.tail.store(ring.step(hwcur, n - 1), Ordering::Release);
         done
@@ -132,17 +143,16 @@ impl DevicePort {
 
     /// Takes packets from the device while there are some and the ring has room.
     pub fn rxsync(&mut self) -> Result<()> {
-        let ring = ring(&self.file, &self.region, true);
-        let counters = self.file.rx_counters(0);
-        let kring = self.file.kring(0);
+        let ring = ring(&self.rings, &self.region, true);
+        let counters = &self.rx_counters;
         let n = ring.n();
-        let (hwcur, mut hwtail) = (kring.consumer_cur(), kring.published());
+        let (hwcur, mut hwtail) = self.rx;
         let Some(head) = ring.head_in_order(hwcur, hwtail) else {
             ring.reinit(hwcur, hwtail);
             counters.add(C::reinits, 1);
             return Ok(());
         };
-        kring.free(head);
+        self.rx.0 = head;
         if head == hwtail
             && let Some(error) = self.failed.take()
         {
@@ -175,7 +185,7 @@ impl DevicePort {
         counters.add(C::rx_drop_bad, self.device.left_out() - left_out);
         if got > 0 {
             counters.add(C::rx_batches, 1);
-            kring.publish(hwtail);
+            self.rx.1 = hwtail;
         }
         ring.raw.tail.store(hwtail, Ordering::Release);
         Ok(())
@@ -189,10 +199,9 @@ impl DevicePort {
     /// Whether nothing will ever be received any more: the device has ended, and all was read.
     pub fn ended(&self) -> bool {
         let ring = self.ring(true);
-        let kring = self.file.kring(0);
         self.device.ended()
             && self.failed.is_none()
-            && ring.raw.head.load(Ordering::Relaxed) == kring.published()
+            && ring.raw.head.load(Ordering::Relaxed) == self.rx.1
     }
 
     /// What the device did to packets beside passing them on.
@@ -220,14 +229,13 @@ impl DevicePort {
 
     /// Counts a wake-up.
     pub fn woken(&self) {
-        self.file.rx_counters(0).add(C::wakeups, 1);
+        self.rx_counters.add(C::wakeups, 1);
     }
 }
 
-fn ring<'a>(file: &PortFile, region: &'a Region, is_rx: bool) -> RingRef<'a> {
-    let s = &file.shape;
-    let (cell, n) = if is_rx { (s.rx_cells[0], s.rx_slots) } else { (s.tx_cells[0], s.tx_slots) };
-    RingRef::new(region, cell, n).expect("private memory, sized for the ring")
+fn ring<'a>(rings: &RingCells, region: &'a Region, is_rx: bool) -> RingRef<'a> {
+    let ring = if is_rx { rings.rx_ring(region, 0) } else { rings.tx_ring(region, 0) };
+    ring.expect("private memory, sized for the ring")
 }
 
 /// Gathers the packet at `from` in `out`: its slots, and its bytes unless it is malformed. A sink's

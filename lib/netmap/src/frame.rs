@@ -17,7 +17,7 @@ use crate::copy;
 pub struct Frame<'a> {
     ptr: *mut u8,
     len: usize,
-    _memory: PhantomData<&'a crate::mem::Region>,
+    _memory: PhantomData<&'a crate::shm::mem::Region>,
 }
 
 impl fmt::Debug for Frame<'_> {

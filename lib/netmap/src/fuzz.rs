@@ -12,9 +12,9 @@ use std::sync::Once;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use crate::name::valid_name;
 use crate::name::{self, PortKind};
-use crate::port::{Memory, Options};
-use crate::vale::valid_name;
+use crate::options::{Memory, Options};
 
 mod headers;
 mod slots;

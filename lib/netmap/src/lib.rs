@@ -4,8 +4,10 @@
 //!   Port (by name) -- rings, txsync, rxsync, wait          port, ring, frame, name
 //!     |                     |
 //!   vale: a switch      device: tap, pcap, null            vale::*, backend::*
+//!     |                     |
+//!   rings and netmap_ifs in a region                       ring, rings, abi
 //!     |
-//!   shared memory: netmap's ABI, ring state, learning table abi, mem, kring, map, file, bell
+//!   shared files and memory                                shm::*
 //! ```
 //!
 //! A port is opened by name and appears on the fly. Its rings and buffers are laid out as netmap's
@@ -37,16 +39,13 @@
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the shared-memory layout and the copy loops are written for x86-64");
 
-mod kring;
-mod place;
 mod sync;
+mod vale;
 
 #[cfg(not(loom))]
 pub mod abi;
 #[cfg(not(loom))]
 mod backend;
-#[cfg(not(loom))]
-mod bell;
 #[cfg(not(loom))]
 pub mod control;
 #[cfg(not(loom))]
@@ -54,24 +53,16 @@ pub mod copy;
 #[cfg(not(loom))]
 mod device_port;
 #[cfg(not(loom))]
-pub mod dir;
-#[cfg(not(loom))]
 mod error;
-#[cfg(not(loom))]
-mod file;
 #[cfg(not(loom))]
 mod frame;
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub mod fuzz;
 #[cfg(not(loom))]
-mod lock;
-#[cfg(not(loom))]
-mod map;
-#[cfg(not(loom))]
-mod mem;
-#[cfg(not(loom))]
 pub mod name;
+#[cfg(not(loom))]
+mod options;
 #[cfg(not(loom))]
 mod port;
 #[cfg(not(loom))]
@@ -81,9 +72,15 @@ mod random;
 #[cfg(not(loom))]
 mod ring;
 #[cfg(not(loom))]
+mod rings;
+#[cfg(not(loom))]
+mod shm;
+#[cfg(not(loom))]
 mod stats;
 #[cfg(not(loom))]
-mod vale;
+mod time;
+#[cfg(not(loom))]
+mod wait;
 
 #[cfg(not(loom))]
 pub use {
@@ -91,7 +88,10 @@ pub use {
     error::{Error, Result},
     frame::Frame,
     name::{NameError, PortKind, PortName, RingSel},
-    port::{Direction, Interest, Memory, MemoryRef, Options, Port, Wait},
+    options::{Direction, Memory, MemoryRef, Options},
+    port::Port,
     ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer, transfer_packets},
+    shm::dir,
     stats::Counters,
+    wait::{Interest, Wait},
 };

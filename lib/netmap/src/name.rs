@@ -29,6 +29,12 @@ mod parse;
 
 pub use parse::{parse, parse_switch};
 
+/// Whether a name is an identifier of the grammar, and so safe as a file name.
+#[must_use]
+pub(crate) fn valid_name(name: &str) -> bool {
+    (1..=16).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
 /// What kind of thing a name means, and which one of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PortKind {

@@ -20,7 +20,6 @@
 //! these calls the slots in `[head, tail)` are the program's.
 
 use std::os::fd::BorrowedFd;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -30,140 +29,17 @@ use crate::backend::{Device, null::Null, pcap::PcapDevice, tap::Tap};
 use crate::device_port::DevicePort;
 use crate::error::{Error, Result};
 use crate::name::{NameFlags, PortKind, PortName, RingSel};
+use crate::options::{BoundRings, Direction, MemoryRef, Options};
 use crate::ring::{RxRing, TxRing};
 use crate::stats::Counters;
 use crate::sync::core_atomic::Ordering;
+use crate::vale::lifecycle::open;
+use crate::vale::lifecycle::root::Root;
 use crate::vale::port::ValePort;
-use crate::vale::portfile::Shape;
-use crate::vale::root::Root;
-use crate::vale::{attach, reap};
+use crate::vale::state::portfile::Shape;
+use crate::wait::{Interest, Wait};
 
 mod space;
-
-bitflags::bitflags! {
-    /// Directions to wait for.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Interest: u8 {
-        /// Packets to read.
-        const RX = 1;
-        /// Space to write.
-        const TX = 2;
-    }
-}
-
-/// How to pass the time until something is ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// Look again and again: the shortest latency, a whole core.
-    Busy,
-    /// Look for a while, then sleep.
-    Adaptive {
-        /// How long to look.
-        spin: Duration,
-    },
-    /// Sleep at once.
-    Block,
-}
-
-impl Default for Wait {
-    /// Adaptive: about as long as a sleep and a wake-up take.
-    fn default() -> Self {
-        Self::Adaptive { spin: Duration::from_micros(50) }
-    }
-}
-
-impl FromStr for Wait {
-    type Err = String;
-
-    fn from_str(s: &str) -> std::result::Result<Self, String> {
-        match s {
-            "busy" => Ok(Self::Busy),
-            "adaptive" => Ok(Self::default()),
-            "block" => Ok(Self::Block),
-            _ => Err(format!("unknown way to wait {s:?}; use busy, adaptive or block")),
-        }
-    }
-}
-
-/// Where a port's rings and buffers live.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Memory {
-    /// In a region of its own.
-    #[default]
-    Private,
-    /// In the region of that number (`@N`), made if missing.
-    Id(u16),
-    /// In the region of another port.
-    With(MemoryRef),
-}
-
-/// A memory region, as `Port::memory` names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemoryRef(pub(crate) String);
-
-impl std::fmt::Display for MemoryRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Which rings of the chosen ones to bind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Direction {
-    /// Both kinds.
-    #[default]
-    Both,
-    /// Receive rings (`/R`).
-    RxOnly,
-    /// Transmit rings (`/T`).
-    TxOnly,
-}
-
-/// What a port should be like. What the name says (`@conf:`, `/x`, `@N`) takes precedence.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Slots per TX ring, 64 to 4096; 1024 for a new port.
-    pub tx_slots: Option<u32>,
-    /// Slots per RX ring, 64 to 4096; 1024 for a new port.
-    pub rx_slots: Option<u32>,
-    /// TX rings, 1 to 16; 1 for a new port.
-    pub tx_rings: Option<u16>,
-    /// RX rings, 1 to 16; 1 for a new port.
-    pub rx_rings: Option<u16>,
-    /// Buffers beside those in the rings, for programs that keep packets.
-    pub extra_bufs: u32,
-    /// Nobody else may have the port open.
-    pub exclusive: bool,
-    /// Memory of a new port.
-    pub memory: Memory,
-    /// Rings to bind.
-    pub direction: Direction,
-    /// A `pcap:` port whose packets have no Ethernet header gives them one, with these addresses.
-    pub to_ethernet: Option<nm_capture::Addresses>,
-}
-
-impl Options {
-    /// These options, overridden by what `name` says.
-    #[must_use]
-    pub fn with_name(&self, name: &PortName) -> Self {
-        let mut o = self.clone();
-        o.tx_slots = name.conf.tx_slots.or(o.tx_slots);
-        o.rx_slots = name.conf.rx_slots.or(o.rx_slots);
-        o.tx_rings = name.conf.tx_rings.or(o.tx_rings);
-        o.rx_rings = name.conf.rx_rings.or(o.rx_rings);
-        o.exclusive |= name.flags.contains(NameFlags::EXCLUSIVE);
-        if let Some(id) = name.mem_id {
-            o.memory = Memory::Id(id);
-        }
-        if name.flags.contains(NameFlags::RX_ONLY) {
-            o.direction = Direction::RxOnly;
-        }
-        if name.flags.contains(NameFlags::TX_ONLY) {
-            o.direction = Direction::TxOnly;
-        }
-        o
-    }
-}
 
 #[derive(Debug)]
 enum Kind {
@@ -207,10 +83,12 @@ impl Port {
         }
         let device: Box<dyn Device> = match &name.kind {
             PortKind::Vale { switch, port } => {
-                let bound = |shape: &Shape| bind(&full, name.rings, &options, shape);
-                let at = attach::open(&Root::open()?, switch, port, &options, bound)?;
-                let (tx, rx) = bound(&at.file.shape)?;
-                let vale = ValePort::new(at, tx, rx)?;
+                let bound = |shape: &Shape| {
+                    let (tx, rx) = (shape.rings.tx.len(), shape.rings.rx.len());
+                    BoundRings::chosen(&full, name.rings, options.direction, tx, rx)
+                };
+                let at = open::open(&Root::open()?, switch, port, &options, bound)?;
+                let vale = ValePort::new(at)?;
                 return Ok(Self { name: name.clone(), kind: Kind::Vale(Box::new(vale)) });
             }
             PortKind::Netmap(_) => {
@@ -269,7 +147,7 @@ impl Port {
             }
             Kind::Device(p) => {
                 assert_eq!(i, 0);
-                TxRing::new(p.ring(false), p.file.tx_state(0).hwcur.load(Ordering::Relaxed))
+                TxRing::new(p.ring(false), p.hwcur())
             }
         }
     }
@@ -571,7 +449,7 @@ impl Port {
         }
     }
 
-    fn region(&self) -> &crate::mem::Region {
+    fn region(&self) -> &crate::shm::mem::Region {
         match &self.kind {
             Kind::Vale(p) => &p.at.region,
             Kind::Device(p) => &p.region,
@@ -588,8 +466,8 @@ impl Port {
     #[must_use]
     pub fn extra_buffers(&self) -> Vec<u32> {
         match &self.kind {
-            Kind::Vale(p) => reap::extra_buffers(&p.at.region, p.at.if_cell),
-            Kind::Device(p) => reap::extra_buffers(&p.region, p.if_cell()),
+            Kind::Vale(p) => crate::rings::extra_buffers(&p.at.region, p.at.if_cell),
+            Kind::Device(p) => crate::rings::extra_buffers(&p.region, p.if_cell()),
         }
     }
 
@@ -617,44 +495,17 @@ impl Port {
     pub fn counters(&self) -> Counters {
         match &self.kind {
             Kind::Vale(p) => p.at.file.counters(),
-            Kind::Device(p) => p.file.counters(),
+            Kind::Device(p) => p.counters(),
         }
     }
 
     /// Slots per TX and RX ring.
     #[must_use]
     pub fn slots(&self) -> (u32, u32) {
-        let shape = match &self.kind {
-            Kind::Vale(p) => &p.at.file.shape,
-            Kind::Device(p) => &p.file.shape,
+        let rings = match &self.kind {
+            Kind::Vale(p) => &p.at.file.shape.rings,
+            Kind::Device(p) => &p.rings,
         };
-        (shape.tx_slots, shape.rx_slots)
+        (rings.tx_slots, rings.rx_slots)
     }
-}
-
-/// Rings of a port that a handle binds.
-fn bind(
-    name: &str,
-    rings: RingSel,
-    options: &Options,
-    shape: &Shape,
-) -> Result<(Vec<usize>, Vec<usize>)> {
-    let (tx, rx) = (shape.tx_cells.len(), shape.rx_cells.len());
-    let (tx, rx): (Vec<usize>, Vec<usize>) = match rings {
-        RingSel::One(i) => {
-            let i = usize::from(i);
-            let most = tx.max(rx);
-            if i >= most {
-                let why = format!("there is no ring {i}: the port has {most}, numbered from 0");
-                return Err(Error::Invalid { name: name.into(), why });
-            }
-            ((i..tx.min(i + 1)).collect(), (i..rx.min(i + 1)).collect())
-        }
-        _ => ((0..tx).collect(), (0..rx).collect()),
-    };
-    Ok(match options.direction {
-        Direction::Both => (tx, rx),
-        Direction::RxOnly => (Vec::new(), rx),
-        Direction::TxOnly => (tx, Vec::new()),
-    })
 }

@@ -13,7 +13,7 @@
 use crate::abi::{RING_HEADER_BYTES, RawRing, RawSlot, SlotFlags, SlotValue};
 use crate::copy;
 use crate::frame::Frame;
-use crate::mem::{RESERVED, Region, STRIDE};
+use crate::shm::mem::{RESERVED, Region, STRIDE};
 use crate::sync::core_atomic::Ordering;
 
 /// A ring in its region.

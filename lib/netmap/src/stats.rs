@@ -135,6 +135,28 @@ impl std::iter::Sum for Counters {
     }
 }
 
+/// Direction of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingDir {
+    /// Transmit.
+    Tx,
+    /// Receive.
+    Rx,
+}
+
+/// A ring as it is now.
+#[derive(Clone, Debug)]
+pub struct RingInfo {
+    /// Direction.
+    pub dir: RingDir,
+    /// Number.
+    pub index: u16,
+    /// Slots occupied now: not sent, or not read.
+    pub used: u32,
+    /// What happened on it.
+    pub counters: Counters,
+}
+
 /// Words that a set of counters takes in shared memory, with room for more.
 const WORDS: usize = 32;
 
@@ -145,9 +167,14 @@ pub(crate) struct SharedCounters([AtomicU64; WORDS]);
 
 const _: () = assert!(Counters::LEN <= WORDS);
 // SAFETY: atomics.
-unsafe impl crate::map::Shared for SharedCounters {}
+unsafe impl crate::shm::map::Shared for SharedCounters {}
 
 impl SharedCounters {
+    /// In memory of one's own.
+    pub fn new() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+
     /// Adds to one counter; the caller is its only writer now.
     #[inline]
     pub fn add(&self, which: C, n: u64) {

@@ -9,9 +9,11 @@ use std::time::Duration;
 use super::{Input, no_access_beyond_files, small};
 use crate::control;
 use crate::error::Result;
-use crate::mem::STRIDE;
-use crate::port::{Interest, Memory, Port, Wait};
-use crate::vale::root::Root;
+use crate::options::Memory;
+use crate::port::Port;
+use crate::shm::mem::STRIDE;
+use crate::vale::lifecycle::root::Root;
+use crate::wait::{Interest, Wait};
 
 /// Switch of `headers`. Its regions have numbers, so that what damage leaves behind is found.
 const SWITCH: &str = "valeFuzzH";

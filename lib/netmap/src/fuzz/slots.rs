@@ -8,14 +8,15 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 use super::{Input, no_access_beyond_files, small};
 use crate::abi::{RawSlot, SlotFlags, SlotValue};
 use crate::error::{Error, Result};
-use crate::mem::{STRIDE, cells_for};
-use crate::port::{Interest, Memory, MemoryRef};
+use crate::options::{BoundRings, Memory, MemoryRef};
 use crate::ring::{RingRef, RxRing, TxRing, ring_bytes, transfer};
+use crate::shm::mem::{STRIDE, cells_for};
 use crate::sync::core_atomic::{AtomicU64, Ordering};
-use crate::vale::attach;
+use crate::vale::lifecycle::open;
+use crate::vale::lifecycle::root::Root;
 use crate::vale::port::ValePort;
-use crate::vale::root::Root;
-use crate::vale::switch::Settings;
+use crate::vale::state::switch::Settings;
+use crate::wait::Interest;
 
 /// Bytes that slots may point to: a page.
 const WINDOW: usize = 4096;
@@ -95,8 +96,10 @@ impl Rig {
             options.tx_rings = Some(RINGS as u16);
             options.rx_rings = Some(RINGS as u16);
             let all = || (0..RINGS).collect::<Vec<_>>();
-            let at = attach::open(&root, "valeFuzzS", name, &options, |_| Ok((all(), all())))?;
-            let mut port = ValePort::new(at, all(), all())?;
+            let at = open::open(&root, "valeFuzzS", name, &options, |_| {
+                Ok(BoundRings { tx: all(), rx: all() })
+            })?;
+            let mut port = ValePort::new(at)?;
             port.allow(window, WINDOW);
             ports.push(port);
         }
@@ -106,7 +109,7 @@ impl Rig {
         let ring_cells = |of: &ValePort| {
             let same = |p: &&ValePort| p.at.region.id() == of.at.region.id();
             let shapes = ports.iter().filter(same).map(|p| &p.at.file.shape);
-            let starts = shapes.flat_map(|s| s.tx_cells.iter().chain(&s.rx_cells));
+            let starts = shapes.flat_map(|s| s.rings.tx.iter().chain(&s.rings.rx));
             starts.flat_map(|&c| c..c + cells_for(ring_bytes(SLOTS))).collect()
         };
         Ok(Self {

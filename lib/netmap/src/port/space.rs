@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::port::{Interest, Port, Wait};
+use crate::port::Port;
+use crate::wait::{Interest, Wait};
 
 impl Port {
     /// Slots filled and not sent yet, of all bound TX rings.

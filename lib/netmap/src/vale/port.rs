@@ -8,19 +8,23 @@ use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-use crate::bell::Bell;
 use crate::error::{Error, Result};
-use crate::port::Interest;
+use crate::options::MAX_RINGS;
 use crate::ring::RingRef;
+use crate::shm::bell::Bell;
 use crate::stats::C;
 use crate::sync::core_atomic::Ordering;
-use crate::vale::MAX_RINGS;
-use crate::vale::attach::Attached;
-use crate::vale::forward::{Forwarder, Stall};
-use crate::vale::peer::Peers;
-use crate::vale::reap;
+use crate::time::now_ms;
+use crate::vale::forward::{Forwarder, Source, Stall};
+use crate::vale::lifecycle::open::Attached;
+use crate::vale::lifecycle::reap;
+use crate::vale::peers::Peers;
+use crate::wait::Interest;
 
-/// Why a ring of our own is always found: `attach::open` checked it, and a region's known cells never
+/// Pause between two looks at whether a full destination is dead.
+const DEATH_CHECK_MS: u64 = 50;
+
+/// Why a ring of our own is always found: `open` checked it, and a region's known cells never
 /// become fewer (a truncated file reads as zeros).
 const WITHIN: &str = "checked when the port was bound";
 
@@ -30,8 +34,9 @@ pub struct ValePort {
     pub(crate) at: Attached,
     forwarder: Forwarder,
     peers: Peers,
-    tx: Vec<usize>,
-    rx: Vec<usize>,
+    /// Where the last batch of each TX ring stopped.
+    stalls: [Option<Stall>; MAX_RINGS as usize],
+    last_death_check_ms: u64,
     /// Ring pairs bound: their doorbells are ours.
     mine: Vec<usize>,
     /// Joins the doorbells when there are several.
@@ -40,8 +45,8 @@ pub struct ValePort {
 
 impl ValePort {
     /// Binds rings of an attached port.
-    pub fn new(at: Attached, tx: Vec<usize>, rx: Vec<usize>) -> Result<Self> {
-        let mut mine: Vec<usize> = tx.iter().chain(&rx).copied().collect();
+    pub fn new(at: Attached) -> Result<Self> {
+        let mut mine: Vec<usize> = at.bound.tx.iter().chain(&at.bound.rx).copied().collect();
         mine.sort_unstable();
         mine.dedup();
         let epoll = if mine.len() > 1 {
@@ -56,19 +61,21 @@ impl ValePort {
             None
         };
         let forwarder = Forwarder::new(at.file.shape.index, at.id);
-        Ok(Self { at, forwarder, peers: Peers::new(), tx, rx, mine, epoll })
+        let stalls = [None; MAX_RINGS as usize];
+        let last_death_check_ms = 0;
+        Ok(Self { at, forwarder, peers: Peers::new(), stalls, last_death_check_ms, mine, epoll })
     }
 
     /// Bound TX rings.
     #[inline]
     pub fn tx(&self) -> &[usize] {
-        &self.tx
+        &self.at.bound.tx
     }
 
     /// Bound RX rings.
     #[inline]
     pub fn rx(&self) -> &[usize] {
-        &self.rx
+        &self.at.bound.rx
     }
 
     /// Lets slots point into `[start, start + len)`.
@@ -79,36 +86,33 @@ impl ValePort {
     /// TX ring `i` in memory.
     #[inline]
     pub fn tx_ring(&self, i: usize) -> RingRef<'_> {
-        let shape = &self.at.file.shape;
-        RingRef::new(&self.at.region, shape.tx_cells[i], shape.tx_slots).expect(WITHIN)
+        self.at.file.shape.rings.tx_ring(&self.at.region, i).expect(WITHIN)
     }
 
     /// RX ring `i` in memory.
     #[inline]
     pub fn rx_ring(&self, i: usize) -> RingRef<'_> {
-        let shape = &self.at.file.shape;
-        RingRef::new(&self.at.region, shape.rx_cells[i], shape.rx_slots).expect(WITHIN)
+        self.at.file.shape.rings.rx_ring(&self.at.region, i).expect(WITHIN)
     }
 
     /// Sends what is queued on all bound TX rings.
     #[inline]
     pub fn txsync(&mut self) {
         self.forwarder.begin();
-        for i in 0..self.tx.len() {
-            self.txsync_ring(self.tx[i]);
+        for i in 0..self.at.bound.tx.len() {
+            self.txsync_ring(self.at.bound.tx[i]);
         }
     }
 
     #[inline]
     pub(crate) fn txsync_ring(&mut self, i: usize) {
-        let shape = &self.at.file.shape;
-        let ring = RingRef::new(&self.at.region, shape.tx_cells[i], shape.tx_slots);
-        let ring = ring.expect(WITHIN);
+        let ring = self.at.file.shape.rings.tx_ring(&self.at.region, i).expect(WITHIN);
         let counters = self.at.file.tx_counters(i);
         let state = self.at.file.tx_state(i);
         let n = ring.n();
         let mut hwcur = state.hwcur.load(Ordering::Relaxed);
         let tail = |hwcur: u32| ring.step(hwcur, n - 1);
+        let mut full = None;
         let known = hwcur < n; // a peer may have scribbled over it
         if !known {
             hwcur = 0;
@@ -120,29 +124,46 @@ impl ValePort {
             return;
         };
         if hwcur != head {
-            let (switch, peers) = (&self.at.switch, &mut self.peers);
-            self.forwarder.txsync(switch, peers, (ring, i), counters, &mut hwcur, head);
+            let switch = &self.at.switch;
+            let from = Source { ring, number: i, hwcur, head, counters };
+            let sent = self.forwarder.txsync(switch, &mut self.peers.of(switch), &from);
+            hwcur = sent.hwcur;
             state.hwcur.store(hwcur, Ordering::Relaxed);
+            self.stalls[i] = sent.stall;
+            full = sent.full;
         } else {
-            self.forwarder.stalls[i] = None;
+            self.stalls[i] = None;
         }
         // Pairs with the Acquire in `RingRef::range`.
         ring.raw.tail.store(tail(hwcur), Ordering::Release);
+        if let Some(port) = full {
+            self.look_for_dead(port);
+        }
+    }
+
+    /// A full ring may be a dead one. If so, its port is taken off the list, unless the root's lock is
+    /// taken: then whoever has it does the same.
+    #[cold]
+    fn look_for_dead(&mut self, port: u8) {
+        let now = now_ms();
+        if now.wrapping_sub(self.last_death_check_ms) >= DEATH_CHECK_MS {
+            self.last_death_check_ms = now;
+            // What cannot be cleared away now is not this sender's trouble: the next one tries again.
+            let _ = reap::unlist_if_dead(&self.at.switch, port);
+        }
     }
 
     /// Gives back what was read on all bound RX rings and shows what came.
     #[inline]
     pub fn rxsync(&mut self) {
-        for i in 0..self.rx.len() {
-            self.rxsync_ring(self.rx[i]);
+        for i in 0..self.at.bound.rx.len() {
+            self.rxsync_ring(self.at.bound.rx[i]);
         }
     }
 
     #[inline]
     pub(crate) fn rxsync_ring(&mut self, i: usize) {
-        let shape = &self.at.file.shape;
-        let ring = RingRef::new(&self.at.region, shape.rx_cells[i], shape.rx_slots);
-        let ring = ring.expect(WITHIN);
+        let ring = self.at.file.shape.rings.rx_ring(&self.at.region, i).expect(WITHIN);
         let kring = self.at.file.kring(i);
         let n = ring.n();
         let (mut hwcur, mut hwtail) = (kring.consumer_cur(), kring.published());
@@ -170,7 +191,7 @@ impl ValePort {
         ring.raw.tail.store(hwtail, Ordering::Release);
         // Senders that wait for space are woken for a worthwhile batch: half the ring.
         if head != hwcur
-            && self.at.switch.backpressure()
+            && self.at.switch.modes().backpressure
             && ring.distance(head, hwtail) <= n / 2
             && let Some(waiting) = kring.take_waiting()
         {
@@ -181,7 +202,7 @@ impl ValePort {
     /// Cheaply: whether an rxsync would show more than the program has seen.
     #[inline]
     pub fn peek(&self) -> bool {
-        self.rx.iter().any(|&i| {
+        self.at.bound.rx.iter().any(|&i| {
             let tail = self.rx_ring(i).raw.tail.load(Ordering::Relaxed);
             self.at.file.kring(i).published() != tail
         })
@@ -191,10 +212,14 @@ impl ValePort {
     pub fn ready(&self, what: Interest) -> Interest {
         let mut ready = Interest::empty();
         let readable = |r: RingRef<'_>| r.is_ready();
-        if what.contains(Interest::RX) && self.rx.iter().any(|&i| readable(self.rx_ring(i))) {
+        if what.contains(Interest::RX)
+            && self.at.bound.rx.iter().any(|&i| readable(self.rx_ring(i)))
+        {
             ready |= Interest::RX;
         }
-        if what.contains(Interest::TX) && self.tx.iter().any(|&i| readable(self.tx_ring(i))) {
+        if what.contains(Interest::TX)
+            && self.at.bound.tx.iter().any(|&i| readable(self.tx_ring(i)))
+        {
             ready |= Interest::TX;
         }
         ready
@@ -202,20 +227,20 @@ impl ValePort {
 
     /// Asks for doorbells. The caller looks again afterwards, before it sleeps.
     pub fn arm(&mut self, what: Interest) {
-        for &i in &self.rx {
+        for &i in &self.at.bound.rx {
             let kring = self.at.file.kring(i);
             if what.contains(Interest::RX) {
                 kring.ask_kick();
             }
             // About to sleep: whoever waits for space gets what there is.
-            if self.at.switch.backpressure()
+            if self.at.switch.modes().backpressure
                 && let Some(waiting) = kring.take_waiting()
             {
                 wake(&self.at, &mut self.peers, waiting, i);
             }
         }
         if what.contains(Interest::TX) {
-            for stall in self.forwarder.stalls.into_iter().flatten() {
+            for stall in self.stalls.into_iter().flatten() {
                 self.peers.update(&self.at.switch, stall.port);
                 if let Some(peer) = self.peers.get(stall.port) {
                     peer.file.kring(stall.ring.into()).wait_for_space(self.at.file.shape.index);
@@ -226,18 +251,18 @@ impl ValePort {
 
     /// Where the rings' last batches stopped: what `arm` has asked about.
     pub fn stalls(&self) -> [Option<Stall>; MAX_RINGS as usize] {
-        self.forwarder.stalls
+        self.stalls
     }
 
     /// Takes the doorbells back. `slept`: count a wake-up.
     pub fn disarm(&mut self, slept: bool) {
-        for &i in &self.rx {
+        for &i in &self.at.bound.rx {
             self.at.file.kring(i).clear_kick();
         }
         for &i in &self.mine {
             self.at.bells[i].clear();
         }
-        if slept && let Some(&i) = self.rx.first() {
+        if slept && let Some(&i) = self.at.bound.rx.first() {
             self.at.file.rx_counters(i).add(C::wakeups, 1);
         }
     }
@@ -263,7 +288,7 @@ impl ValePort {
     }
 
     fn first_stall(&self) -> Option<Stall> {
-        self.forwarder.stalls.into_iter().flatten().next()
+        self.stalls.into_iter().flatten().next()
     }
 
     /// The doorbell, or what joins several.
@@ -271,7 +296,7 @@ impl ValePort {
         match &self.epoll {
             Some(epoll) => epoll.0.as_fd(),
             None => {
-                let i = self.rx.first().or(self.tx.first()).copied().unwrap_or(0);
+                let i = self.at.bound.rx.first().or(self.at.bound.tx.first()).copied().unwrap_or(0);
                 self.at.bells[i].as_fd()
             }
         }

@@ -23,15 +23,6 @@ pub unsafe trait Shared {}
 unsafe impl Shared for crate::sync::core_atomic::AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Shared for crate::sync::core_atomic::AtomicU64 {}
-// SAFETY: an atomic.
-unsafe impl Shared for crate::place::Place {}
-// SAFETY: two atomics.
-unsafe impl Shared for crate::abi::RawSlot {}
-// SAFETY: atomics and padding; the padding is never read.
-unsafe impl Shared for crate::abi::RawRing {}
-// SAFETY: atomics and padding; the padding is never read.
-unsafe impl Shared for crate::abi::RawIf {}
-
 /// A shared mapping of a file from its start. It may reach beyond the end of the file; whoever
 /// uses that part must have checked that the file has grown there.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The two innermost loops of forwarding: from TX slots straight to RX slots, and from the pieces of
+//! The two innermost loops of forwarding: from TX slots straight to RX slots, and from the fragments of
 //! a batch to RX slots.
 //!
 //! Invariant: everything that these loops change per packet fits the registers. A packet's stores go
@@ -9,49 +9,43 @@
 
 use crate::abi::{RawSlot, SlotFlags, SlotValue};
 use crate::copy::{self, Isa};
-use crate::mem::STRIDE;
 use crate::ring::RingRef;
+use crate::shm::mem::{RESERVED, Region, STRIDE};
 use crate::sync::core_atomic::Ordering;
-use crate::vale::deliver::{AHEAD, Buffers, rx_flags};
-use crate::vale::lookup::{Lookup, Way};
+use crate::vale::forward::batch::Fragment;
+use crate::vale::forward::lookup::{Lookup, Route};
 
 /// How far ahead headers are fetched for reading.
 const HEADERS_AHEAD: usize = 8;
-/// One slot of the batch, checked.
+/// How far ahead destination buffers are fetched for writing: enough stores in flight to cover a
+/// cache-to-cache transfer (`scripts/bench vale`).
+pub const AHEAD: usize = 8;
+
+/// Where the buffers of a region are.
 #[derive(Clone, Copy, Debug)]
-pub struct Piece {
-    /// Where the data are.
-    pub data: *const u8,
-    /// Bytes of data.
-    pub len: u16,
-    /// In a packet's first piece: number of its pieces; 0 if the packet goes nowhere.
-    pub frags: u8,
-    /// Data is not in a buffer: copy exactly `len` bytes.
-    pub indirect: bool,
-    /// What became of it.
-    pub fate: Fate,
-    /// Next packet for the same destination.
-    pub next: u16,
+pub struct Buffers {
+    cell0: *mut u8,
+    cells: u32,
 }
 
-/// What became of a packet, noted in its first piece, so that a batch that backpressure stopped
-/// counts only what it did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// A later piece of a packet.
-    Rest,
-    /// To one port.
-    Unicast,
-    /// To all ports.
-    Flooded,
-    /// Nowhere: no Ethernet frame.
-    Short,
-    /// Nowhere: own port, or none.
-    Nowhere,
-    /// Nowhere: for the neighbour on a link.
-    Pause,
-    /// Nowhere: not to be trusted.
-    Bad,
+impl Buffers {
+    /// Those of a region, as far as it is known.
+    pub fn of(region: &Region) -> Self {
+        Self { cell0: region.cell0(), cells: region.cells() }
+    }
+
+    /// Address of a buffer, if there is one of that number.
+    #[inline(always)]
+    pub fn at(self, buf_idx: u32) -> Option<*mut u8> {
+        let known = buf_idx >= RESERVED && buf_idx < self.cells;
+        known.then(|| self.anywhere(buf_idx))
+    }
+
+    /// What would be its address: for prefetching, which may miss.
+    #[inline(always)]
+    pub fn anywhere(self, buf_idx: u32) -> *mut u8 {
+        self.cell0.wrapping_add(buf_idx as usize * STRIDE)
+    }
 }
 
 /// Where the data of plain packets are. A run has one source: its slots' buffers, or a window.
@@ -117,13 +111,13 @@ impl Source for Window {
     }
 }
 
-/// Copies plain packets that go `way` from TX slots to RX slots, as long as there are some of both;
+/// Copies plain packets for `destination` from TX slots to RX slots, as long as there are some of both;
 /// returns how many packets and bytes.
 #[inline(never)]
 pub fn copy_run<I: Isa, S: Source>(
     (from, source): (&[RawSlot], S),
     (to, to_buffers): (&[RawSlot], Buffers),
-    (look, way): (&mut Lookup<'_>, Way),
+    (look, route): (&mut Lookup<'_>, Route),
 ) -> (usize, u64) {
     let mut bytes = 0;
     let n = from.len().min(to.len());
@@ -143,7 +137,7 @@ pub fn copy_run<I: Isa, S: Source>(
             return (i, bytes);
         };
         // SAFETY: `len` bytes at `data` are in the source.
-        if unsafe { look.way(data, slot.len) } != way {
+        if unsafe { look.route(data, slot.len) } != route {
             return (i, bytes);
         }
         if S::EXACT {
@@ -163,8 +157,8 @@ pub fn copy_run<I: Isa, S: Source>(
 
 /// Copies plain packets of a batch to RX slots, as `copy_run` does.
 #[inline(never)]
-pub fn copy_pieces<I: Isa>(
-    pieces: &[Piece],
+pub fn copy_fragments<I: Isa>(
+    fragments: &[Fragment],
     packets: &[u16],
     to: &[RawSlot],
     buffers: Buffers,
@@ -177,12 +171,12 @@ pub fn copy_pieces<I: Isa>(
             let later = SlotValue::unpack(later.word.load(Ordering::Relaxed)).buf_idx;
             copy::prefetch_write(buffers.anywhere(later));
         }
-        let Piece { data, len, frags, indirect, .. } = pieces[usize::from(packets[i])];
+        let Fragment { data, len, frags, indirect, .. } = fragments[usize::from(packets[i])];
         let buf_idx = SlotValue::unpack(to[i].word.load(Ordering::Relaxed)).buf_idx;
         let Some(target) = buffers.at(buf_idx).filter(|_| frags == 1 && !indirect) else {
             return (i, bytes);
         };
-        // SAFETY: `gather` checked the piece, which is in a buffer; `target` is one, too.
+        // SAFETY: `gather` checked the fragment, which is in a buffer; `target` is one, too.
         unsafe { I::lines(target, data, usize::from(len).div_ceil(64)) };
         let value = SlotValue { buf_idx, len, flags: rx_flags(1, false) };
         to[i].word.store(value.pack(), Ordering::Relaxed);
@@ -197,4 +191,10 @@ pub fn plain<S: Source>(ring: RingRef<'_>, source: S, at: u32) -> Option<(*const
     let slot = ring.load(at);
     let data = source.plain(&ring.slots[at as usize], slot)?;
     Some((data, slot.len))
+}
+
+/// Flags of an RX slot: number of fragments in the high byte, MOREFRAG except in the last.
+#[inline(always)]
+pub fn rx_flags(frags: u8, more: bool) -> u16 {
+    u16::from(frags) << 8 | if more { SlotFlags::MOREFRAG.bits() } else { 0 }
 }

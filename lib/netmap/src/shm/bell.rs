@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::dir::Dir;
 use crate::error::Result;
-use crate::file;
+use crate::shm::dir::Dir;
+use crate::shm::file;
 
 /// One end of a doorbell; both ends are the same.
 #[derive(Debug)]

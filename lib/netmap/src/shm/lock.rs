@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::file;
+use crate::shm::dir::Dir;
+use crate::shm::file;
 
 /// Name of the file. A directory with one is a root.
 pub const NAME: &str = ".lock";

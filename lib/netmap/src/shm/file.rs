@@ -12,8 +12,8 @@ use std::path::Path;
 
 use nix::fcntl::FallocateFlags;
 
-use crate::dir::Dir;
 use crate::error::{Error, Result};
+use crate::shm::dir::Dir;
 
 /// Creates a file of `len` zero bytes, all of them allocated. Replaces nothing.
 pub fn create(dir: &Dir, name: &str, len: u64) -> Result<File> {

@@ -6,29 +6,48 @@
 
 use std::time::{Duration, Instant};
 
-use crate::abi::{RawSlot, SlotFlags, SlotValue};
+use crate::abi::{RawSlot, SlotValue};
 use crate::copy::{self, Isa};
-use crate::kring::{Held, Verdict};
-use crate::mem::{RESERVED, Region, STRIDE};
+use crate::ring::RingRef;
+use crate::shm::bell::Bell;
+use crate::shm::mem::{RESERVED, Region};
 use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
-use crate::vale::peer::Peer;
-use crate::vale::switch::{HandleId, RETIRED, Switch};
+use crate::vale::forward::inner::{AHEAD, Buffers};
+use crate::vale::state::kring::{Held, OnHeld};
+use crate::vale::state::portfile::PortFile;
+use crate::vale::state::switch::{HandleId, RETIRED, SwitchFile};
 
-/// How far ahead destination buffers are fetched for writing: enough stores in flight to cover a
-/// cache-to-cache transfer (`scripts/bench vale`).
-pub const AHEAD: usize = 8;
 /// How long a sender waits for a ring that another sender holds before it gives up.
-const PATIENCE: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
 /// How long one txsync of a port may still wait for rings that other senders hold. A process that is
 /// stopped, or means ill, may hold hundreds of rings, and a flood goes to all of them.
 #[derive(Debug)]
-pub struct Patience(Duration);
+pub struct WaitBudget(Duration);
 
-impl Default for Patience {
+impl Default for WaitBudget {
     fn default() -> Self {
-        Self(2 * PATIENCE)
+        Self(2 * LONGEST_WAIT)
+    }
+}
+
+/// Another port, as a sender sees it.
+#[derive(Debug)]
+pub struct Destination {
+    /// Ring state and counters.
+    pub file: PortFile,
+    /// Rings and buffers.
+    pub region: Region,
+    /// Doorbells, one per ring pair.
+    pub bells: Vec<Bell>,
+}
+
+impl Destination {
+    /// RX ring `i`.
+    #[inline]
+    pub fn rx_ring(&self, i: usize) -> Option<RingRef<'_>> {
+        self.file.shape.rings.rx_ring(&self.region, i)
     }
 }
 
@@ -44,7 +63,7 @@ pub enum NotHeld {
 /// The place in a held ring: numbers only, so that several rings can be held at once without
 /// borrowing their peers.
 #[derive(Clone, Copy, Debug)]
-pub struct Grant {
+pub struct Lease {
     /// Ring number.
     pub ring: u8,
     /// Next slot to write.
@@ -56,57 +75,56 @@ pub struct Grant {
 /// Holds RX ring `ring` of a peer and reads how much fits.
 #[inline]
 pub fn hold(
-    switch: &Switch,
-    peer: &Peer,
+    switch: &SwitchFile,
+    to: &Destination,
     ring: u8,
     me: HandleId,
-    patience: &mut Patience,
-) -> std::result::Result<Grant, NotHeld> {
+    budget: &mut WaitBudget,
+) -> std::result::Result<Lease, NotHeld> {
     let ring_no = usize::from(ring);
-    let kring = peer.file.kring(ring_no);
+    let kring = to.file.kring(ring_no);
     let mut waited: Option<(Instant, u32)> = None;
-    let most = patience.0.min(PATIENCE);
+    let most = budget.0.min(LONGEST_WAIT);
     let held = kring.hold(me, |owner| {
         let (since, asked) = waited.get_or_insert_with(|| (Instant::now(), 0));
         *asked += 1;
         // Nobody waits for themselves: a lock with our own name was forged.
         if owner == me || (*asked % 32 == 1 && switch.is_dead(owner)) {
-            Verdict::Dead
+            OnHeld::Dead
         } else if owner == RETIRED || since.elapsed() > most {
-            Verdict::GiveUp
+            OnHeld::GiveUp
         } else {
-            Verdict::Wait
+            OnHeld::Wait
         }
     });
     if let Some((since, _)) = waited {
-        patience.0 = patience.0.saturating_sub(since.elapsed());
+        budget.0 = budget.0.saturating_sub(since.elapsed());
     }
     if held == Held::No {
         return Err(NotHeld::Busy);
     }
-    let n = peer.file.shape.rx_slots;
+    let n = to.file.shape.rings.rx_slots;
     let freed = kring.freed();
     let mut tail = kring.producer_tail();
     if tail >= n {
         tail = freed; // damaged by a peer: begin anew where the consumer stands
     }
-    if freed >= n || peer.rx_ring(ring_no).is_none() {
+    if freed >= n || to.rx_ring(ring_no).is_none() {
         kring.release_hold(me);
         return Err(NotHeld::Damaged);
     }
     let space = if freed > tail { freed - tail - 1 } else { n - 1 - (tail - freed) };
-    Ok(Grant { ring, tail, space })
+    Ok(Lease { ring, tail, space })
 }
 
 /// A held ring, being written.
 #[derive(Debug)]
 pub struct Writer<'a> {
-    peer: &'a Peer,
+    to: &'a Destination,
     me: HandleId,
     ring: u8,
     slots: &'a [RawSlot],
-    cell0: *mut u8,
-    cells: u32,
+    buffers: Buffers,
     tail: usize,
     /// Slots free.
     pub space: u32,
@@ -119,19 +137,18 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Writes where `grant` says; the ring is held for `me`.
+    /// Writes where `lease` says; the ring is held for `me`.
     #[inline(always)]
-    pub fn new(peer: &'a Peer, grant: Grant, me: HandleId) -> Self {
-        let ring = peer.rx_ring(grant.ring.into()).expect("`hold` has seen it");
+    pub fn new(to: &'a Destination, lease: Lease, me: HandleId) -> Self {
+        let ring = to.rx_ring(lease.ring.into()).expect("`hold` has seen it");
         Self {
-            peer,
+            to,
             me,
-            ring: grant.ring,
+            ring: lease.ring,
             slots: ring.slots,
-            cell0: ring.region.cell0(),
-            cells: ring.region.cells(),
-            tail: grant.tail as usize,
-            space: grant.space,
+            buffers: Buffers::of(ring.region),
+            tail: lease.tail as usize,
+            space: lease.space,
             packets: 0,
             bytes: 0,
             bad: 0,
@@ -154,12 +171,11 @@ impl<'a> Writer<'a> {
         let n = self.slots.len();
         let ahead = self.tail + AHEAD; // n is at least 64
         let ahead = if ahead >= n { ahead - n } else { ahead };
-        let later = self.slots[ahead].word.load(Ordering::Relaxed) as u32 as usize;
-        copy::prefetch_write(self.cell0.wrapping_add(later * STRIDE));
+        let later = self.slots[ahead].word.load(Ordering::Relaxed) as u32;
+        copy::prefetch_write(self.buffers.anywhere(later));
         let slot = &self.slots[self.tail];
         let buf_idx = SlotValue::unpack(slot.word.load(Ordering::Relaxed)).buf_idx;
-        if buf_idx >= RESERVED && buf_idx < self.cells {
-            let to = self.cell0.wrapping_add(buf_idx as usize * STRIDE);
+        if let Some(to) = self.buffers.at(buf_idx) {
             if exact {
                 // SAFETY: `to` is a buffer of STRIDE bytes, `len` is not more.
                 unsafe { copy::bytes(to, data, len.into()) };
@@ -167,8 +183,8 @@ impl<'a> Writer<'a> {
                 // SAFETY: as above, and STRIDE is a multiple of 64.
                 unsafe { I::lines(to, data, usize::from(len).div_ceil(64).max(1)) };
             }
-        } else if is_grown(self.peer, buf_idx) {
-            let to = self.cell0.wrapping_add(buf_idx as usize * STRIDE);
+        } else if is_grown(&self.to.region, buf_idx) {
+            let to = self.buffers.anywhere(buf_idx);
             // SAFETY: the region has been found to hold that buffer now.
             unsafe { copy::bytes(to, data, len.into()) };
         } else {
@@ -186,7 +202,7 @@ impl<'a> Writer<'a> {
     /// for a loop that fills them itself and then says so with `filled`.
     pub fn stretch(&self) -> (&'a [RawSlot], Buffers) {
         let end = self.slots.len().min(self.tail + self.space as usize);
-        (&self.slots[self.tail..end], Buffers { cell0: self.cell0, cells: self.cells })
+        (&self.slots[self.tail..end], self.buffers)
     }
 
     /// Counts the first `n` slots of the stretch, each a packet, `bytes` in all.
@@ -200,6 +216,12 @@ impl<'a> Writer<'a> {
         self.bytes += bytes;
     }
 
+    /// Counts what was dropped at the receiver alone: copies for a mirror are no loss of the sender's.
+    pub fn forgive(&mut self) {
+        let dropped = std::mem::take(&mut self.dropped);
+        self.to.file.rx_counters(self.ring.into()).add(C::rx_drop_full, dropped);
+    }
+
     /// Counts a packet whose slots have been put.
     #[inline(always)]
     pub fn packet(&mut self) {
@@ -210,8 +232,8 @@ impl<'a> Writer<'a> {
     #[inline]
     pub fn finish(self, counters: &SharedCounters) {
         let ring_no = usize::from(self.ring);
-        let kring = self.peer.file.kring(ring_no);
-        let rx = self.peer.file.rx_counters(ring_no);
+        let kring = self.to.file.kring(ring_no);
+        let rx = self.to.file.rx_counters(ring_no);
         if self.packets > 0 {
             kring.publish(self.tail as u32);
             rx.add(C::rx_packets, self.packets);
@@ -226,7 +248,7 @@ impl<'a> Writer<'a> {
         kring.release_hold(self.me);
         if self.packets > 0 {
             if kring.take_kick() {
-                if let Some(bell) = self.peer.bells.get(ring_no) {
+                if let Some(bell) = self.to.bells.get(ring_no) {
                     bell.ring();
                 }
                 counters.add(C::doorbells_rung, 1);
@@ -237,42 +259,9 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Where the buffers of a region are.
-#[derive(Clone, Copy, Debug)]
-pub struct Buffers {
-    cell0: *mut u8,
-    cells: u32,
-}
-
-impl Buffers {
-    /// Those of a region, as far as it is known.
-    pub fn of(region: &Region) -> Self {
-        Self { cell0: region.cell0(), cells: region.cells() }
-    }
-
-    /// Address of a buffer, if there is one of that number.
-    #[inline(always)]
-    pub fn at(self, buf_idx: u32) -> Option<*mut u8> {
-        let known = buf_idx >= RESERVED && buf_idx < self.cells;
-        known.then(|| self.anywhere(buf_idx))
-    }
-
-    /// What would be its address: for prefetching, which may miss.
-    #[inline(always)]
-    pub fn anywhere(self, buf_idx: u32) -> *mut u8 {
-        self.cell0.wrapping_add(buf_idx as usize * STRIDE)
-    }
-}
-
 /// A slot may name a buffer of a part of the region that was added after it was mapped.
 #[cold]
 #[inline(never)]
-fn is_grown(peer: &Peer, buf_idx: u32) -> bool {
-    buf_idx >= RESERVED && buf_idx < peer.region.refresh()
-}
-
-/// Flags of an RX slot: number of fragments in the high byte, MOREFRAG except in the last.
-#[inline(always)]
-pub fn rx_flags(frags: u8, more: bool) -> u16 {
-    u16::from(frags) << 8 | if more { SlotFlags::MOREFRAG.bits() } else { 0 }
+fn is_grown(region: &Region, buf_idx: u32) -> bool {
+    buf_idx >= RESERVED && buf_idx < region.refresh()
 }

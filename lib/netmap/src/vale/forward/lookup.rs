@@ -1,11 +1,11 @@
-//! Which way a packet goes: the Ethernet header against the learning table.
+//! Where a packet goes: the Ethernet header against the learning table.
 //!
 //! Invariant: a source is learnt before its packet's destination is looked up, packet by packet in
 //! the order of the ring, as if each were alone; that a run of equal addresses costs one look is
 //! not visible from outside.
 
-use crate::vale::MAX_PORTS;
-use crate::vale::fdb::{Clock, Fdb};
+use crate::vale::state::MAX_PORTS;
+use crate::vale::state::fdb::{Clock, Fdb};
 
 /// Bytes of an Ethernet header.
 pub const ETHER_HEADER: u16 = 14;
@@ -15,9 +15,9 @@ pub const ETHER_HEADER: u16 = 14;
 /// spanning tree pass as through a cable.
 const PAUSE: u64 = u64::from_le_bytes([0x01, 0x80, 0xc2, 0, 0, 0x01, 0, 0]);
 
-/// Which way a packet goes.
+/// Where a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Route {
     /// To one port.
     Port(u8),
     /// To all ports: broadcast, multicast, or nobody knows.
@@ -30,7 +30,7 @@ pub enum Way {
     Pause,
 }
 
-/// Finds ways for the packets of one batch.
+/// Finds destinations for the packets of one batch.
 #[derive(Debug)]
 pub struct Lookup<'a> {
     fdb: Fdb<'a>,
@@ -38,32 +38,32 @@ pub struct Lookup<'a> {
     me: u8,
     src: u64,
     dst: u64,
-    way: Way,
+    route: Route,
 }
 
 impl<'a> Lookup<'a> {
     /// For packets of port `me`, now.
     pub fn new(fdb: Fdb<'a>, clock: &'a Clock, me: u8) -> Self {
         // No address has more than 48 bits.
-        Self { fdb, clock, me, src: u64::MAX, dst: u64::MAX, way: Way::Flood }
+        Self { fdb, clock, me, src: u64::MAX, dst: u64::MAX, route: Route::Flood }
     }
 
-    /// Learns the source of a packet and finds its way.
+    /// Learns the source of a packet and finds its destination.
     ///
     /// # Safety
     /// `len` bytes at `data` are readable.
     #[inline(always)]
-    pub unsafe fn way(&mut self, data: *const u8, len: u16) -> Way {
+    pub unsafe fn route(&mut self, data: *const u8, len: u16) -> Route {
         if len < ETHER_HEADER {
-            return Way::Short;
+            return Route::Short;
         }
         // SAFETY: at least 14 bytes are readable.
         let (dst, src) = unsafe { addresses(data) };
-        if dst == self.dst && src == self.src { self.way } else { self.find(dst, src) }
+        if dst == self.dst && src == self.src { self.route } else { self.find(dst, src) }
     }
 
     #[inline(never)]
-    fn find(&mut self, dst: u64, src: u64) -> Way {
+    fn find(&mut self, dst: u64, src: u64) -> Route {
         if src != self.src {
             // Neither multicast addresses nor the one of all zeros are anybody's.
             if src & 1 == 0 && src != 0 {
@@ -74,13 +74,13 @@ impl<'a> Lookup<'a> {
         // Looked up anew even if it is the same: it may be the very address just learnt.
         self.dst = dst;
         let port = if dst & 1 == 0 { self.fdb.lookup(dst, self.clock) } else { None };
-        self.way = match port {
-            None if dst == PAUSE => Way::Pause,
-            None => Way::Flood,
-            Some(port) if port == self.me || usize::from(port) >= MAX_PORTS => Way::Nowhere,
-            Some(port) => Way::Port(port),
+        self.route = match port {
+            None if dst == PAUSE => Route::Pause,
+            None => Route::Flood,
+            Some(port) if port == self.me || usize::from(port) >= MAX_PORTS => Route::Nowhere,
+            Some(port) => Route::Port(port),
         };
-        self.way
+        self.route
     }
 }
 

@@ -17,26 +17,25 @@
 //! Generations never repeat, so that something that was remembered is recognised as gone.
 
 use std::fs::File;
+use std::path::PathBuf;
 
-use nix::sys::stat::{FileStat, fstat};
-
-use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::file;
-use crate::lock::RootLock;
-use crate::map::{Map, Shared};
-use crate::place::Place;
-use crate::random::random;
+use crate::name::valid_name;
+use crate::shm::dir::Dir;
+use crate::shm::file;
+use crate::shm::lock::RootLock;
+use crate::shm::map::{Map, Shared};
+use crate::shm::text::{load_text, store_text};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::vale::fdb::{self, Fdb};
-use crate::vale::portfile::{load_text, store_text};
-use crate::vale::root::Root;
-use crate::vale::{MAX_PORTS, valid_name};
+use crate::time::now_ms;
+use crate::vale::state::MAX_PORTS;
+use crate::vale::state::fdb::{self, Fdb};
+use crate::vale::state::place::Place;
 
 /// Name of the file in the switch's directory.
-const FILE: &str = "switch";
+pub const FILE: &str = "switch";
 const MAGIC: u64 = u64::from_le_bytes(*b"NMVALE\0\0");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const PORTS_OFF: usize = 4096;
 const HANDLES: usize = 2048;
 const HANDLES_OFF: usize = PORTS_OFF + 256 * size_of::<PortEntry>();
@@ -49,6 +48,10 @@ pub const DEFAULT_AGEING_MS: u64 = 300_000;
 
 const PERSISTENT: u32 = 1;
 const BACKPRESSURE: u32 = 2;
+/// Some port has a mirror.
+const MIRRORS: u32 = 4;
+/// Where in a port's flags the index of its mirror is, plus one; 0: none.
+const MIRROR_SHIFT: u32 = 8;
 
 #[repr(C)]
 #[derive(Debug)]
@@ -141,59 +144,108 @@ pub struct Settings {
     pub ageing_ms: u64,
 }
 
-/// How a switch was come by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opened {
-    /// It was there.
-    Found,
-    /// It was made.
-    Made,
-    /// It was made in place of what was there and was of no use: half made, of another version, damaged.
-    Replaced,
+/// A set of ports of a switch, by index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortSet(pub [u64; 4]);
+
+impl PortSet {
+    /// All that a switch can have.
+    pub const ALL: Self = Self([u64::MAX, u64::MAX, u64::MAX, (1 << (MAX_PORTS % 64)) - 1]);
+
+    /// Puts a port in.
+    #[inline]
+    pub fn insert(&mut self, port: u8) {
+        self.0[usize::from(port / 64)] |= 1 << (port % 64);
+    }
+
+    /// Whether a port is in it.
+    #[inline]
+    pub fn contains(self, port: u8) -> bool {
+        self.0[usize::from(port / 64)] & 1 << (port % 64) != 0
+    }
+
+    /// The ports in both.
+    #[inline]
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] & other.0[i]))
+    }
+
+    /// All but one.
+    #[inline]
+    #[must_use]
+    pub fn without(mut self, port: u8) -> Self {
+        self.0[usize::from(port / 64)] &= !(1 << (port % 64));
+        self
+    }
+
+    /// The port in it, if there is just one.
+    pub fn only(self) -> Option<u8> {
+        let mut ports = self.iter();
+        ports.next().filter(|_| ports.next().is_none())
+    }
+
+    /// Its ports, ascending.
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        let Self(mut words) = self;
+        let mut word = 0;
+        std::iter::from_fn(move || {
+            while word < words.len() {
+                let bits = words[word];
+                if bits != 0 {
+                    words[word] = bits & (bits - 1);
+                    return Some((word * 64) as u8 + bits.trailing_zeros() as u8);
+                }
+                word += 1;
+            }
+            None
+        })
+    }
 }
 
-/// A switch, mapped.
+/// What the senders on a switch have to heed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Modes {
+    /// They wait at full destinations instead of dropping.
+    pub backpressure: bool,
+    /// Some port has a mirror.
+    pub mirrors: bool,
+}
+
+/// A switch's file, mapped.
 #[derive(Debug)]
-pub struct Switch {
+pub struct SwitchFile {
     map: Map,
     file: File,
-    dir: Dir,
-    root: Root,
+    path: PathBuf,
     name: String,
     mine: Option<u32>,
 }
 
-impl Switch {
+impl SwitchFile {
     // ---- opening ----
 
-    /// Opens the switch, making it if there is none.
-    pub fn open_or_create(root: &Root, lock: &RootLock, name: &str) -> Result<(Self, Opened)> {
-        if let Some(switch) = Self::open_existing(root, name)? {
-            return Ok((switch, Opened::Found));
-        }
-        let replaces = root.dir().stat_at(name).is_ok();
-        // Whatever is there is what a dead creator or remover left, or a peer has put in the way.
-        root.clear_away(lock, name)?;
-        let dir =
-            root.dir().make_subdir(name).map_err(Error::io("create", root.dir().join(name)))?;
-        let file = file::create(&dir, FILE, BYTES as u64)?;
-        let switch = Self::mapped(root, dir, file, name)?;
+    /// Makes the file of a new switch called `name`. `seed` and `generation` are random, so that
+    /// addresses do not collide on purpose, and what was remembered of a switch of the same name
+    /// before is not mistaken.
+    pub fn create(dir: &Dir, name: &str, seed: u64, generation: u64) -> Result<Self> {
+        let file = file::create(dir, FILE, BYTES as u64)?;
+        let switch = Self::mapped(dir, file, name)?;
         let h = switch.header();
         h.version.store(VERSION, Ordering::Relaxed);
         h.ageing_ms.store(DEFAULT_AGEING_MS, Ordering::Relaxed);
         h.last_sweep_ms.store(now_ms(), Ordering::Relaxed);
-        h.seed.store(random(), Ordering::Relaxed);
-        // Random, so that what was remembered of a switch of the same name before is not mistaken.
-        h.next_generation.store(random() >> 24 | 1, Ordering::Relaxed);
+        h.seed.store(seed, Ordering::Relaxed);
+        h.next_generation.store(generation >> 24 | 1, Ordering::Relaxed);
         h.magic.store(MAGIC, Ordering::Release);
-        Ok((switch, if replaces { Opened::Replaced } else { Opened::Made }))
+        Ok(switch)
     }
 
-    /// Opens the switch if there is one. What a dead process left half made counts as none.
-    pub fn open_existing(root: &Root, name: &str) -> Result<Option<Self>> {
-        let Some(dir) = root.switch_dir(name)? else { return Ok(None) };
+    /// Opens the file of a switch, if there is a whole one. What a dead process left half made counts
+    /// as none.
+    pub fn open(dir: &Dir, name: &str) -> Result<Option<Self>> {
         let path = dir.join(FILE);
-        let file = match file::open(&dir, FILE) {
+        let file = match file::open(dir, FILE) {
             Ok(file) => file,
             // No file, or something that is none: nobody can be on it.
             Err(Error::Damaged { .. }) => return Ok(None),
@@ -215,7 +267,7 @@ impl Switch {
         if file::len(&file) < BYTES as u64 {
             return damaged("it is shorter than a switch's file (truncated?)".into());
         }
-        let switch = Self::mapped(root, dir, file, name)?;
+        let switch = Self::mapped(dir, file, name)?;
         let h = switch.header();
         if h.magic.load(Ordering::Acquire) != MAGIC {
             return damaged("it does not begin as a switch's file does".into());
@@ -227,9 +279,15 @@ impl Switch {
         Ok(Some(switch))
     }
 
-    fn mapped(root: &Root, dir: Dir, file: File, name: &str) -> Result<Self> {
-        let map = Map::new(&file, BYTES).map_err(Error::io("map", dir.join(FILE)))?;
-        Ok(Self { map, file, dir, root: root.clone(), name: name.into(), mine: None })
+    fn mapped(dir: &Dir, file: File, name: &str) -> Result<Self> {
+        let path = dir.join(FILE);
+        let map = Map::new(&file, BYTES).map_err(Error::io("map", &path))?;
+        Ok(Self { map, file, path, name: name.into(), mine: None })
+    }
+
+    /// The open file: it keeps the handle alive.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     fn header(&self) -> &Header {
@@ -249,11 +307,6 @@ impl Switch {
     /// Full name, such as `valeA`.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// The root it lives in.
-    pub fn root(&self) -> &Root {
-        &self.root
     }
 
     /// The learning table.
@@ -280,18 +333,17 @@ impl Switch {
         self.header().next_generation.load(Ordering::Acquire)
     }
 
-    /// Whether the file is still the one that the name leads to. Otherwise somebody removed the
-    /// directory, and what is there now is another switch.
-    pub fn is_current(&self) -> bool {
-        let same = |there: std::io::Result<FileStat>, open: std::io::Result<FileStat>| matches!((there, open), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino));
-        same(self.root.dir().stat_at(&self.name), self.dir.stat())
-            && same(self.dir.stat_at(FILE), fstat(&self.file).map_err(Into::into))
+    /// What senders have to heed, read in one go.
+    #[inline]
+    pub fn modes(&self) -> Modes {
+        let flags = self.header().flags.load(Ordering::Relaxed);
+        Modes { backpressure: flags & BACKPRESSURE != 0, mirrors: flags & MIRRORS != 0 }
     }
 
-    /// Whether senders wait at full destinations.
-    #[inline]
-    pub fn backpressure(&self) -> bool {
-        self.header().flags.load(Ordering::Relaxed) & BACKPRESSURE != 0
+    /// The port that gets copies of what the port at `index` sends and receives.
+    pub fn mirror_of(&self, index: u8) -> Option<u8> {
+        let flags = self.ports().get(usize::from(index))?.flags.load(Ordering::Relaxed);
+        ((flags >> MIRROR_SHIFT) as u8).checked_sub(1)
     }
 
     /// Ageing time in milliseconds, 0: never. Bounded, whatever a peer wrote, so that times can be
@@ -306,10 +358,11 @@ impl Switch {
         &self.header().last_sweep_ms
     }
 
-    /// The set of active ports, a bit each.
+    /// The active ports.
     #[inline]
-    pub fn active(&self) -> [u64; 4] {
-        std::array::from_fn(|i| self.header().active[i].load(Ordering::Acquire))
+    pub fn active(&self) -> PortSet {
+        let words = std::array::from_fn(|i| self.header().active[i].load(Ordering::Acquire));
+        PortSet(words).and(PortSet::ALL)
     }
 
     /// Generation of the port at `index`, 0 if there is none.
@@ -394,24 +447,12 @@ impl Switch {
             })
     }
 
-    // ---- files ----
-
-    /// The switch's directory, where the files below are.
-    pub fn dir(&self) -> &Dir {
-        &self.dir
-    }
-
-    /// Directory of memory regions.
-    pub fn memory(&self) -> Result<&Dir> {
-        self.root.memory()
-    }
-
     // ---- changing, under the root's lock ----
 
     /// Chooses settings.
     pub fn set(&self, _lock: &RootLock, settings: Settings) {
         let h = self.header();
-        let mut flags = 0;
+        let mut flags = h.flags.load(Ordering::Relaxed) & MIRRORS;
         if settings.persistent {
             flags |= PERSISTENT;
         }
@@ -465,9 +506,22 @@ impl Switch {
 
     /// Makes a port stay after its last handle, or not.
     pub fn set_port_persistent(&self, _lock: &RootLock, index: u8, persistent: bool) {
-        self.ports()[usize::from(index)]
-            .flags
-            .store(if persistent { u64::from(PERSISTENT) } else { 0 }, Ordering::Relaxed);
+        let flags = &self.ports()[usize::from(index)].flags;
+        let others = flags.load(Ordering::Relaxed) & !u64::from(PERSISTENT);
+        flags.store(others | if persistent { u64::from(PERSISTENT) } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Chooses the port that gets copies of what the port at `index` sends and receives, or none.
+    pub fn set_mirror(&self, _lock: &RootLock, index: u8, to: Option<u8>) {
+        let flags = &self.ports()[usize::from(index)].flags;
+        let others = flags.load(Ordering::Relaxed) & !(0xff << MIRROR_SHIFT);
+        // The largest index is 253, so that one more fits a byte.
+        let to = to.map_or(0, |to| u64::from(to) + 1);
+        flags.store(others | to << MIRROR_SHIFT, Ordering::Relaxed);
+        let any = (0..MAX_PORTS as u8).any(|i| self.mirror_of(i).is_some());
+        let h = self.header();
+        let others = h.flags.load(Ordering::Relaxed) & !MIRRORS;
+        h.flags.store(others | if any { MIRRORS } else { 0 }, Ordering::Relaxed);
     }
 
     /// Enters a handle of this process; it lives as long as this `Switch` (its open file).
@@ -509,7 +563,7 @@ impl Switch {
 
     fn no_locks(&self, e: nix::errno::Errno) -> Error {
         use nix::errno::Errno::{EINVAL, ENOLCK, ENOSYS, EOPNOTSUPP};
-        let path = self.dir.join(FILE);
+        let path = self.path.clone();
         match e {
             EINVAL | ENOLCK | ENOSYS | EOPNOTSUPP => Error::FileSystem {
                 path,
@@ -559,14 +613,12 @@ impl Switch {
         used.filter(|h| !self.is_alive(h.index)).collect()
     }
 
-    /// Ports that are kept by a live handle or because they are persistent, a bit each.
-    pub fn kept_ports(&self) -> [u64; 4] {
+    /// Ports that are kept by a live handle or because they are persistent.
+    pub fn kept_ports(&self) -> PortSet {
         let live = self.live_handles().into_iter().map(|h| h.port);
         let persistent = self.list().into_iter().filter(|l| l.persistent).map(|l| l.index);
-        let mut kept = [0; 4];
-        for port in live.chain(persistent) {
-            kept[usize::from(port / 64)] |= 1 << (port % 64);
-        }
+        let mut kept = PortSet::default();
+        live.chain(persistent).for_each(|port| kept.insert(port));
         kept
     }
 
@@ -576,8 +628,7 @@ impl Switch {
         (0..MAX_PORTS as u8)
             .filter(|&i| {
                 let place = &self.ports()[usize::from(i)].place;
-                let is_kept = kept[usize::from(i / 64)] & 1 << (i % 64) != 0;
-                !(place.is_free() || (is_kept && place.active_generation() != 0))
+                !(place.is_free() || (kept.contains(i) && place.active_generation() != 0))
             })
             .collect()
     }
@@ -590,7 +641,11 @@ impl Switch {
     }
 
     /// Takes a port off the list, so that no sender begins to use it.
-    pub fn unlist_port(&self, _lock: &RootLock, index: u8) {
+    pub fn unlist_port(&self, lock: &RootLock, index: u8) {
+        let mirrored = |&i: &u8| i == index || self.mirror_of(i) == Some(index);
+        for i in (0..MAX_PORTS as u8).filter(mirrored) {
+            self.set_mirror(lock, i, None); // before another port can have the index
+        }
         self.header().active[usize::from(index / 64)]
             .fetch_and(!(1 << (index % 64)), Ordering::Release);
         self.ports()[usize::from(index)].place.unlist();
@@ -606,11 +661,6 @@ impl Switch {
     pub fn ports_used(&self) -> usize {
         self.ports().iter().filter(|p| !p.place.is_free()).count()
     }
-
-    /// Removes the switch's directory. The caller has seen that nobody is on it.
-    pub fn remove(&self, lock: &RootLock) -> Result<()> {
-        self.root.clear_away(lock, &self.name)
-    }
 }
 
 /// Name of a port's file.
@@ -621,13 +671,4 @@ pub fn port_file(port: &str) -> String {
 /// Name of the doorbell of one ring of a port.
 pub fn bell_file(port: &str, ring: usize) -> String {
     format!("bell.{port}.{ring}")
-}
-
-/// Milliseconds of the coarse monotonic clock: the same in all processes, read without a system
-/// call.
-#[must_use]
-pub fn now_ms() -> u64 {
-    let clock = nix::time::ClockId::CLOCK_MONOTONIC_COARSE;
-    let now = nix::time::clock_gettime(clock).expect("every Linux since 2.6.32 has this clock");
-    now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000
 }

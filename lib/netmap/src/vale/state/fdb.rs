@@ -17,7 +17,7 @@
 //! Who writes: any sender (learning and sweeping), control (flush). Invariant: whatever peers write
 //! here, a lookup ends after 16 words and yields a port number below 255.
 
-use crate::map::{Map, Shared};
+use crate::shm::map::{Map, Shared};
 use crate::sync::core_atomic::{AtomicU64, Ordering};
 
 const BUCKETS: usize = 4096;

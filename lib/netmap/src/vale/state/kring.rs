@@ -48,11 +48,11 @@ pub struct Kring {
 const _: () = assert!(std::mem::size_of::<Kring>() == 256);
 #[cfg(not(loom))]
 // SAFETY: atomics and padding; the padding is never read.
-unsafe impl crate::map::Shared for Kring {}
+unsafe impl crate::shm::map::Shared for Kring {}
 
 /// What to do about a ring that somebody else holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum OnHeld {
     /// The holder lives: go on waiting.
     Wait,
     /// The holder is dead: take the ring over.
@@ -79,7 +79,7 @@ impl Kring {
     /// Holds the ring for `me` (not 0). While another has it, `judge` is asked about that holder
     /// each time that spinning and yielding did not help.
     #[inline]
-    pub fn hold(&self, me: u64, judge: impl FnMut(u64) -> Verdict) -> Held {
+    pub fn hold(&self, me: u64, judge: impl FnMut(u64) -> OnHeld) -> Held {
         // Acquire pairs with the Release in `release_hold`: slots written by the last holder are
         // ours to overwrite.
         match self.lock.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
@@ -89,7 +89,7 @@ impl Kring {
     }
 
     #[cold]
-    fn hold_contended(&self, me: u64, mut judge: impl FnMut(u64) -> Verdict) -> Held {
+    fn hold_contended(&self, me: u64, mut judge: impl FnMut(u64) -> OnHeld) -> Held {
         loop {
             let mut owner = 0;
             for _ in 0..if cfg!(loom) { 1 } else { SPINS } {
@@ -105,9 +105,9 @@ impl Kring {
                 (0, Held::Fresh)
             } else {
                 match judge(owner) {
-                    Verdict::Dead => (owner, Held::Stolen),
-                    Verdict::GiveUp => return Held::No,
-                    Verdict::Wait => {
+                    OnHeld::Dead => (owner, Held::Stolen),
+                    OnHeld::GiveUp => return Held::No,
+                    OnHeld::Wait => {
                         yield_now();
                         continue;
                     }
@@ -289,7 +289,7 @@ mod loom_models {
             let spawn = |me: u64| {
                 let (k, slots) = (k.clone(), slots.clone());
                 thread::spawn(move || {
-                    assert_ne!(k.hold(me, |_| Verdict::Wait), Held::No);
+                    assert_ne!(k.hold(me, |_| OnHeld::Wait), Held::No);
                     let t = k.producer_tail();
                     slots[t as usize].store(me as u32, Ordering::Relaxed);
                     k.publish(t + 1);
@@ -314,12 +314,12 @@ mod loom_models {
         loom::model(|| {
             let k = kring();
             // A producer died after writing half of its batch and before publishing.
-            assert_eq!(k.hold(9, |_| Verdict::GiveUp), Held::Fresh);
+            assert_eq!(k.hold(9, |_| OnHeld::GiveUp), Held::Fresh);
             let spawn = |me: u64| {
                 let k = k.clone();
                 thread::spawn(move || {
                     // Only 9 is dead; a living holder is waited for.
-                    let judge = |o| if o == 9 { Verdict::Dead } else { Verdict::Wait };
+                    let judge = |o| if o == 9 { OnHeld::Dead } else { OnHeld::Wait };
                     let how = k.hold(me, judge);
                     let t = k.producer_tail();
                     k.publish(t + 1);
@@ -331,7 +331,7 @@ mod loom_models {
             let thefts = u32::from(a.join().unwrap()) + u32::from(b.join().unwrap());
             assert_eq!(thefts, 1);
             assert_eq!(k.published(), 2, "a publication was lost");
-            assert_eq!(k.hold(3, |_| Verdict::GiveUp), Held::Fresh);
+            assert_eq!(k.hold(3, |_| OnHeld::GiveUp), Held::Fresh);
         });
     }
 
@@ -345,7 +345,7 @@ mod loom_models {
             let sender = {
                 let (k, given) = (k.clone(), given.clone());
                 thread::spawn(move || {
-                    let judge = |o| if o == RETIRED { Verdict::GiveUp } else { Verdict::Wait };
+                    let judge = |o| if o == RETIRED { OnHeld::GiveUp } else { OnHeld::Wait };
                     if k.hold(1, judge) != Held::No {
                         assert_eq!(given.load(Ordering::Relaxed), 0, "wrote to another's memory");
                         k.publish(1);
@@ -355,10 +355,10 @@ mod loom_models {
                 })
             };
             // The reaper: takes the ring from the living as they let go, and keeps it.
-            assert_ne!(k.hold(RETIRED, |_| Verdict::Wait), Held::No);
+            assert_ne!(k.hold(RETIRED, |_| OnHeld::Wait), Held::No);
             given.store(1, Ordering::Relaxed);
             sender.join().unwrap();
-            assert_eq!(k.hold(2, |_| Verdict::GiveUp), Held::No);
+            assert_eq!(k.hold(2, |_| OnHeld::GiveUp), Held::No);
         });
     }
 }

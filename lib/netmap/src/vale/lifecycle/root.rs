@@ -1,16 +1,16 @@
 //! The root directory: one folder per switch, one for memory regions, one lock.
 //!
 //! ```text
-//!  ROOT/.lock            held while switches, ports or handles come and go (lib: lock)
-//!  ROOT/mem/ID           memory regions (lib: mem)
-//!  ROOT/valeA/switch     port table, handles, learning table (lib: vale::switch)
-//!  ROOT/valeA/port.x     rings' state and counters of port x (lib: vale::portfile)
+//!  ROOT/.lock            held while switches, ports or handles come and go (lib: shm::lock)
+//!  ROOT/mem/ID           memory regions (lib: shm::mem)
+//!  ROOT/valeA/switch     port table, handles, learning table (lib: vale::state::switch)
+//!  ROOT/valeA/port.x     rings' state and counters of port x (lib: vale::state::portfile)
 //!  ROOT/valeA/bell.x.0   doorbell of ring 0 of port x
 //!  ROOT/.aside.N         what was in the way of a switch and is not ours to delete
 //! ```
 //!
 //! Invariant: the directory belongs to the user or was chosen by them. It is opened once; everything
-//! below it is reached through that descriptor (lib: dir), so nothing escapes it.
+//! below it is reached through that descriptor (lib: shm::dir), so nothing escapes it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,12 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::sys::stat::FileStat;
 
-use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::lock::{self, RootLock};
-use crate::vale::{MAX_PORTS, MAX_RINGS, valid_name};
+use crate::name::valid_name;
+use crate::options::MAX_RINGS;
+use crate::shm::dir::Dir;
+use crate::shm::lock::{self, RootLock};
+use crate::vale::state::MAX_PORTS;
 
 /// Environment variable that names the root directory.
 pub const ENV: &str = "NETMAP_ROOT";
@@ -78,7 +80,7 @@ impl Root {
         let names = dir.names(usize::MAX).map_err(Error::io("list", path))?;
         // Somebody else may be making the same root at this moment.
         let of_a_root = |name: &str| {
-            name == lock::NAME || name == MEMORY || name.starts_with(crate::dir::TEMPORARY)
+            name == lock::NAME || name == MEMORY || name.starts_with(crate::shm::dir::TEMPORARY)
         };
         if let Some(other) = names.iter().find(|name| !name.to_str().is_some_and(of_a_root)) {
             let why = format!(
@@ -278,7 +280,9 @@ impl Root {
     pub fn remove_temporary(&self, _lock: &RootLock) {
         for dir in std::iter::once(&self.dir).chain(&self.memory) {
             for name in dir.names(MOST_FILES).unwrap_or_default() {
-                if let Some(name) = name.to_str().filter(|n| n.starts_with(crate::dir::TEMPORARY)) {
+                if let Some(name) =
+                    name.to_str().filter(|n| n.starts_with(crate::shm::dir::TEMPORARY))
+                {
                     let _ = dir.remove(name); // not ours, or used at this moment by another program
                 }
             }
@@ -305,7 +309,7 @@ fn is_ours(dir: &Dir, name: &str) -> bool {
     {
         libc::S_IFIFO
     } else {
-        return name.starts_with(crate::dir::TEMPORARY);
+        return name.starts_with(crate::shm::dir::TEMPORARY);
     };
     dir.stat_at(name).is_ok_and(|found| found.st_mode & libc::S_IFMT == wanted)
 }

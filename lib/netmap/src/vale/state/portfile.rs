@@ -12,22 +12,22 @@
 //! is validated once, on open, against the limits and the file's length, and kept privately; the
 //! shared header is not looked at again.
 
-use std::path::Path;
-
-use crate::control::{RingDir, RingInfo};
-use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::file;
-use crate::kring::Kring;
-use crate::map::{Map, Shared};
-use crate::mem::Region;
+use crate::name::valid_name;
+use crate::options::{MAX_RINGS, SLOTS};
 use crate::ring::RingRef;
-use crate::stats::{Counters, SharedCounters};
+use crate::rings::RingCells;
+use crate::shm::dir::Dir;
+use crate::shm::file;
+use crate::shm::map::{Map, Shared};
+use crate::shm::mem::Region;
+use crate::shm::text::{load_text, store_text};
+use crate::stats::{Counters, RingDir, RingInfo, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::vale::{MAX_RINGS, SLOTS};
+use crate::vale::state::kring::Kring;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"NMVPORT\0");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const RX_OFF: usize = 4096;
 const PER_RING: usize = 512;
 const TX_OFF: usize = RX_OFF + MAX_RINGS as usize * PER_RING;
@@ -69,16 +69,10 @@ pub struct Shape {
     pub index: u8,
     /// Number of the port's life, as in the switch's port table.
     pub generation: u64,
-    /// Slots per TX ring.
-    pub tx_slots: u32,
-    /// Slots per RX ring.
-    pub rx_slots: u32,
     /// File name of the memory region.
     pub region: String,
-    /// First cell of each TX ring.
-    pub tx_cells: Vec<u32>,
-    /// First cell of each RX ring.
-    pub rx_cells: Vec<u32>,
+    /// Where in it the rings are.
+    pub rings: RingCells,
 }
 
 /// A port's file, mapped.
@@ -96,28 +90,28 @@ impl PortFile {
         Self::fill(&file, &dir.join(name), shape)
     }
 
-    /// Makes the same in private memory, for ports without a switch.
+    /// Makes the same in private memory, for tests of what works on it.
+    #[cfg(test)]
     pub fn anonymous(shape: Shape) -> Result<Self> {
-        let path = Path::new("private memory");
         let file = file::anonymous(BYTES as u64)?;
-        Self::fill(&file, path, shape)
+        Self::fill(&file, std::path::Path::new("private memory"), shape)
     }
 
-    fn fill(file: &std::fs::File, path: &Path, shape: Shape) -> Result<Self> {
+    fn fill(file: &std::fs::File, path: &std::path::Path, shape: Shape) -> Result<Self> {
         let map = Map::new(file, BYTES).map_err(Error::io("map", path))?;
         let h: &Header = map.at(0).expect("the mapping is longer than the header");
         h.version.store(VERSION, Ordering::Relaxed);
         h.index.store(shape.index.into(), Ordering::Relaxed);
         h.generation.store(shape.generation, Ordering::Relaxed);
-        h.tx_rings.store(shape.tx_cells.len() as u32, Ordering::Relaxed);
-        h.rx_rings.store(shape.rx_cells.len() as u32, Ordering::Relaxed);
-        h.tx_slots.store(shape.tx_slots, Ordering::Relaxed);
-        h.rx_slots.store(shape.rx_slots, Ordering::Relaxed);
+        h.tx_rings.store(shape.rings.tx.len() as u32, Ordering::Relaxed);
+        h.rx_rings.store(shape.rings.rx.len() as u32, Ordering::Relaxed);
+        h.tx_slots.store(shape.rings.tx_slots, Ordering::Relaxed);
+        h.rx_slots.store(shape.rings.rx_slots, Ordering::Relaxed);
         store_text(&h.region, &shape.region);
-        for (to, from) in h.tx_cell.iter().zip(&shape.tx_cells) {
+        for (to, from) in h.tx_cell.iter().zip(&shape.rings.tx) {
             to.store(*from, Ordering::Relaxed);
         }
-        for (to, from) in h.rx_cell.iter().zip(&shape.rx_cells) {
+        for (to, from) in h.rx_cell.iter().zip(&shape.rings.rx) {
             to.store(*from, Ordering::Relaxed);
         }
         h.magic.store(MAGIC, Ordering::Release);
@@ -154,11 +148,13 @@ impl PortFile {
             Some(Shape {
                 index: u8::try_from(h.index.load(Ordering::Relaxed)).ok()?,
                 generation: h.generation.load(Ordering::Relaxed),
-                tx_slots: slots(&h.tx_slots)?,
-                rx_slots: slots(&h.rx_slots)?,
-                region: load_text(&h.region).filter(|r| crate::vale::valid_name(r))?,
-                tx_cells: cells(&h.tx_rings, &h.tx_cell)?,
-                rx_cells: cells(&h.rx_rings, &h.rx_cell)?,
+                region: load_text(&h.region).filter(|r| valid_name(r))?,
+                rings: RingCells {
+                    tx_slots: slots(&h.tx_slots)?,
+                    rx_slots: slots(&h.rx_slots)?,
+                    tx: cells(&h.tx_rings, &h.tx_cell)?,
+                    rx: cells(&h.rx_rings, &h.rx_cell)?,
+                },
             })
         })();
         let shape = shape.ok_or_else(|| bad("its header has values out of range".into()))?;
@@ -197,13 +193,13 @@ impl PortFile {
 impl PortFile {
     /// All rings with their counters and how full they are.
     pub fn rings(&self, region: &Region) -> Vec<RingInfo> {
-        let s = &self.shape;
+        let s = &self.shape.rings;
         let between = |from: u32, to: u32, n: u32| match from < n && to < n {
             true if to >= from => to - from,
             true => to + n - from,
             false => 0, // damaged
         };
-        let tx = s.tx_cells.iter().enumerate().map(|(i, &cell)| {
+        let tx = s.tx.iter().enumerate().map(|(i, &cell)| {
             let head = RingRef::new(region, cell, s.tx_slots)
                 .map_or(0, |r| r.raw.head.load(Ordering::Relaxed));
             let hwcur = self.tx_state(i).hwcur.load(Ordering::Relaxed);
@@ -215,7 +211,7 @@ impl PortFile {
                 counters: self.tx_counters(i).read(),
             }
         });
-        let rx = (0..s.rx_cells.len()).map(|i| {
+        let rx = (0..s.rx.len()).map(|i| {
             let kring = self.kring(i);
             let used = between(kring.consumer_cur(), kring.published(), s.rx_slots);
             RingInfo {
@@ -230,23 +226,8 @@ impl PortFile {
 
     /// Counters of all rings together.
     pub fn counters(&self) -> Counters {
-        let tx = (0..self.shape.tx_cells.len()).map(|i| self.tx_counters(i).read());
-        let rx = (0..self.shape.rx_cells.len()).map(|i| self.rx_counters(i).read());
+        let tx = (0..self.shape.rings.tx.len()).map(|i| self.tx_counters(i).read());
+        let rx = (0..self.shape.rings.rx.len()).map(|i| self.rx_counters(i).read());
         tx.chain(rx).sum()
     }
-}
-
-/// Writes text into words, cut off where they end, padded with NUL.
-pub fn store_text(words: &[AtomicU64], text: &str) {
-    let mut bytes = text.bytes();
-    for word in words {
-        let w: [u8; 8] = std::array::from_fn(|_| bytes.next().unwrap_or(0));
-        word.store(u64::from_le_bytes(w), Ordering::Relaxed);
-    }
-}
-
-/// Reads text back; `None` if it is not UTF-8.
-pub fn load_text(words: &[AtomicU64]) -> Option<String> {
-    let bytes = words.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes());
-    String::from_utf8(bytes.take_while(|&b| b != 0).collect()).ok()
 }

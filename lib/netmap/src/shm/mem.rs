@@ -19,10 +19,10 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::file;
-use crate::map::{Map, Shared};
+use crate::shm::dir::Dir;
+use crate::shm::file;
+use crate::shm::map::{Map, Shared};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Distance between two buffers, and the room in each, in bytes.

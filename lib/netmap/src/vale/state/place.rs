@@ -16,6 +16,10 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub struct Place(AtomicU64);
 
+#[cfg(not(loom))]
+// SAFETY: an atomic.
+unsafe impl crate::shm::map::Shared for Place {}
+
 const FREE: u64 = 0;
 const RESERVED: u64 = 1;
 const LISTED: u64 = 2;

@@ -15,19 +15,20 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::abi::RawIf;
-use crate::bell::Bell;
 use crate::error::Result;
-use crate::file;
-use crate::kring::{Held, Verdict};
-use crate::lock::RootLock;
-use crate::mem::{MAX_CELLS, Region, cells_for};
-use crate::ring::{RingRef, ring_bytes};
-use crate::sync::core_atomic::{AtomicU32, Ordering};
-use crate::vale::portfile::{PortFile, Shape};
-use crate::vale::root::Root;
-use crate::vale::switch::{RETIRED, Switch, bell_file, port_file};
-use crate::vale::{MAX_RINGS, valid_name};
+use crate::name::valid_name;
+use crate::options::MAX_RINGS;
+use crate::ring::ring_bytes;
+use crate::rings::chain;
+use crate::shm::bell::Bell;
+use crate::shm::file;
+use crate::shm::lock::RootLock;
+use crate::shm::mem::{MAX_CELLS, Region, cells_for};
+use crate::vale::lifecycle::root::Root;
+use crate::vale::lifecycle::switch::Switch;
+use crate::vale::state::kring::{Held, OnHeld};
+use crate::vale::state::portfile::{PortFile, Shape};
+use crate::vale::state::switch::{RETIRED, bell_file, port_file};
 
 /// Extra buffers that one call looks at: as many as a region has cells, so that the longest honest
 /// chain is always finished by the call that begins it.
@@ -162,7 +163,7 @@ impl<'a> Sweep<'a> {
             let region = name.and_then(open);
             let mut seen = HashSet::new();
             for (_, handle) in group {
-                let port_goes = kept[usize::from(handle.port / 64)] & 1 << (handle.port % 64) == 0;
+                let port_goes = !kept.contains(handle.port);
                 let region = region.as_ref().zip(name);
                 // A port's own region goes with the port, whoever had which part of it.
                 let lives_on = region.filter(|(r, _)| r.ports_ever() > 1 || !port_goes);
@@ -280,8 +281,8 @@ impl<'a> Sweep<'a> {
         let Some(file) = file.filter(|f| self.retire(f)) else { return Left::Nothing };
         let shape = &file.shape;
         let mut cells: Vec<u32> =
-            buffers_of(&region, shape).filter(|c| !used.contains(c)).collect();
-        for (ring, n) in rings_of(shape) {
+            shape.rings.buffers(&region).filter(|c| !used.contains(c)).collect();
+        for (ring, n) in shape.rings.all() {
             cells.extend(ring..ring.saturating_add(cells_for(ring_bytes(n))));
         }
         Left::Cells(region, cells)
@@ -290,14 +291,14 @@ impl<'a> Sweep<'a> {
     /// Holds all receive rings of a removed port for ever. False: some sender does not let go.
     fn retire(&mut self, file: &PortFile) -> bool {
         let start = *self.retiring_since.get_or_insert_with(Instant::now);
-        (0..file.shape.rx_cells.len()).all(|i| {
+        (0..file.shape.rings.rx.len()).all(|i| {
             let held = file.kring(i).hold(RETIRED, |owner| {
                 if owner == RETIRED || self.switch.is_dead(owner) {
-                    Verdict::Dead
+                    OnHeld::Dead
                 } else if start.elapsed() > RETIRE_PATIENCE {
-                    Verdict::GiveUp
+                    OnHeld::GiveUp
                 } else {
-                    Verdict::Wait
+                    OnHeld::Wait
                 }
             });
             held != Held::No
@@ -326,14 +327,14 @@ impl<'a> Sweep<'a> {
         let budget = self.slots;
         let Some(others) = self.others(name, but) else { return InUse::Unknown };
         // Each slot has a buffer of its own: more slots than cells are a lie.
-        let slots: u64 = others.iter().flat_map(|s| rings_of(s)).map(|(_, n)| u64::from(n)).sum();
+        let slots: u64 = others.iter().flat_map(|s| s.rings.all()).map(|(_, n)| u64::from(n)).sum();
         if slots > u64::from(MAX_CELLS) {
             return InUse::Unknown;
         }
         if slots > budget {
             return InUse::Later;
         }
-        let buffers = others.into_iter().flat_map(|s| buffers_of(region, s)).collect();
+        let buffers = others.into_iter().flat_map(|s| s.rings.buffers(region)).collect();
         let found = InUse::Known(Rc::new(buffers));
         self.slots = budget - slots;
         self.in_use = Some((name.into(), but, found.clone()));
@@ -383,48 +384,13 @@ enum Left {
     Cells(Region, Vec<u32>),
 }
 
-/// The extra buffers that a netmap_if lists now. A chain that a peer has damaged ends where it
-/// repeats or leaves the region.
-pub fn extra_buffers(region: &Region, if_cell: u32) -> Vec<u32> {
-    chain(region, if_cell, &mut HashSet::new(), u32::MAX).0
-}
-
-/// Cells in a netmap_if's chain of extra buffers up to one that was `seen`, and whether that is all of
-/// it: `most` are followed.
-fn chain(region: &Region, if_cell: u32, seen: &mut HashSet<u32>, most: u32) -> (Vec<u32>, bool) {
-    region.refresh();
-    let mut chain = Vec::new();
-    let head = region.at::<RawIf>(if_cell, 0).map(|nif| nif.ni_bufs_head.load(Ordering::Relaxed));
-    let mut next = head.unwrap_or(0);
-    while next != 0 && !seen.contains(&next) {
-        let Some(word) = region.at::<AtomicU32>(next, 0) else {
-            break;
-        };
-        if chain.len() >= most as usize {
-            return (chain, false);
-        }
-        seen.insert(next);
-        chain.push(next);
-        next = word.load(Ordering::Relaxed);
-    }
-    (chain, true)
-}
-
-fn rings_of(shape: &Shape) -> impl Iterator<Item = (u32, u32)> {
-    let tx = shape.tx_cells.iter().map(|&c| (c, shape.tx_slots));
-    tx.chain(shape.rx_cells.iter().map(|&c| (c, shape.rx_slots)))
-}
-
-fn buffers_of(region: &Region, shape: &Shape) -> impl Iterator<Item = u32> {
-    let rings = rings_of(shape).filter_map(|(cell, n)| RingRef::new(region, cell, n));
-    rings.flat_map(|r| (0..r.n()).map(move |i| r.load(i).buf_idx))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::port::{Memory, Options};
-    use crate::vale::attach;
+    use crate::abi::RawIf;
+    use crate::options::{Memory, Options};
+    use crate::sync::core_atomic::{AtomicU32, Ordering};
+    use crate::vale::lifecycle::persist;
 
     const EXTRA: u32 = 3000;
     const HANDLES: u32 = 1900;
@@ -440,7 +406,7 @@ mod tests {
                 rx_slots: Some(64),
                 ..Options::default()
             };
-            attach::create_persistent(&root, "valeA", port, &options).unwrap();
+            persist::create_persistent(&root, "valeA", port, &options).unwrap();
         }
         (temp, root)
     }

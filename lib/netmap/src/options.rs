@@ -1,0 +1,167 @@
+//! What a port should be like: as asked for by a program, and with the defaults filled in.
+
+use crate::error::{Error, Result};
+use crate::name::{NameFlags, PortName, RingSel};
+
+/// Most ring pairs of one port.
+pub const MAX_RINGS: u16 = 16;
+/// Fewest and most slots of a ring.
+pub const SLOTS: std::ops::RangeInclusive<u32> = 64..=4096;
+/// Slots of a ring unless asked otherwise.
+pub const DEFAULT_SLOTS: u32 = 1024;
+
+/// Where a port's rings and buffers live.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// In a region of its own.
+    #[default]
+    Private,
+    /// In the region of that number (`@N`), made if missing.
+    Id(u16),
+    /// In the region of another port.
+    With(MemoryRef),
+}
+
+/// A memory region, as `Port::memory` names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryRef(pub(crate) String);
+
+impl std::fmt::Display for MemoryRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which rings of the chosen ones to bind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// Both kinds.
+    #[default]
+    Both,
+    /// Receive rings (`/R`).
+    RxOnly,
+    /// Transmit rings (`/T`).
+    TxOnly,
+}
+
+/// What a port should be like. What the name says (`@conf:`, `/x`, `@N`) takes precedence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Slots per TX ring, 64 to 4096; 1024 for a new port.
+    pub tx_slots: Option<u32>,
+    /// Slots per RX ring, 64 to 4096; 1024 for a new port.
+    pub rx_slots: Option<u32>,
+    /// TX rings, 1 to 16; 1 for a new port.
+    pub tx_rings: Option<u16>,
+    /// RX rings, 1 to 16; 1 for a new port.
+    pub rx_rings: Option<u16>,
+    /// Buffers beside those in the rings, for programs that keep packets.
+    pub extra_bufs: u32,
+    /// Nobody else may have the port open.
+    pub exclusive: bool,
+    /// Memory of a new port.
+    pub memory: Memory,
+    /// Rings to bind.
+    pub direction: Direction,
+    /// A `pcap:` port whose packets have no Ethernet header gives them one, with these addresses.
+    pub to_ethernet: Option<nm_capture::Addresses>,
+}
+
+impl Options {
+    /// These options, overridden by what `name` says.
+    #[must_use]
+    pub fn with_name(&self, name: &PortName) -> Self {
+        let mut o = self.clone();
+        o.tx_slots = name.conf.tx_slots.or(o.tx_slots);
+        o.rx_slots = name.conf.rx_slots.or(o.rx_slots);
+        o.tx_rings = name.conf.tx_rings.or(o.tx_rings);
+        o.rx_rings = name.conf.rx_rings.or(o.rx_rings);
+        o.exclusive |= name.flags.contains(NameFlags::EXCLUSIVE);
+        if let Some(id) = name.mem_id {
+            o.memory = Memory::Id(id);
+        }
+        if name.flags.contains(NameFlags::RX_ONLY) {
+            o.direction = Direction::RxOnly;
+        }
+        if name.flags.contains(NameFlags::TX_ONLY) {
+            o.direction = Direction::TxOnly;
+        }
+        o
+    }
+}
+
+/// Sizes of a port to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Ring pairs: transmit.
+    pub tx_rings: u16,
+    /// Ring pairs: receive.
+    pub rx_rings: u16,
+    /// Slots of each TX ring.
+    pub tx_slots: u32,
+    /// Slots of each RX ring.
+    pub rx_slots: u32,
+}
+
+impl Sizes {
+    /// What the options ask for, with defaults, checked against the limits.
+    pub fn from_options(name: &str, o: &Options) -> Result<Self> {
+        let sizes = Self {
+            tx_rings: o.tx_rings.unwrap_or(1),
+            rx_rings: o.rx_rings.unwrap_or(1),
+            tx_slots: o.tx_slots.unwrap_or(DEFAULT_SLOTS),
+            rx_slots: o.rx_slots.unwrap_or(DEFAULT_SLOTS),
+        };
+        let invalid = |why: String| Err(Error::Invalid { name: name.into(), why });
+        for n in [sizes.tx_rings, sizes.rx_rings] {
+            if !(1..=MAX_RINGS).contains(&n) {
+                return invalid(format!("{n} rings; a port has 1 to {MAX_RINGS}"));
+            }
+        }
+        for n in [sizes.tx_slots, sizes.rx_slots] {
+            if !SLOTS.contains(&n) {
+                let (least, most) = (SLOTS.start(), SLOTS.end());
+                return invalid(format!("{n} slots; a ring has {least} to {most}"));
+            }
+        }
+        Ok(sizes)
+    }
+}
+
+/// Numbers of the TX and of the RX rings that a handle binds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BoundRings {
+    /// Transmit.
+    pub tx: Vec<usize>,
+    /// Receive.
+    pub rx: Vec<usize>,
+}
+
+impl BoundRings {
+    /// What a name and options choose of a port with that many rings.
+    pub fn chosen(
+        name: &str,
+        rings: RingSel,
+        direction: Direction,
+        tx_rings: usize,
+        rx_rings: usize,
+    ) -> Result<Self> {
+        let (tx, rx) = match rings {
+            RingSel::One(i) => {
+                let i = usize::from(i);
+                let most = tx_rings.max(rx_rings);
+                if i >= most {
+                    let why = format!("there is no ring {i}: the port has {most}, numbered from 0");
+                    return Err(Error::Invalid { name: name.into(), why });
+                }
+                ((i..tx_rings.min(i + 1)).collect(), (i..rx_rings.min(i + 1)).collect())
+            }
+            _ => ((0..tx_rings).collect(), (0..rx_rings).collect()),
+        };
+        Ok(match direction {
+            Direction::Both => Self { tx, rx },
+            Direction::RxOnly => Self { tx: Vec::new(), rx },
+            Direction::TxOnly => Self { tx, rx: Vec::new() },
+        })
+    }
+}

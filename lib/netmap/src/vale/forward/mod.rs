@@ -1,0 +1,285 @@
+//! Forwarding: what a sender's txsync does with the packets of one TX ring.
+//!
+//! ```text
+//!  run     plain packets to one port, straight from ring to ring, as long as they last
+//!  batch   whatever comes then, up to 1024 slots:
+//!            gather   slots of the ring -> fragments (checked copies: address, length, chain)
+//!            route    fragments -> one list per destination, one list of packets for everybody
+//!            stage    only while a port on the switch needs it: copies for mirrors
+//!            deliver  per destination: hold its ring, put what fits, finish
+//! ```
+//!
+//! Invariants. Nothing is copied that does not fit. A packet is published whole or not at all, in
+//! the order of the sender's ring. The data path allocates nothing; it locks, fences and calls the
+//! kernel at most once per run or batch and destination.
+//!
+//! Everything read from shared memory is copied out and checked first; peers can cost packets, not
+//! safety. Whose rings and memory these are is not known here: the caller brings its ring, and
+//! `Destinations` those of the others.
+
+mod batch;
+mod deliver;
+mod gather;
+mod inner;
+mod lookup;
+mod route;
+mod run;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use crate::abi::SlotFlags;
+use crate::copy::{self, Isa};
+use crate::ring::RingRef;
+use crate::stats::{C, SharedCounters};
+use crate::time::now_ms;
+use crate::vale::forward::batch::{Batch, Outcome};
+use crate::vale::forward::deliver::Loads;
+use crate::vale::forward::inner::{Buffers, Window};
+use crate::vale::forward::lookup::Lookup;
+use crate::vale::forward::stage::Copies;
+use crate::vale::forward::writer::WaitBudget;
+use crate::vale::state::fdb::{self, Clock};
+use crate::vale::state::switch::{HandleId, SwitchFile};
+
+pub use writer::Destination;
+
+/// The other ports, as far as a sender asks for them.
+pub trait Destinations {
+    /// Makes sure that the port at `index` can be used if that is possible, and returns its
+    /// generation. Called once per run or batch and port.
+    fn update(&mut self, index: u8) -> Option<u64>;
+
+    /// The port at `index`, if `update` found one.
+    fn get(&self, index: u8) -> Option<&Destination>;
+}
+
+/// Where a batch stopped in backpressure mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// Port whose ring is full.
+    pub port: u8,
+    /// That ring.
+    pub ring: u8,
+}
+
+/// A TX ring to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The ring.
+    pub ring: RingRef<'a>,
+    /// Its number.
+    pub number: usize,
+    /// First slot not sent.
+    pub hwcur: u32,
+    /// First slot not to be sent.
+    pub head: u32,
+    /// What happened on it.
+    pub counters: &'a SharedCounters,
+}
+
+/// How far a txsync of a ring came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// First slot not sent: `head`, unless backpressure stopped the batch.
+    pub hwcur: u32,
+    /// Where backpressure stopped it.
+    pub stall: Option<Stall>,
+    /// A port whose ring was full: it may be a dead one.
+    pub full: Option<u8>,
+}
+
+/// How far a run or batch came.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    /// Slots done with.
+    slots: u32,
+    /// A port that was full.
+    full: Option<u8>,
+    stall: Option<Stall>,
+}
+
+/// What one txsync works on.
+#[derive(Clone, Copy, Debug)]
+struct Job<'a> {
+    /// The handle that sends.
+    me: HandleId,
+    /// Its port.
+    port: u8,
+    switch: &'a SwitchFile,
+    clock: &'a Clock,
+    counters: &'a SharedCounters,
+    ring: RingRef<'a>,
+    ring_no: usize,
+    head: u32,
+    /// Backpressure.
+    lossless: bool,
+    /// Generations up to this one were given out before anything was looked up: a port of a later
+    /// one cannot be the one that was meant.
+    epoch: u64,
+}
+
+/// The forwarding state of one handle. Private memory: nobody else sees it.
+#[derive(Debug)]
+pub struct Forwarder {
+    me: HandleId,
+    port: u8,
+    isa: copy::Kind,
+    windows: Vec<Window>,
+    batch: Batch,
+    copies: Copies,
+    loads: Loads,
+    /// What is left of it in this txsync.
+    budget: WaitBudget,
+}
+
+// SAFETY: the raw pointers in `batch` are used within one call of `txsync` only; what they point
+// to is reachable from any thread.
+unsafe impl Send for Forwarder {}
+
+impl Forwarder {
+    /// For the handle `me` on `port`.
+    pub fn new(port: u8, me: HandleId) -> Self {
+        Self {
+            me,
+            port,
+            isa: copy::detect(),
+            windows: Vec::new(),
+            batch: Batch::new(),
+            copies: Copies::default(),
+            loads: Loads::new(),
+            budget: WaitBudget::default(),
+        }
+    }
+
+    /// Lets slots point into `[start, start + len)`.
+    pub fn allow(&mut self, start: usize, len: usize) {
+        self.windows.push(Window { start, end: start.saturating_add(len) });
+    }
+
+    /// Begins a txsync of a port, all of whose rings share what it may wait for others.
+    pub fn begin(&mut self) {
+        self.budget = WaitBudget::default();
+    }
+
+    /// Sends the slots of a TX ring.
+    pub fn txsync(
+        &mut self,
+        switch: &SwitchFile,
+        to: &mut impl Destinations,
+        from: &Source<'_>,
+    ) -> Sent {
+        match self.isa {
+            copy::Kind::Avx512 => self.send::<copy::Avx512>(switch, to, from),
+            copy::Kind::Avx => self.send::<copy::Avx>(switch, to, from),
+            copy::Kind::Sse2 => self.send::<copy::Sse2>(switch, to, from),
+        }
+    }
+
+    fn send<I: Isa>(
+        &mut self,
+        switch: &SwitchFile,
+        to: &mut impl Destinations,
+        from: &Source<'_>,
+    ) -> Sent {
+        let (now, ageing) = (now_ms(), switch.ageing_ms());
+        let clock = Clock::new(now, ageing);
+        if let Some(all) = fdb::due_for_sweep(switch.last_sweep_ms(), now, ageing) {
+            switch.fdb().sweep(&clock, all);
+        }
+        let modes = switch.modes();
+        let job = Job {
+            me: self.me,
+            port: self.port,
+            switch,
+            clock: &clock,
+            counters: from.counters,
+            ring: from.ring,
+            ring_no: from.number,
+            head: from.head,
+            lossless: modes.backpressure,
+            epoch: switch.epoch(),
+        };
+        let mut sent = Sent { hwcur: from.hwcur, stall: None, full: None };
+        // In turns, so that traffic which changes its destination often is still sent in batches. A
+        // run has no stage.
+        let mut runs = !modes.mirrors;
+        while sent.hwcur != job.head && sent.stall.is_none() {
+            let done = if !runs {
+                self.batch::<I>(&job, to, sent.hwcur, modes.mirrors)
+            } else if let Some(window) = self.one_window(job.ring, sent.hwcur) {
+                run::run::<I, Window>(&job, to, &mut self.budget, sent.hwcur, window)
+            } else {
+                let buffers = Buffers::of(job.ring.region);
+                run::run::<I, Buffers>(&job, to, &mut self.budget, sent.hwcur, buffers)
+            };
+            runs = !runs && !modes.mirrors;
+            sent.hwcur = job.ring.step(sent.hwcur, done.slots);
+            sent.stall = done.stall;
+            sent.full = done.full.or(done.stall.map(|s| s.port)).or(sent.full);
+        }
+        // SAFETY: `detect` found these instructions.
+        unsafe { I::end() };
+        sent
+    }
+
+    /// The window to take a run from: that slot points to memory, and there is but one that it may.
+    fn one_window(&self, ring: RingRef<'_>, at: u32) -> Option<Window> {
+        let flags = SlotFlags::from_bits_retain(ring.load(at).flags);
+        let [window] = self.windows[..] else { return None };
+        flags.contains(SlotFlags::INDIRECT).then_some(window)
+    }
+
+    /// Whatever comes: fragments, indirect data, several destinations, floods, damage.
+    #[inline(never)]
+    fn batch<I: Isa>(
+        &mut self,
+        job: &Job<'_>,
+        to: &mut impl Destinations,
+        from: u32,
+        staged: bool,
+    ) -> Done {
+        gather::gather(&mut self.batch, job.ring, &self.windows, from, job.head);
+        route::route(&mut self.batch, Lookup::new(job.switch.fdb(), job.clock, job.port));
+        if staged {
+            self.copies.plan(&self.batch, job.switch, job.port);
+        }
+        let done = deliver::deliver::<I>(job, &self.batch, &mut self.loads, to, &mut self.budget);
+        if staged {
+            let sent = done.slots as usize;
+            let budget = &mut self.budget;
+            deliver::deliver_copies::<I>(job, &self.batch, &self.copies, sent, to, budget);
+        }
+        count(&self.batch, done.slots as usize, job.counters);
+        done
+    }
+}
+
+/// Counts the first `sent` fragments.
+fn count(batch: &Batch, sent: usize, counters: &SharedCounters) {
+    let (mut packets, mut bytes) = (0, 0);
+    let (mut flooded, mut short, mut nowhere, mut bad, mut pause) = (0, 0, 0, 0, 0);
+    for fragment in &batch.fragments[..sent] {
+        packets += u64::from(fragment.frags != 0);
+        bytes += u64::from(fragment.len);
+        match fragment.outcome {
+            Outcome::Rest | Outcome::Unicast(_) => {}
+            Outcome::Flooded => flooded += 1,
+            Outcome::Short => short += 1,
+            Outcome::Nowhere => nowhere += 1,
+            Outcome::Bad => bad += 1,
+            Outcome::Pause => pause += 1,
+        }
+    }
+    if sent > 0 {
+        counters.add(C::tx_packets, packets);
+        counters.add(C::tx_bytes, bytes);
+        counters.add(C::tx_batches, 1);
+        counters.add(C::flooded, flooded);
+        counters.add(C::tx_drop_short, short);
+        counters.add(C::tx_drop_no_port, nowhere);
+        counters.add(C::tx_drop_bad, bad);
+        counters.add(C::tx_drop_pause, pause);
+    }
+}

@@ -1,0 +1,87 @@
+//! A run: plain packets to one port, straight from ring to ring.
+
+use crate::copy::Isa;
+use crate::stats::C;
+use crate::vale::forward::inner::{Source, copy_run, plain, rx_flags};
+use crate::vale::forward::lookup::{Lookup, Route};
+use crate::vale::forward::writer::{self, WaitBudget, Writer};
+use crate::vale::forward::{Destinations, Done, Job, Stall};
+
+/// Sends plain packets (one slot each; data in their buffers, or all in the one window) that have one
+/// destination. Looking at the next packet fills the time in which the stores of the last ones wait
+/// for their cache lines; as separate loops the two cost their sum.
+#[inline(never)]
+pub fn run<I: Isa, S: Source>(
+    job: &Job<'_>,
+    destinations: &mut impl Destinations,
+    budget: &mut WaitBudget,
+    from: u32,
+    source: S,
+) -> Done {
+    let ring = job.ring;
+    let mut done = Done::default();
+    let mut look = Lookup::new(job.switch.fdb(), job.clock, job.port);
+    let Some((data, len)) = plain(ring, source, from) else { return done };
+    // SAFETY: `plain` checked the slot.
+    let route = unsafe { look.route(data, len) };
+    let port = match route {
+        Route::Port(port) => port,
+        // With two ports, everybody is the other one.
+        Route::Flood => match job.switch.active().without(job.port).only() {
+            Some(port) => port,
+            None => return done,
+        },
+        Route::Nowhere | Route::Short | Route::Pause => return done,
+    };
+    let floods = route == Route::Flood;
+    let Some(generation) = destinations.update(port) else { return done };
+    if generation > job.epoch {
+        return done;
+    }
+    let peer = destinations.get(port).expect("update found it");
+    let to = if floods { 0 } else { job.ring_no % peer.file.shape.rings.rx.len() } as u8;
+    let Ok(lease) = writer::hold(job.switch, peer, to, job.me, budget) else { return done };
+    let mut out = Writer::new(peer, lease, job.me);
+    let (mut at, mut bytes) = (from, 0);
+    while at != job.head {
+        let (to_slots, to_buffers) = out.stretch();
+        let end = if at < job.head { job.head } else { ring.n() };
+        let from_slots = &ring.slots[at as usize..end as usize];
+        let (n, sum) =
+            copy_run::<I, S>((from_slots, source), (to_slots, to_buffers), (&mut look, route));
+        out.filled(n, sum);
+        bytes += sum;
+        at = ring.step(at, n as u32);
+        if n == from_slots.len() || (n == to_slots.len() && out.space > 0) {
+            continue; // round the end of a ring
+        }
+        // Here the loop stopped: at another kind of packet, a full ring, or a damaged slot.
+        let Some((data, len)) = plain(ring, source, at) else { break };
+        // SAFETY: `plain` checked the slot.
+        if unsafe { look.route(data, len) } != route {
+            break;
+        }
+        if out.space > 0 {
+            // SAFETY: the slot was checked; data in a buffer are whole lines.
+            unsafe { out.put::<I>(data, len, S::EXACT, rx_flags(1, false)) };
+            out.packet();
+        } else if job.lossless {
+            done.stall = Some(Stall { port, ring: to });
+            break;
+        } else {
+            out.dropped += 1;
+            done.full = Some(port);
+        }
+        bytes += u64::from(len);
+        at = ring.step(at, 1);
+    }
+    out.finish(job.counters);
+    done.slots = ring.distance(from, at);
+    if done.slots > 0 {
+        job.counters.add(C::tx_packets, done.slots.into());
+        job.counters.add(C::flooded, if floods { done.slots.into() } else { 0 });
+        job.counters.add(C::tx_bytes, bytes);
+        job.counters.add(C::tx_batches, 1);
+    }
+    done
+}

@@ -1,0 +1,10 @@
+//! How roots, switches, ports and handles come and go.
+//!
+//! Everything that changes them runs under the root's lock and may die at any instruction: the lock
+//! goes with the process, and every state that it may leave behind is one that `reap` cleans up.
+
+pub mod open;
+pub mod persist;
+pub mod reap;
+pub mod root;
+pub mod switch;

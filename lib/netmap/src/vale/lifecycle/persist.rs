@@ -1,0 +1,36 @@
+//! Ports that stay when nobody has them open, and mirrors, which stay as long as their ports.
+
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::vale::lifecycle::open::{find_or_make, lock_for_new};
+use crate::vale::lifecycle::reap::reap;
+use crate::vale::lifecycle::root::Root;
+use crate::vale::lifecycle::switch::Switch;
+
+/// Makes a persistent port.
+pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options) -> Result<()> {
+    let (lock, switch) = lock_for_new(root, switch_name, port)?;
+    if switch.find(port).is_some() {
+        return Err(Error::Exists { name: format!("{switch_name}:{port}") });
+    }
+    let made = find_or_make(&switch, &lock, port, o);
+    let result = made.map(|(index, ..)| switch.set_port_persistent(&lock, index, true));
+    reap(&switch, &lock)?;
+    result
+}
+
+/// Ends a port's persistence; it must not be open.
+pub fn delete_persistent(root: &Root, switch_name: &str, port: &str) -> Result<()> {
+    let full = format!("{switch_name}:{port}");
+    let lock = root.lock()?;
+    let none = || Error::NotFound { name: format!("port {full}") };
+    let switch = Switch::open_existing(root, switch_name)?.ok_or_else(none)?;
+    reap(&switch, &lock)?;
+    let listed = switch.find(port).ok_or_else(none)?;
+    if let Some(user) = switch.live_handles().iter().find(|h| h.port == listed.index) {
+        let why = format!("process {} has it open; end it first", user.pid);
+        return Err(Error::Busy { name: full, why });
+    }
+    switch.set_port_persistent(&lock, listed.index, false);
+    reap(&switch, &lock).map(drop)
+}

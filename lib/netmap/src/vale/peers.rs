@@ -1,0 +1,115 @@
+//! The other ports of a switch, as a sender needs them: their files opened and mapped on first use.
+//!
+//! Invariant: a destination is used only while the switch lists the very generation that was opened,
+//! so a port that went and came again under the same index is opened anew; an attempt that failed is
+//! repeated after a while.
+
+use crate::shm::bell::Bell;
+use crate::shm::mem::Region;
+use crate::time::now_ms;
+use crate::vale::forward::{Destination, Destinations};
+use crate::vale::lifecycle::switch::Switch;
+use crate::vale::state::MAX_PORTS;
+use crate::vale::state::portfile::PortFile;
+use crate::vale::state::switch::{bell_file, port_file};
+
+/// Opens the port at `index`.
+#[cold]
+fn open(switch: &Switch, index: u8, generation: u64) -> Option<Destination> {
+    let listed = switch.listed(index).filter(|l| l.generation == generation)?;
+    let file = PortFile::open(switch.dir(), &port_file(&listed.name)).ok()?;
+    let shape = &file.shape;
+    if shape.generation != generation || shape.index != index {
+        return None;
+    }
+    let region = Region::open(switch.memory().ok()?, &shape.region).ok()?;
+    let bells = (0..shape.rings.pairs())
+        .map(|i| Bell::open(switch.dir(), &bell_file(&listed.name, i)).ok())
+        .collect::<Option<_>>()?;
+    Some(Destination { file, region, bells })
+}
+
+/// What is known of the port at one index.
+#[derive(Debug, Default)]
+struct Known {
+    generation: u64,
+    opened: Option<Box<Destination>>,
+    /// When opening it failed last.
+    failed_ms: u64,
+}
+
+/// Pause between two attempts to open a peer: what failed for want of descriptors or memory may
+/// work later, but not at every packet.
+const RETRY_MS: u64 = 20;
+
+/// The peers of one handle.
+#[derive(Debug)]
+pub struct Peers {
+    known: Vec<Known>,
+}
+
+impl Peers {
+    /// None yet.
+    pub fn new() -> Self {
+        Self { known: (0..MAX_PORTS).map(|_| Known::default()).collect() }
+    }
+
+    /// Makes sure that the port at `index` is open if it can be, and returns its generation. Call
+    /// once per batch.
+    #[inline]
+    pub fn update(&mut self, switch: &Switch, index: u8) -> Option<u64> {
+        let known = self.known.get_mut(usize::from(index))?;
+        let generation = switch.port_generation(index);
+        if known.generation != generation || known.opened.is_none() {
+            known.open(switch, index, generation);
+        }
+        known.opened.is_some().then_some(generation)
+    }
+
+    /// The port at `index`, if `update` found one.
+    #[inline]
+    pub fn get(&self, index: u8) -> Option<&Destination> {
+        self.known.get(usize::from(index))?.opened.as_deref()
+    }
+
+    /// These, on their switch.
+    #[inline]
+    pub fn of<'a>(&'a mut self, switch: &'a Switch) -> PeersOf<'a> {
+        PeersOf { switch, peers: self }
+    }
+}
+
+/// The peers of one handle with the switch that they are on.
+#[derive(Debug)]
+pub struct PeersOf<'a> {
+    switch: &'a Switch,
+    peers: &'a mut Peers,
+}
+
+impl Destinations for PeersOf<'_> {
+    #[inline]
+    fn update(&mut self, index: u8) -> Option<u64> {
+        self.peers.update(self.switch, index)
+    }
+
+    #[inline]
+    fn get(&self, index: u8) -> Option<&Destination> {
+        self.peers.get(index)
+    }
+}
+
+impl Known {
+    #[cold]
+    fn open(&mut self, switch: &Switch, index: u8, generation: u64) {
+        let now = now_ms();
+        let again = self.generation == generation;
+        if generation == 0 || (again && now.saturating_sub(self.failed_ms) < RETRY_MS) {
+            if !again {
+                *self = Self { generation, ..Self::default() };
+            }
+            return;
+        }
+        let opened = open(switch, index, generation).map(Box::new);
+        *self = Self { generation, opened, failed_ms: now };
+    }
+}
