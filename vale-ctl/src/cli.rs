@@ -146,6 +146,18 @@ pub enum Command {
         "vale-ctl set valeA persistent=on",
     ]))]
     Set(Set),
+    /// Show, set or end the mirror of a port: another port, which gets copies of all its packets
+    ///
+    /// The mirror gets what the port sends and what is sent to it, each packet once. Copies that the
+    /// mirror has no room for are dropped and counted there; they never hold up the sender. A mirror
+    /// ends with either of the two ports.
+    #[command(after_help = examples(&[
+        "vale-ctl create valeA:m && vale-ctl mirror valeA:x valeA:m",
+        "nm-pktgen -i valeA:m -f rx --pcap-out - | tcpdump -nr -    what x sends and receives",
+        "vale-ctl mirror valeA:x        which port is it?",
+        "vale-ctl mirror valeA:x off",
+    ]))]
+    Mirror(Mirror),
     /// Show or set how long a learnt address is kept
     #[command(after_help = examples(&[
         "vale-ctl ageing valeA",
@@ -404,6 +416,49 @@ pub struct Backpressure {
     /// on: a sender waits for room at a full receiver; off: the surplus is dropped; shown when
     /// left out
     pub value: Option<OnOff>,
+}
+
+/// Arguments of `mirror`.
+#[derive(Debug, Args)]
+pub struct Mirror {
+    /// Port whose packets are copied
+    pub name: Target,
+    /// Port of the same switch that gets the copies; `off` ends it; shown when left out
+    #[arg(value_name = "PORT")]
+    pub to: Option<MirrorTo>,
+}
+
+/// Where the copies of a port's packets go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MirrorTo {
+    /// Nowhere.
+    Off,
+    /// To that port.
+    Port(Target),
+}
+
+impl MirrorTo {
+    /// The port, if there is one.
+    pub fn port(&self) -> Option<&Target> {
+        match self {
+            MirrorTo::Off => None,
+            MirrorTo::Port(port) => Some(port),
+        }
+    }
+}
+
+impl FromStr for MirrorTo {
+    type Err = Infallible;
+
+    fn from_str(word: &str) -> Result<MirrorTo, Infallible> {
+        Ok(match word {
+            "off" => MirrorTo::Off,
+            name => {
+                let Ok(port) = name.parse();
+                MirrorTo::Port(port)
+            }
+        })
+    }
 }
 
 /// Subcommands of `poll`.

@@ -73,6 +73,9 @@ pub fn port(info: &PortInfo, detail: Detail) -> Value {
         "memory_bytes": info.memory_bytes,
         "users": users,
     });
+    if let Some(mirror) = &info.mirror {
+        value["mirror"] = json!(mirror);
+    }
     if let Some(why) = &info.damaged {
         value["damaged"] = json!(why);
     }

@@ -94,6 +94,7 @@ fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         Some(Command::Top(args)) => cmd::top::run(&mut out, args),
         Some(Command::Watch(args)) => cmd::watch::run(&mut out, args),
         Some(Command::Set(args)) => cmd::set::run(&mut out, args),
+        Some(Command::Mirror(args)) => cmd::mirror::run(&mut out, args),
         Some(Command::Ageing(args)) => cmd::set::ageing(&mut out, args),
         Some(Command::Backpressure(args)) => cmd::set::backpressure(&mut out, args),
         Some(Command::Poll(args)) => cmd::poll::run(&mut out, args),

@@ -4,7 +4,7 @@
 use netmap::name::parse_switch;
 use netmap::{NameError, PortKind, PortName};
 
-use crate::cli::{Cli, Command, Fdb, Poll, Target};
+use crate::cli::{Cli, Command, Fdb, MirrorTo, Poll, Target};
 
 /// Checks all names that a command line mentions; says what is wrong with the first bad one.
 pub fn check(cli: &Cli) -> Result<(), String> {
@@ -28,6 +28,10 @@ fn named(cli: &Cli) -> Vec<&Target> {
             Command::Attach(args) => vec![&args.name],
             Command::Detach(args) => vec![&args.name],
             Command::Set(args) => vec![&args.switch],
+            Command::Mirror(args) => {
+                let to = args.to.as_ref().and_then(MirrorTo::port);
+                std::iter::once(&args.name).chain(to).collect()
+            }
             Command::Ageing(args) => vec![&args.switch],
             Command::Backpressure(args) => vec![&args.switch],
         },

@@ -44,6 +44,51 @@ fn open_ports_are_listed_with_their_users_and_vanish() {
 }
 
 #[test]
+fn mirror_gets_what_a_port_sends_and_receives_until_it_is_off() {
+    in_own_root("mirror_gets_what_a_port_sends_and_receives_until_it_is_off", || {
+        let mut ports = ["valeA:x", "valeA:y", "valeA:m"].map(|n| Port::open(n).expect("opened"));
+        let got = |port: &mut Port| {
+            port.rxsync().expect("synced");
+            let n = port.rx(0).available();
+            port.rx(0).advance(n);
+            n
+        };
+        // Both stations make themselves known.
+        for (i, port) in [(1, 0), (2, 1)] {
+            send(&mut ports[port], [0xff; 6], mac(i));
+        }
+        ports.each_mut().map(got);
+        assert_eq!(text(&["mirror", "valeA:x"]), "off\n");
+        vale_ctl(&["mirror", "valeA:x", "valeA:m"]).assert().success();
+        assert_eq!(text(&["mirror", "valeA:x"]), "valeA:m\n");
+        assert!(text(&["show", "valeA:x"]).contains("mirror: valeA:m"));
+        assert_eq!(json(&["mirror", "valeA:x"])["valeA:x"]["mirror"], "m");
+        assert_eq!(json(&["list"])["valeA"]["ports"]["x"]["mirror"], "m");
+        send(&mut ports[0], mac(2), mac(1));
+        send(&mut ports[1], mac(1), mac(2));
+        assert_eq!(ports.each_mut().map(got), [1, 1, 2]);
+        vale_ctl(&["mirror", "valeA:x", "off"]).assert().success();
+        send(&mut ports[0], mac(2), mac(1));
+        assert_eq!(ports.each_mut().map(got), [0, 1, 0]);
+
+        for (args, code, why) in [
+            (["mirror", "valeA:x", "valeA:x"], 1, "cannot be its own mirror"),
+            (["mirror", "valeA:x", "valeB:m"], 3, "There is no valeB:m"),
+            (["mirror", "valeA:x", "valeA:z"], 3, "There is no valeA:z"),
+            (["mirror", "valeA", "valeA:m"], 2, "a port has a mirror"),
+        ] {
+            assert!(complaint(&args, code).contains(why), "{args:?}");
+        }
+        // It ends with its port.
+        vale_ctl(&["mirror", "valeA:x", "valeA:m"]).assert().success();
+        let [x, y, m] = ports;
+        drop(m);
+        assert_eq!(text(&["mirror", "valeA:x"]), "off\n");
+        drop((x, y));
+    });
+}
+
+#[test]
 fn port_that_holds_senders_up_is_named() {
     in_own_root("port_that_holds_senders_up_is_named", || {
         let mut sender = Port::open("valeA:t").expect("opened");

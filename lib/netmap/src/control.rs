@@ -95,6 +95,8 @@ pub struct PortInfo {
     pub index: u8,
     /// Stays when its last user closes it.
     pub persistent: bool,
+    /// The port that gets copies of what this one sends and receives.
+    pub mirror: Option<String>,
     /// Why the port cannot be looked into; sizes, counters and rings are empty then.
     pub damaged: Option<String>,
     /// Number of TX rings.
@@ -405,6 +407,25 @@ pub fn delete_port(name: &PortName) -> Result<()> {
     persist::delete_persistent(&root, switch, port)
 }
 
+/// Gives a port a mirror: another port of the same switch, which gets copies of what the port sends and of
+/// what is sent to it. `None` takes it away. The mirror ends with either port.
+///
+/// # Errors
+/// `NotFound`; the two are one port, or of two switches.
+pub fn set_mirror(name: &PortName, to: Option<&PortName>) -> Result<()> {
+    let (switch, port) = vale(name)?;
+    let to = match to.map(vale).transpose()? {
+        Some((other, _)) if other != switch => {
+            let why = format!("the mirror of a port of {switch} must be a port of {switch}, too");
+            return Err(Error::Invalid { name: format!("{other}:"), why });
+        }
+        to => to.map(|(_, port)| port),
+    };
+    let none = || Error::NotFound { name: format!("port {name}") };
+    let root = Root::existing()?.ok_or_else(none)?;
+    persist::set_mirror(&root, switch, port, to)
+}
+
 fn vale(name: &PortName) -> Result<(&str, &str)> {
     name.check()?;
     match &name.kind {
@@ -422,6 +443,7 @@ fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle])
         name: listed.name.clone(),
         index: listed.index,
         persistent: listed.persistent,
+        mirror: switch.mirror_of(listed.index).and_then(|to| switch.listed(to)).map(|to| to.name),
         damaged: None,
         tx_rings: 0,
         rx_rings: 0,

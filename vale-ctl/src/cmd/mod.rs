@@ -6,6 +6,7 @@ pub mod delete;
 pub mod detach;
 pub mod fdb;
 pub mod list;
+pub mod mirror;
 pub mod poll;
 pub mod set;
 pub mod show;

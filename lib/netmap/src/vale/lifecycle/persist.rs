@@ -19,6 +19,22 @@ pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options
     result
 }
 
+/// Gives a port a mirror, another port of the switch, or takes it away.
+pub fn set_mirror(root: &Root, switch_name: &str, port: &str, to: Option<&str>) -> Result<()> {
+    let lock = root.lock()?;
+    let none = |port: &str| Error::NotFound { name: format!("port {switch_name}:{port}") };
+    let switch = Switch::open_existing(root, switch_name)?.ok_or_else(|| none(port))?;
+    reap(&switch, &lock)?;
+    let index = |port: &str| switch.find(port).map(|l| l.index).ok_or_else(|| none(port));
+    if to == Some(port) {
+        let name = format!("{switch_name}:{port}");
+        return Err(Error::Invalid { name, why: "a port cannot be its own mirror".into() });
+    }
+    let (of, to) = (index(port)?, to.map(index).transpose()?);
+    switch.set_mirror(&lock, of, to);
+    Ok(())
+}
+
 /// Ends a port's persistence; it must not be open.
 pub fn delete_persistent(root: &Root, switch_name: &str, port: &str) -> Result<()> {
     let full = format!("{switch_name}:{port}");
