@@ -57,7 +57,7 @@ fn mirror_gets_what_a_port_sends_and_receives_until_it_is_off() {
         for (i, port) in [(1, 0), (2, 1)] {
             send(&mut ports[port], [0xff; 6], mac(i));
         }
-        ports.each_mut().map(got);
+        assert_eq!(ports.each_mut().map(got), [1, 1, 2]);
         assert_eq!(text(&["mirror", "valeA:x"]), "off\n");
         vale_ctl(&["mirror", "valeA:x", "valeA:m"]).assert().success();
         assert_eq!(text(&["mirror", "valeA:x"]), "valeA:m\n");

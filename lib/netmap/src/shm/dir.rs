@@ -104,8 +104,12 @@ impl Dir {
             mkdirat(self, temporary, Mode::S_IRWXU)?;
             let made = self.subdir(temporary)?;
             // Should a peer have put another directory in its place, that is not opened to others.
-            let ours = made.stat()?.st_mode & 0o777 == 0o700 && made.names(1)?.is_empty();
-            if !ours {
+            // In a private directory there is no such peer, and the new one has its own name
+            // already: another process of this user may be using it.
+            let ours = || -> io::Result<bool> {
+                Ok(made.stat()?.st_mode & 0o777 == 0o700 && made.names(1)?.is_empty())
+            };
+            if temporary != name && !ours()? {
                 return Err(io::ErrorKind::ResourceBusy.into());
             }
             Ok(fchmod(&made, mode)?)
@@ -350,6 +354,28 @@ mod tests {
         std::fs::create_dir(temp.path().join("d")).unwrap();
         sub.create("f").unwrap();
         assert!(temp.path().join("e/f").exists() && !temp.path().join("d/f").exists());
+    }
+
+    #[test]
+    fn directory_that_two_make_at_once_serves_both() {
+        for mode in [0o700, 0o2770] {
+            let (temp, dir) = dir();
+            std::fs::set_permissions(temp.path(), PermissionsExt::from_mode(mode)).unwrap();
+            for round in 0..300 {
+                let name = format!("d{round}");
+                let both = std::sync::Barrier::new(2);
+                std::thread::scope(|scope| {
+                    for file in ["a", "b"] {
+                        let (dir, name, both) = (&dir, &name, &both);
+                        scope.spawn(move || {
+                            both.wait();
+                            dir.make_subdir(name).unwrap().create(file).unwrap();
+                        });
+                    }
+                });
+                assert_eq!(dir.subdir(&name).unwrap().names(9).unwrap().len(), 2);
+            }
+        }
     }
 
     #[test]
