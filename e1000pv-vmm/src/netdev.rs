@@ -9,7 +9,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-use netmap::{Interest, Options, Port, PortKind, PortName, RxRing, SlotFlags, TxRing, copy};
+use netmap::{Capabilities, Interest, Options, Port, PortName, RxRing, SlotFlags, TxRing, copy};
 use nix::poll::PollFlags;
 
 use crate::netport::{Await, NetPort, RxSlots, TxSlots};
@@ -53,13 +53,13 @@ impl NetmapPort {
         indirect: bool,
     ) -> netmap::Result<Self> {
         let mut port = Port::open_with(name, options)?;
-        let indirect = indirect && matches!(name.kind, PortKind::Vale { .. });
+        let indirect = indirect && name.can(Capabilities::INDIRECT);
         if indirect {
             let len = usize::try_from(ram.bytes()).expect("it is mapped");
             // SAFETY: the memory stays mapped and readable while `_ram` lives, which is dropped after
             // the port. That peers on the switch may make us send any part of the guest's memory is
             // said in docs/trust.md.
-            unsafe { port.allow_indirect(ram.base().as_ptr(), len) };
+            unsafe { port.allow_indirect(ram.base().as_ptr(), len) }?;
         }
         Ok(Self { port, indirect, lost: 0, stale: None, _ram: ram.clone() })
     }

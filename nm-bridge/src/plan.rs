@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use anyhow::Context;
-use netmap::name::{PortKind, PortName, RingSel};
+use netmap::{Capabilities, PortName, RingSel};
 use netmap::{Direction, Memory, Options, Port};
 use nm_capture::{is_stdin, is_stdout};
 use nm_cli::exit::UsageError;
@@ -48,17 +48,14 @@ impl Plan {
             |text: &str| text.parse::<PortName>().map_err(|e| UsageError::new(e.to_string()));
         let mut a = parse(&operands.a)?;
         let b = parse(operands.b.as_ref().unwrap_or(&operands.a))?;
-        let is_filter =
-            matches!(&a.kind, PortKind::Pcap(path) if is_stdin(path) && is_stdout(path));
+        let is_filter = a.path().is_some_and(|path| is_stdin(path) && is_stdout(path));
         if !cli.loopback && a == b && !is_filter {
             a = host_side(&b)?;
         }
-        // Only ports of a switch live in memory that can be shared, unless it was chosen by @ID.
-        let free =
-            |name: &PortName| matches!(name.kind, PortKind::Vale { .. }) && name.mem_id.is_none();
+        // The memory of the two can be one, unless it was chosen by @ID.
+        let free = |name: &PortName| name.can(Capabilities::ZERO_COPY) && name.mem_id.is_none();
         let share = !cli.copy && !cli.loopback && free(&a) && free(&b);
-        if let (PortKind::Vale { switch: left, .. }, PortKind::Vale { switch: right, .. }) =
-            (&a.kind, &b.kind)
+        if let (Some((left, _)), Some((right, _))) = (a.switch_port(), b.switch_port())
             && left == right
             && !cli.loopback
             && !cli.allow_loop
@@ -85,9 +82,8 @@ impl Plan {
     /// Whether packets go out of one of the ports to standard output.
     pub fn port_on_stdout(&self) -> bool {
         let ports = [&self.a, &self.b].into_iter().zip(self.directions);
-        ports.into_iter().any(|(name, direction)| match &name.kind {
-            PortKind::Pcap(path) => is_stdout(path) && direction == Direction::TxOnly,
-            _ => false,
+        ports.into_iter().any(|(name, direction)| {
+            direction == Direction::TxOnly && name.path().is_some_and(is_stdout)
         })
     }
 
@@ -98,8 +94,9 @@ impl Plan {
                 .with_context(|| format!("opening port {name}"))
         };
         let a = open(&self.a, self.directions[0])?;
-        let shared = Options { memory: Memory::With(a.memory()), ..Options::default() };
-        let b = match self.share.then(|| Port::open_with(&self.b, &shared)) {
+        let memory = a.memory().filter(|_| self.share).map(Memory::With);
+        let shared = memory.map(|memory| Options { memory, ..Options::default() });
+        let b = match shared.map(|options| Port::open_with(&self.b, &options)) {
             Some(Ok(b)) => b,
             // A port that is there already keeps its memory; any other reason shows again.
             _ => open(&self.b, self.directions[1])?,
@@ -110,7 +107,7 @@ impl Plan {
 
     /// Whether a NIC is involved, whose link may need time to come up.
     pub fn has_nic(&self) -> bool {
-        [&self.a, &self.b].iter().any(|name| matches!(name.kind, PortKind::Netmap(_)))
+        [&self.a, &self.b].iter().any(|name| name.can(Capabilities::HOST_RINGS))
     }
 }
 
@@ -118,10 +115,7 @@ impl Plan {
 /// stream that could be either, a FIFO or `-`, if it is the first port. A file next to another kind of
 /// port is read if it is there, and written if not: the library sees to that.
 fn directions(a: &PortName, b: &PortName) -> [Direction; 2] {
-    let capture = |name: &PortName| match &name.kind {
-        PortKind::Pcap(path) => Some(path.clone()),
-        _ => None,
-    };
+    let capture = |name: &PortName| name.path().map(Path::to_path_buf);
     let ways = [Direction::RxOnly, Direction::TxOnly];
     match (capture(a), capture(b)) {
         (Some(_), Some(_)) => ways,
@@ -143,7 +137,7 @@ fn one_way(path: &Path, place: Direction) -> Direction {
 }
 
 fn host_side(name: &PortName) -> Result<PortName, UsageError> {
-    if !matches!(name.kind, PortKind::Netmap(_)) {
+    if !name.can(Capabilities::HOST_RINGS) {
         return Err(UsageError::new(format!(
             "{name} has no host rings to be joined to; name a second port, or use --loopback"
         )));

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use netmap::{Interest, Port, PortKind, Wait};
+use netmap::{Capabilities, Interest, Port, Wait};
 use nm_capture::is_stdout;
 use nm_cli::args::OutputArgs;
 use nm_cli::cpulist;
@@ -219,9 +219,8 @@ impl<'a> Bridge<'a> {
 
     /// Neither port can give anything any more, and what they gave has gone.
     fn is_at_the_end(&mut self) -> bool {
-        let silent = |port: &Port| {
-            port.rx_rings() == 0 || port.ended() || matches!(port.name().kind, PortKind::Null)
-        };
+        let silent =
+            |port: &Port| port.rx_rings() == 0 || port.ended() || !port.can(Capabilities::RECEIVE);
         let captures = self.a.ended() || self.b.ended();
         captures
             && silent(&self.a)

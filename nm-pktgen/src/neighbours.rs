@@ -1,8 +1,8 @@
 //! Who else is on the switch: said when nobody is there to take or send packets, when somebody shares the
 //! port, and when other users have switches of the same name.
 
+use netmap::PortName;
 use netmap::control::{self, Switch};
-use netmap::{PortKind, PortName};
 use nm_cli::say;
 
 /// A look at the switch of a port.
@@ -18,13 +18,11 @@ pub struct Neighbours {
 impl Neighbours {
     /// Looks; `None` if the port is on no switch, or the switch cannot be looked at.
     pub fn of(name: &PortName) -> Option<Neighbours> {
-        let PortKind::Vale { switch, port } = &name.kind else {
-            return None;
-        };
+        let (switch, port) = name.switch_port()?;
         let info = Switch::open(switch).ok()?.info().ok()?;
         let mut found = Neighbours { switch: info.name, others: 0, sharers: Vec::new() };
         for other in info.ports {
-            if other.name == *port {
+            if other.name == port {
                 let strangers =
                     other.users.into_iter().filter(|user| user.pid != std::process::id());
                 found.sharers.extend(strangers.map(|user| (user.pid, user.command)));

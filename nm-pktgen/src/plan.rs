@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use netmap::{Options, PortKind, PortName, RingSel, Wait};
+use netmap::{Capabilities, Options, PortName, RingSel, Wait};
 use nm_capture::Addresses;
 use nm_cli::addr::AddrRange;
 use nm_cli::args::OutputArgs;
@@ -147,6 +147,11 @@ impl Plan {
         let recipe = recipe(&cli, function, &name)?;
         let cut = cut(&cli, recipe.vnet, recipe.sizes)?;
         if cli.packet.indirect {
+            if !name.can(Capabilities::INDIRECT) {
+                return usage(format!(
+                    "{name} cannot take packets from elsewhere: leave --indirect out"
+                ));
+            }
             if !recipe.constant()
                 || function != Function::Tx
                 || cut != (Cut { frags: None, size: None })
@@ -176,9 +181,9 @@ impl Plan {
             warmup: cli.warmup,
             burst,
             rate: rate(&cli),
-            wait_link: cli.wait_link.unwrap_or(match name.kind {
-                PortKind::Netmap(_) | PortKind::Tap(_) => Duration::from_secs(2),
-                _ => Duration::ZERO,
+            wait_link: cli.wait_link.unwrap_or(match name.can(Capabilities::LINK_STATE) {
+                true => Duration::from_secs(2),
+                false => Duration::ZERO,
             }),
             wait: match cli.wait_mode {
                 WaitMode::Busy => Wait::Busy,
@@ -225,11 +230,8 @@ impl Plan {
     /// True if stdout carries a capture.
     pub fn stdout_is_capture(&self) -> bool {
         let out = self.pcap_out.as_ref().map(|(path, _)| path);
-        let port = self.ports.iter().find_map(|name| match &name.kind {
-            PortKind::Pcap(path) if self.function.sends() => Some(path),
-            _ => None,
-        });
-        out.into_iter().chain(port).any(|path| nm_capture::is_stdout(path))
+        let port = self.ports.iter().find_map(PortName::path).filter(|_| self.function.sends());
+        out.map(PathBuf::as_path).into_iter().chain(port).any(nm_capture::is_stdout)
     }
 
     /// True if what is said beside the results goes to stderr: stdout is read by a program.
@@ -285,14 +287,13 @@ fn check_files(cli: &Cli, function: Function, name: &PortName) -> anyhow::Result
     }
     if pcap.link_to_ethernet
         && pcap.pcap_in.is_none()
-        && !(matches!(name.kind, PortKind::Pcap(_)) && function.receives())
+        && !(name.path().is_some() && function.receives())
     {
         return usage(
             "--link-to-ethernet is about captures that are read: --pcap-in or a pcap: port",
         );
     }
-    if matches!(name.kind, PortKind::Pcap(_)) && matches!(function, Function::Ping | Function::Pong)
-    {
+    if name.path().is_some() && matches!(function, Function::Ping | Function::Pong) {
         return usage(format!("{name} is a file, and ping and pong need somebody who answers"));
     }
     if pcap.pcap_out.is_some() && !matches!(function, Function::Rx | Function::Rxseq) {
@@ -317,12 +318,13 @@ fn thread_ports(name: &PortName, threads: u16) -> anyhow::Result<Vec<PortName>> 
     if threads == 1 {
         return Ok(vec![name.clone()]);
     }
-    match (&name.kind, name.rings) {
-        (PortKind::Null, _) => Ok(vec![name.clone(); usize::from(threads)]),
-        (PortKind::Tap(_) | PortKind::Pcap(_), _) => {
-            usage(format!("{name} serves one thread; leave --threads out"))
+    let (handles, rings) = (Capabilities::SEVERAL_HANDLES, Capabilities::SEVERAL_RINGS);
+    match name.rings {
+        _ if !name.can(rings) && name.can(handles) => {
+            Ok(vec![name.clone(); usize::from(threads)]) // each a port of its own
         }
-        (_, RingSel::All) => {
+        _ if !name.can(rings) => usage(format!("{name} serves one thread; leave --threads out")),
+        RingSel::All => {
             Ok((0..threads).map(|ring| name.clone().with_rings(RingSel::One(ring))).collect())
         }
         _ => {
@@ -339,7 +341,7 @@ fn options(cli: &Cli, name: &PortName) -> anyhow::Result<Options> {
     let (tx, rx) =
         (rings(name.conf.tx_rings, config.tx_rings), rings(name.conf.rx_rings, config.rx_rings));
     for rings in [tx, rx].into_iter().flatten() {
-        if rings < cli.threads.threads && name.kind != PortKind::Null {
+        if rings < cli.threads.threads && name.can(Capabilities::SEVERAL_RINGS) {
             return usage(format!(
                 "{} threads need as many rings, not {rings}",
                 cli.threads.threads
@@ -463,7 +465,7 @@ fn rate(cli: &Cli) -> Option<Target> {
 /// that a run after the other does not fill forwarding tables.
 fn own_mac(name: &PortName) -> Mac {
     let mut hasher = DefaultHasher::new();
-    name.kind.hash(&mut hasher);
+    (name.scheme.prefix, &name.address).hash(&mut hasher);
     Mac::from_u64(hasher.finish() & 0x00ff_ffff_ffff | 0x0200_0000_0000)
 }
 

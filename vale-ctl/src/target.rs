@@ -2,7 +2,7 @@
 //! definition ([`crate::cli`]) only takes it apart, so that it needs nothing of the library.
 
 use netmap::name::parse_switch;
-use netmap::{NameError, PortKind, PortName};
+use netmap::{NameError, PortName};
 
 use crate::cli::{Cli, Command, Fdb, MirrorTo, Poll, Target};
 
@@ -50,14 +50,10 @@ fn whole(target: &Target) -> Result<(), String> {
         return parse_switch(&target.switch).map(|_| ()).map_err(|why| why.to_string());
     };
     let parsed: PortName = target.to_string().parse().map_err(|why: NameError| why.to_string())?;
-    match parsed.kind {
-        PortKind::Vale { switch, port: whole } if whole == *port && switch == target.switch => {
-            Ok(())
-        }
-        PortKind::Vale { switch, port } => {
-            Err(format!("a whole port is meant here: {switch}:{port}"))
-        }
-        _ => Err("not a port of a switch, which is named as in valeA:x".to_owned()),
+    match parsed.switch_port() {
+        Some((switch, whole)) if whole == port && switch == target.switch => Ok(()),
+        Some((switch, port)) => Err(format!("a whole port is meant here: {switch}:{port}")),
+        None => Err("not a port of a switch, which is named as in valeA:x".to_owned()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::name::{PortKind, PortName};
+use crate::name::PortName;
 use crate::options::Options;
 use crate::process;
 use crate::shm::dir::Dir;
@@ -428,13 +428,10 @@ pub fn set_mirror(name: &PortName, to: Option<&PortName>) -> Result<()> {
 
 fn vale(name: &PortName) -> Result<(&str, &str)> {
     name.check()?;
-    match &name.kind {
-        PortKind::Vale { switch, port } => Ok((switch, port)),
-        _ => Err(Error::Invalid {
-            name: name.to_string(),
-            why: "it is not a port of a switch; those are named valeSWITCH:PORT".into(),
-        }),
-    }
+    name.switch_port().ok_or_else(|| Error::Invalid {
+        name: name.to_string(),
+        why: "it is not a port of a switch; those are named valeSWITCH:PORT".into(),
+    })
 }
 
 fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle]) -> PortInfo {

@@ -12,8 +12,9 @@ use std::sync::Once;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 
+use crate::kinds;
 use crate::name::valid_name;
-use crate::name::{self, PortKind};
+use crate::name::{self, Address};
 use crate::options::{Memory, Options};
 
 mod headers;
@@ -64,7 +65,7 @@ pub fn name(data: &[u8]) {
     if let Ok(switch) = name::parse_switch(text) {
         assert!(valid_name(&switch) && switch.starts_with("vale"));
     }
-    let parsed = match name::parse(text) {
+    let parsed = match kinds::parse(text) {
         Ok(parsed) => parsed,
         Err(e) => {
             assert!(text.is_char_boundary(e.at), "{e:?}");
@@ -72,17 +73,17 @@ pub fn name(data: &[u8]) {
             return;
         }
     };
-    match &parsed.kind {
-        PortKind::Vale { switch, port } => {
+    match &parsed.address {
+        Address::SwitchPort { switch, port } => {
             assert!(valid_name(switch) && valid_name(port), "{parsed:?}");
         }
-        PortKind::Tap(interface) | PortKind::Netmap(interface) => {
+        Address::Interface(interface) => {
             assert!(!interface.contains('/') && !matches!(interface.as_str(), "" | "." | ".."));
         }
-        PortKind::Pcap(_) | PortKind::Null => {}
+        Address::File(_) | Address::Nothing => {}
     }
     assert!(parsed.check().is_ok(), "{parsed:?}");
-    assert_eq!(name::parse(&parsed.to_string()).as_ref(), Ok(&parsed));
+    assert_eq!(kinds::parse(&parsed.to_string()).as_ref(), Ok(&parsed));
 }
 
 /// What `nm_capture` promises of captures, see there.

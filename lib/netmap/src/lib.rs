@@ -45,13 +45,13 @@ mod vale;
 #[cfg(not(loom))]
 pub mod abi;
 #[cfg(not(loom))]
+mod adapter;
+#[cfg(not(loom))]
 mod backend;
 #[cfg(not(loom))]
 pub mod control;
 #[cfg(not(loom))]
 pub mod copy;
-#[cfg(not(loom))]
-mod device_port;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
@@ -60,11 +60,15 @@ mod frame;
 #[doc(hidden)]
 pub mod fuzz;
 #[cfg(not(loom))]
+mod kinds;
+#[cfg(not(loom))]
 pub mod name;
 #[cfg(not(loom))]
 mod options;
 #[cfg(not(loom))]
 mod port;
+#[cfg(not(loom))]
+mod private_rings;
 #[cfg(not(loom))]
 mod process;
 #[cfg(not(loom))]
@@ -87,7 +91,7 @@ pub use {
     abi::SlotFlags,
     error::{Error, Result},
     frame::Frame,
-    name::{NameError, PortKind, PortName, RingSel},
+    name::{Capabilities, NameError, PortName, RingSel},
     options::{Direction, Memory, MemoryRef, Options},
     port::Port,
     ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer, transfer_packets},

@@ -10,7 +10,7 @@
 //! tapname = the same as ifname and "-": a tap has one ring pair, so there is none to choose
 //! ```
 //!
-//! Invariant: a [`PortName`] that came out of [`parse`] is safe as a file name. Identifiers hold no
+//! Invariant: a [`PortName`] that came out of the parser is safe as a file name. Identifiers hold no
 //! separator, an interface name is never `.` or `..`, and lengths keep the kernel's rules (switch
 //! below 16 characters, port at most 16 with its colon, interface below 16). A name built by hand
 //! is held to the same by [`PortName::check`]. Only `pcap:` names a path, and is meant to.
@@ -20,14 +20,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
 mod parse;
 
-pub use parse::{parse, parse_switch};
+pub use parse::parse_switch;
+pub(crate) use parse::parse_with;
 
 /// Whether a name is an identifier of the grammar, and so safe as a file name.
 #[must_use]
@@ -35,24 +35,80 @@ pub(crate) fn valid_name(name: &str) -> bool {
     (1..=16).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// What kind of thing a name means, and which one of them.
+bitflags! {
+    /// What ports can do. Those of a name are what its kind can at most.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct Capabilities: u32 {
+        /// Packets may be received at some time.
+        const RECEIVE = 1;
+        /// Buffers can be exchanged with another port in the same memory, which can be chosen.
+        const ZERO_COPY = 1 << 1;
+        /// Slots can point to a program's own memory (`Port::allow_indirect`).
+        const INDIRECT = 1 << 2;
+        /// Frames can carry a virtio-net header.
+        const OFFLOAD_HEADERS = 1 << 3;
+        /// A full destination can keep packets queued.
+        const BACKPRESSURE = 1 << 4;
+        /// The port can outlive those who have it open.
+        const PERSISTENT = 1 << 5;
+        /// There is a link, which may take time to come up.
+        const LINK_STATE = 1 << 6;
+        /// There may be a hardware address.
+        const HARDWARE_ADDRESS = 1 << 7;
+        /// More than one ring pair.
+        const SEVERAL_RINGS = 1 << 8;
+        /// Can be opened several times at once.
+        const SEVERAL_HANDLES = 1 << 9;
+        /// Rings towards the host stack.
+        const HOST_RINGS = 1 << 10;
+    }
+}
+
+/// How the ports of a kind are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syntax {
+    /// `valeA:x`: the prefix begins the name of a switch.
+    SwitchPort,
+    /// `tap:t0`: an interface, in whose name there may be dashes or not.
+    Interface {
+        /// They belong to the name, and so no ring can be chosen by one.
+        dashes: bool,
+    },
+    /// `pcap:FILE`: everything behind the colon is a path.
+    File,
+    /// `null:`: there is nothing to be chosen.
+    Nothing,
+}
+
+/// The naming of a kind of port, and what its ports can do at most.
+#[derive(Debug)]
+pub struct Scheme {
+    /// What names begin with.
+    pub prefix: &'static str,
+    /// What follows.
+    pub syntax: Syntax,
+    /// Whether a word without a prefix names a port of this kind.
+    pub is_bare: fn(&str) -> bool,
+    /// What its ports can do.
+    pub capabilities: Capabilities,
+}
+
+/// Which port of its kind is named.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PortKind {
+pub enum Address {
     /// Port of a VALE switch, created when first opened.
-    Vale {
+    SwitchPort {
         /// The switch with its prefix: `valeA`.
         switch: String,
         /// The port on it: `x`.
         port: String,
     },
-    /// A tap interface of the host.
-    Tap(String),
-    /// A capture file; `-` is standard input or output.
-    Pcap(PathBuf),
-    /// Counts what it is given and never has anything to give.
-    Null,
-    /// A NIC through the netmap kernel module.
-    Netmap(String),
+    /// An interface of the host.
+    Interface(String),
+    /// A file; `-` is standard input or output.
+    File(PathBuf),
+    /// There is but one.
+    Nothing,
 }
 
 /// Which of a port's rings a handle binds.
@@ -119,10 +175,12 @@ pub struct Conf {
 }
 
 /// A port name, taken apart.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct PortName {
-    /// What is named.
-    pub kind: PortKind,
+    /// Its kind.
+    pub scheme: &'static Scheme,
+    /// Which port of that kind.
+    pub address: Address,
     /// Which rings of it.
     pub rings: RingSel,
     /// `@N`: the memory region that the port is to live in.
@@ -168,14 +226,54 @@ impl fmt::Display for NameError {
 }
 
 impl PortName {
-    /// The plain name of `kind`: all rings, no flags, no options.
-    pub fn new(kind: PortKind) -> PortName {
+    /// The plain name: all rings, no flags, no options.
+    pub fn new(scheme: &'static Scheme, address: Address) -> PortName {
         PortName {
-            kind,
+            scheme,
+            address,
             rings: RingSel::All,
             mem_id: None,
             flags: NameFlags::empty(),
             conf: Conf::default(),
+        }
+    }
+
+    /// What the port can do at most, as far as its name tells.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.scheme.capabilities
+    }
+
+    /// Whether it can do all of `what`, as far as its name tells.
+    #[must_use]
+    pub fn can(&self, what: Capabilities) -> bool {
+        self.capabilities().contains(what)
+    }
+
+    /// Switch and port, if it is a port of a switch.
+    #[must_use]
+    pub fn switch_port(&self) -> Option<(&str, &str)> {
+        match &self.address {
+            Address::SwitchPort { switch, port } => Some((switch, port)),
+            _ => None,
+        }
+    }
+
+    /// The interface, if it is one of the host.
+    #[must_use]
+    pub fn interface(&self) -> Option<&str> {
+        match &self.address {
+            Address::Interface(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The path, if packets come from a file or go to one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.address {
+            Address::File(path) => Some(path),
+            _ => None,
         }
     }
 
@@ -184,36 +282,27 @@ impl PortName {
         self.rings = rings;
         self
     }
+}
 
-    /// Holds a name that was built field by field to the rules of [`parse`]: what does not survive
-    /// printing and reading could, for instance, be a switch called `../other`.
-    pub fn check(&self) -> Result<(), NameError> {
-        if let PortKind::Pcap(_) = self.kind {
-            return Ok(()); // A path is not ours to judge, and need not even be UTF-8.
-        }
-        let text = self.to_string();
-        let mut back = parse(&text)?;
-        if self.rings == RingSel::Nic && back.rings == RingSel::All {
-            back.rings = RingSel::Nic;
-        }
-        if back == *self {
-            return Ok(());
-        }
-        let why = "these fields do not make a name; it would be read as another one".into();
-        Err(NameError { at: text.len(), name: text, why })
+impl PartialEq for PortName {
+    fn eq(&self, other: &PortName) -> bool {
+        let fields = |n: &PortName| (n.scheme.prefix, n.rings, n.mem_id, n.flags, n.conf);
+        fields(self) == fields(other) && self.address == other.address
     }
 }
 
+impl Eq for PortName {}
+
 impl fmt::Display for PortName {
-    /// The canonical spelling, which [`parse`] takes back to the same value.
+    /// The canonical spelling, which the parser takes back to the same value.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            PortKind::Vale { switch, port } => write!(f, "{switch}:{port}")?,
-            PortKind::Tap(name) => write!(f, "tap:{name}")?,
-            PortKind::Netmap(name) => write!(f, "netmap:{name}")?,
-            PortKind::Null => f.write_str("null:")?,
-            // Everything behind `pcap:` is the path, so nothing may follow it.
-            PortKind::Pcap(path) => return write!(f, "pcap:{}", path.display()),
+        let prefix = self.scheme.prefix;
+        match &self.address {
+            Address::SwitchPort { switch, port } => write!(f, "{switch}:{port}")?,
+            Address::Interface(name) => write!(f, "{prefix}:{name}")?,
+            Address::Nothing => write!(f, "{prefix}:")?,
+            // Everything behind the colon is the path, so nothing may follow it.
+            Address::File(path) => return write!(f, "{prefix}:{}", path.display()),
         }
         match self.rings {
             RingSel::All | RingSel::Nic => {}
@@ -264,14 +353,3 @@ impl fmt::Display for Conf {
         Ok(())
     }
 }
-
-impl FromStr for PortName {
-    type Err = NameError;
-
-    fn from_str(name: &str) -> Result<PortName, NameError> {
-        parse(name)
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -25,34 +25,23 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use crate::backend::{Device, null::Null, pcap::PcapDevice, tap::Tap};
-use crate::device_port::DevicePort;
+use crate::adapter::{Adapter, unsupported};
 use crate::error::{Error, Result};
-use crate::name::{NameFlags, PortKind, PortName, RingSel};
-use crate::options::{BoundRings, Direction, MemoryRef, Options};
+use crate::kinds;
+use crate::name::{Capabilities, PortName};
+use crate::options::{MemoryRef, Options};
 use crate::ring::{RxRing, TxRing};
 use crate::stats::Counters;
-use crate::sync::core_atomic::Ordering;
-use crate::vale::lifecycle::open;
-use crate::vale::lifecycle::root::Root;
-use crate::vale::port::ValePort;
-use crate::vale::state::portfile::Shape;
 use crate::wait::{Interest, Wait};
 
 mod space;
-
-#[derive(Debug)]
-enum Kind {
-    Vale(Box<ValePort>),
-    Device(Box<DevicePort>),
-}
 
 /// A handle on a port. It can move to another thread, but has one user at a time: threads that
 /// share a port open one handle each, on a ring each.
 #[derive(Debug)]
 pub struct Port {
     name: PortName,
-    kind: Kind,
+    adapter: Box<dyn Adapter>,
 }
 
 impl Port {
@@ -71,45 +60,7 @@ impl Port {
     /// # Errors
     /// As `open`; and the options do not fit the port that is there.
     pub fn open_with(name: &PortName, options: &Options) -> Result<Self> {
-        name.check()?;
-        let options = options.with_name(name);
-        let full = name.to_string();
-        let unsupported = |why: &str| Error::Invalid { name: full.clone(), why: why.into() };
-        if name.flags.intersects(NameFlags::ZCOPY_MON | NameFlags::MON_RX | NameFlags::MON_TX) {
-            return Err(unsupported("monitors are not supported yet; open the port without them"));
-        }
-        if matches!(name.rings, RingSel::Host | RingSel::HostOne(_)) {
-            return Err(unsupported("this port has no host rings; bridge it to a tap instead"));
-        }
-        let device: Box<dyn Device> = match &name.kind {
-            PortKind::Vale { switch, port } => {
-                let bound = |shape: &Shape| {
-                    let (tx, rx) = (shape.rings.tx.len(), shape.rings.rx.len());
-                    BoundRings::chosen(&full, name.rings, options.direction, tx, rx)
-                };
-                let at = open::open(&Root::open()?, switch, port, &options, bound)?;
-                let vale = ValePort::new(at)?;
-                return Ok(Self { name: name.clone(), kind: Kind::Vale(Box::new(vale)) });
-            }
-            PortKind::Netmap(_) => {
-                return Err(unsupported("netmap: needs the kernel module, which is not supported"));
-            }
-            PortKind::Tap(tap) => Box::new(Tap::open(tap)?),
-            PortKind::Pcap(path) => {
-                let (rx, tx) = match options.direction {
-                    Direction::Both => (true, true),
-                    Direction::RxOnly => (true, false),
-                    Direction::TxOnly => (false, true),
-                };
-                Box::new(PcapDevice::open(path, rx, tx, options.to_ethernet)?)
-            }
-            PortKind::Null => Box::new(Null),
-        };
-        if matches!(name.rings, RingSel::One(n) if n > 0) {
-            return Err(unsupported("this kind of port has one ring pair, number 0"));
-        }
-        let port = DevicePort::new(device, &full, &options)?;
-        Ok(Self { name: name.clone(), kind: Kind::Device(Box::new(port)) })
+        Ok(Self { name: name.clone(), adapter: kinds::open(name, options)? })
     }
 
     /// The name it was opened by.
@@ -118,50 +69,47 @@ impl Port {
         &self.name
     }
 
+    /// What the port can do.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.adapter.capabilities()
+    }
+
+    /// Whether it can do all of `what`.
+    #[must_use]
+    pub fn can(&self, what: Capabilities) -> bool {
+        self.capabilities().contains(what)
+    }
+
     /// TX rings bound to this handle.
     #[must_use]
     pub fn tx_rings(&self) -> usize {
-        match &self.kind {
-            Kind::Vale(p) => p.tx().len(),
-            Kind::Device(_) => 1,
-        }
+        self.adapter.rings().0
     }
 
     /// RX rings bound to this handle.
     #[must_use]
     pub fn rx_rings(&self) -> usize {
-        match &self.kind {
-            Kind::Vale(p) => p.rx().len(),
-            Kind::Device(_) => 1,
-        }
+        self.adapter.rings().1
     }
 
-    /// The `i`th bound TX ring. Panics if there are not that many.
+    /// The `i`th bound TX ring.
+    ///
+    /// # Panics
+    /// There are not that many.
     #[inline]
     pub fn tx(&mut self, i: usize) -> TxRing<'_> {
-        match &self.kind {
-            Kind::Vale(p) => {
-                let i = p.tx()[i];
-                let hwcur = p.at.file.tx_state(i).hwcur.load(Ordering::Relaxed);
-                TxRing::new(p.tx_ring(i), hwcur)
-            }
-            Kind::Device(p) => {
-                assert_eq!(i, 0);
-                TxRing::new(p.ring(false), p.hwcur())
-            }
-        }
+        let (ring, hwcur) = self.adapter.tx(i);
+        TxRing::new(ring, hwcur)
     }
 
-    /// The `i`th bound RX ring. Panics if there are not that many.
+    /// The `i`th bound RX ring.
+    ///
+    /// # Panics
+    /// There are not that many.
     #[inline]
     pub fn rx(&mut self, i: usize) -> RxRing<'_> {
-        match &self.kind {
-            Kind::Vale(p) => RxRing::new(p.rx_ring(p.rx()[i])),
-            Kind::Device(p) => {
-                assert_eq!(i, 0);
-                RxRing::new(p.ring(true))
-            }
-        }
+        RxRing::new(self.adapter.rx(i))
     }
 
     /// Sends what is queued on all bound TX rings. On a switch, packets for full destinations are
@@ -171,13 +119,7 @@ impl Port {
     /// The device behind the port failed.
     #[inline]
     pub fn txsync(&mut self) -> Result<()> {
-        match &mut self.kind {
-            Kind::Vale(p) => {
-                p.txsync();
-                Ok(())
-            }
-            Kind::Device(p) => p.txsync(),
-        }
+        self.adapter.txsync()
     }
 
     /// Gives back what was read and shows what came, on all bound RX rings.
@@ -186,13 +128,7 @@ impl Port {
     /// The device behind the port failed.
     #[inline]
     pub fn rxsync(&mut self) -> Result<()> {
-        match &mut self.kind {
-            Kind::Vale(p) => {
-                p.rxsync();
-                Ok(())
-            }
-            Kind::Device(p) => p.rxsync(),
-        }
+        self.adapter.rxsync()
     }
 
     /// Syncs, and waits until something of `what` is ready or the time is over; returns what is
@@ -249,19 +185,17 @@ impl Port {
             let armed = self.arm(what)?;
             let ready = counts(self, armed);
             if !ready.is_empty() {
-                self.calm(false);
+                self.adapter.disarm(false);
                 return Ok(ready);
             }
-            let slice = left.map_or(self.patience(), |l| l.min(self.patience()));
-            let woken = self.sleep(what, slice);
-            self.calm(matches!(woken, Ok(true)));
-            let woken = match woken {
-                Ok(woken) => woken,
+            let longest = self.adapter.longest_sleep();
+            let woken = self.sleep(what, left.map_or(longest, |left| left.min(longest)));
+            self.adapter.disarm(matches!(woken, Ok(true)));
+            match woken {
+                Ok(true) => {}
+                Ok(false) => self.adapter.overslept(),
                 Err(Errno::EINTR) => return sync(self),
                 Err(e) => return Err(Error::errno("wait for", self.name.to_string())(e)),
-            };
-            if !woken && let Kind::Vale(p) = &mut self.kind {
-                let _ = p.look_for_death(); // for tidiness only: traffic does not depend on it
             }
             let ready = sync(self)?;
             if !ready.is_empty() {
@@ -278,36 +212,28 @@ impl Port {
         Ok(self.ready(what))
     }
 
+    /// What is ready now, after a sync.
     fn ready(&self, what: Interest) -> Interest {
-        match &self.kind {
-            Kind::Vale(p) => p.ready(what),
-            Kind::Device(p) => p.ready(what),
-        }
+        let (tx, rx) = self.adapter.rings();
+        let mut ready = Interest::empty();
+        let readable = (0..rx).any(|i| self.adapter.rx(i).is_ready());
+        ready.set(Interest::RX, what.contains(Interest::RX) && readable);
+        let writable = || (0..tx).any(|i| self.adapter.tx(i).0.is_ready());
+        ready.set(Interest::TX, what.contains(Interest::TX) && writable());
+        ready
     }
 
     /// Looks up to `times` whether a sync is worthwhile.
     #[inline]
     fn look(&self, what: Interest, times: u32) -> bool {
-        match &self.kind {
-            Kind::Vale(p) => {
-                for _ in 0..times {
-                    if p.peek() {
-                        return true;
-                    }
-                    std::hint::spin_loop();
-                }
-                // Space shows only by trying.
-                what.contains(Interest::TX)
+        for _ in 0..times {
+            if self.adapter.peek() {
+                return true;
             }
-            Kind::Device(_) => true,
+            std::hint::spin_loop();
         }
-    }
-
-    fn patience(&self) -> Duration {
-        match &self.kind {
-            Kind::Vale(p) => p.patience(),
-            Kind::Device(_) => Duration::from_secs(3600),
-        }
+        // Space shows only by trying.
+        what.contains(Interest::TX)
     }
 
     fn sleep(&self, what: Interest, time: Duration) -> std::result::Result<bool, Errno> {
@@ -321,28 +247,13 @@ impl Port {
     /// File descriptor for poll, select or epoll: see `events`, `arm` and `disarm`.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
-        match &self.kind {
-            Kind::Vale(p) => p.fd(),
-            Kind::Device(p) => p.fd(),
-        }
+        self.adapter.fd()
     }
 
     /// What to poll `fd` for, to wait for `what`. A doorbell is always polled for input.
     #[must_use]
     pub fn events(&self, what: Interest) -> PollFlags {
-        match &self.kind {
-            Kind::Vale(_) => PollFlags::POLLIN,
-            Kind::Device(_) => {
-                let mut events = PollFlags::empty();
-                if what.contains(Interest::RX) {
-                    events |= PollFlags::POLLIN;
-                }
-                if what.contains(Interest::TX) {
-                    events |= PollFlags::POLLOUT;
-                }
-                events
-            }
-        }
+        self.adapter.events(what)
     }
 
     /// Before polling `fd`: asks for the doorbell, then syncs and looks again. If something is
@@ -358,20 +269,9 @@ impl Port {
         const ROUNDS: usize = 8;
         let mut ready = Interest::empty();
         for _ in 0..ROUNDS {
-            let asked = match &mut self.kind {
-                Kind::Vale(p) => {
-                    let stalls = p.stalls();
-                    p.arm(what);
-                    Some(stalls)
-                }
-                Kind::Device(_) => None,
-            };
+            self.adapter.arm(what);
             ready = self.sync(what)?;
-            let elsewhere = match &self.kind {
-                Kind::Vale(p) => asked.is_some_and(|asked| p.stalls() != asked),
-                Kind::Device(_) => false,
-            };
-            if !ready.is_empty() || !elsewhere {
+            if !ready.is_empty() || self.adapter.is_armed() {
                 break;
             }
         }
@@ -380,15 +280,7 @@ impl Port {
 
     /// After polling: takes the request back and clears the doorbell. Then sync.
     pub fn disarm(&mut self) {
-        self.calm(true);
-    }
-
-    fn calm(&mut self, slept: bool) {
-        match &mut self.kind {
-            Kind::Vale(p) => p.disarm(slept),
-            Kind::Device(p) if slept => p.woken(),
-            Kind::Device(_) => {}
-        }
+        self.adapter.disarm(true);
     }
 
     /// Passes on all that was sent and that the device behind the port holds back: a `pcap:` port in front
@@ -397,115 +289,94 @@ impl Port {
     /// # Errors
     /// The device failed, or its reader takes nothing.
     pub fn finish(&mut self) -> Result<()> {
-        match &mut self.kind {
-            Kind::Vale(_) => Ok(()),
-            Kind::Device(p) => p.finish(),
-        }
+        self.adapter.finish()
     }
 
     /// Whether nothing will ever be received any more: the end of a capture file.
     #[must_use]
     pub fn ended(&self) -> bool {
-        match &self.kind {
-            Kind::Vale(_) => false,
-            Kind::Device(p) => p.ended(),
-        }
+        self.adapter.ended()
     }
 
     /// What the device behind the port did to packets beside passing them on, in sentences: which records
     /// of a capture file were left out, cut or changed.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
-        match &self.kind {
-            Kind::Vale(_) => Vec::new(),
-            Kind::Device(p) => p.remarks(),
-        }
+        self.adapter.remarks()
     }
 
     /// Lets slots of this port point into `[start, start + len)` (`TxSlot::set_indirect`).
     ///
+    /// # Errors
+    /// The port cannot do it: see `Capabilities::INDIRECT`.
+    ///
     /// # Safety
     /// That memory stays mapped and readable while the port is open. Peers on the switch can make
     /// this process send any part of it.
-    pub unsafe fn allow_indirect(&mut self, start: *const u8, len: usize) {
-        if let Kind::Vale(p) = &mut self.kind {
-            p.allow(start as usize, len);
-        }
+    pub unsafe fn allow_indirect(&mut self, start: *const u8, len: usize) -> Result<()> {
+        self.allow(start as usize, len)
     }
 
     /// As `allow_indirect`, for memory that is always there.
-    pub fn allow_indirect_static(&mut self, memory: &'static [u8]) {
-        if let Kind::Vale(p) = &mut self.kind {
-            p.allow(memory.as_ptr() as usize, memory.len());
-        }
+    ///
+    /// # Errors
+    /// As `allow_indirect`.
+    pub fn allow_indirect_static(&mut self, memory: &'static [u8]) -> Result<()> {
+        self.allow(memory.as_ptr() as usize, memory.len())
     }
 
-    /// The port's memory region, for `Memory::With`.
+    fn allow(&mut self, start: usize, len: usize) -> Result<()> {
+        if !self.can(Capabilities::INDIRECT) {
+            let why =
+                "this kind of port sends from its own buffers only; send without indirect slots";
+            return Err(unsupported(&self.name, why));
+        }
+        self.adapter.allow_indirect(start, len);
+        Ok(())
+    }
+
+    /// The port's memory region, for `Memory::With`; `None` if it cannot be shared.
     #[must_use]
-    pub fn memory(&self) -> MemoryRef {
-        match &self.kind {
-            Kind::Vale(p) => MemoryRef(p.at.file.shape.region.clone()),
-            Kind::Device(_) => MemoryRef(String::new()), // not shareable: never a valid name
-        }
-    }
-
-    fn region(&self) -> &crate::shm::mem::Region {
-        match &self.kind {
-            Kind::Vale(p) => &p.at.region,
-            Kind::Device(p) => &p.region,
-        }
+    pub fn memory(&self) -> Option<MemoryRef> {
+        self.adapter.memory()
     }
 
     /// Whether buffers can be exchanged between the rings of two ports.
     #[must_use]
     pub fn same_memory(&self, other: &Self) -> bool {
-        self.region().id() == other.region().id()
+        self.can(Capabilities::ZERO_COPY)
+            && other.can(Capabilities::ZERO_COPY)
+            && self.adapter.memory_id() == other.adapter.memory_id()
     }
 
     /// Buffers beside those in rings, asked for by `Options::extra_bufs`.
     #[must_use]
     pub fn extra_buffers(&self) -> Vec<u32> {
-        match &self.kind {
-            Kind::Vale(p) => crate::rings::extra_buffers(&p.at.region, p.at.if_cell),
-            Kind::Device(p) => crate::rings::extra_buffers(&p.region, p.if_cell()),
-        }
+        self.adapter.extra_buffers()
     }
 
     /// Hardware address, if the port has one.
     #[must_use]
     pub fn mac(&self) -> Option<[u8; 6]> {
-        match &self.kind {
-            Kind::Vale(_) => None,
-            Kind::Device(p) => p.mac(),
-        }
+        self.adapter.mac()
     }
 
     /// The port whose full ring kept packets queued at the last txsync: on a switch with backpressure,
     /// the one that all wait for.
     #[must_use]
     pub fn held_up_by(&self) -> Option<String> {
-        match &self.kind {
-            Kind::Vale(p) => p.held_up_by(),
-            Kind::Device(_) => None,
-        }
+        self.adapter.held_up_by()
     }
 
     /// Counters of the whole port, since it was made.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        match &self.kind {
-            Kind::Vale(p) => p.at.file.counters(),
-            Kind::Device(p) => p.counters(),
-        }
+        self.adapter.counters()
     }
 
     /// Slots per TX and RX ring.
     #[must_use]
     pub fn slots(&self) -> (u32, u32) {
-        let rings = match &self.kind {
-            Kind::Vale(p) => &p.at.file.shape.rings,
-            Kind::Device(p) => &p.rings,
-        };
-        (rings.tx_slots, rings.rx_slots)
+        self.adapter.slots()
     }
 }

@@ -13,7 +13,7 @@
 use crate::abi::{RING_HEADER_BYTES, RawRing, RawSlot, SlotFlags, SlotValue};
 use crate::copy;
 use crate::frame::Frame;
-use crate::shm::mem::{RESERVED, Region, STRIDE};
+use crate::shm::mem::{BufferView, Region};
 use crate::sync::core_atomic::Ordering;
 
 /// A ring in its region.
@@ -21,7 +21,7 @@ use crate::sync::core_atomic::Ordering;
 pub(crate) struct RingRef<'a> {
     pub raw: &'a RawRing,
     pub slots: &'a [RawSlot],
-    pub region: &'a Region,
+    pub buffers: BufferView<'a>,
 }
 
 /// Bytes that a ring of `n` slots takes.
@@ -34,7 +34,7 @@ impl<'a> RingRef<'a> {
     #[inline]
     pub fn new(region: &'a Region, cell: u32, n: u32) -> Option<Self> {
         let slots = region.slice(cell, RING_HEADER_BYTES, n as usize)?;
-        Some(Self { raw: region.at(cell, 0)?, slots, region })
+        Some(Self { raw: region.at(cell, 0)?, slots, buffers: region.buffers() })
     }
 
     /// Number of slots.
@@ -65,25 +65,22 @@ impl<'a> RingRef<'a> {
     /// Address of a buffer, if there is one of that number.
     #[inline]
     pub fn buffer(&self, idx: u32) -> Option<*mut u8> {
-        if idx >= self.region.cells() {
-            return self.buffer_of_grown_region(idx);
-        }
-        (idx >= RESERVED).then(|| self.region.cell0().wrapping_add(idx as usize * STRIDE))
+        self.buffers.at(idx)
     }
 
-    #[cold]
-    fn buffer_of_grown_region(&self, idx: u32) -> Option<*mut u8> {
-        (idx < self.region.refresh())
-            .then(|| self.region.cell0().wrapping_add(idx as usize * STRIDE))
+    /// Bytes that a buffer holds.
+    #[inline]
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffers.stride
     }
 
     /// The data of a slot. One that names no buffer gets buffer 0, which netmap reserves for that:
     /// always there, never anybody's.
     fn frame(&self, slot: SlotValue, len: usize) -> Frame<'a> {
-        let ptr = self.buffer(slot.buf_idx).unwrap_or_else(|| self.region.cell0());
-        // SAFETY: a buffer is STRIDE bytes within the region, which outlives 'a; buffer 0 is there
-        // from the region's creation on.
-        unsafe { Frame::new(ptr, len.min(STRIDE)) }
+        let ptr = self.buffer(slot.buf_idx).unwrap_or(self.buffers.first);
+        // SAFETY: a buffer is that long and within the memory, which outlives 'a; buffer 0 is there
+        // from its creation on.
+        unsafe { Frame::new(ptr, len.min(self.buffer_bytes())) }
     }
 
     /// The program's `head`, if netmap's rule holds: hwcur <= head <= cur <= hwtail, going round.
@@ -106,7 +103,7 @@ impl<'a> RingRef<'a> {
         for slot in self.slots {
             let mut v = SlotValue::unpack(slot.word.load(Ordering::Relaxed));
             let bad_index = self.buffer(v.buf_idx).is_none();
-            if bad_index || usize::from(v.len) > STRIDE {
+            if bad_index || usize::from(v.len) > self.buffer_bytes() {
                 v.len = 0;
                 if bad_index {
                     v.buf_idx = 0;
@@ -192,7 +189,7 @@ impl<'a> RxRing<'a> {
             if i + AHEAD < count {
                 let later = ring.load(ring.step(head, i + AHEAD));
                 // Prefetching any address is harmless, so the number needs no check.
-                let p = ring.region.cell0().wrapping_add(later.buf_idx as usize * STRIDE);
+                let p = ring.buffers.anywhere(later.buf_idx);
                 copy::prefetch_read(p);
             }
             let index = ring.step(head, i);
@@ -296,7 +293,7 @@ impl<'a> TxRing<'a> {
     /// Bytes that a slot's buffer holds.
     #[must_use]
     pub fn buf_bytes(&self) -> usize {
-        STRIDE
+        self.ring.buffer_bytes()
     }
 
     /// Slots filled and not yet sent.
@@ -339,13 +336,13 @@ impl<'a> TxRing<'a> {
     /// queued.
     #[inline]
     pub fn push(&mut self, packet: &[u8]) -> bool {
-        let slots = packet.len().div_ceil(STRIDE).max(1);
+        let slots = packet.len().div_ceil(self.buf_bytes()).max(1);
         if slots > self.space() {
             return false;
         }
         let mut rest = packet;
         for i in 0..slots {
-            let (part, after) = rest.split_at(rest.len().min(STRIDE));
+            let (part, after) = rest.split_at(rest.len().min(self.buf_bytes()));
             let slot = self.slot(i);
             slot.frame().write(0, part);
             let more = if i + 1 < slots { SlotFlags::MOREFRAG } else { SlotFlags::empty() };
@@ -369,7 +366,7 @@ impl<'a> TxSlot<'a> {
     #[inline]
     #[must_use]
     pub fn capacity(&self) -> usize {
-        STRIDE
+        self.ring.buffer_bytes()
     }
 
     /// Number of the slot in its ring: stable, so that a program can remember what its buffer
@@ -384,13 +381,13 @@ impl<'a> TxSlot<'a> {
     #[inline]
     #[must_use]
     pub fn frame(&self) -> Frame<'a> {
-        self.ring.frame(self.ring.load(self.index), STRIDE)
+        self.ring.frame(self.ring.load(self.index), self.capacity())
     }
 
     /// Says how many bytes of the buffer to send. `INDIRECT` is ignored here: see `set_indirect`.
     #[inline]
     pub fn set(&self, len: usize, flags: SlotFlags) {
-        assert!(len <= STRIDE, "longer than the buffer");
+        assert!(len <= self.capacity(), "longer than the buffer");
         let slot = &self.ring.slots[self.index as usize];
         let old = SlotValue::unpack(slot.word.load(Ordering::Relaxed));
         let flags = flags.difference(SlotFlags::INDIRECT).bits();
@@ -403,7 +400,7 @@ impl<'a> TxSlot<'a> {
     /// the packet: the slot itself is in shared memory, where a peer could write any address.
     #[inline]
     pub fn set_indirect(&self, data: *const u8, len: usize, flags: SlotFlags) {
-        assert!(len <= STRIDE, "longer than a destination's buffer");
+        assert!(len <= self.capacity(), "longer than a destination's buffer");
         let slot = &self.ring.slots[self.index as usize];
         slot.ptr.store(data as u64, Ordering::Relaxed);
         let old = SlotValue::unpack(slot.word.load(Ordering::Relaxed));
@@ -459,7 +456,7 @@ pub fn transfer_packets(
     max_packets: usize,
     zero_copy: bool,
 ) -> Moved {
-    let zero_copy = zero_copy && from.ring.region.id() == to.ring.region.id();
+    let zero_copy = zero_copy && from.ring.buffers.same_as(&to.ring.buffers);
     let room = from.available().min(to.space()).min(max_slots);
     let mut done = Moved::default();
     while done.packets < max_packets
@@ -492,7 +489,7 @@ fn packet_slots(from: &RxRing<'_>, first: usize, room: usize) -> Option<usize> {
 fn move_slot(mut slot: Slot<'_>, out: TxSlot<'_>, zero_copy: bool) -> usize {
     let more = slot.flags() & SlotFlags::MOREFRAG;
     if zero_copy {
-        let len = slot.len().min(STRIDE);
+        let len = slot.len().min(out.capacity());
         let buffer = slot.swap_buffer(out.buf_idx());
         out.swap_buffer(buffer);
         out.set(len, more | SlotFlags::BUF_CHANGED);

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use common::{frame, mac, open, read, root, slots};
 use netmap::control::{self, Switch, SwitchOptions};
-use netmap::{Direction, Error, Interest, Memory, Options, Port, SlotFlags, Wait, transfer};
+use netmap::{
+    Capabilities, Direction, Error, Interest, Memory, Options, Port, SlotFlags, Wait, transfer,
+};
 
 fn send(port: &mut Port, f: &[u8]) {
     assert!(port.tx(0).push(f));
@@ -234,6 +236,20 @@ fn exclusive_excludes_both_ways() {
 }
 
 #[test]
+fn what_a_kind_cannot_do_is_refused_where_it_is_asked_for() {
+    static PACKET: [u8; 60] = [0; 60];
+    let mut null = Port::open("null:").unwrap();
+    assert!(!null.can(Capabilities::INDIRECT) && !null.can(Capabilities::RECEIVE));
+    let error = null.allow_indirect_static(&PACKET).unwrap_err().to_string();
+    assert!(error.contains("null:") && error.contains("without indirect"), "{error}");
+    assert!(null.memory().is_none());
+    for name in ["null:-1", "null:^", "null:/z"] {
+        let refused = name.parse().is_ok_and(|n| Port::open_with(&n, &Options::default()).is_err());
+        assert!(refused, "{name}");
+    }
+}
+
+#[test]
 fn limits_are_errors_that_name_them() {
     root();
     let e = Port::open("valeN:x@conf:slots=63").unwrap_err().to_string();
@@ -280,7 +296,7 @@ fn persistent_port_stays_with_its_packets_and_is_deleted_on_request() {
 #[test]
 fn ports_in_one_region_exchange_buffers() {
     let mut a = open("valeZ:a", &slots(64));
-    let o = Options { memory: Memory::With(a.memory()), extra_bufs: 5, ..slots(64) };
+    let o = Options { memory: Memory::With(a.memory().unwrap()), extra_bufs: 5, ..slots(64) };
     let mut b = open("valeZz:b", &o);
     let (mut src, mut dst) = (open("valeZ:src", &slots(64)), open("valeZz:dst", &slots(64)));
     assert!(a.same_memory(&b) && !a.same_memory(&src));
@@ -374,7 +390,7 @@ fn indirect_slots_are_copied_from_allowed_memory_only() {
     let memory = frame(0xff, 1, 77, 300);
     let outside = frame(0xff, 1, 78, 300);
     // SAFETY: `memory` outlives the port's use of it.
-    unsafe { a.allow_indirect(memory.as_ptr(), memory.len()) };
+    unsafe { a.allow_indirect(memory.as_ptr(), memory.len()) }.unwrap();
     a.tx(0).slot(0).set_indirect(memory.as_ptr(), 300, SlotFlags::empty());
     a.tx(0).slot(1).set_indirect(outside.as_ptr(), 300, SlotFlags::empty());
     a.tx(0).slot(2).set_indirect(memory[1..].as_ptr(), 300, SlotFlags::empty());
@@ -390,7 +406,7 @@ fn runs_of_indirect_and_of_plain_slots_keep_order_and_exact_lengths() {
     let (mut a, mut b) = (open("valeD:c", &slots(256)), open("valeD:d", &slots(256)));
     let memory = frame(0xff, 1, 77, 4096);
     // SAFETY: `memory` outlives the port's use of it.
-    unsafe { a.allow_indirect(memory.as_ptr(), memory.len()) };
+    unsafe { a.allow_indirect(memory.as_ptr(), memory.len()) }.unwrap();
     let lengths = [60, 14, 63, 64, 65, 128, 1514, 2048];
     let mut want = Vec::new();
     for i in 0..200 {

@@ -158,7 +158,7 @@ fn victim(kind: &str, name: &str, station: u8) -> ! {
         Port::open(&format!("valeS:{name}@conf:slots=128")).expect("a victim's port opens");
     let (mut number, mut frame) = (0, Vec::new());
     let mut other = (kind == "bridge").then(|| {
-        let o = Options { memory: Memory::With(port.memory()), ..common::slots(128) };
+        let o = Options { memory: Memory::With(port.memory().unwrap()), ..common::slots(128) };
         common_open(&format!("valeT:{name}"), &o)
     });
     println!("open");

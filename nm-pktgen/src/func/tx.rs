@@ -42,7 +42,9 @@ fn send_all(worker: &mut Worker<'_>, pacer: &mut Option<Pacer>) -> anyhow::Resul
     let mark = seq.then(|| stream_mark(worker, Kind::Seq));
     let buf_bytes = worker.port.tx(0).buf_bytes();
     let mut filler = Filler::new(worker.plan, source, &rings, buf_bytes, mark)?;
-    worker.port.allow_indirect_static(filler.indirect_bytes());
+    if worker.plan.indirect {
+        worker.port.allow_indirect_static(filler.indirect_bytes())?;
+    }
     if pacer.is_some() {
         rate::sharpen_timers();
     }

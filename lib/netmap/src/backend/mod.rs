@@ -2,14 +2,16 @@
 //! the same rings as a VALE port.
 //!
 //! Invariant: a device never blocks; "not now" is a value. The ring work (slots, fragments,
-//! counters) is done once, in `crate::device_port`, for all kinds.
+//! counters) is done once, in `packets`, for all of them.
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 
 use crate::error::Result;
 
+pub mod kernel;
 pub mod null;
+pub mod packets;
 pub mod pcap;
 pub mod tap;
 
@@ -37,11 +39,6 @@ pub trait Device: Debug + Send {
     /// Asks for one packet, written to the start of `buf` (at least 64 KiB + vnet header). `None`:
     /// nothing now.
     fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>>;
-
-    /// True if the device only counts what it is sent, so that data need not be looked at.
-    fn is_sink(&self) -> bool {
-        false
-    }
 
     /// Becomes readable when `receive` may have something, writable when `send` may work. `None`: it is
     /// always ready to send, and has nothing to receive.

@@ -1,44 +1,130 @@
 //! `null:`: takes everything at once, gives nothing.
 //!
-//! Invariant: `send` never refuses, `receive` never yields; with `is_sink` the port need not even
-//! look at the data, so that `null:` measures the sender alone, as netmap's NULL ports do.
+//! Invariant: the data of packets are not looked at, so that `null:` measures the sender alone, as
+//! netmap's NULL ports do.
 
 use std::os::fd::BorrowedFd;
 
-use crate::backend::{Device, Sent};
+use nix::poll::PollFlags;
+
+use crate::abi::SlotFlags;
+use crate::adapter::{Adapter, Kind};
+use crate::backend::packets::one_ring_pair;
 use crate::error::Result;
+use crate::name::{Capabilities, PortName, Scheme, Syntax};
+use crate::options::Options;
+use crate::private_rings::PrivateRings;
+use crate::ring::RingRef;
+use crate::stats::{C, Counters};
+use crate::wait::Interest;
 
-/// The device behind `null:`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Null;
+/// What such a port can do: any number can be open, and each is another.
+const CAPABILITIES: Capabilities = Capabilities::SEVERAL_HANDLES;
 
-impl Device for Null {
-    fn send(&mut self, _packet: &[u8]) -> Result<Sent> {
-        Ok(Sent::Done)
-    }
+/// The kind.
+pub const KIND: Kind = Kind {
+    scheme: Scheme {
+        prefix: "null",
+        syntax: Syntax::Nothing,
+        is_bare: |name| name == "null",
+        capabilities: CAPABILITIES,
+    },
+    open: |name, options| Ok(Box::new(Null::open(name, options)?)),
+};
 
-    fn receive(&mut self, _buf: &mut [u8]) -> Result<Option<usize>> {
-        Ok(None)
-    }
+/// A `null:` port.
+#[derive(Debug)]
+pub struct Null(PrivateRings);
 
-    fn is_sink(&self) -> bool {
-        true
-    }
-
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+impl Null {
+    fn open(name: &PortName, options: &Options) -> Result<Self> {
+        one_ring_pair(name)?;
+        PrivateRings::new(&name.to_string(), options).map(Self)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Adapter for Null {
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
 
-    #[test]
-    fn null_takes_all_and_gives_nothing() {
-        let mut null = Null;
-        assert_eq!(null.send(&[0; 60]).unwrap(), Sent::Done);
-        assert_eq!(null.receive(&mut [0; 64]).unwrap(), None);
-        assert!(null.is_sink() && !null.ended() && null.fd().is_none());
+    fn rings(&self) -> (usize, usize) {
+        (1, 1)
+    }
+
+    fn slots(&self) -> (u32, u32) {
+        self.0.slots()
+    }
+
+    fn tx(&self, ring: usize) -> (RingRef<'_>, u32) {
+        assert_eq!(ring, 0);
+        (self.0.tx(), self.0.hwcur)
+    }
+
+    fn rx(&self, ring: usize) -> RingRef<'_> {
+        assert_eq!(ring, 0);
+        self.0.rx()
+    }
+
+    fn txsync_ring(&mut self, _: usize) -> Result<()> {
+        let Some(head) = self.0.queued() else { return Ok(()) };
+        let (ring, counters) = (self.0.tx(), &self.0.tx_counters);
+        let (mut at, mut packets, mut bytes, mut dropped) = (self.0.hwcur, 0, 0, 0);
+        let slots = ring.distance(at, head);
+        let (mut len, mut bad) = (0, false); // of the packet so far
+        while at != head {
+            let slot = ring.load(at);
+            let flags = SlotFlags::from_bits_retain(slot.flags);
+            at = ring.step(at, 1);
+            len += u64::from(slot.len);
+            bad |= usize::from(slot.len) > ring.buffer_bytes()
+                || flags.contains(SlotFlags::INDIRECT)
+                || ring.buffer(slot.buf_idx).is_none();
+            if !flags.contains(SlotFlags::MOREFRAG) || at == head {
+                dropped += u64::from(bad);
+                packets += u64::from(!bad);
+                bytes += if bad { 0 } else { len };
+                (len, bad) = (0, false);
+            }
+        }
+        counters.add(C::tx_packets, packets);
+        counters.add(C::tx_bytes, bytes);
+        counters.add(C::tx_drop_bad, dropped);
+        counters.add(C::tx_batches, u64::from(slots > 0));
+        self.0.sent(head);
+        Ok(())
+    }
+
+    fn rxsync_ring(&mut self, _: usize) -> Result<()> {
+        self.0.take_back();
+        Ok(())
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.never()
+    }
+
+    fn events(&self, what: Interest) -> PollFlags {
+        // An event that never comes for those who want to read, and is there for those who write.
+        match what.contains(Interest::TX) {
+            true => PollFlags::POLLIN | PollFlags::POLLOUT,
+            false => PollFlags::POLLIN,
+        }
+    }
+
+    fn disarm(&mut self, slept: bool) {
+        self.0.rx_counters.add(C::wakeups, slept.into());
+    }
+
+    fn memory_id(&self) -> (u64, u64) {
+        self.0.memory_id()
+    }
+
+    fn extra_buffers(&self) -> Vec<u32> {
+        self.0.extra_buffers()
+    }
+
+    fn counters(&self) -> Counters {
+        self.0.counters()
     }
 }

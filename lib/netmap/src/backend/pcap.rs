@@ -12,8 +12,32 @@ use std::path::Path;
 
 use nm_capture::{Addresses, Next, Options, Reader, Times, Writer, is_stdin, is_stdout};
 
+use crate::adapter::Kind;
+use crate::backend::packets::Packets;
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Result};
+use crate::name::{Capabilities, Scheme, Syntax};
+use crate::options::Direction;
+
+/// What such a port can do.
+const CAPABILITIES: Capabilities = Capabilities::RECEIVE;
+
+/// The kind.
+pub const KIND: Kind = Kind {
+    scheme: Scheme {
+        prefix: "pcap",
+        syntax: Syntax::File,
+        is_bare: |_| false,
+        capabilities: CAPABILITIES,
+    },
+    open: |name, options| {
+        let path = name.path().unwrap_or(Path::new(""));
+        let rx = options.direction != Direction::TxOnly;
+        let tx = options.direction != Direction::RxOnly;
+        let device = PcapDevice::open(path, rx, tx, options.to_ethernet)?;
+        Ok(Box::new(Packets::new(device, name, options, CAPABILITIES)?))
+    },
+};
 
 /// The device behind `pcap:`.
 #[derive(Debug)]

@@ -16,8 +16,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
+use crate::adapter::Kind;
+use crate::backend::packets::{Packets, one_ring_pair};
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Result};
+use crate::name::{Capabilities, Scheme, Syntax};
 
 const TUN: &str = "/dev/net/tun";
 /// `struct virtio_net_hdr`: flags, gso_type, and four 16-bit words.
@@ -47,6 +50,28 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(siocsifflags, libc::SIOCSIFFLAGS, libc::ifreq);
     nix::ioctl_read_bad!(siocgifhwaddr, libc::SIOCGIFHWADDR, libc::ifreq);
 }
+
+/// What such a port can do. Its link takes a moment to come up in bridges that it belongs to.
+const CAPABILITIES: Capabilities = Capabilities::RECEIVE
+    .union(Capabilities::LINK_STATE)
+    .union(Capabilities::PERSISTENT)
+    .union(Capabilities::HARDWARE_ADDRESS);
+
+/// The kind.
+pub const KIND: Kind = Kind {
+    scheme: Scheme {
+        prefix: "tap",
+        // A tap has one ring pair, so a dash in its name chooses none: it belongs to the name.
+        syntax: Syntax::Interface { dashes: true },
+        is_bare: |name| name.starts_with("tap"),
+        capabilities: CAPABILITIES,
+    },
+    open: |name, options| {
+        one_ring_pair(name)?;
+        let tap = Tap::open(name.interface().unwrap_or_default())?;
+        Ok(Box::new(Packets::new(tap, name, options, CAPABILITIES)?))
+    },
+};
 
 /// The device behind `tap:`. An interface that it made is gone when it is dropped.
 #[derive(Debug)]

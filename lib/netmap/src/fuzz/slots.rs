@@ -7,6 +7,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 
 use super::{Input, no_access_beyond_files, small};
 use crate::abi::{RawSlot, SlotFlags, SlotValue};
+use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::options::{BoundRings, Memory, MemoryRef};
 use crate::ring::{RingRef, RxRing, TxRing, ring_bytes, transfer};
@@ -100,7 +101,7 @@ impl Rig {
                 Ok(BoundRings { tx: all(), rx: all() })
             })?;
             let mut port = ValePort::new(at)?;
-            port.allow(window, WINDOW);
+            port.allow_indirect(window, WINDOW);
             ports.push(port);
         }
         no_access_beyond_files();
@@ -239,7 +240,7 @@ impl Rig {
             _ if other => self.transfer((p, i), usize::from(input.byte()) % 3, input.byte(), is_rx),
             _ => {
                 self.ports[p].arm(Interest::all());
-                let _ = (self.ports[p].peek(), self.ports[p].ready(Interest::all()));
+                let _ = (self.ports[p].peek(), self.ports[p].is_armed());
                 self.ports[p].disarm(is_rx);
             }
         }
@@ -254,7 +255,7 @@ impl Rig {
             krings.map(|k| k.published()).collect()
         };
         let (before, clean) = (published(self), self.clean());
-        self.ports[p].txsync_ring(i);
+        self.ports[p].txsync_ring(i).expect("a switch does not fail");
         let after = published(self);
         let all = |p: usize| p * RINGS..(p + 1) * RINGS;
         assert_eq!(before[all(p)], after[all(p)], "a port received its own packet");
@@ -286,7 +287,7 @@ impl Rig {
     /// After an rxsync the program sees exactly what was published and not yet freed, and the
     /// frame of each slot is a buffer of the region, whatever the slot says.
     fn rxsync(&mut self, p: usize, i: usize, read: usize) {
-        self.ports[p].rxsync_ring(i);
+        self.ports[p].rxsync_ring(i).expect("a switch does not fail");
         let port = &self.ports[p];
         let (kring, region) = (port.at.file.kring(i), &port.at.region);
         let mut ring = RxRing::new(port.rx_ring(i));
@@ -294,7 +295,7 @@ impl Rig {
         assert_eq!(ring.available(), expected as usize);
         for slot in ring.batch(usize::MAX) {
             let frame = slot.frame();
-            let offset = frame.as_ptr() as usize - region.cell0() as usize;
+            let offset = frame.as_ptr() as usize - region.buffers().first as usize;
             assert!(offset.is_multiple_of(STRIDE) && offset / STRIDE < region.cells() as usize);
             assert!(frame.len() <= STRIDE);
             assert_eq!(frame.to_vec().len(), frame.len());

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use super::{Conf, FLAG_LETTERS, NameError, NameFlags, PortKind, PortName, RingSel};
+use super::{Address, Conf, FLAG_LETTERS, NameError, NameFlags, PortName, RingSel, Scheme, Syntax};
 
 /// `IFNAMSIZ`: the kernel's room for an interface name and its NUL; netmap borrows the number.
 const NAME_ROOM: usize = 16;
@@ -15,11 +15,16 @@ const RING_LIMIT: u32 = 0x0fff;
 /// Characters that end an interface name because they mean something after it.
 const AFTER_NAME: &[u8] = b"*^-/@{}";
 
-/// Reads a port name. Never panics, whatever it is given.
-pub fn parse(name: &str) -> Result<PortName, NameError> {
+/// Reads a port name of one of the kinds named in `schemes`: the first that fits is meant. Never
+/// panics, whatever it is given.
+pub fn parse_with(
+    name: &str,
+    schemes: impl Iterator<Item = &'static Scheme> + Clone,
+) -> Result<PortName, NameError> {
     let mut cursor = Cursor { name, at: 0 };
-    let mut port = PortName::new(cursor.kind()?);
-    if matches!(port.kind, PortKind::Pcap(_)) {
+    let (scheme, address) = cursor.address(schemes)?;
+    let mut port = PortName::new(scheme, address);
+    if port.path().is_some() {
         return Ok(port);
     }
     port.rings = cursor.rings()?;
@@ -83,47 +88,73 @@ impl<'a> Cursor<'a> {
         Err(NameError { name: self.name.to_owned(), at, why: why.into() })
     }
 
-    fn kind(&mut self) -> Result<PortKind, NameError> {
+    fn address(
+        &mut self,
+        schemes: impl Iterator<Item = &'static Scheme> + Clone,
+    ) -> Result<(&'static Scheme, Address), NameError> {
         if self.name.is_empty() {
             return self.fail("it is empty; try valeA:x, tap:t0, pcap:FILE or null:");
         }
-        if self.eat_word("pcap:") {
-            return self.path();
-        }
-        if self.eat_word("netmap:") {
-            return Ok(PortKind::Netmap(self.interface(false)?));
-        }
-        if self.eat_word("tap:") {
-            return Ok(PortKind::Tap(self.interface(true)?));
-        }
-        if self.eat_word("null:") {
-            return Ok(PortKind::Null);
-        }
-        if self.name.starts_with("vale") {
-            let switch = self.switch()?;
-            return self.vale_port(switch);
+        for scheme in schemes.clone() {
+            if scheme.syntax == Syntax::SwitchPort {
+                if self.name.starts_with(scheme.prefix) {
+                    let switch = self.switch()?;
+                    return Ok((scheme, self.switch_port(switch)?));
+                }
+            } else if self.eat_word(&format!("{}:", scheme.prefix)) {
+                return Ok((scheme, self.behind_colon(scheme.syntax)?));
+            }
         }
         let prefix = self.name.split([':', '@', '/']).next().unwrap_or_default();
         if self.name.as_bytes().get(prefix.len()) == Some(&b':') {
-            return self
-                .fail("no such kind of port; known are valeX:, tap:, pcap:, null: and netmap:");
+            let known: Vec<String> = schemes
+                .map(|s| match s.syntax {
+                    Syntax::SwitchPort => format!("{}X:", s.prefix),
+                    _ => format!("{}:", s.prefix),
+                })
+                .collect();
+            let why = format!("no such kind of port; known are {}", known.join(", "));
+            return self.fail(why);
         }
-        Ok(match self.interface(self.name.starts_with("tap"))? {
-            name if name == "null" => PortKind::Null,
-            name if name.starts_with("tap") => PortKind::Tap(name),
-            name => PortKind::Netmap(name),
+        for scheme in schemes {
+            let dashes = scheme.syntax == Syntax::Interface { dashes: true };
+            let end = self.name.find(|c: char| {
+                !(c.is_ascii_alphanumeric() || c == '_' || c == '.' || (dashes && c == '-'))
+            });
+            if !(scheme.is_bare)(&self.name[..end.unwrap_or(self.name.len())]) {
+                continue;
+            }
+            return match scheme.syntax {
+                Syntax::Interface { .. } => {
+                    Ok((scheme, Address::Interface(self.interface(dashes)?)))
+                }
+                _ => {
+                    self.eat_word(scheme.prefix);
+                    self.after_name("not allowed in an interface name (0-9, A-Z, a-z, _, .)")?;
+                    Ok((scheme, Address::Nothing))
+                }
+            };
+        }
+        self.fail("a kind of port is missing, as in tap:t0")
+    }
+
+    fn behind_colon(&mut self, syntax: Syntax) -> Result<Address, NameError> {
+        Ok(match syntax {
+            Syntax::File => Address::File(self.path()?),
+            Syntax::Interface { dashes } => Address::Interface(self.interface(dashes)?),
+            Syntax::Nothing | Syntax::SwitchPort => Address::Nothing,
         })
     }
 
-    fn path(&mut self) -> Result<PortKind, NameError> {
+    fn path(&mut self) -> Result<PathBuf, NameError> {
         let path = self.rest_of_name();
         if path.is_empty() {
-            return self.fail("a file name is missing after `pcap:` (`-` is stdin or stdout)");
+            return self.fail("a file name is missing behind the colon (`-` is stdin or stdout)");
         }
         if let Some(nul) = path.find('\0') {
             return self.fail_at(self.at + nul, "a file name cannot hold a NUL");
         }
-        Ok(PortKind::Pcap(PathBuf::from(path)))
+        Ok(PathBuf::from(path))
     }
 
     fn switch(&mut self) -> Result<String, NameError> {
@@ -137,7 +168,7 @@ impl<'a> Cursor<'a> {
         Ok(switch.to_owned())
     }
 
-    fn vale_port(&mut self, switch: String) -> Result<PortKind, NameError> {
+    fn switch_port(&mut self, switch: String) -> Result<Address, NameError> {
         if !self.eat(b':') {
             return match self.peek() {
                 None => self.fail("`:` and a port are missing after the switch, as in valeA:x"),
@@ -155,13 +186,12 @@ impl<'a> Cursor<'a> {
             return self.fail_at(from + NAME_ROOM - 1, "a port name has at most 15 characters");
         }
         self.after_name("not allowed in a port name (0-9, A-Z, a-z, _)")?;
-        Ok(PortKind::Vale { switch, port: port.to_owned() })
+        Ok(Address::SwitchPort { switch, port: port.to_owned() })
     }
 
-    /// A tap has one ring pair, so a dash in its name chooses none: it belongs to the name.
-    fn interface(&mut self, is_tap: bool) -> Result<String, NameError> {
+    fn interface(&mut self, dashes: bool) -> Result<String, NameError> {
         let from = self.at;
-        let name = self.take_while(|byte| is_id(byte) || byte == b'.' || (is_tap && byte == b'-'));
+        let name = self.take_while(|byte| is_id(byte) || byte == b'.' || (dashes && byte == b'-'));
         if name.len() >= NAME_ROOM {
             return self
                 .fail_at(from + NAME_ROOM - 1, "an interface name has at most 15 characters");
@@ -325,6 +355,6 @@ impl<'a> Cursor<'a> {
 }
 
 /// `nm_is_id_char` of the kernel.
-pub(super) fn is_id(byte: u8) -> bool {
+fn is_id(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }

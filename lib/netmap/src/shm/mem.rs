@@ -50,6 +50,50 @@ struct Header {
 // SAFETY: atomics and padding.
 unsafe impl Shared for Header {}
 
+/// Buffers by number, in a region or in memory that a port brought along.
+#[derive(Clone, Copy, Debug)]
+pub struct BufferView<'a> {
+    /// Buffer 0, which is nobody's, as is buffer 1.
+    pub first: *mut u8,
+    /// Distance between two buffers, and the room in each, in bytes.
+    pub stride: usize,
+    /// How many there are.
+    pub count: u32,
+    /// Where more of them may have been added.
+    growing: Option<&'a Region>,
+}
+
+impl BufferView<'_> {
+    /// Whether a buffer of the one can take the place of a buffer of the other.
+    pub fn same_as(&self, other: &Self) -> bool {
+        match (self.growing, other.growing) {
+            (Some(one), Some(other)) => one.id() == other.id(),
+            (None, None) => self.first == other.first && self.stride == other.stride,
+            _ => false,
+        }
+    }
+
+    /// Address of a buffer, if there is one of that number.
+    #[inline]
+    pub fn at(&self, idx: u32) -> Option<*mut u8> {
+        if idx >= self.count && !self.has_grown_to(idx) {
+            return None;
+        }
+        (idx >= RESERVED).then(|| self.anywhere(idx))
+    }
+
+    /// What would be its address: for prefetching, which may miss.
+    #[inline]
+    pub fn anywhere(&self, idx: u32) -> *mut u8 {
+        self.first.wrapping_add(idx as usize * self.stride)
+    }
+
+    #[cold]
+    fn has_grown_to(&self, idx: u32) -> bool {
+        self.growing.is_some_and(|region| idx < region.refresh())
+    }
+}
+
 /// A mapped region.
 #[derive(Debug)]
 pub struct Region {
@@ -171,9 +215,16 @@ impl Region {
         &self.path
     }
 
+    /// Its cells as buffers.
+    #[inline]
+    pub fn buffers(&self) -> BufferView<'_> {
+        let (first, count) = (self.cell0(), self.cells());
+        BufferView { first, stride: STRIDE, count, growing: Some(self) }
+    }
+
     /// Start of cell 0.
     #[inline]
-    pub fn cell0(&self) -> *mut u8 {
+    fn cell0(&self) -> *mut u8 {
         self.map.base().wrapping_add(DATA_OFF)
     }
 

@@ -6,19 +6,25 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nix::poll::PollFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
+use crate::adapter::{Adapter, Kind};
 use crate::error::{Error, Result};
-use crate::options::MAX_RINGS;
+use crate::name::{Capabilities, PortName, Scheme, Syntax};
+use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options};
 use crate::ring::RingRef;
+use crate::rings::extra_buffers;
 use crate::shm::bell::Bell;
-use crate::stats::C;
+use crate::stats::{C, Counters};
 use crate::sync::core_atomic::Ordering;
 use crate::time::now_ms;
 use crate::vale::forward::{Forwarder, Source, Stall};
-use crate::vale::lifecycle::open::Attached;
+use crate::vale::lifecycle::open::{self, Attached};
 use crate::vale::lifecycle::reap;
+use crate::vale::lifecycle::root::Root;
 use crate::vale::peers::Peers;
+use crate::vale::state::portfile::Shape;
 use crate::wait::Interest;
 
 /// Pause between two looks at whether a full destination is dead.
@@ -27,6 +33,26 @@ const DEATH_CHECK_MS: u64 = 50;
 /// Why a ring of our own is always found: `open` checked it, and a region's known cells never
 /// become fewer (a truncated file reads as zeros).
 const WITHIN: &str = "checked when the port was bound";
+
+/// What such a port can do.
+const CAPABILITIES: Capabilities = Capabilities::RECEIVE
+    .union(Capabilities::ZERO_COPY)
+    .union(Capabilities::INDIRECT)
+    .union(Capabilities::BACKPRESSURE)
+    .union(Capabilities::PERSISTENT)
+    .union(Capabilities::SEVERAL_RINGS)
+    .union(Capabilities::SEVERAL_HANDLES);
+
+/// The kind.
+pub const KIND: Kind = Kind {
+    scheme: Scheme {
+        prefix: "vale",
+        syntax: Syntax::SwitchPort,
+        is_bare: |_| false,
+        capabilities: CAPABILITIES,
+    },
+    open: |name, options| Ok(Box::new(ValePort::open(name, options)?)),
+};
 
 /// A bound handle.
 #[derive(Debug)]
@@ -37,6 +63,8 @@ pub struct ValePort {
     /// Where the last batch of each TX ring stopped.
     stalls: [Option<Stall>; MAX_RINGS as usize],
     last_death_check_ms: u64,
+    /// What `arm` has asked about of these.
+    armed: [Option<Stall>; MAX_RINGS as usize],
     /// Ring pairs bound: their doorbells are ours.
     mine: Vec<usize>,
     /// Joins the doorbells when there are several.
@@ -44,6 +72,16 @@ pub struct ValePort {
 }
 
 impl ValePort {
+    /// Opens a port, making it and its switch if they are not there.
+    fn open(name: &PortName, options: &Options) -> Result<Self> {
+        let (switch, port) = name.switch_port().expect("the syntax of the kind");
+        let bound = |shape: &Shape| {
+            let (tx, rx) = (shape.rings.tx.len(), shape.rings.rx.len());
+            BoundRings::chosen(&name.to_string(), name.rings, options.direction, tx, rx)
+        };
+        Self::new(open::open(&Root::open()?, switch, port, options, bound)?)
+    }
+
     /// Binds rings of an attached port.
     pub fn new(at: Attached) -> Result<Self> {
         let mut mine: Vec<usize> = at.bound.tx.iter().chain(&at.bound.rx).copied().collect();
@@ -61,26 +99,10 @@ impl ValePort {
             None
         };
         let forwarder = Forwarder::new(at.file.shape.index, at.id);
-        let stalls = [None; MAX_RINGS as usize];
+        let (stalls, armed) = ([None; MAX_RINGS as usize], [None; MAX_RINGS as usize]);
         let last_death_check_ms = 0;
-        Ok(Self { at, forwarder, peers: Peers::new(), stalls, last_death_check_ms, mine, epoll })
-    }
-
-    /// Bound TX rings.
-    #[inline]
-    pub fn tx(&self) -> &[usize] {
-        &self.at.bound.tx
-    }
-
-    /// Bound RX rings.
-    #[inline]
-    pub fn rx(&self) -> &[usize] {
-        &self.at.bound.rx
-    }
-
-    /// Lets slots point into `[start, start + len)`.
-    pub fn allow(&mut self, start: usize, len: usize) {
-        self.forwarder.allow(start, len);
+        let peers = Peers::new();
+        Ok(Self { at, forwarder, peers, stalls, armed, last_death_check_ms, mine, epoll })
     }
 
     /// TX ring `i` in memory.
@@ -95,17 +117,8 @@ impl ValePort {
         self.at.file.shape.rings.rx_ring(&self.at.region, i).expect(WITHIN)
     }
 
-    /// Sends what is queued on all bound TX rings.
     #[inline]
-    pub fn txsync(&mut self) {
-        self.forwarder.begin();
-        for i in 0..self.at.bound.tx.len() {
-            self.txsync_ring(self.at.bound.tx[i]);
-        }
-    }
-
-    #[inline]
-    pub(crate) fn txsync_ring(&mut self, i: usize) {
+    pub(crate) fn send_ring(&mut self, i: usize) {
         let ring = self.at.file.shape.rings.tx_ring(&self.at.region, i).expect(WITHIN);
         let counters = self.at.file.tx_counters(i);
         let state = self.at.file.tx_state(i);
@@ -153,16 +166,8 @@ impl ValePort {
         }
     }
 
-    /// Gives back what was read on all bound RX rings and shows what came.
     #[inline]
-    pub fn rxsync(&mut self) {
-        for i in 0..self.at.bound.rx.len() {
-            self.rxsync_ring(self.at.bound.rx[i]);
-        }
-    }
-
-    #[inline]
-    pub(crate) fn rxsync_ring(&mut self, i: usize) {
+    pub(crate) fn receive_ring(&mut self, i: usize) {
         let ring = self.at.file.shape.rings.rx_ring(&self.at.region, i).expect(WITHIN);
         let kring = self.at.file.kring(i);
         let n = ring.n();
@@ -199,34 +204,79 @@ impl ValePort {
         }
     }
 
-    /// Cheaply: whether an rxsync would show more than the program has seen.
+    fn first_stall(&self) -> Option<Stall> {
+        self.stalls.into_iter().flatten().next()
+    }
+}
+
+impl Adapter for ValePort {
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn rings(&self) -> (usize, usize) {
+        (self.at.bound.tx.len(), self.at.bound.rx.len())
+    }
+
+    fn slots(&self) -> (u32, u32) {
+        let rings = &self.at.file.shape.rings;
+        (rings.tx_slots, rings.rx_slots)
+    }
+
     #[inline]
-    pub fn peek(&self) -> bool {
+    fn tx(&self, ring: usize) -> (RingRef<'_>, u32) {
+        let i = self.at.bound.tx[ring];
+        (self.tx_ring(i), self.at.file.tx_state(i).hwcur.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn rx(&self, ring: usize) -> RingRef<'_> {
+        self.rx_ring(self.at.bound.rx[ring])
+    }
+
+    fn txsync_ring(&mut self, ring: usize) -> Result<()> {
+        self.forwarder.begin();
+        self.send_ring(self.at.bound.tx[ring]);
+        Ok(())
+    }
+
+    fn rxsync_ring(&mut self, ring: usize) -> Result<()> {
+        self.receive_ring(self.at.bound.rx[ring]);
+        Ok(())
+    }
+
+    fn txsync(&mut self) -> Result<()> {
+        self.forwarder.begin();
+        for ring in 0..self.at.bound.tx.len() {
+            self.send_ring(self.at.bound.tx[ring]);
+        }
+        Ok(())
+    }
+
+    fn peek(&self) -> bool {
         self.at.bound.rx.iter().any(|&i| {
             let tail = self.rx_ring(i).raw.tail.load(Ordering::Relaxed);
             self.at.file.kring(i).published() != tail
         })
     }
 
-    /// What is ready now, after a sync.
-    pub fn ready(&self, what: Interest) -> Interest {
-        let mut ready = Interest::empty();
-        let readable = |r: RingRef<'_>| r.is_ready();
-        if what.contains(Interest::RX)
-            && self.at.bound.rx.iter().any(|&i| readable(self.rx_ring(i)))
-        {
-            ready |= Interest::RX;
+    /// The doorbell, or what joins several.
+    fn fd(&self) -> BorrowedFd<'_> {
+        match &self.epoll {
+            Some(epoll) => epoll.0.as_fd(),
+            None => {
+                let i = self.at.bound.rx.first().or(self.at.bound.tx.first()).copied().unwrap_or(0);
+                self.at.bells[i].as_fd()
+            }
         }
-        if what.contains(Interest::TX)
-            && self.at.bound.tx.iter().any(|&i| readable(self.tx_ring(i)))
-        {
-            ready |= Interest::TX;
-        }
-        ready
     }
 
-    /// Asks for doorbells. The caller looks again afterwards, before it sleeps.
-    pub fn arm(&mut self, what: Interest) {
+    fn events(&self, _what: Interest) -> PollFlags {
+        PollFlags::POLLIN // a doorbell rings for everything
+    }
+
+    fn arm(&mut self, what: Interest) {
+        self.armed = self.stalls;
         for &i in &self.at.bound.rx {
             let kring = self.at.file.kring(i);
             if what.contains(Interest::RX) {
@@ -249,13 +299,11 @@ impl ValePort {
         }
     }
 
-    /// Where the rings' last batches stopped: what `arm` has asked about.
-    pub fn stalls(&self) -> [Option<Stall>; MAX_RINGS as usize] {
-        self.stalls
+    fn is_armed(&self) -> bool {
+        self.stalls == self.armed
     }
 
-    /// Takes the doorbells back. `slept`: count a wake-up.
-    pub fn disarm(&mut self, slept: bool) {
+    fn disarm(&mut self, slept: bool) {
         for &i in &self.at.bound.rx {
             self.at.file.kring(i).clear_kick();
         }
@@ -267,39 +315,42 @@ impl ValePort {
         }
     }
 
-    /// How long a sleep may last before it is worth looking whether somebody has died: the full
-    /// destination that we wait for, or a sender between its publication and its kick.
-    pub fn patience(&self) -> Duration {
+    /// Then it is worth looking whether somebody has died: the full destination that we wait for, or a
+    /// sender between its publication and its kick.
+    fn longest_sleep(&self) -> Duration {
         Duration::from_millis(if self.first_stall().is_some() { 50 } else { 500 })
     }
 
-    /// After a sleep without a ring: takes a dead destination off the list.
-    pub fn look_for_death(&mut self) -> Result<()> {
-        match self.first_stall() {
-            Some(stall) => reap::unlist_if_dead(&self.at.switch, stall.port),
-            None => Ok(()),
+    fn overslept(&mut self) {
+        if let Some(stall) = self.first_stall() {
+            // For tidiness only: traffic does not depend on it.
+            let _ = reap::unlist_if_dead(&self.at.switch, stall.port);
         }
     }
 
-    /// Name of the port whose full ring keeps packets queued, if one does.
-    pub fn held_up_by(&self) -> Option<String> {
+    fn allow_indirect(&mut self, start: usize, len: usize) {
+        self.forwarder.allow(start, len);
+    }
+
+    fn held_up_by(&self) -> Option<String> {
         let listed = self.at.switch.listed(self.first_stall()?.port)?;
         Some(format!("{}:{}", self.at.switch.name(), listed.name))
     }
 
-    fn first_stall(&self) -> Option<Stall> {
-        self.stalls.into_iter().flatten().next()
+    fn memory_id(&self) -> (u64, u64) {
+        self.at.region.id()
     }
 
-    /// The doorbell, or what joins several.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        match &self.epoll {
-            Some(epoll) => epoll.0.as_fd(),
-            None => {
-                let i = self.at.bound.rx.first().or(self.at.bound.tx.first()).copied().unwrap_or(0);
-                self.at.bells[i].as_fd()
-            }
-        }
+    fn memory(&self) -> Option<MemoryRef> {
+        Some(MemoryRef(self.at.file.shape.region.clone()))
+    }
+
+    fn extra_buffers(&self) -> Vec<u32> {
+        extra_buffers(&self.at.region, self.at.if_cell)
+    }
+
+    fn counters(&self) -> Counters {
+        self.at.file.counters()
     }
 }
 

@@ -10,7 +10,7 @@
 use crate::abi::{RawSlot, SlotFlags, SlotValue};
 use crate::copy::{self, Isa};
 use crate::ring::RingRef;
-use crate::shm::mem::{RESERVED, Region, STRIDE};
+use crate::shm::mem::{BufferView, RESERVED, STRIDE};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::forward::batch::Fragment;
 use crate::vale::forward::lookup::{Lookup, Route};
@@ -21,7 +21,8 @@ const HEADERS_AHEAD: usize = 8;
 /// cache-to-cache transfer (`scripts/bench vale`).
 pub const AHEAD: usize = 8;
 
-/// Where the buffers of a region are.
+/// Where the buffers of a region are: as `BufferView`, with a distance that the compiler knows, for the
+/// innermost loops.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffers {
     cell0: *mut u8,
@@ -30,8 +31,9 @@ pub struct Buffers {
 
 impl Buffers {
     /// Those of a region, as far as it is known.
-    pub fn of(region: &Region) -> Self {
-        Self { cell0: region.cell0(), cells: region.cells() }
+    pub fn of(view: BufferView<'_>) -> Self {
+        debug_assert_eq!(view.stride, STRIDE);
+        Self { cell0: view.first, cells: view.count }
     }
 
     /// Address of a buffer, if there is one of that number.

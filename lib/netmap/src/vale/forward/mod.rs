@@ -211,7 +211,7 @@ impl Forwarder {
             } else if let Some(window) = self.one_window(job.ring, sent.hwcur) {
                 run::run::<I, Window>(&job, to, &mut self.budget, sent.hwcur, window)
             } else {
-                let buffers = Buffers::of(job.ring.region);
+                let buffers = Buffers::of(job.ring.buffers);
                 run::run::<I, Buffers>(&job, to, &mut self.budget, sent.hwcur, buffers)
             };
             runs = !runs && !modes.mirrors;

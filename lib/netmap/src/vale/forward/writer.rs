@@ -146,7 +146,7 @@ impl<'a> Writer<'a> {
             me,
             ring: lease.ring,
             slots: ring.slots,
-            buffers: Buffers::of(ring.region),
+            buffers: Buffers::of(ring.buffers),
             tail: lease.tail as usize,
             space: lease.space,
             packets: 0,

@@ -3,8 +3,13 @@
 
 use proptest::prelude::*;
 
-use super::parse::is_id;
 use super::*;
+use crate::name::{Address, Conf, NameFlags, RingSel, Syntax, parse_switch, valid_name};
+
+static VALE: Kind = vale::KIND;
+static TAP: Kind = tap::KIND;
+static KERNEL: Kind = kernel::KIND;
+static NULL: Kind = null::KIND;
 
 /// As given, as printed.
 const GOOD: &[(&str, &str)] = &[
@@ -136,7 +141,8 @@ fn parse_bad_name_points_at_offending_character() {
 fn parse_takes_name_apart() {
     let name = parse("valeA:x-1/xT@3@conf:rings=2,tx-slots=512").unwrap();
     let expected = PortName {
-        kind: PortKind::Vale { switch: "valeA".into(), port: "x".into() },
+        scheme: &VALE.scheme,
+        address: Address::SwitchPort { switch: "valeA".into(), port: "x".into() },
         rings: RingSel::One(1),
         mem_id: Some(3),
         flags: NameFlags::EXCLUSIVE | NameFlags::TX_ONLY,
@@ -164,15 +170,17 @@ fn error_display_of_long_or_unprintable_name_stays_short_and_clean() {
 #[test]
 fn check_refuses_fields_that_no_name_could_give() {
     let vale = |switch: &str, port: &str| {
-        PortName::new(PortKind::Vale { switch: switch.into(), port: port.into() })
+        let address = Address::SwitchPort { switch: switch.into(), port: port.into() };
+        PortName::new(&VALE.scheme, address)
     };
     assert_eq!(vale("valeA", "x").check(), Ok(()));
     assert_eq!(vale("valeA", "x").with_rings(RingSel::Nic).check(), Ok(()));
     for (switch, port) in [("../x", "x"), ("valeA", "../x"), ("valeA", "x-1"), ("tap", "x")] {
         assert!(vale(switch, port).check().is_err(), "{switch} {port}");
     }
-    assert!(PortName::new(PortKind::Tap("a/b".into())).check().is_err());
-    assert!(PortName::new(PortKind::Netmap("tap:x".into())).check().is_err());
+    let interface = |scheme, name: &str| PortName::new(scheme, Address::Interface(name.into()));
+    assert!(interface(&TAP.scheme, "a/b").check().is_err());
+    assert!(interface(&KERNEL.scheme, "tap:x").check().is_err());
 }
 
 #[test]
@@ -184,13 +192,16 @@ fn parse_switch_takes_name_with_and_without_colon() {
     }
 }
 
-fn kind() -> impl Strategy<Value = PortKind> {
+fn plain_name() -> impl Strategy<Value = PortName> {
+    let interface =
+        |kind: &'static Kind| move |name| PortName::new(&kind.scheme, Address::Interface(name));
     prop_oneof![
-        ("vale[0-9A-Za-z_]{0,11}", "[0-9A-Za-z_]{1,15}")
-            .prop_map(|(switch, port)| PortKind::Vale { switch, port }),
-        "[0-9A-Za-z_][0-9A-Za-z_.-]{0,14}".prop_map(PortKind::Tap),
-        "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(PortKind::Netmap),
-        Just(PortKind::Null),
+        ("vale[0-9A-Za-z_]{0,11}", "[0-9A-Za-z_]{1,15}").prop_map(|(switch, port)| {
+            PortName::new(&VALE.scheme, Address::SwitchPort { switch, port })
+        }),
+        "[0-9A-Za-z_][0-9A-Za-z_.-]{0,14}".prop_map(interface(&TAP)),
+        "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(interface(&KERNEL)),
+        Just(PortName::new(&NULL.scheme, Address::Nothing)),
     ]
 }
 
@@ -217,17 +228,14 @@ fn port_name() -> impl Strategy<Value = PortName> {
         if flags.contains(NameFlags::RX_ONLY) { flags - NameFlags::TX_ONLY } else { flags }
     });
     let mem_id = prop::option::of(1..=u16::MAX);
-    (kind(), rings, mem_id, flags, conf).prop_map(|(kind, rings, mem_id, flags, conf)| PortName {
-        // A tap's rings cannot be chosen by number.
-        rings: if matches!((&kind, rings), (PortKind::Tap(_), RingSel::One(_))) {
-            RingSel::All
-        } else {
-            rings
-        },
-        kind,
-        mem_id,
-        flags,
-        conf,
+    (plain_name(), rings, mem_id, flags, conf).prop_map(|(name, rings, mem_id, flags, conf)| {
+        // Rings of names with dashes cannot be chosen by number.
+        let dashes = name.scheme.syntax == Syntax::Interface { dashes: true };
+        let rings = match rings {
+            RingSel::One(_) if dashes => RingSel::All,
+            rings => rings,
+        };
+        PortName { rings, mem_id, flags, conf, ..name }
     })
 }
 
@@ -255,8 +263,8 @@ proptest! {
         text.insert_str(at.index(text.len() + 1), &with);
         if let Ok(name) = parse(&text) {
             prop_assert_eq!(parse(&name.to_string()), Ok(name.clone()));
-            if let PortKind::Vale { switch, port } = &name.kind {
-                prop_assert!(switch.bytes().chain(port.bytes()).all(is_id));
+            if let Some((switch, port)) = name.switch_port() {
+                prop_assert!(valid_name(switch) && valid_name(port));
                 prop_assert!(switch.len() < 16 && port.len() < 16 && !port.is_empty());
             }
         }
@@ -267,9 +275,10 @@ proptest! {
 fn dash_belongs_to_the_name_of_a_tap() {
     for (name, tap) in [("tap:tapq9-0", "tapq9-0"), ("tap-vm1", "tap-vm1"), ("tap:-", "-")] {
         let parsed = parse(name).unwrap();
-        assert_eq!((parsed.kind, parsed.rings), (PortKind::Tap(tap.into()), RingSel::All));
+        assert_eq!((parsed.interface(), parsed.rings), (Some(tap), RingSel::All));
     }
     // There is no spelling for a ring of a tap, so nothing may be read as one.
-    let one = PortName::new(PortKind::Tap("t0".into())).with_rings(RingSel::One(0));
+    let one =
+        PortName::new(&TAP.scheme, Address::Interface("t0".into())).with_rings(RingSel::One(0));
     assert!(one.check().is_err());
 }

@@ -1,0 +1,143 @@
+//! What a kind of port implements (netmap's word: an adapter), and how a kind is described.
+//!
+//! A kind is one file with a [`Kind`] in it, and one line in the table of `kinds`. Calls go through
+//! here once per sync, never once per packet: packets are in rings, which are the same for all kinds.
+
+use std::fmt::Debug;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use nix::poll::PollFlags;
+
+use crate::error::{Error, Result};
+use crate::name::{Capabilities, PortName, Scheme};
+use crate::options::{MemoryRef, Options};
+use crate::ring::RingRef;
+use crate::stats::Counters;
+use crate::wait::Interest;
+
+/// A kind of port.
+#[derive(Debug)]
+pub struct Kind {
+    /// How its ports are named, and what they can do.
+    pub scheme: Scheme,
+    /// Opens a port. The options have been overridden by what the name says.
+    pub open: fn(&PortName, &Options) -> Result<Box<dyn Adapter>>,
+}
+
+/// An open port. Rings are numbered as bound: the first is 0, whatever its number in the port.
+pub trait Adapter: Debug + Send {
+    /// What this port can do: what its kind can, or less.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Number of TX and RX rings bound.
+    fn rings(&self) -> (usize, usize);
+
+    /// Slots per TX and RX ring.
+    fn slots(&self) -> (u32, u32);
+
+    /// A TX ring, and its first slot that was not sent.
+    ///
+    /// # Panics
+    /// There is no such ring.
+    fn tx(&self, ring: usize) -> (RingRef<'_>, u32);
+
+    /// An RX ring.
+    ///
+    /// # Panics
+    /// There is no such ring.
+    fn rx(&self, ring: usize) -> RingRef<'_>;
+
+    /// Sends what is queued on a ring.
+    fn txsync_ring(&mut self, ring: usize) -> Result<()>;
+
+    /// Gives back what was read on a ring and shows what came.
+    fn rxsync_ring(&mut self, ring: usize) -> Result<()>;
+
+    /// Sends what is queued on all rings bound.
+    fn txsync(&mut self) -> Result<()> {
+        (0..self.rings().0).try_for_each(|ring| self.txsync_ring(ring))
+    }
+
+    /// Gives back what was read on all rings bound and shows what came.
+    fn rxsync(&mut self) -> Result<()> {
+        (0..self.rings().1).try_for_each(|ring| self.rxsync_ring(ring))
+    }
+
+    /// Cheaply: whether a sync may show more to read than the program has seen.
+    fn peek(&self) -> bool {
+        true
+    }
+
+    /// What to poll.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// What to poll it for.
+    fn events(&self, what: Interest) -> PollFlags;
+
+    /// Asks to be woken. The caller syncs and looks again before it sleeps.
+    fn arm(&mut self, _what: Interest) {}
+
+    /// Whether that sync met nothing that has not been asked to wake us.
+    fn is_armed(&self) -> bool {
+        true
+    }
+
+    /// Takes the request back. `slept`: there was a sleep, which is counted.
+    fn disarm(&mut self, slept: bool);
+
+    /// How long a sleep may last before `overslept` is worth a call.
+    fn longest_sleep(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+
+    /// A sleep of that length was not ended by anybody.
+    fn overslept(&mut self) {}
+
+    /// Lets slots point into `[start, start + len)`.
+    fn allow_indirect(&mut self, _start: usize, _len: usize) {}
+
+    /// Name of the port whose full ring keeps packets queued, if one does.
+    fn held_up_by(&self) -> Option<String> {
+        None
+    }
+
+    /// Passes on what was sent and is held back, and waits for whoever takes it.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether nothing will ever be received any more.
+    fn ended(&self) -> bool {
+        false
+    }
+
+    /// What was done to packets beside passing them on, in sentences.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Hardware address.
+    fn mac(&self) -> Option<[u8; 6]> {
+        None
+    }
+
+    /// What tells the memory of its buffers from others'.
+    fn memory_id(&self) -> (u64, u64);
+
+    /// That memory, for a port to be made in it.
+    fn memory(&self) -> Option<MemoryRef> {
+        None
+    }
+
+    /// Buffers beside those in rings.
+    fn extra_buffers(&self) -> Vec<u32>;
+
+    /// Counters of the whole port.
+    fn counters(&self) -> Counters;
+}
+
+/// The error for what a kind cannot do.
+pub fn unsupported(name: impl ToString, why: &str) -> Error {
+    Error::Invalid { name: name.to_string(), why: why.into() }
+}

@@ -1,0 +1,72 @@
+//! The kinds of ports there are. To add one is to write its file and to name it here.
+
+use std::str::FromStr;
+
+use crate::adapter::{Adapter, Kind, unsupported};
+use crate::backend::{kernel, null, pcap, tap};
+use crate::error::Result;
+use crate::name::{Capabilities, NameError, NameFlags, PortName, RingSel, parse_with};
+use crate::options::Options;
+use crate::vale::port as vale;
+
+/// All of them. Of those that a bare word fits, the first is meant.
+static KINDS: [Kind; 5] = [vale::KIND, null::KIND, pcap::KIND, tap::KIND, kernel::KIND];
+
+/// Reads a port name. Never panics, whatever it is given.
+///
+/// # Errors
+/// It is none; says at which of its characters.
+pub fn parse(name: &str) -> std::result::Result<PortName, NameError> {
+    parse_with(name, KINDS.iter().map(|kind| &kind.scheme))
+}
+
+/// Opens the port of that name.
+pub fn open(name: &PortName, options: &Options) -> Result<Box<dyn Adapter>> {
+    name.check()?;
+    if name.flags.intersects(NameFlags::ZCOPY_MON | NameFlags::MON_RX | NameFlags::MON_TX) {
+        let why = "monitors are not supported yet; open the port without them, or give it a mirror";
+        return Err(unsupported(name, why));
+    }
+    if matches!(name.rings, RingSel::Host | RingSel::HostOne(_))
+        && !name.can(Capabilities::HOST_RINGS)
+    {
+        return Err(unsupported(name, "this port has no host rings; bridge it to a tap instead"));
+    }
+    let kind = KINDS.iter().find(|kind| kind.scheme.prefix == name.scheme.prefix);
+    let kind = kind.expect("a name has a scheme of the table");
+    (kind.open)(name, &options.with_name(name))
+}
+
+impl FromStr for PortName {
+    type Err = NameError;
+
+    fn from_str(name: &str) -> std::result::Result<PortName, NameError> {
+        parse(name)
+    }
+}
+
+impl PortName {
+    /// Holds a name that was built field by field to the rules of the grammar: what does not survive
+    /// printing and reading could, for instance, be a switch called `../other`.
+    ///
+    /// # Errors
+    /// These fields do not make a name.
+    pub fn check(&self) -> std::result::Result<(), NameError> {
+        if self.path().is_some() {
+            return Ok(()); // A path is not ours to judge, and need not even be UTF-8.
+        }
+        let text = self.to_string();
+        let mut back = parse(&text)?;
+        if self.rings == RingSel::Nic && back.rings == RingSel::All {
+            back.rings = RingSel::Nic;
+        }
+        if back == *self {
+            return Ok(());
+        }
+        let why = "these fields do not make a name; it would be read as another one".into();
+        Err(NameError { at: text.len(), name: text, why })
+    }
+}
+
+#[cfg(test)]
+mod tests;
