@@ -7,9 +7,9 @@ use crate::copy::Isa;
 use crate::stats::C;
 use crate::vale::forward::batch::{Batch, NONE, Packets, Which};
 use crate::vale::forward::inner::{copy_fragments, rx_flags};
+use crate::vale::forward::job::{Destinations, Done, Job, Stall};
 use crate::vale::forward::stage::Copies;
 use crate::vale::forward::writer::{self, Lease, NotHeld, WaitBudget, Writer};
-use crate::vale::forward::{Destinations, Done, Job, Stall};
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::switch::PortSet;
 

@@ -21,6 +21,7 @@ mod batch;
 mod deliver;
 mod gather;
 mod inner;
+mod job;
 mod lookup;
 mod route;
 mod run;
@@ -37,88 +38,15 @@ use crate::time::now_ms;
 use crate::vale::forward::batch::{Batch, Outcome};
 use crate::vale::forward::deliver::Loads;
 use crate::vale::forward::inner::{Buffers, Window};
+use crate::vale::forward::job::{Done, Job};
 use crate::vale::forward::lookup::Lookup;
 use crate::vale::forward::stage::Copies;
 use crate::vale::forward::writer::WaitBudget;
 use crate::vale::state::fdb::{self, Clock};
 use crate::vale::state::switch::{HandleId, SwitchFile};
 
+pub use job::{Destinations, Sent, Source, Stall};
 pub use writer::Destination;
-
-/// The other ports, as far as a sender asks for them.
-pub trait Destinations {
-    /// Makes sure that the port at `index` can be used if that is possible, and returns its
-    /// generation. Called once per run or batch and port.
-    fn update(&mut self, index: u8) -> Option<u64>;
-
-    /// The port at `index`, if `update` found one.
-    fn get(&self, index: u8) -> Option<&Destination>;
-}
-
-/// Where a batch stopped in backpressure mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stall {
-    /// Port whose ring is full.
-    pub port: u8,
-    /// That ring.
-    pub ring: u8,
-}
-
-/// A TX ring to be sent.
-#[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
-    /// The ring.
-    pub ring: RingRef<'a>,
-    /// Its number.
-    pub number: usize,
-    /// First slot not sent.
-    pub hwcur: u32,
-    /// First slot not to be sent.
-    pub head: u32,
-    /// What happened on it.
-    pub counters: &'a SharedCounters,
-}
-
-/// How far a txsync of a ring came.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sent {
-    /// First slot not sent: `head`, unless backpressure stopped the batch.
-    pub hwcur: u32,
-    /// Where backpressure stopped it.
-    pub stall: Option<Stall>,
-    /// A port whose ring was full: it may be a dead one.
-    pub full: Option<u8>,
-}
-
-/// How far a run or batch came.
-#[derive(Clone, Copy, Debug, Default)]
-struct Done {
-    /// Slots done with.
-    slots: u32,
-    /// A port that was full.
-    full: Option<u8>,
-    stall: Option<Stall>,
-}
-
-/// What one txsync works on.
-#[derive(Clone, Copy, Debug)]
-struct Job<'a> {
-    /// The handle that sends.
-    me: HandleId,
-    /// Its port.
-    port: u8,
-    switch: &'a SwitchFile,
-    clock: &'a Clock,
-    counters: &'a SharedCounters,
-    ring: RingRef<'a>,
-    ring_no: usize,
-    head: u32,
-    /// Backpressure.
-    lossless: bool,
-    /// Generations up to this one were given out before anything was looked up: a port of a later
-    /// one cannot be the one that was meant.
-    epoch: u64,
-}
 
 /// The forwarding state of one handle. Private memory: nobody else sees it.
 #[derive(Debug)]
