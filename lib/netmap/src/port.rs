@@ -36,7 +36,8 @@ use crate::wait::{Interest, Wait};
 
 mod space;
 
-/// A handle on a port. It can move to another thread, but has one user at a time: threads that
+/// A handle on a port. Others may have the same port open, and the same rings: syncs of a ring exclude
+/// each other. It can move to another thread, but has one user at a time: threads that
 /// share a port open one handle each, on a ring each.
 #[derive(Debug)]
 pub struct Port {

@@ -83,6 +83,14 @@ impl<'a> RingRef<'a> {
         unsafe { Frame::new(ptr, len.min(self.buffer_bytes())) }
     }
 
+    /// Whether a sync would change nothing: the program has gone no further than `hwcur`, and sees
+    /// `hwtail` already.
+    #[inline]
+    pub fn is_idle(&self, hwcur: u32, hwtail: u32) -> bool {
+        self.raw.tail.load(Ordering::Relaxed) == hwtail
+            && self.head_in_order(hwcur, hwtail) == Some(hwcur)
+    }
+
     /// The program's `head`, if netmap's rule holds: hwcur <= head <= cur <= hwtail, going round.
     /// `hwcur` and `hwtail` are below n.
     #[inline]

@@ -83,6 +83,8 @@ counters! {
     reinits,
     /// PAUSE frames (to 01:80:c2:00:00:01), which are for the neighbour on a link and go no further.
     tx_drop_pause,
+    /// Slots that a handle was sending when it died: they may have been sent, and are not sent again.
+    tx_drop_dead,
 }
 
 impl Counters {
@@ -103,6 +105,7 @@ impl Counters {
             self.tx_drop_bad,
             self.tx_drop_busy,
             self.tx_drop_pause,
+            self.tx_drop_dead,
         ];
         reasons.into_iter().fold(0, u64::wrapping_add)
     }

@@ -144,7 +144,7 @@ impl Rig {
             }
             for i in 0..RINGS {
                 let (tx, kring) = (port.tx_ring(i), port.at.file.kring(i));
-                port.at.file.tx_state(i).hwcur.store(0, Ordering::Relaxed);
+                port.at.file.tx_state(i).done(0);
                 tx.reinit(0, tx.n() - 1);
                 kring.publish(0);
                 kring.free(0);
@@ -326,7 +326,7 @@ impl Rig {
 }
 
 fn tx(port: &ValePort, i: usize) -> TxRing<'_> {
-    let hwcur = port.at.file.tx_state(i).hwcur.load(Ordering::Relaxed);
+    let hwcur = port.at.file.tx_state(i).hwcur();
     TxRing::new(port.tx_ring(i), hwcur)
 }
 

@@ -24,6 +24,7 @@ use crate::vale::lifecycle::open::{self, Attached};
 use crate::vale::lifecycle::reap;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::peers::Peers;
+use crate::vale::state::owner::Taken;
 use crate::vale::state::portfile::Shape;
 use crate::wait::Interest;
 
@@ -60,10 +61,8 @@ pub struct ValePort {
     pub(crate) at: Attached,
     forwarder: Forwarder,
     peers: Peers,
-    /// Where the last batch of each TX ring stopped.
-    stalls: [Option<Stall>; MAX_RINGS as usize],
     last_death_check_ms: u64,
-    /// What `arm` has asked about of these.
+    /// Where TX rings had stopped when `arm` asked about it.
     armed: [Option<Stall>; MAX_RINGS as usize],
     /// Ring pairs bound: their doorbells are ours.
     mine: Vec<usize>,
@@ -99,10 +98,10 @@ impl ValePort {
             None
         };
         let forwarder = Forwarder::new(at.file.shape.index, at.id);
-        let (stalls, armed) = ([None; MAX_RINGS as usize], [None; MAX_RINGS as usize]);
+        let armed = [None; MAX_RINGS as usize];
         let last_death_check_ms = 0;
         let peers = Peers::new();
-        Ok(Self { at, forwarder, peers, stalls, armed, last_death_check_ms, mine, epoll })
+        Ok(Self { at, forwarder, peers, armed, last_death_check_ms, mine, epoll })
     }
 
     /// TX ring `i` in memory.
@@ -117,38 +116,44 @@ impl ValePort {
         self.at.file.shape.rings.rx_ring(&self.at.region, i).expect(WITHIN)
     }
 
+    /// Sends what is queued on TX ring `i`, unless another handle is doing that at this moment.
     #[inline]
     pub(crate) fn send_ring(&mut self, i: usize) {
         let ring = self.at.file.shape.rings.tx_ring(&self.at.region, i).expect(WITHIN);
         let counters = self.at.file.tx_counters(i);
         let state = self.at.file.tx_state(i);
         let n = ring.n();
-        let mut hwcur = state.hwcur.load(Ordering::Relaxed);
         let tail = |hwcur: u32| ring.step(hwcur, n - 1);
-        let mut full = None;
+        let hwcur = state.hwcur();
+        if hwcur < n && ring.is_idle(hwcur, tail(hwcur)) {
+            return; // nothing queued, nothing to be shown
+        }
+        let switch = &self.at.switch;
+        let Some(begun) = state.begin(self.at.id, |owner| switch.is_dead(owner)) else { return };
+        let mut hwcur = begun.hwcur;
         let known = hwcur < n; // a peer may have scribbled over it
         if !known {
             hwcur = 0;
+        } else if let Some(from) = begun.lost_from.filter(|&from| from < n) {
+            counters.add(C::tx_drop_dead, ring.distance(from, hwcur).into());
         }
-        let Some(head) = ring.head_in_order(hwcur, tail(hwcur)).filter(|_| known) else {
-            state.hwcur.store(hwcur, Ordering::Relaxed);
+        let mut full = None;
+        if let Some(head) = ring.head_in_order(hwcur, tail(hwcur)).filter(|_| known) {
+            if hwcur != head {
+                let from = Source { ring, state, number: i, hwcur, head, counters };
+                let sent = self.forwarder.txsync(switch, &mut self.peers.of(switch), &from);
+                hwcur = sent.hwcur;
+                state.set_stall(sent.stall.map(|stall| (stall.port, stall.ring)));
+                full = sent.full;
+            }
+            // Pairs with the Acquire in `RingRef::range`.
+            ring.raw.tail.store(tail(hwcur), Ordering::Release);
+        } else {
+            state.done(hwcur);
             ring.reinit(hwcur, tail(hwcur));
             counters.add(C::reinits, 1);
-            return;
-        };
-        if hwcur != head {
-            let switch = &self.at.switch;
-            let from = Source { ring, number: i, hwcur, head, counters };
-            let sent = self.forwarder.txsync(switch, &mut self.peers.of(switch), &from);
-            hwcur = sent.hwcur;
-            state.hwcur.store(hwcur, Ordering::Relaxed);
-            self.stalls[i] = sent.stall;
-            full = sent.full;
-        } else {
-            self.stalls[i] = None;
         }
-        // Pairs with the Acquire in `RingRef::range`.
-        ring.raw.tail.store(tail(hwcur), Ordering::Release);
+        state.end(self.at.id);
         if let Some(port) = full {
             self.look_for_dead(port);
         }
@@ -166,11 +171,21 @@ impl ValePort {
         }
     }
 
+    /// Gives back what was read on RX ring `i` and shows what came, unless another handle is doing that
+    /// at this moment.
     #[inline]
     pub(crate) fn receive_ring(&mut self, i: usize) {
         let ring = self.at.file.shape.rings.rx_ring(&self.at.region, i).expect(WITHIN);
         let kring = self.at.file.kring(i);
         let n = ring.n();
+        let (hwcur, hwtail) = (kring.consumer_cur(), kring.published());
+        if hwcur < n && hwtail < n && ring.is_idle(hwcur, hwtail) {
+            return; // nothing read, nothing new
+        }
+        let switch = &self.at.switch;
+        if kring.reader.take(self.at.id, |owner| switch.is_dead(owner)) == Taken::No {
+            return;
+        }
         let (mut hwcur, mut hwtail) = (kring.consumer_cur(), kring.published());
         if hwcur >= n {
             hwcur = if hwtail < n { hwtail } else { 0 };
@@ -181,31 +196,47 @@ impl ValePort {
             // nothing to read, and whoever waits sleeps.
             hwtail = hwcur;
         }
-        let Some(head) = ring.head_in_order(hwcur, hwtail) else {
+        let mut waiting = None;
+        if let Some(head) = ring.head_in_order(hwcur, hwtail) {
+            if head != hwcur {
+                kring.free(head);
+            }
+            if head != hwtail && ring.raw.tail.load(Ordering::Relaxed) != hwtail {
+                stamp(&ring);
+            }
+            // Pairs with the Acquire in `RingRef::range`.
+            ring.raw.tail.store(hwtail, Ordering::Release);
+            // Senders that wait for space are woken for a worthwhile batch: half the ring.
+            if head != hwcur && switch.modes().backpressure && ring.distance(head, hwtail) <= n / 2
+            {
+                waiting = kring.take_waiting();
+            }
+        } else {
             ring.reinit(hwcur, hwtail);
             self.at.file.rx_counters(i).add(C::reinits, 1);
-            return;
-        };
-        if head != hwcur {
-            kring.free(head);
         }
-        if head != hwtail && ring.raw.tail.load(Ordering::Relaxed) != hwtail {
-            stamp(&ring);
-        }
-        // Pairs with the Acquire in `RingRef::range`.
-        ring.raw.tail.store(hwtail, Ordering::Release);
-        // Senders that wait for space are woken for a worthwhile batch: half the ring.
-        if head != hwcur
-            && self.at.switch.modes().backpressure
-            && ring.distance(head, hwtail) <= n / 2
-            && let Some(waiting) = kring.take_waiting()
-        {
+        kring.reader.give(self.at.id);
+        if let Some(waiting) = waiting {
             wake(&self.at, &mut self.peers, waiting, i);
         }
     }
 
+    /// Where the last batch of TX ring `i` stopped. Peers may have written anything there.
+    fn stall(&self, i: usize) -> Option<Stall> {
+        let (port, ring) = self.at.file.tx_state(i).stall()?;
+        (u16::from(ring) < MAX_RINGS).then_some(Stall { port, ring })
+    }
+
+    fn stalls(&self) -> [Option<Stall>; MAX_RINGS as usize] {
+        let mut stalls = [None; MAX_RINGS as usize];
+        for &i in &self.at.bound.tx {
+            stalls[i] = self.stall(i);
+        }
+        stalls
+    }
+
     fn first_stall(&self) -> Option<Stall> {
-        self.stalls.into_iter().flatten().next()
+        self.at.bound.tx.iter().find_map(|&i| self.stall(i))
     }
 }
 
@@ -226,7 +257,7 @@ impl Adapter for ValePort {
     #[inline]
     fn tx(&self, ring: usize) -> (RingRef<'_>, u32) {
         let i = self.at.bound.tx[ring];
-        (self.tx_ring(i), self.at.file.tx_state(i).hwcur.load(Ordering::Relaxed))
+        (self.tx_ring(i), self.at.file.tx_state(i).hwcur())
     }
 
     #[inline]
@@ -276,7 +307,7 @@ impl Adapter for ValePort {
     }
 
     fn arm(&mut self, what: Interest) {
-        self.armed = self.stalls;
+        self.armed = self.stalls();
         for &i in &self.at.bound.rx {
             let kring = self.at.file.kring(i);
             if what.contains(Interest::RX) {
@@ -290,7 +321,7 @@ impl Adapter for ValePort {
             }
         }
         if what.contains(Interest::TX) {
-            for stall in self.stalls.into_iter().flatten() {
+            for stall in self.armed.into_iter().flatten() {
                 self.peers.update(&self.at.switch, stall.port);
                 if let Some(peer) = self.peers.get(stall.port) {
                     peer.file.kring(stall.ring.into()).wait_for_space(self.at.file.shape.index);
@@ -300,7 +331,7 @@ impl Adapter for ValePort {
     }
 
     fn is_armed(&self) -> bool {
-        self.stalls == self.armed
+        self.stalls() == self.armed
     }
 
     fn disarm(&mut self, slept: bool) {
@@ -386,5 +417,105 @@ impl Drop for ValePort {
     fn drop(&mut self) {
         // An error leaves the handle to the next reaper: its process mark goes with the file.
         let _ = self.at.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::{RxRing, TxRing};
+
+    /// Opens a port below a root of its own.
+    fn open(root: &Root, name: &str) -> ValePort {
+        let bound = |_: &Shape| Ok(BoundRings { tx: vec![0], rx: vec![0] });
+        let at = open::open(root, "valeA", name, &Options::default(), bound).expect("opened");
+        ValePort::new(at).expect("bound")
+    }
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let temp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let root = Root::at(temp.path());
+        (temp, root)
+    }
+
+    fn queue(port: &ValePort, numbers: std::ops::Range<u8>) {
+        for number in numbers {
+            let (ring, hwcur) = port.tx(0);
+            let frame: [u8; 60] = std::array::from_fn(|i| if i < 6 { 0xff } else { number });
+            assert!(TxRing::new(ring, hwcur).push(&frame));
+        }
+    }
+
+    fn received(port: &mut ValePort) -> Vec<u8> {
+        port.rxsync().unwrap();
+        let mut ring = RxRing::new(port.rx(0));
+        let n = ring.available();
+        let numbers = ring.batch(n).map(|slot| slot.frame().u8_at(59)).collect();
+        ring.advance(n);
+        numbers
+    }
+
+    /// An identity that no living handle has.
+    const DEAD: u64 = 1 << 40 | 7;
+
+    #[test]
+    fn ring_of_a_handle_that_died_while_it_published_goes_on_behind_its_batch() {
+        let (_temp, root) = root();
+        let (mut heir, mut receiver) = (open(&root, "t"), open(&root, "r"));
+        queue(&heir, 0..10);
+        let state = heir.at.file.tx_state(0);
+        assert!(state.begin(DEAD, |_| false).is_some());
+        state.claim(4); // and no more was heard of it
+        heir.txsync().unwrap();
+        assert_eq!(received(&mut receiver), [4, 5, 6, 7, 8, 9]);
+        assert_eq!(heir.counters().tx_drop_dead, 4);
+        queue(&heir, 10..12);
+        heir.txsync().unwrap();
+        assert_eq!(received(&mut receiver), [10, 11]);
+        assert_eq!(heir.counters().tx_drop_dead, 4);
+    }
+
+    #[test]
+    fn ring_that_another_handle_syncs_is_skipped() {
+        let (_temp, root) = root();
+        let (mut one, other, mut receiver) = (open(&root, "t"), open(&root, "t"), open(&root, "r"));
+        queue(&one, 0..3);
+        assert!(other.at.file.tx_state(0).begin(other.at.id, |_| false).is_some());
+        one.txsync().unwrap();
+        assert_eq!(received(&mut receiver), []);
+        other.at.file.tx_state(0).end(other.at.id);
+        one.txsync().unwrap();
+        assert_eq!(received(&mut receiver), [0, 1, 2]);
+        // The same for the reader's side.
+        queue(&one, 3..4);
+        one.txsync().unwrap();
+        let kring = receiver.at.file.kring(0);
+        assert_eq!(kring.reader.take(one.at.id, |_| false), Taken::Free);
+        assert_eq!(received(&mut receiver), []);
+        receiver.at.file.kring(0).reader.give(one.at.id);
+        assert_eq!(received(&mut receiver), [3]);
+    }
+
+    #[test]
+    fn reader_that_died_holds_up_nobody() {
+        let (_temp, root) = root();
+        let (mut sender, mut receiver) = (open(&root, "t"), open(&root, "r"));
+        queue(&sender, 0..3);
+        sender.txsync().unwrap();
+        assert_eq!(receiver.at.file.kring(0).reader.take(DEAD, |_| false), Taken::Free);
+        assert_eq!(received(&mut receiver), [0, 1, 2]);
+    }
+
+    #[test]
+    fn stall_that_a_peer_made_up_is_none() {
+        let (_temp, root) = root();
+        let mut port = open(&root, "t");
+        for stall in [(255, 0), (0, 255), (255, 255), (3, 16)] {
+            port.at.file.tx_state(0).set_stall(Some(stall));
+            port.arm(Interest::TX);
+            let _ = (port.is_armed(), port.held_up_by(), port.longest_sleep());
+            port.overslept();
+            port.disarm(true);
+        }
     }
 }

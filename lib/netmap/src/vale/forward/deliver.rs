@@ -32,9 +32,10 @@ impl Loads {
     }
 }
 
-/// Delivers a batch.
+/// Delivers a batch that begins at slot `from`.
 pub fn deliver<I: Isa>(
     job: &Job<'_>,
+    from: u32,
     batch: &Batch,
     Loads(loads): &mut Loads,
     destinations: &mut impl Destinations,
@@ -43,6 +44,9 @@ pub fn deliver<I: Isa>(
     let mut done = Done::default();
     let mut stop = batch.fragments.len();
     loads.clear();
+    if !job.lossless {
+        job.state.claim(job.ring.step(from, stop as u32));
+    }
     for port in ports(job, batch) {
         let unicast = batch.has_unicast(port);
         let found = destinations.update(port).filter(|&g| !unicast || g <= job.epoch);
@@ -89,6 +93,9 @@ pub fn deliver<I: Isa>(
                 }
             }
         }
+    }
+    if job.lossless {
+        job.state.claim(job.ring.step(from, stop as u32));
     }
     for &load in &*loads {
         let to = destinations.get(load.port).expect("it was there when its ring was held");

@@ -124,6 +124,7 @@ impl Forwarder {
             clock: &clock,
             counters: from.counters,
             ring: from.ring,
+            state: from.state,
             ring_no: from.number,
             head: from.head,
             lossless: modes.backpressure,
@@ -144,6 +145,7 @@ impl Forwarder {
             };
             runs = !runs && !modes.mirrors;
             sent.hwcur = job.ring.step(sent.hwcur, done.slots);
+            job.state.done(sent.hwcur);
             sent.stall = done.stall;
             sent.full = done.full.or(done.stall.map(|s| s.port)).or(sent.full);
         }
@@ -173,7 +175,8 @@ impl Forwarder {
         if staged {
             self.copies.plan(&self.batch, job.switch, job.port);
         }
-        let done = deliver::deliver::<I>(job, &self.batch, &mut self.loads, to, &mut self.budget);
+        let done =
+            deliver::deliver::<I>(job, from, &self.batch, &mut self.loads, to, &mut self.budget);
         if staged {
             let sent = done.slots as usize;
             let budget = &mut self.budget;

@@ -75,6 +75,7 @@ pub fn run<I: Isa, S: Source>(
         bytes += u64::from(len);
         at = ring.step(at, 1);
     }
+    job.state.claim(at);
     out.finish(job.counters);
     done.slots = ring.distance(from, at);
     if done.slots > 0 {

@@ -94,7 +94,8 @@ impl Rig {
         let ring = file.shape.rings.tx_ring(region, 0).unwrap();
         let n = ring.n();
         let head = ring.head_in_order(hwcur, ring.step(hwcur, n - 1)).unwrap();
-        let from = Source { ring, number: 0, hwcur, head, counters: file.tx_counters(0) };
+        let (state, counters) = (file.tx_state(0), file.tx_counters(0));
+        let from = Source { ring, state, number: 0, hwcur, head, counters };
         let mut forwarder = Forwarder::new(port, 7);
         let sent = forwarder.txsync(switch, ports, &from);
         self.hwcur[index] = sent.hwcur;

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Who writes what: `lock` by producers; `hwtail` by the producer that holds `lock`; `hwcur` by the
-//! consumer; `want_kick` is set by the consumer and cleared by whoever kicks; `waiting` is set by
+//! consumer, the handle that `reader` names; `want_kick` is set by the consumer and cleared by whoever kicks; `waiting` is set by
 //! senders that wait for space and cleared by the consumer.
 //!
 //! Invariants, each with a loom model below: what lies before `hwtail` is complete; a producer that
@@ -19,6 +19,7 @@
 //! scribbled over them.
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, spin_hint, yield_now};
+use crate::vale::state::owner::Owner;
 
 /// Shared state of one receive ring. Each writer has cache lines of its own.
 #[repr(C, align(64))]
@@ -40,8 +41,10 @@ pub struct Kring {
     _pad2: [u32; 14],
     /// Ports (by index) whose senders wait for space in this ring.
     waiting: [AtomicU64; 4],
+    /// The handle that syncs the ring as its consumer now. On this line, which producers seldom touch.
+    pub reader: Owner,
     #[cfg(not(loom))]
-    _pad3: [u64; 4],
+    _pad3: [u64; 3],
 }
 
 #[cfg(not(loom))]
@@ -230,6 +233,7 @@ mod loom_models {
             hwcur: AtomicU32::new(0),
             want_kick: AtomicU32::new(0),
             waiting: [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)],
+            reader: Owner::new(),
         })
     }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Who writes what: the header by the port's creator, under the root's lock, before the port is
-//! listed; TX state and counters by the port's owner; RX state as `kring` says. Invariant: `Shape`
+//! listed; TX and RX state as `txstate` and `kring` say, counters by the handle that syncs the ring. Invariant: `Shape`
 //! is validated once, on open, against the limits and the file's length, and kept privately; the
 //! shared header is not looked at again.
 
@@ -25,6 +25,7 @@ use crate::shm::text::{load_text, store_text};
 use crate::stats::{Counters, RingDir, RingInfo, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::state::kring::Kring;
+use crate::vale::state::txstate::TxState;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"NMVPORT\0");
 const VERSION: u32 = 2;
@@ -51,16 +52,6 @@ struct Header {
 }
 // SAFETY: atomics only.
 unsafe impl Shared for Header {}
-
-/// State of one TX ring. Only the port's owner writes it.
-#[repr(C, align(64))]
-#[derive(Debug)]
-pub struct TxState {
-    /// First slot not sent.
-    pub hwcur: AtomicU32,
-}
-// SAFETY: an atomic and padding.
-unsafe impl Shared for TxState {}
 
 /// What a port consists of, copied out and validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,7 +193,7 @@ impl PortFile {
         let tx = s.tx.iter().enumerate().map(|(i, &cell)| {
             let head = RingRef::new(region, cell, s.tx_slots)
                 .map_or(0, |r| r.raw.head.load(Ordering::Relaxed));
-            let hwcur = self.tx_state(i).hwcur.load(Ordering::Relaxed);
+            let hwcur = self.tx_state(i).hwcur();
             let used = between(hwcur, head, s.tx_slots);
             RingInfo {
                 dir: RingDir::Tx,

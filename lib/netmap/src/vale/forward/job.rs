@@ -1,0 +1,94 @@
+//! What is to be sent, to whom it may go, and how far it came.
+
+use crate::ring::RingRef;
+use crate::stats::SharedCounters;
+use crate::vale::forward::writer::Destination;
+use crate::vale::state::fdb::Clock;
+use crate::vale::state::switch::{HandleId, SwitchFile};
+use crate::vale::state::txstate::TxState;
+
+/// The other ports, as far as a sender asks for them.
+pub trait Destinations {
+    /// Makes sure that the port at `index` can be used if that is possible, and returns its
+    /// generation. Called once per run or batch and port.
+    fn update(&mut self, index: u8) -> Option<u64>;
+
+    /// The port at `index`, if `update` found one.
+    fn get(&self, index: u8) -> Option<&Destination>;
+}
+
+/// Where a batch stopped in backpressure mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// Port whose ring is full.
+    pub port: u8,
+    /// That ring.
+    pub ring: u8,
+}
+
+/// A TX ring to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The ring.
+    pub ring: RingRef<'a>,
+    /// Its number.
+    pub number: usize,
+    /// Its state, of which the caller is the owner.
+    pub state: &'a TxState,
+    /// First slot not sent.
+    pub hwcur: u32,
+    /// First slot not to be sent.
+    pub head: u32,
+    /// What happened on it.
+    pub counters: &'a SharedCounters,
+}
+
+/// How far a txsync of a ring came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// First slot not sent: `head`, unless backpressure stopped the batch.
+    pub hwcur: u32,
+    /// Where backpressure stopped it.
+    pub stall: Option<Stall>,
+    /// A port whose ring was full: it may be a dead one.
+    pub full: Option<u8>,
+}
+
+/// How far a run or batch came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Done {
+    /// Slots done with.
+    pub slots: u32,
+    /// A port that was full.
+    pub full: Option<u8>,
+    /// Where backpressure stopped it.
+    pub stall: Option<Stall>,
+}
+
+/// What one txsync works on.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// The handle that sends.
+    pub me: HandleId,
+    /// Its port.
+    pub port: u8,
+    /// The switch that it is on.
+    pub switch: &'a SwitchFile,
+    /// The time of the learning table.
+    pub clock: &'a Clock,
+    /// What happened on the ring.
+    pub counters: &'a SharedCounters,
+    /// The ring.
+    pub ring: RingRef<'a>,
+    /// Its state.
+    pub state: &'a TxState,
+    /// Its number.
+    pub ring_no: usize,
+    /// First slot not to be sent.
+    pub head: u32,
+    /// Backpressure.
+    pub lossless: bool,
+    /// Generations up to this one were given out before anything was looked up: a port of a later
+    /// one cannot be the one that was meant.
+    pub epoch: u64,
+}
