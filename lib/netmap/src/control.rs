@@ -5,6 +5,7 @@
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -180,7 +181,7 @@ pub fn list() -> Result<(Vec<SwitchInfo>, Vec<Error>)> {
             }
         }
         match switch::Switch::open_existing(&root, name) {
-            Ok(Some(inner)) => switches.push(Switch { inner }.info()?),
+            Ok(Some(inner)) => switches.push(Switch { inner: Arc::new(inner) }.info()?),
             Ok(None) => {} // it went meanwhile
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
                 denied += 1;
@@ -222,7 +223,7 @@ pub fn names() -> Vec<String> {
 /// A switch to inspect or change.
 #[derive(Debug)]
 pub struct Switch {
-    inner: switch::Switch,
+    inner: Arc<switch::Switch>,
 }
 
 impl Switch {
@@ -245,7 +246,7 @@ impl Switch {
         reap::reap(&inner, &lock)?;
         // Reaping may have removed it.
         let inner = switch::Switch::open_existing(root, name)?.ok_or_else(missing)?;
-        Ok(Self { inner })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Makes a switch; one that is there gets the settings.

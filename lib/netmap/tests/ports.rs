@@ -236,6 +236,42 @@ fn exclusive_excludes_both_ways() {
 }
 
 #[test]
+fn handles_of_one_process_share_what_is_open_and_outlive_each_other() {
+    const NAME: &str = "handles_of_one_process_share_what_is_open_and_outlive_each_other";
+    common::in_own_root(NAME, |_| {
+        let open = |name: &str| Port::open(name).expect(name);
+        let entries = |path: &str| std::fs::read_dir(path).expect("procfs").count();
+        let mappings =
+            || std::fs::read_to_string("/proc/self/maps").expect("procfs").lines().count();
+        let (first, mut y) = (open("valeA:x"), open("valeA:y"));
+        let before = (entries("/proc/self/fd"), mappings());
+        let mut others: Vec<Port> = (0..30).map(|_| open("valeA:x")).collect();
+        // Each knows the other port once it has sent to it.
+        for (i, port) in (1..).zip(&mut others) {
+            assert!(port.tx(0).push(&frame(0xff, 1, i, 60)));
+            port.txsync().expect("synced");
+        }
+        assert_eq!(read(&mut y, 0, 100).len(), 30);
+        let after = (entries("/proc/self/fd"), mappings());
+        assert_eq!(after.0, before.0, "a handle on an open port takes no descriptor");
+        assert!(after.1 <= before.1 + 4, "{} mappings more", after.1 - before.1);
+        let users = || {
+            let info = Switch::open("valeA").expect("there").info().expect("read");
+            info.ports.iter().find(|port| port.name == "x").map(|port| port.users.len())
+        };
+        assert_eq!(users(), Some(31), "siblings are not taken for dead");
+        drop(first);
+        others.truncate(2);
+        assert_eq!(users(), Some(2));
+        assert!(others[1].tx(0).push(&frame(0xff, 1, 99, 60)));
+        others[1].txsync().expect("synced");
+        assert_eq!(read(&mut y, 0, 100).len(), 1);
+        drop(others);
+        assert_eq!(users(), None);
+    });
+}
+
+#[test]
 fn what_a_kind_cannot_do_is_refused_where_it_is_asked_for() {
     static PACKET: [u8; 60] = [0; 60];
     let mut null = Port::open("null:").unwrap();

@@ -89,7 +89,7 @@ impl Rig {
         let mut ports: Vec<ValePort> = Vec::new();
         for name in ["x", "y", "z"] {
             let mut options = small(match ports.get(1) {
-                Some(y) => Memory::With(MemoryRef(y.at.file.shape.region.clone())),
+                Some(y) => Memory::With(MemoryRef(y.at.port.file.shape.region.clone())),
                 None => Memory::Private,
             });
             options.tx_slots = Some(SLOTS);
@@ -108,8 +108,8 @@ impl Rig {
         let word = |s: &RawSlot| s.word.load(Ordering::Relaxed);
         let words = ports.iter().map(|p| rings(p).flat_map(|r| r.slots.iter().map(word)).collect());
         let ring_cells = |of: &ValePort| {
-            let same = |p: &&ValePort| p.at.region.id() == of.at.region.id();
-            let shapes = ports.iter().filter(same).map(|p| &p.at.file.shape);
+            let same = |p: &&ValePort| p.at.port.region.id() == of.at.port.region.id();
+            let shapes = ports.iter().filter(same).map(|p| &p.at.port.file.shape);
             let starts = shapes.flat_map(|s| s.rings.tx.iter().chain(&s.rings.rx));
             starts.flat_map(|&c| c..c + cells_for(ring_bytes(SLOTS))).collect()
         };
@@ -133,8 +133,9 @@ impl Rig {
         switch.fdb().remove_if(|_, _| true);
         for ((port, words), ring_cells) in self.ports.iter().zip(&self.words).zip(&self.ring_cells)
         {
-            for cell in (0..port.at.region.cells()).filter(|c| !ring_cells.contains(c)) {
-                let start: &[AtomicU64] = port.at.region.slice(cell, 0, 2).expect("a known cell");
+            for cell in (0..port.at.port.region.cells()).filter(|c| !ring_cells.contains(c)) {
+                let start: &[AtomicU64] =
+                    port.at.port.region.slice(cell, 0, 2).expect("a known cell");
                 start.iter().for_each(|w| w.store(0, Ordering::Relaxed)); // what routes a packet
             }
             let slots = rings(port).flat_map(|r| r.slots.iter());
@@ -143,8 +144,8 @@ impl Rig {
                 slot.ptr.store(0, Ordering::Relaxed);
             }
             for i in 0..RINGS {
-                let (tx, kring) = (port.tx_ring(i), port.at.file.kring(i));
-                port.at.file.tx_state(i).done(0);
+                let (tx, kring) = (port.tx_ring(i), port.at.port.file.kring(i));
+                port.at.port.file.tx_state(i).done(0);
                 tx.reinit(0, tx.n() - 1);
                 kring.publish(0);
                 kring.free(0);
@@ -172,7 +173,7 @@ impl Rig {
             0 if other => {
                 // A buffer near the region's end.
                 let [at, distance] = input.bytes();
-                let end = port.at.region.cells();
+                let end = port.at.port.region.cells();
                 let value = SlotValue {
                     buf_idx: end.wrapping_add_signed((distance as i8).into()),
                     len: input.half(),
@@ -222,8 +223,8 @@ impl Rig {
                 };
                 let byte = usize::from(input.byte()) % (STRIDE / 8) * 8;
                 let value = u64::from_le_bytes(input.bytes());
-                if cell < port.at.region.cells()
-                    && let Some(word) = port.at.region.at::<AtomicU64>(cell, byte)
+                if cell < port.at.port.region.cells()
+                    && let Some(word) = port.at.port.region.at::<AtomicU64>(cell, byte)
                 {
                     word.store(value, Ordering::Relaxed);
                 }
@@ -251,7 +252,7 @@ impl Rig {
     /// says, of at most 64, none longer than a buffer.
     fn txsync(&mut self, p: usize, i: usize) {
         let published = |rig: &Self| -> Vec<u32> {
-            let krings = rig.ports.iter().flat_map(|p| (0..RINGS).map(|i| p.at.file.kring(i)));
+            let krings = rig.ports.iter().flat_map(|p| (0..RINGS).map(|i| p.at.port.file.kring(i)));
             krings.map(|k| k.published()).collect()
         };
         let (before, clean) = (published(self), self.clean());
@@ -289,7 +290,7 @@ impl Rig {
     fn rxsync(&mut self, p: usize, i: usize, read: usize) {
         self.ports[p].rxsync_ring(i).expect("a switch does not fail");
         let port = &self.ports[p];
-        let (kring, region) = (port.at.file.kring(i), &port.at.region);
+        let (kring, region) = (port.at.port.file.kring(i), &port.at.port.region);
         let mut ring = RxRing::new(port.rx_ring(i));
         let expected = port.rx_ring(i).distance(kring.consumer_cur(), kring.published());
         assert_eq!(ring.available(), expected as usize);
@@ -309,7 +310,7 @@ impl Rig {
         let in_rings = || {
             let mut all: Vec<(u64, u32)> = Vec::new();
             for port in &self.ports {
-                all.extend(buffers(port).map(|b| (port.at.region.id().1, b)));
+                all.extend(buffers(port).map(|b| (port.at.port.region.id().1, b)));
             }
             all.sort_unstable();
             all
@@ -326,7 +327,7 @@ impl Rig {
 }
 
 fn tx(port: &ValePort, i: usize) -> TxRing<'_> {
-    let hwcur = port.at.file.tx_state(i).hwcur();
+    let hwcur = port.at.port.file.tx_state(i).hwcur();
     TxRing::new(port.tx_ring(i), hwcur)
 }
 

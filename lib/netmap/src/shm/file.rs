@@ -94,6 +94,12 @@ pub fn anonymous(len: u64) -> Result<File> {
     Ok(file)
 }
 
+/// What tells a file from others: device and inode.
+pub fn id(file: &File) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().map_or((0, 0), |m| (m.dev(), m.ino()))
+}
+
 /// Length of the file now.
 pub fn len(file: &File) -> u64 {
     file.metadata().map_or(0, |m| m.len())

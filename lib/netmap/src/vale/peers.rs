@@ -1,39 +1,33 @@
-//! The other ports of a switch, as a sender needs them: their files opened and mapped on first use.
+//! The other ports of a switch, as a sender needs them: their files opened and mapped on first
+//! use, once for all handles of the process.
 //!
 //! Invariant: a destination is used only while the switch lists the very generation that was opened,
 //! so a port that went and came again under the same index is opened anew; an attempt that failed is
 //! repeated after a while.
 
-use crate::shm::bell::Bell;
-use crate::shm::mem::Region;
+use std::sync::Arc;
+
 use crate::time::now_ms;
-use crate::vale::forward::{Destination, Destinations};
+use crate::vale::forward::Destinations;
+use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::MAX_PORTS;
-use crate::vale::state::portfile::PortFile;
-use crate::vale::state::switch::{bell_file, port_file};
+use crate::vale::state::portfiles::PortFiles;
 
 /// Opens the port at `index`.
 #[cold]
-fn open(switch: &Switch, index: u8, generation: u64) -> Option<Destination> {
+fn open(switch: &Switch, index: u8, generation: u64) -> Option<Arc<PortFiles>> {
     let listed = switch.listed(index).filter(|l| l.generation == generation)?;
-    let file = PortFile::open(switch.dir(), &port_file(&listed.name)).ok()?;
-    let shape = &file.shape;
-    if shape.generation != generation || shape.index != index {
-        return None;
-    }
-    let region = Region::open(switch.memory().ok()?, &shape.region).ok()?;
-    let bells = (0..shape.rings.pairs())
-        .map(|i| Bell::open(switch.dir(), &bell_file(&listed.name, i)).ok())
-        .collect::<Option<_>>()?;
-    Some(Destination { file, region, bells })
+    let (files, _) = shared::port(switch, &listed.name, false).ok()?;
+    let shape = &files.file.shape;
+    (shape.generation == generation && shape.index == index).then_some(files)
 }
 
 /// What is known of the port at one index.
 #[derive(Debug, Default)]
 struct Known {
     generation: u64,
-    opened: Option<Box<Destination>>,
+    opened: Option<Arc<PortFiles>>,
     /// When opening it failed last.
     failed_ms: u64,
 }
@@ -68,7 +62,7 @@ impl Peers {
 
     /// The port at `index`, if `update` found one.
     #[inline]
-    pub fn get(&self, index: u8) -> Option<&Destination> {
+    pub fn get(&self, index: u8) -> Option<&PortFiles> {
         self.known.get(usize::from(index))?.opened.as_deref()
     }
 
@@ -93,7 +87,7 @@ impl Destinations for PeersOf<'_> {
     }
 
     #[inline]
-    fn get(&self, index: u8) -> Option<&Destination> {
+    fn get(&self, index: u8) -> Option<&PortFiles> {
         self.peers.get(index)
     }
 }
@@ -109,7 +103,7 @@ impl Known {
             }
             return;
         }
-        let opened = open(switch, index, generation).map(Box::new);
+        let opened = open(switch, index, generation);
         *self = Self { generation, opened, failed_ms: now };
     }
 }

@@ -91,13 +91,13 @@ impl ValePort {
             let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
             for &i in &mine {
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, i as u64);
-                epoll.add(&at.bells[i], event).map_err(failed)?;
+                epoll.add(&at.port.bells[i], event).map_err(failed)?;
             }
             Some(epoll)
         } else {
             None
         };
-        let forwarder = Forwarder::new(at.file.shape.index, at.id);
+        let forwarder = Forwarder::new(at.port.file.shape.index, at.id);
         let armed = [None; MAX_RINGS as usize];
         let last_death_check_ms = 0;
         let peers = Peers::new();
@@ -107,21 +107,21 @@ impl ValePort {
     /// TX ring `i` in memory.
     #[inline]
     pub fn tx_ring(&self, i: usize) -> RingRef<'_> {
-        self.at.file.shape.rings.tx_ring(&self.at.region, i).expect(WITHIN)
+        self.at.port.file.shape.rings.tx_ring(&self.at.port.region, i).expect(WITHIN)
     }
 
     /// RX ring `i` in memory.
     #[inline]
     pub fn rx_ring(&self, i: usize) -> RingRef<'_> {
-        self.at.file.shape.rings.rx_ring(&self.at.region, i).expect(WITHIN)
+        self.at.port.file.shape.rings.rx_ring(&self.at.port.region, i).expect(WITHIN)
     }
 
     /// Sends what is queued on TX ring `i`, unless another handle is doing that at this moment.
     #[inline]
     pub(crate) fn send_ring(&mut self, i: usize) {
-        let ring = self.at.file.shape.rings.tx_ring(&self.at.region, i).expect(WITHIN);
-        let counters = self.at.file.tx_counters(i);
-        let state = self.at.file.tx_state(i);
+        let ring = self.at.port.file.shape.rings.tx_ring(&self.at.port.region, i).expect(WITHIN);
+        let counters = self.at.port.file.tx_counters(i);
+        let state = self.at.port.file.tx_state(i);
         let n = ring.n();
         let tail = |hwcur: u32| ring.step(hwcur, n - 1);
         let hwcur = state.hwcur();
@@ -175,8 +175,8 @@ impl ValePort {
     /// at this moment.
     #[inline]
     pub(crate) fn receive_ring(&mut self, i: usize) {
-        let ring = self.at.file.shape.rings.rx_ring(&self.at.region, i).expect(WITHIN);
-        let kring = self.at.file.kring(i);
+        let ring = self.at.port.file.shape.rings.rx_ring(&self.at.port.region, i).expect(WITHIN);
+        let kring = self.at.port.file.kring(i);
         let n = ring.n();
         let (hwcur, hwtail) = (kring.consumer_cur(), kring.published());
         if hwcur < n && hwtail < n && ring.is_idle(hwcur, hwtail) {
@@ -213,7 +213,7 @@ impl ValePort {
             }
         } else {
             ring.reinit(hwcur, hwtail);
-            self.at.file.rx_counters(i).add(C::reinits, 1);
+            self.at.port.file.rx_counters(i).add(C::reinits, 1);
         }
         kring.reader.give(self.at.id);
         if let Some(waiting) = waiting {
@@ -223,7 +223,7 @@ impl ValePort {
 
     /// Where the last batch of TX ring `i` stopped. Peers may have written anything there.
     fn stall(&self, i: usize) -> Option<Stall> {
-        let (port, ring) = self.at.file.tx_state(i).stall()?;
+        let (port, ring) = self.at.port.file.tx_state(i).stall()?;
         (u16::from(ring) < MAX_RINGS).then_some(Stall { port, ring })
     }
 
@@ -250,14 +250,14 @@ impl Adapter for ValePort {
     }
 
     fn slots(&self) -> (u32, u32) {
-        let rings = &self.at.file.shape.rings;
+        let rings = &self.at.port.file.shape.rings;
         (rings.tx_slots, rings.rx_slots)
     }
 
     #[inline]
     fn tx(&self, ring: usize) -> (RingRef<'_>, u32) {
         let i = self.at.bound.tx[ring];
-        (self.tx_ring(i), self.at.file.tx_state(i).hwcur())
+        (self.tx_ring(i), self.at.port.file.tx_state(i).hwcur())
     }
 
     #[inline]
@@ -287,7 +287,7 @@ impl Adapter for ValePort {
     fn peek(&self) -> bool {
         self.at.bound.rx.iter().any(|&i| {
             let tail = self.rx_ring(i).raw.tail.load(Ordering::Relaxed);
-            self.at.file.kring(i).published() != tail
+            self.at.port.file.kring(i).published() != tail
         })
     }
 
@@ -297,7 +297,7 @@ impl Adapter for ValePort {
             Some(epoll) => epoll.0.as_fd(),
             None => {
                 let i = self.at.bound.rx.first().or(self.at.bound.tx.first()).copied().unwrap_or(0);
-                self.at.bells[i].as_fd()
+                self.at.port.bells[i].as_fd()
             }
         }
     }
@@ -309,7 +309,7 @@ impl Adapter for ValePort {
     fn arm(&mut self, what: Interest) {
         self.armed = self.stalls();
         for &i in &self.at.bound.rx {
-            let kring = self.at.file.kring(i);
+            let kring = self.at.port.file.kring(i);
             if what.contains(Interest::RX) {
                 kring.ask_kick();
             }
@@ -324,7 +324,9 @@ impl Adapter for ValePort {
             for stall in self.armed.into_iter().flatten() {
                 self.peers.update(&self.at.switch, stall.port);
                 if let Some(peer) = self.peers.get(stall.port) {
-                    peer.file.kring(stall.ring.into()).wait_for_space(self.at.file.shape.index);
+                    peer.file
+                        .kring(stall.ring.into())
+                        .wait_for_space(self.at.port.file.shape.index);
                 }
             }
         }
@@ -336,13 +338,13 @@ impl Adapter for ValePort {
 
     fn disarm(&mut self, slept: bool) {
         for &i in &self.at.bound.rx {
-            self.at.file.kring(i).clear_kick();
+            self.at.port.file.kring(i).clear_kick();
         }
         for &i in &self.mine {
-            self.at.bells[i].clear();
+            self.at.port.bells[i].clear();
         }
         if slept && let Some(&i) = self.at.bound.rx.first() {
-            self.at.file.rx_counters(i).add(C::wakeups, 1);
+            self.at.port.file.rx_counters(i).add(C::wakeups, 1);
         }
     }
 
@@ -369,26 +371,26 @@ impl Adapter for ValePort {
     }
 
     fn memory_id(&self) -> (u64, u64) {
-        self.at.region.id()
+        self.at.port.region.id()
     }
 
     fn memory(&self) -> Option<MemoryRef> {
-        Some(MemoryRef(self.at.file.shape.region.clone()))
+        Some(MemoryRef(self.at.port.file.shape.region.clone()))
     }
 
     fn extra_buffers(&self) -> Vec<u32> {
-        extra_buffers(&self.at.region, self.at.if_cell)
+        extra_buffers(&self.at.port.region, self.at.if_cell)
     }
 
     fn counters(&self) -> Counters {
-        self.at.file.counters()
+        self.at.port.file.counters()
     }
 }
 
 /// Rings the senders in `waiting`, who found ring `i` full.
 #[cold]
 fn wake(at: &Attached, peers: &mut Peers, mut waiting: [u64; 4], i: usize) {
-    let counters = at.file.rx_counters(i);
+    let counters = at.port.file.rx_counters(i);
     for (word, bits) in waiting.iter_mut().enumerate() {
         while *bits != 0 {
             let port = (word * 64) as u32 + bits.trailing_zeros();
@@ -463,7 +465,7 @@ mod tests {
         let (_temp, root) = root();
         let (mut heir, mut receiver) = (open(&root, "t"), open(&root, "r"));
         queue(&heir, 0..10);
-        let state = heir.at.file.tx_state(0);
+        let state = heir.at.port.file.tx_state(0);
         assert!(state.begin(DEAD, |_| false).is_some());
         state.claim(4); // and no more was heard of it
         heir.txsync().unwrap();
@@ -480,19 +482,19 @@ mod tests {
         let (_temp, root) = root();
         let (mut one, other, mut receiver) = (open(&root, "t"), open(&root, "t"), open(&root, "r"));
         queue(&one, 0..3);
-        assert!(other.at.file.tx_state(0).begin(other.at.id, |_| false).is_some());
+        assert!(other.at.port.file.tx_state(0).begin(other.at.id, |_| false).is_some());
         one.txsync().unwrap();
         assert_eq!(received(&mut receiver), []);
-        other.at.file.tx_state(0).end(other.at.id);
+        other.at.port.file.tx_state(0).end(other.at.id);
         one.txsync().unwrap();
         assert_eq!(received(&mut receiver), [0, 1, 2]);
         // The same for the reader's side.
         queue(&one, 3..4);
         one.txsync().unwrap();
-        let kring = receiver.at.file.kring(0);
+        let kring = receiver.at.port.file.kring(0);
         assert_eq!(kring.reader.take(one.at.id, |_| false), Taken::Free);
         assert_eq!(received(&mut receiver), []);
-        receiver.at.file.kring(0).reader.give(one.at.id);
+        receiver.at.port.file.kring(0).reader.give(one.at.id);
         assert_eq!(received(&mut receiver), [3]);
     }
 
@@ -502,7 +504,7 @@ mod tests {
         let (mut sender, mut receiver) = (open(&root, "t"), open(&root, "r"));
         queue(&sender, 0..3);
         sender.txsync().unwrap();
-        assert_eq!(receiver.at.file.kring(0).reader.take(DEAD, |_| false), Taken::Free);
+        assert_eq!(receiver.at.port.file.kring(0).reader.take(DEAD, |_| false), Taken::Free);
         assert_eq!(received(&mut receiver), [0, 1, 2]);
     }
 
@@ -511,7 +513,7 @@ mod tests {
         let (_temp, root) = root();
         let mut port = open(&root, "t");
         for stall in [(255, 0), (0, 255), (255, 255), (3, 16)] {
-            port.at.file.tx_state(0).set_stall(Some(stall));
+            port.at.port.file.tx_state(0).set_stall(Some(stall));
             port.arm(Interest::TX);
             let _ = (port.is_armed(), port.held_up_by(), port.longest_sleep());
             port.overslept();

@@ -2,8 +2,8 @@
 
 use crate::ring::RingRef;
 use crate::stats::SharedCounters;
-use crate::vale::forward::writer::Destination;
 use crate::vale::state::fdb::Clock;
+use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{HandleId, SwitchFile};
 use crate::vale::state::txstate::TxState;
 
@@ -14,7 +14,7 @@ pub trait Destinations {
     fn update(&mut self, index: u8) -> Option<u64>;
 
     /// The port at `index`, if `update` found one.
-    fn get(&self, index: u8) -> Option<&Destination>;
+    fn get(&self, index: u8) -> Option<&PortFiles>;
 }
 
 /// Where a batch stopped in backpressure mode.

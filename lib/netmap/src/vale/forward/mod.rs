@@ -46,7 +46,6 @@ use crate::vale::state::fdb::{self, Clock};
 use crate::vale::state::switch::{HandleId, SwitchFile};
 
 pub use job::{Destinations, Sent, Source, Stall};
-pub use writer::Destination;
 
 /// The forwarding state of one handle. Private memory: nobody else sees it.
 #[derive(Debug)]

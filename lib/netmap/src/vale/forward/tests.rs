@@ -8,19 +8,20 @@ use crate::shm::dir::Dir;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::Region;
 use crate::vale::state::portfile::{PortFile, Shape};
+use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::Settings;
 
 const SLOTS: u32 = 64;
 
 /// Ports that are all there.
-struct Ports(Vec<(u64, Destination)>);
+struct Ports(Vec<(u64, PortFiles)>);
 
 impl Destinations for Ports {
     fn update(&mut self, index: u8) -> Option<u64> {
         self.0.get(usize::from(index)).map(|(generation, _)| *generation)
     }
 
-    fn get(&self, index: u8) -> Option<&Destination> {
+    fn get(&self, index: u8) -> Option<&PortFiles> {
         self.0.get(usize::from(index)).map(|(_, port)| port)
     }
 }
@@ -54,7 +55,8 @@ impl Rig {
         for i in 0..ports {
             let (index, generation) = switch.reserve_port(&lock, &format!("p{i}"), "r").unwrap();
             let (file, region) = half(index, generation);
-            destinations.push((generation, Destination { file, region, bells: Vec::new() }));
+            destinations
+                .push((generation, PortFiles { file, region: region.into(), bells: Vec::new() }));
             senders.push(half(index, generation));
             switch.activate_port(&lock, index);
         }

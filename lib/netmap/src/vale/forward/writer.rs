@@ -8,14 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::abi::{RawSlot, SlotValue};
 use crate::copy::{self, Isa};
-use crate::ring::RingRef;
-use crate::shm::bell::Bell;
 use crate::shm::mem::{RESERVED, Region};
 use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::forward::inner::{AHEAD, Buffers};
 use crate::vale::state::kring::{Held, OnHeld};
-use crate::vale::state::portfile::PortFile;
+use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{HandleId, RETIRED, SwitchFile};
 
 /// How long a sender waits for a ring that another sender holds before it gives up.
@@ -29,25 +27,6 @@ pub struct WaitBudget(Duration);
 impl Default for WaitBudget {
     fn default() -> Self {
         Self(2 * LONGEST_WAIT)
-    }
-}
-
-/// Another port, as a sender sees it.
-#[derive(Debug)]
-pub struct Destination {
-    /// Ring state and counters.
-    pub file: PortFile,
-    /// Rings and buffers.
-    pub region: Region,
-    /// Doorbells, one per ring pair.
-    pub bells: Vec<Bell>,
-}
-
-impl Destination {
-    /// RX ring `i`.
-    #[inline]
-    pub fn rx_ring(&self, i: usize) -> Option<RingRef<'_>> {
-        self.file.shape.rings.rx_ring(&self.region, i)
     }
 }
 
@@ -76,7 +55,7 @@ pub struct Lease {
 #[inline]
 pub fn hold(
     switch: &SwitchFile,
-    to: &Destination,
+    to: &PortFiles,
     ring: u8,
     me: HandleId,
     budget: &mut WaitBudget,
@@ -120,7 +99,7 @@ pub fn hold(
 /// A held ring, being written.
 #[derive(Debug)]
 pub struct Writer<'a> {
-    to: &'a Destination,
+    to: &'a PortFiles,
     me: HandleId,
     ring: u8,
     slots: &'a [RawSlot],
@@ -139,7 +118,7 @@ pub struct Writer<'a> {
 impl<'a> Writer<'a> {
     /// Writes where `lease` says; the ring is held for `me`.
     #[inline(always)]
-    pub fn new(to: &'a Destination, lease: Lease, me: HandleId) -> Self {
+    pub fn new(to: &'a PortFiles, lease: Lease, me: HandleId) -> Self {
         let ring = to.rx_ring(lease.ring.into()).expect("`hold` has seen it");
         Self {
             to,

@@ -7,4 +7,5 @@ pub mod open;
 pub mod persist;
 pub mod reap;
 pub mod root;
+pub mod shared;
 pub mod switch;

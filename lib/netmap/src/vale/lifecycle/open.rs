@@ -11,6 +11,7 @@
 //! whose process is gone, and removes it with its files. Invariant: a port's files are removed
 //! before its place is free, so a name is never reused with old files in the way.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -19,15 +20,16 @@ use crate::options::{BoundRings, Memory, Options, Sizes};
 use crate::random::random;
 use crate::ring::RingRef;
 use crate::rings::{RingCells, make_if, make_rings, populate};
-use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::Region;
 use crate::vale::lifecycle::reap::{self, Sweep, reap};
 use crate::vale::lifecycle::root::Root;
+use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::{Opened, Switch};
 use crate::vale::state::portfile::{PortFile, Shape};
-use crate::vale::state::switch::{EXCLUSIVE, HandleId, bell_file, port_file};
+use crate::vale::state::portfiles::PortFiles;
+use crate::vale::state::switch::{EXCLUSIVE, HandleId, index_of, port_file};
 
 /// How long an opener goes on clearing away what a port of that name left behind.
 const CLEARING_PATIENCE: Duration = Duration::from_secs(10);
@@ -36,13 +38,9 @@ const CLEARING_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Attached {
     /// The switch; its open file keeps the handle alive.
-    pub switch: Switch,
-    /// Ring state and counters.
-    pub file: PortFile,
-    /// Rings and buffers.
-    pub region: Region,
-    /// Doorbells, one per ring pair.
-    pub bells: Vec<Bell>,
+    pub switch: Arc<Switch>,
+    /// The port.
+    pub port: Arc<PortFiles>,
     /// Identity of the handle.
     pub id: HandleId,
     /// Cell of the handle's netmap_if.
@@ -61,40 +59,40 @@ pub fn open(
     bound: impl Fn(&Shape) -> Result<BoundRings>,
 ) -> Result<Attached> {
     let full = format!("{switch_name}:{port}");
-    let (lock, mut switch) = lock_for_new(root, switch_name, port)?;
+    let (lock, switch) = lock_for_new(root, switch_name, port)?;
     // From here on an error leaves a port without handles, perhaps a switch without ports.
     let opened = (|| {
-        let (index, file, region) = find_or_make(&switch, &lock, port, options)?;
-        check_rings(&file.shape, &region)?;
-        let users: Vec<_> = switch.live_handles().into_iter().filter(|h| h.port == index).collect();
-        let taken = users.iter().find(|h| options.exclusive || h.flags & EXCLUSIVE != 0);
+        let (port, is_new) = find_or_make(&switch, &lock, port, options)?;
+        let shape = &port.file.shape;
+        check_rings(shape, &port.region)?;
+        let users = switch.live_handles().into_iter().filter(|h| h.port == shape.index);
+        let taken = users.into_iter().find(|h| options.exclusive || h.flags & EXCLUSIVE != 0);
         if let Some(user) = taken {
             let how = if options.exclusive { "it is in use" } else { "it is open exclusively" };
             let why = format!("{how} by process {}", user.pid);
             return Err(Error::Busy { name: full.clone(), why });
         }
-        let bound = bound(&file.shape)?;
-        let shape = &file.shape;
-        let bells = make_bells(&switch, port, shape)?;
-        let if_cell = make_if(&region, &shape.rings, &full, &bound, options.extra_bufs)?;
+        let bound = bound(shape)?;
+        let extra = options.extra_bufs;
+        let if_cell = make_if(&port.region, &shape.rings, &full, &bound, extra)?;
         let flags = if options.exclusive { EXCLUSIVE } else { 0 };
-        match switch.add_handle(&lock, index, if_cell, flags) {
-            Ok(id) => Ok((file, region, bells, id, if_cell, bound)),
+        match switch.add_handle(&lock, shape.index, if_cell, flags) {
+            Ok(id) => Ok((Attached { switch: switch.clone(), port, id, if_cell, bound }, is_new)),
             Err(e) => {
-                region.give_back(Sweep::new(&switch).cells_of_if(
-                    &region,
-                    &file.shape.region,
-                    if_cell,
-                ));
+                let mut sweep = Sweep::new(&switch);
+                let cells = sweep.cells_of_if(&port.region, &shape.region, if_cell);
+                port.region.give_back(cells);
                 Err(e)
             }
         }
     })();
     match opened {
-        Ok((file, region, bells, id, if_cell, bound)) => {
+        Ok((attached, is_new)) => {
             drop(lock);
-            populate(&file.shape.rings, &region);
-            Ok(Attached { switch, file, region, bells, id, if_cell, bound })
+            if is_new {
+                populate(&attached.port.file.shape.rings, &attached.port.region);
+            }
+            Ok(attached)
         }
         Err(e) => {
             let _ = reap(&switch, &lock); // the first error is the one to report
@@ -105,7 +103,7 @@ pub fn open(
 
 /// Takes the root's lock and opens a switch, making it if there is none, once nothing is left of an
 /// earlier port of that name.
-pub fn lock_for_new(root: &Root, switch: &str, port: &str) -> Result<(RootLock, Switch)> {
+pub fn lock_for_new(root: &Root, switch: &str, port: &str) -> Result<(RootLock, Arc<Switch>)> {
     let start = Instant::now();
     loop {
         let lock = root.lock()?;
@@ -123,8 +121,8 @@ pub fn lock_for_new(root: &Root, switch: &str, port: &str) -> Result<(RootLock, 
 
 /// Opens a switch without what the dead left on it, making it if there is none, or none any more;
 /// returns it with the ports that are dead and not cleared away yet.
-pub fn open_switch(root: &Root, lock: &RootLock, name: &str) -> Result<(Switch, Vec<u8>)> {
-    let (switch, how) = Switch::open_or_create(root, lock, name)?;
+pub fn open_switch(root: &Root, lock: &RootLock, name: &str) -> Result<(Arc<Switch>, Vec<u8>)> {
+    let (switch, how) = shared::switch(root, lock, name)?;
     if how == Opened::Replaced {
         reap::remove_orphans(root, lock)?;
     }
@@ -133,24 +131,23 @@ pub fn open_switch(root: &Root, lock: &RootLock, name: &str) -> Result<(Switch, 
     }
     let rest = reap(&switch, lock)?;
     // If only the dead were on it, it is gone now and `switch` is a file without a name.
-    Ok((Switch::open_or_create(root, lock, name)?.0, rest))
+    Ok((shared::switch(root, lock, name)?.0, rest))
 }
 
 impl Attached {
     /// Closes the handle; with the last one goes the port, with the last port the switch.
     pub fn close(&self) -> Result<()> {
         let lock = self.switch.root().lock()?;
-        let name = &self.file.shape.region;
-        if let Some(mine) = self.switch.my_handle() {
-            let cells = Sweep::new(&self.switch).cells_of_if(&self.region, name, self.if_cell);
-            self.switch.remove_handle(&lock, mine);
-            // After the handle: who dies in between leaks cells, who did it the other way round
-            // would have them given back twice.
-            self.region.give_back(cells);
-        }
+        let PortFiles { file, region, .. } = &*self.port;
+        let name = &file.shape.region;
+        let cells = Sweep::new(&self.switch).cells_of_if(region, name, self.if_cell);
+        self.switch.remove_handle(&lock, index_of(self.id));
+        // After the handle: who dies in between leaks cells, who did it the other way round
+        // would have them given back twice.
+        region.give_back(cells);
         // Somebody removed the switch's directory: what was this port's alone goes with its user.
-        if !self.switch.is_current() && self.region.ports_ever() <= 1 {
-            self.region.remove(self.switch.memory()?, name)?;
+        if !self.switch.is_current() && region.ports_ever() <= 1 {
+            region.remove(self.switch.memory()?, name)?;
         }
         reap(&self.switch, &lock).map(drop)
     }
@@ -180,38 +177,33 @@ fn check_rings(shape: &Shape, region: &Region) -> Result<()> {
     Ok(())
 }
 
-/// Makes a port's doorbells, or opens those that are there: one per ring pair.
-fn make_bells(switch: &Switch, port: &str, shape: &Shape) -> Result<Vec<Bell>> {
-    (0..shape.rings.pairs()).map(|i| Bell::create(switch.dir(), &bell_file(port, i))).collect()
-}
-
-/// The port of that name, made if there is none, with its index.
+/// The port of that name, made if there is none, and whether this process had it not open before.
 pub fn find_or_make(
     switch: &Switch,
     lock: &RootLock,
     port: &str,
     options: &Options,
-) -> Result<(u8, PortFile, Region)> {
+) -> Result<(Arc<PortFiles>, bool)> {
     let full = format!("{}:{port}", switch.name());
     if let Some(listed) = switch.find(port) {
-        let file = PortFile::open(switch.dir(), &port_file(port))?;
-        let region = Region::open(switch.memory()?, &file.shape.region)?;
-        if file.shape.index != listed.index {
+        let (found, is_new) = shared::port(switch, port, true)?;
+        let shape = &found.file.shape;
+        if shape.index != listed.index {
             return Err(Error::Damaged {
                 path: switch.dir().join(&port_file(port)),
                 why: "it belongs to another port; close the port in all programs".into(),
             });
         }
-        let misfit = fits(&file.shape.rings, options).err().or_else(|| match &options.memory {
+        let misfit = fits(&shape.rings, options).err().or_else(|| match &options.memory {
             Memory::Private => None,
-            Memory::Id(n) if n.to_string() == file.shape.region => None,
-            Memory::With(m) if m.0 == file.shape.region => None,
+            Memory::Id(n) if n.to_string() == shape.region => None,
+            Memory::With(m) if m.0 == shape.region => None,
             Memory::Id(_) | Memory::With(_) => {
-                Some(format!("its memory region is {}", file.shape.region))
+                Some(format!("its memory region is {}", shape.region))
             }
         });
         return match misfit {
-            None => Ok((listed.index, file, region)),
+            None => Ok((found, is_new)),
             Some(why) => Err(Error::Invalid {
                 name: full,
                 why: format!("the port is open already and {why}; ask for what it has"),
@@ -232,17 +224,17 @@ pub fn find_or_make(
     }
     let (index, generation) = switch.reserve_port(lock, port, &region_name)?;
     let memory = switch.memory()?;
-    let region = match memory.stat_at(&region_name) {
-        Ok(_) => Region::open(memory, &region_name)?,
-        Err(_) => Region::create(memory, &region_name)?,
+    let region = match shared::region(memory, &region_name)? {
+        Some(region) => region,
+        None => shared::add_region(Region::create(memory, &region_name)?),
     };
     region.count_port();
     let rings = make_rings(&region, sizes)?;
     let shape = Shape { index, generation, region: region_name, rings };
     file::remove(switch.dir(), &port_file(port))?;
-    let file = PortFile::create(switch.dir(), &port_file(port), shape)?;
-    make_bells(switch, port, &file.shape)?;
+    PortFile::create(switch.dir(), &port_file(port), shape)?;
+    let (made, is_new) = shared::port(switch, port, true)?;
     // Last: from now on senders open all of the above.
     switch.activate_port(lock, index);
-    Ok((index, file, region))
+    Ok((made, is_new))
 }

@@ -14,7 +14,8 @@ pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options
         return Err(Error::Exists { name: format!("{switch_name}:{port}") });
     }
     let made = find_or_make(&switch, &lock, port, o);
-    let result = made.map(|(index, ..)| switch.set_port_persistent(&lock, index, true));
+    let result =
+        made.map(|(made, _)| switch.set_port_persistent(&lock, made.file.shape.index, true));
     reap(&switch, &lock)?;
     result
 }

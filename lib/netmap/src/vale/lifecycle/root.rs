@@ -203,6 +203,12 @@ impl Root {
         kind.is_ok_and(|kind| [TMPFS_MAGIC, HUGETLBFS_MAGIC, RAMFS_MAGIC].contains(&kind))
     }
 
+    /// Whether both are the same directory.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let id = |root: &Self| root.dir.stat().map(|s| (s.st_dev, s.st_ino)).ok();
+        id(self).is_some() && id(self) == id(other)
+    }
+
     /// Takes the root's lock if it is free now.
     pub fn try_lock(&self) -> Result<Option<RootLock>> {
         RootLock::try_acquire(&self.dir)

@@ -1,6 +1,7 @@
 //! A switch in its directory: found, made, removed.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
+use std::sync::{Mutex, Weak};
 
 use nix::sys::stat::{FileStat, fstat};
 
@@ -9,6 +10,7 @@ use crate::random::random;
 use crate::shm::dir::Dir;
 use crate::shm::lock::RootLock;
 use crate::vale::lifecycle::root::Root;
+use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{FILE, SwitchFile};
 
 /// How a switch was come by.
@@ -28,6 +30,8 @@ pub struct Switch {
     file: SwitchFile,
     dir: Dir,
     root: Root,
+    /// Its ports that this process has open.
+    ports: Mutex<Vec<Weak<PortFiles>>>,
 }
 
 impl Deref for Switch {
@@ -35,12 +39,6 @@ impl Deref for Switch {
 
     fn deref(&self) -> &SwitchFile {
         &self.file
-    }
-}
-
-impl DerefMut for Switch {
-    fn deref_mut(&mut self) -> &mut SwitchFile {
-        &mut self.file
     }
 }
 
@@ -56,7 +54,7 @@ impl Switch {
         let dir =
             root.dir().make_subdir(name).map_err(Error::io("create", root.dir().join(name)))?;
         let file = SwitchFile::create(&dir, name, random(), random())?;
-        let switch = Self { file, dir, root: root.clone() };
+        let switch = Self { file, dir, root: root.clone(), ports: Mutex::default() };
         Ok((switch, if replaces { Opened::Replaced } else { Opened::Made }))
     }
 
@@ -64,12 +62,17 @@ impl Switch {
     pub fn open_existing(root: &Root, name: &str) -> Result<Option<Self>> {
         let Some(dir) = root.switch_dir(name)? else { return Ok(None) };
         let file = SwitchFile::open(&dir, name)?;
-        Ok(file.map(|file| Self { file, dir, root: root.clone() }))
+        Ok(file.map(|file| Self { file, dir, root: root.clone(), ports: Mutex::default() }))
     }
 
     /// The root it lives in.
     pub fn root(&self) -> &Root {
         &self.root
+    }
+
+    /// Its ports that this process has open: see `shared`.
+    pub fn ports(&self) -> &Mutex<Vec<Weak<PortFiles>>> {
+        &self.ports
     }
 
     /// The switch's directory.

@@ -8,6 +8,8 @@ pub mod place;
 #[cfg(not(loom))]
 pub mod portfile;
 #[cfg(not(loom))]
+pub mod portfiles;
+#[cfg(not(loom))]
 pub mod switch;
 pub mod txstate;
 

@@ -70,6 +70,7 @@ pub struct Shape {
 #[derive(Debug)]
 pub struct PortFile {
     map: Map,
+    id: (u64, u64),
     /// Private copy.
     pub shape: Shape,
 }
@@ -106,7 +107,20 @@ impl PortFile {
             to.store(*from, Ordering::Relaxed);
         }
         h.magic.store(MAGIC, Ordering::Release);
-        Ok(Self { map, shape })
+        Ok(Self { map, id: file::id(file), shape })
+    }
+
+    /// What tells the file from others: device and inode.
+    pub fn id(&self) -> (u64, u64) {
+        self.id
+    }
+
+    /// Whether the file still says what it said when it was opened.
+    pub fn is_as_opened(&self) -> bool {
+        let h: &Header = self.map.at(0).expect("the mapping is longer than the header");
+        h.magic.load(Ordering::Acquire) == MAGIC
+            && h.version.load(Ordering::Relaxed) == VERSION
+            && read(h).as_ref() == Some(&self.shape)
     }
 
     /// Opens the file of a port.
@@ -129,27 +143,8 @@ impl PortFile {
         if version != VERSION {
             return Err(bad(format!("layout version {version}, this program knows {VERSION}")));
         }
-        let cells = |n: &AtomicU32, cells: &[AtomicU32]| {
-            let n = n.load(Ordering::Relaxed) as usize;
-            let some = (1..=cells.len()).contains(&n);
-            some.then(|| cells[..n].iter().map(|c| c.load(Ordering::Relaxed)).collect::<Vec<_>>())
-        };
-        let slots = |n: &AtomicU32| Some(n.load(Ordering::Relaxed)).filter(|n| SLOTS.contains(n));
-        let shape = (|| {
-            Some(Shape {
-                index: u8::try_from(h.index.load(Ordering::Relaxed)).ok()?,
-                generation: h.generation.load(Ordering::Relaxed),
-                region: load_text(&h.region).filter(|r| valid_name(r))?,
-                rings: RingCells {
-                    tx_slots: slots(&h.tx_slots)?,
-                    rx_slots: slots(&h.rx_slots)?,
-                    tx: cells(&h.tx_rings, &h.tx_cell)?,
-                    rx: cells(&h.rx_rings, &h.rx_cell)?,
-                },
-            })
-        })();
-        let shape = shape.ok_or_else(|| bad("its header has values out of range".into()))?;
-        Ok(Self { map, shape })
+        let shape = read(h).ok_or_else(|| bad("its header has values out of range".into()))?;
+        Ok(Self { map, id: file::id(&file), shape })
     }
 
     /// Shared state of RX ring `i`.
@@ -179,6 +174,27 @@ impl PortFile {
         assert!(i < MAX_RINGS as usize);
         self.map.at(TX_OFF + i * PER_RING + COUNTERS_OFF).expect("within the fixed length")
     }
+}
+
+/// What a header says, if it makes sense.
+fn read(h: &Header) -> Option<Shape> {
+    let cells = |n: &AtomicU32, cells: &[AtomicU32]| {
+        let n = n.load(Ordering::Relaxed) as usize;
+        let some = (1..=cells.len()).contains(&n);
+        some.then(|| cells[..n].iter().map(|c| c.load(Ordering::Relaxed)).collect::<Vec<_>>())
+    };
+    let slots = |n: &AtomicU32| Some(n.load(Ordering::Relaxed)).filter(|n| SLOTS.contains(n));
+    Some(Shape {
+        index: u8::try_from(h.index.load(Ordering::Relaxed)).ok()?,
+        generation: h.generation.load(Ordering::Relaxed),
+        region: load_text(&h.region).filter(|r| valid_name(r))?,
+        rings: RingCells {
+            tx_slots: slots(&h.tx_slots)?,
+            rx_slots: slots(&h.rx_slots)?,
+            tx: cells(&h.tx_rings, &h.tx_cell)?,
+            rx: cells(&h.rx_rings, &h.rx_cell)?,
+        },
+    })
 }
 
 impl PortFile {

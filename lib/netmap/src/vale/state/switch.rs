@@ -16,8 +16,10 @@
 //! root's lock may die in is one that `reap` cleans up, and every operation begins with `reap`.
 //! Generations never repeat, so that something that was remembered is recognised as gone.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::name::valid_name;
@@ -99,6 +101,11 @@ pub const EXCLUSIVE: u32 = 1;
 
 /// Identity of an open handle, never 0 and never used twice: generation above 16 bits of index + 1.
 pub type HandleId = u64;
+
+/// Index in the table of the handle with that identity.
+pub fn index_of(id: HandleId) -> u32 {
+    u32::from(id as u16).wrapping_sub(1)
+}
 
 /// Holder of the rings of a removed port: nobody may write there any more.
 pub const RETIRED: HandleId = u64::MAX;
@@ -219,7 +226,8 @@ pub struct SwitchFile {
     file: File,
     path: PathBuf,
     name: String,
-    mine: Option<u32>,
+    /// Handles of this process: the kernel does not tell a file of its own locks.
+    own: Mutex<BTreeSet<u32>>,
 }
 
 impl SwitchFile {
@@ -282,7 +290,15 @@ impl SwitchFile {
     fn mapped(dir: &Dir, file: File, name: &str) -> Result<Self> {
         let path = dir.join(FILE);
         let map = Map::new(&file, BYTES).map_err(Error::io("map", &path))?;
-        Ok(Self { map, file, path, name: name.into(), mine: None })
+        Ok(Self { map, file, path, name: name.into(), own: Mutex::default() })
+    }
+
+    /// Whether the file is still whole.
+    pub fn is_whole(&self) -> bool {
+        let h = self.header();
+        file::len(&self.file) >= BYTES as u64
+            && h.magic.load(Ordering::Acquire) == MAGIC
+            && h.version.load(Ordering::Relaxed) == VERSION
     }
 
     /// The open file: it keeps the handle alive.
@@ -416,8 +432,12 @@ impl SwitchFile {
         used.filter(|h| self.is_alive(h.index)).collect()
     }
 
+    fn own(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_alive(&self, handle: u32) -> bool {
-        self.mine == Some(handle) || file::is_alive(&self.file, handle)
+        self.own().contains(&handle) || file::is_alive(&self.file, handle)
     }
 
     /// Whether the handle with that identity no longer exists. Exact for identities that this
@@ -524,19 +544,21 @@ impl SwitchFile {
         h.flags.store(others | if any { MIRRORS } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Enters a handle of this process; it lives as long as this `Switch` (its open file).
+    /// Enters a handle of this process; it lives until it is removed, or as long as this file is open.
     pub fn add_handle(
-        &mut self,
+        &self,
         _lock: &RootLock,
         port: u8,
         if_cell: u32,
         flags: u32,
     ) -> Result<HandleId> {
         let mut free = None;
+        let mut own = self.own();
         for (i, h) in self.handles().iter().enumerate() {
             // An entry whose last owner left a copy of its file in a child that lives on stays
             // marked: the next one will do.
             if h.port.load(Ordering::Relaxed) == 0
+                && !own.contains(&(i as u32)) // should a peer have cleared the entry of our own
                 && file::mark_alive(&self.file, i as u32).map_err(|e| self.no_locks(e))?
             {
                 free = Some(i);
@@ -550,7 +572,7 @@ impl SwitchFile {
                 limit: HANDLES as u64,
             });
         };
-        self.mine = Some(index as u32);
+        own.insert(index as u32);
         let generation = self.next_generation();
         let h = &self.handles()[index];
         h.generation.store(generation, Ordering::Relaxed);
@@ -587,14 +609,9 @@ impl SwitchFile {
         if let Some(h) = self.handles().get(index as usize) {
             h.port.store(0, Ordering::Release);
         }
-        if self.mine == Some(index) {
+        if self.own().remove(&index) {
             file::mark_dead(&self.file, index);
         }
-    }
-
-    /// Index of this process's handle on this `Switch`.
-    pub fn my_handle(&self) -> Option<u32> {
-        self.mine
     }
 
     /// Entries of handles whose process is gone.

@@ -1,0 +1,27 @@
+//! A port as whoever uses it has it: its file, its memory, its doorbells.
+
+use std::sync::Arc;
+
+use crate::ring::RingRef;
+use crate::shm::bell::Bell;
+use crate::shm::mem::Region;
+use crate::vale::state::portfile::PortFile;
+
+/// A port's files, open and mapped. Handles of one process share them.
+#[derive(Debug)]
+pub struct PortFiles {
+    /// Ring state and counters.
+    pub file: PortFile,
+    /// Rings and buffers; ports in one region share it.
+    pub region: Arc<Region>,
+    /// Doorbells, one per ring pair.
+    pub bells: Vec<Bell>,
+}
+
+impl PortFiles {
+    /// RX ring `i`.
+    #[inline]
+    pub fn rx_ring(&self, i: usize) -> Option<RingRef<'_>> {
+        self.file.shape.rings.rx_ring(&self.region, i)
+    }
+}
