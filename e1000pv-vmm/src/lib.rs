@@ -52,8 +52,6 @@ mod run;
 pub mod sandbox;
 pub mod serial;
 #[allow(unsafe_code)]
-pub mod span;
-#[allow(unsafe_code)]
 pub mod terminal;
 #[allow(unsafe_code)]
 pub mod thread_guest;

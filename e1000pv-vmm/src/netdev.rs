@@ -7,14 +7,13 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
 
-use netmap::{Capabilities, Interest, Options, Port, PortName, RxRing, SlotFlags, TxRing, copy};
+use netmap::{Capabilities, Interest, Options, Port, PortName, RxRing, SlotFlags, TxRing};
 use nix::poll::PollFlags;
+use shared_bytes::{Span, copy};
 
 use crate::netport::{Await, NetPort, RxSlots, TxSlots};
 use crate::ram::GuestRam;
-use crate::span::Span;
 
 /// A netmap port.
 pub struct NetmapPort {
@@ -125,7 +124,7 @@ impl TxSlots for NetmapTx<'_> {
             slot.set_indirect(bytes.as_ptr(), bytes.len(), more_flag(more));
             return;
         }
-        shared(slot.frame()).write_span(bytes);
+        slot.frame().write_span(bytes);
         slot.set(bytes.len(), more_flag(more));
     }
 
@@ -140,15 +139,6 @@ impl TxSlots for NetmapTx<'_> {
     fn commit(mut self, n: usize) {
         self.ring.advance(n);
     }
-}
-
-/// A frame as a span.
-#[inline]
-fn shared(frame: netmap::Frame<'_>) -> Span<'_> {
-    let start = NonNull::new(frame.as_ptr()).expect("a buffer is not at address zero");
-    // SAFETY: a frame's bytes are mapped, shared and writable for its lifetime, and nobody refers to
-    // them but by opaque copies.
-    unsafe { Span::new(start, frame.len()) }
 }
 
 /// Received slots.
@@ -166,7 +156,7 @@ impl RxSlots for NetmapRx<'_> {
     #[inline]
     fn frame(&self, at: usize) -> (Span<'_>, bool) {
         let slot = self.ring.slot(at);
-        (shared(slot.frame()), slot.more_frag())
+        (slot.frame(), slot.more_frag())
     }
 
     #[inline]
@@ -288,7 +278,7 @@ mod tests {
                 let (span, more) = rx.frame(at);
                 assert!(!more);
                 let mut frame = vec![0; span.len()];
-                span.read(&mut frame);
+                span.copy_to(&mut frame);
                 frame
             })
             .collect();

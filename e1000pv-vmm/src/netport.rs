@@ -16,7 +16,7 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 
-use crate::span::Span;
+use shared_bytes::Span;
 
 #[allow(unsafe_code)]
 pub mod mock;

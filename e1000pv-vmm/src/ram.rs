@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use crate::span::Span;
+use shared_bytes::{Span, copy};
 
 /// Alignment and granularity of guest memory.
 pub const PAGE_BYTES: u64 = 4096;
@@ -100,7 +100,7 @@ impl GuestRam {
     pub fn span(&self, gpa: u64, len: usize) -> Option<Span<'_>> {
         // SAFETY: `ptr` checked the range; the mapping lives as long as `self`, and nobody has
         // references to it other than to atomics (`new`).
-        self.ptr(gpa, len).map(|start| unsafe { Span::new(start, len) })
+        self.ptr(gpa, len).map(|start| unsafe { Span::new(start.as_ptr(), len) })
     }
 
     /// `count` 64-bit words at `gpa`, if they are memory and aligned.
@@ -134,7 +134,7 @@ impl GuestRam {
     /// Fetches the line at `gpa` for writing, ahead of a store to it. Any number will do.
     #[inline(always)]
     pub fn prefetch_write(&self, gpa: u64) {
-        netmap::copy::prefetch_write(self.base.as_ptr().wrapping_add(gpa as usize));
+        copy::prefetch_write(self.base.as_ptr().wrapping_add(gpa as usize));
     }
 
     #[inline]
@@ -159,13 +159,13 @@ impl GuestRam {
     /// Copies guest memory out. False: not all of it is memory, nothing copied.
     #[inline]
     pub fn read(&self, gpa: u64, to: &mut [u8]) -> bool {
-        self.span(gpa, to.len()).map(|from| from.read(to)).is_some()
+        self.span(gpa, to.len()).map(|from| from.copy_to(to)).is_some()
     }
 
     /// Copies to guest memory. False: not all of it is memory, nothing copied.
     #[inline]
     pub fn write(&self, gpa: u64, from: &[u8]) -> bool {
-        self.span(gpa, from.len()).map(|to| to.write(from)).is_some()
+        self.span(gpa, from.len()).map(|to| to.write(0, from)).is_some()
     }
 }
 

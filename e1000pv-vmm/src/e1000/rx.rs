@@ -27,7 +27,7 @@ use crate::e1000::stats::Tally;
 use crate::e1000::{Core, SLICE, offload};
 use crate::netport::{NetPort, RxSlots};
 use crate::ram::GuestRam;
-use crate::span::Mover;
+use shared_bytes::Mover;
 
 /// Bytes of the CRC. No port carries it: four zeros stand for it unless it is stripped (SECRC).
 pub(super) const CRC_BYTES: usize = 4;
@@ -323,7 +323,7 @@ impl Run<'_> {
             if more || !(MIN_FRAME..=longest).contains(&len) {
                 break;
             }
-            let head = frame.load_u64(0);
+            let head = frame.u64_at(0);
             let address = view.address(next);
             if head & ADDRESS != accepted || address == 0 {
                 break;
@@ -342,7 +342,7 @@ impl Run<'_> {
             if crc_bytes != 0
                 && let Some(crc) = ram.span(address + len as u64, crc_bytes)
             {
-                crc.write(&[0; CRC_BYTES]);
+                crc.write(0, &[0; CRC_BYTES]);
             }
             view.complete(next, PLAIN | (len + crc_bytes) as u64);
             tally.count(len as u32, head);

@@ -80,7 +80,7 @@ impl Packet {
             let have = self.frame.len();
             let part = part.first(part.len().min((LONGEST + 1).saturating_sub(have)));
             self.frame.resize(have + part.len(), 0);
-            part.read(&mut self.frame[have..]);
+            part.copy_to(&mut self.frame[have..]);
             if !more {
                 return Some(at + 1 - first);
             }

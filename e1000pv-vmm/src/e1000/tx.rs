@@ -309,7 +309,7 @@ impl Run<'_> {
             let Some(bytes) = self.ram.span(address, len) else { break };
             slots.put(used + n, bytes, false);
             starts[from.wrapping_add(n) & mask] = at as u16;
-            let head = bytes.load_u64(0);
+            let head = bytes.u64_at(0);
             tally.count(len as u32, head);
             n += 1;
             at = self.ring.step(at, 1);

@@ -7,13 +7,12 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::ptr::NonNull;
 
 use nix::poll::PollFlags;
 use nix::sys::eventfd::EventFd;
+use shared_bytes::Span;
 
 use super::{Await, NetPort, RxSlots, TxSlots};
-use crate::span::Span;
 
 /// Bytes of a slot: as in a netmap ring of this project.
 const SLOT_BYTES: usize = 2112;
@@ -22,7 +21,7 @@ const SLOT_BYTES: usize = 2112;
 #[derive(Clone, Copy, Debug)]
 struct Queued {
     /// Address in guest memory, or null: in `buffers`.
-    data: *const u8,
+    data: *mut u8,
     len: usize,
     more: bool,
 }
@@ -186,8 +185,8 @@ impl TxSlots for MockTx<'_> {
         if !self.port.indirect {
             // Buffers are reused in turns; those of queued slots are not, since there are as many.
             let place = self.port.buffer(number);
-            bytes.read(&mut self.port.buffers[place..][..len]);
-            data = std::ptr::null();
+            bytes.copy_to(&mut self.port.buffers[place..][..len]);
+            data = std::ptr::null_mut();
         }
         self.port.queue.push(Queued { data, len, more });
     }
@@ -196,7 +195,7 @@ impl TxSlots for MockTx<'_> {
         assert!(at < self.space && bytes.len() <= SLOT_BYTES, "a free slot, and what fits");
         let place = self.port.buffer(self.port.queue.len());
         self.port.buffers[place..][..bytes.len()].copy_from_slice(bytes);
-        self.port.queue.push(Queued { data: std::ptr::null(), len: bytes.len(), more });
+        self.port.queue.push(Queued { data: std::ptr::null_mut(), len: bytes.len(), more });
     }
 
     fn commit(self, n: usize) {
@@ -215,15 +214,12 @@ impl MockPort {
         let Queued { data, len, more } = self.queue[number];
         let have = self.partial.len();
         self.partial.resize(have + len, 0);
-        match NonNull::new(data.cast_mut()) {
-            Some(data) => {
-                // SAFETY: a span of that length was put, and whoever put it keeps it mapped (`new`).
-                unsafe { Span::new(data, len) }.read(&mut self.partial[have..]);
-            }
-            None => {
-                let place = self.buffer(number);
-                self.partial[have..].copy_from_slice(&self.buffers[place..place + len]);
-            }
+        if data.is_null() {
+            let place = self.buffer(number);
+            self.partial[have..].copy_from_slice(&self.buffers[place..place + len]);
+        } else {
+            // SAFETY: a span of that length was put, and whoever put it keeps it mapped (`new`).
+            unsafe { Span::new(data, len) }.copy_to(&mut self.partial[have..]);
         }
         if !more {
             self.count += 1;
@@ -255,7 +251,7 @@ impl RxSlots for MockRx<'_> {
             _ => (&self.port.source, false),
         };
         // SAFETY: the vector lives and stays as it is while `self` is borrowed; it is not written.
-        let span = unsafe { Span::new(NonNull::from(bytes.as_slice()).cast(), bytes.len()) };
+        let span = unsafe { Span::new(bytes.as_ptr().cast_mut(), bytes.len()) };
         (span, more)
     }
 

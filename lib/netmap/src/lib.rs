@@ -51,11 +51,7 @@ mod backend;
 #[cfg(not(loom))]
 pub mod control;
 #[cfg(not(loom))]
-pub mod copy;
-#[cfg(not(loom))]
 mod error;
-#[cfg(not(loom))]
-mod frame;
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -87,10 +83,11 @@ mod time;
 mod wait;
 
 #[cfg(not(loom))]
+pub use shared_bytes::{Span as Frame, copy};
+#[cfg(not(loom))]
 pub use {
     abi::SlotFlags,
     error::{Error, Result},
-    frame::Frame,
     name::{Capabilities, NameError, PortName, RingSel},
     options::{Direction, Memory, MemoryRef, Options},
     port::Port,

@@ -12,9 +12,9 @@
 
 use crate::abi::{RING_HEADER_BYTES, RawRing, RawSlot, SlotFlags, SlotValue};
 use crate::copy;
-use crate::frame::Frame;
 use crate::shm::mem::{BufferView, Region};
 use crate::sync::core_atomic::Ordering;
+use shared_bytes::Span as Frame;
 
 /// A ring in its region.
 #[derive(Clone, Copy, Debug)]

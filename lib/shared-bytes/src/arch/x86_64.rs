@@ -1,39 +1,11 @@
-//! Copying packets between shared buffers, with the widest moves the CPU has.
+//! x86-64: loads, stores and copies in assembly, prefetches, and what this CPU has.
 //!
-//! Invariant: the copies are written in assembly, which the compiler treats as opaque. So a peer
-//! that changes the source meanwhile yields a packet of mixed bytes (its own fault), never
-//! undefined behaviour. Whole 64-byte lines are copied, as VALE does: buffers are a multiple of 64
-//! long and 64-byte aligned (`mem::STRIDE`), so the surplus stays within the buffer.
+//! Registers that the compiler does not know of (AVX and AVX-512) are used without telling it, because
+//! the crate is compiled for the base instruction set and the extensions are chosen at run time.
 
 use std::arch::asm;
 
-/// A way to move lines, chosen once per batch.
-pub trait Isa {
-    /// Copies `lines` * 64 bytes.
-    ///
-    /// # Safety
-    /// The CPU has the instructions; both ranges are mapped and `dst` writable; `lines > 0`.
-    unsafe fn lines(dst: *mut u8, src: *const u8, lines: usize);
-    /// Copies exactly `len` bytes from `src`. What follows them in the last line of `dst` (counted from
-    /// `dst`) may be overwritten with zeros, never with what follows at `src`.
-    ///
-    /// # Safety
-    /// The CPU has the instructions; `len` bytes at `src` are mapped, `dst` is mapped and writable up to
-    /// the next multiple of 64.
-    #[inline(always)]
-    unsafe fn packet(dst: *mut u8, src: *const u8, len: usize)
-    where
-        Self: Sized,
-    {
-        // SAFETY: the caller's conditions.
-        unsafe { exact::<Self>(dst, src, len) };
-    }
-    /// Call once after a batch: leaves no dirty upper halves behind.
-    ///
-    /// # Safety
-    /// The CPU has the instructions.
-    unsafe fn end() {}
-}
+use crate::copy::Isa;
 
 /// 64-byte moves. Registers 16 and up have no SSE half, so nothing needs clearing afterwards.
 #[derive(Debug)]
@@ -184,64 +156,12 @@ pub fn detect() -> Kind {
     }
 }
 
-/// Copies exactly `len` bytes: for sources that are not whole lines (indirect buffers).
+/// Copies exactly `len` bytes by 16-byte moves.
 ///
 /// # Safety
-/// Both ranges are mapped, `dst` writable, and they do not overlap. (If they do, the bytes copied are
-/// some mixture.)
-#[inline]
-pub unsafe fn bytes(dst: *mut u8, src: *const u8, len: usize) {
-    if (16..=SHORT).contains(&len) {
-        // SAFETY: the caller's conditions.
-        unsafe { short(dst, src, len) };
-    } else {
-        // SAFETY: the caller's conditions.
-        unsafe { string(dst, src, len) };
-    }
-}
-
-/// [`Isa::packet`] for those who look at the kind per packet: a branch that is always the same.
-///
-/// # Safety
-/// As `Isa::packet`; `kind` is what [`detect`] said.
+/// As `copy::bytes`; `len` is at least 16.
 #[inline(always)]
-pub unsafe fn packet(kind: Kind, dst: *mut u8, src: *const u8, len: usize) {
-    if kind == Kind::Avx512 {
-        // SAFETY: the caller's conditions.
-        unsafe { Avx512::packet(dst, src, len) };
-    } else {
-        // SAFETY: the caller's conditions, of which this needs less.
-        unsafe { bytes(dst, src, len) };
-    }
-}
-
-/// Copies exactly `len` bytes with `I`'s moves: long packets from sources that are not whole lines.
-///
-/// # Safety
-/// As `bytes`; the CPU has the instructions.
-#[inline(always)]
-pub unsafe fn exact<I: Isa>(dst: *mut u8, src: *const u8, len: usize) {
-    if len < 64 {
-        // SAFETY: the caller's conditions.
-        return unsafe { bytes(dst, src, len) };
-    }
-    // SAFETY: so many whole lines are not more than `len` bytes.
-    unsafe { I::lines(dst, src, len / 64) };
-    if !len.is_multiple_of(64) {
-        let last = len - 64;
-        // SAFETY: the last 64 of at least 64 bytes; some of them are copied again.
-        unsafe { I::lines(dst.wrapping_add(last), src.wrapping_add(last), 1) };
-    }
-}
-
-/// Up to here a loop of 16-byte moves is faster than a string instruction, which takes some ten
-/// nanoseconds to begin (measured with the data path of a virtual NIC: 60-byte packets).
-const SHORT: usize = 256;
-
-/// # Safety
-/// As `bytes`; `len` is at least 16.
-#[inline(always)]
-unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
+pub(crate) unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
     // The last 16 bytes may overlap what the loop has copied, and are the same bytes.
     let last = len - 16;
     // SAFETY: offsets run from 0 to `last` in the loop and to `last + 16` in the last move.
@@ -270,10 +190,12 @@ unsafe fn short(dst: *mut u8, src: *const u8, len: usize) {
     }
 }
 
+/// Copies exactly `len` bytes by a string instruction.
+///
 /// # Safety
-/// As `bytes`.
+/// As `copy::bytes`.
 #[inline(always)]
-unsafe fn string(dst: *mut u8, src: *const u8, len: usize) {
+pub(crate) unsafe fn string(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: `rep movsb` copies `len` bytes upwards; the direction flag is clear by the ABI.
     unsafe {
         asm!(
@@ -300,63 +222,35 @@ pub fn prefetch_read(p: *const u8) {
     unsafe { asm!("prefetcht0 [{}]", in(reg) p, options(nostack, preserves_flags, readonly)) };
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+macro_rules! load {
+    ($name:ident, $t:ty, $ins:literal) => {
+        /// A load that the compiler does not see through: whoever writes the bytes meanwhile decides
+        /// whether the old or the new ones come.
+        ///
+        /// # Safety
+        /// The bytes are mapped.
+        #[inline(always)]
+        pub(crate) unsafe fn $name(from: *const u8) -> $t {
+            let value: $t;
+            // SAFETY: the caller's condition; a load has no other effect.
+            unsafe {
+                asm!($ins, out(reg) value, in(reg) from, options(nostack, readonly, preserves_flags));
+            }
+            value
+        }
+    };
+}
 
-    fn check<I: Isa>() {
-        for n in [1usize, 2, 3, 24, 33] {
-            let src: Vec<u8> = (0..n * 64).map(|i| (i * 7 + i / 251) as u8).collect();
-            let mut dst = vec![0u8; n * 64 + 64];
-            // SAFETY: the vectors hold n lines; the caller checked the CPU.
-            unsafe { I::lines(dst.as_mut_ptr(), src.as_ptr(), n) };
-            // SAFETY: as above.
-            unsafe { I::end() };
-            assert_eq!(&dst[..n * 64], &src[..]);
-            assert!(dst[n * 64..].iter().all(|&b| b == 0));
-        }
-        for n in [0usize, 15, 16, 60, 63, 64, 65, 127, 128, 1514] {
-            let src: Vec<u8> = (0..n).map(|i| (i * 7) as u8 | 1).collect();
-            let mut dst = vec![0u8; n + 64];
-            // SAFETY: the vectors hold n bytes; the caller checked the CPU.
-            unsafe { exact::<I>(dst.as_mut_ptr(), src.as_ptr(), n) };
-            // SAFETY: as above.
-            unsafe { I::end() };
-            assert_eq!(&dst[..n], &src[..]);
-            assert!(dst[n..].iter().all(|&b| b == 0));
-            dst.fill(0);
-            // SAFETY: the source holds n bytes, the destination 64 more; the caller checked the CPU.
-            unsafe { I::packet(dst.as_mut_ptr(), src.as_ptr(), n) };
-            // SAFETY: as above.
-            unsafe { I::end() };
-            assert_eq!(&dst[..n], &src[..]);
-            assert!(dst[n..].iter().all(|&b| b == 0));
-        }
-    }
+load!(load_u16, u16, "mov {0:x}, [{1}]");
+load!(load_u32, u32, "mov {0:e}, [{1}]");
+load!(load_u64, u64, "mov {0}, [{1}]");
 
-    #[test]
-    fn lines_every_isa_copies_exactly() {
-        check::<Sse2>();
-        if std::arch::is_x86_feature_detected!("avx") {
-            check::<Avx>();
-        }
-        let has_avx512 = std::arch::is_x86_feature_detected!("avx512f")
-            && std::arch::is_x86_feature_detected!("avx512bw")
-            && std::arch::is_x86_feature_detected!("bmi2");
-        if has_avx512 {
-            check::<Avx512>();
-        }
-    }
-
-    #[test]
-    fn bytes_any_length_copies_exactly() {
-        for n in (0..=300usize).chain([1514]) {
-            let src: Vec<u8> = (0..n).map(|i| i as u8 ^ 0x5a).collect();
-            let mut dst = vec![0u8; n + 1];
-            // SAFETY: both vectors hold n bytes.
-            unsafe { bytes(dst.as_mut_ptr(), src.as_ptr(), n) };
-            assert_eq!(&dst[..n], &src[..]);
-            assert_eq!(dst[n], 0);
-        }
-    }
+/// A store that the compiler does not see through.
+///
+/// # Safety
+/// The eight bytes are mapped and writable.
+#[inline(always)]
+pub(crate) unsafe fn store_u64(to: *mut u8, value: u64) {
+    // SAFETY: the caller's condition.
+    unsafe { asm!("mov [{}], {}", in(reg) to, in(reg) value, options(nostack, preserves_flags)) };
 }
