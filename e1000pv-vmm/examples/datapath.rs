@@ -10,17 +10,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use e1000_device::csb::CsbPage;
+use e1000_device::harness::{Counted, MockPort, monotonic_ns};
+use e1000_device::{Board, Clock, Config, E1000, GuestMemory, GuestRam, InterruptLine, NetPort};
 use e1000pv::bits::{Rctl, Tctl};
 use e1000pv::csb::{self, Csb, Field};
 use e1000pv::desc::{LegacyTx, RxDesc, TxCmd};
 use e1000pv::regs;
-use e1000pv_vmm::counters::NicCounters;
-use e1000pv_vmm::e1000::csb::CsbPage;
-use e1000pv_vmm::e1000::{Board, Config, E1000};
 use e1000pv_vmm::netdev::NetmapPort;
-use e1000pv_vmm::netport::NetPort;
-use e1000pv_vmm::netport::mock::MockPort;
-use e1000pv_vmm::ram::GuestRam;
 use netmap::{Options, Port};
 
 const RAM_BYTES: u64 = 64 << 20;
@@ -39,24 +36,33 @@ const ADDRESSES: [u8; 12] = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1];
 #[derive(Debug)]
 struct Nowhere;
 
-impl Board for Nowhere {
+impl InterruptLine for Nowhere {
     fn set_intx(&self, _: bool) {}
+}
+
+impl Clock for Nowhere {
+    fn now_ns(&self) -> u64 {
+        monotonic_ns()
+    }
+}
+
+impl Board for Nowhere {
     fn set_doorbell(&self, _: bool) {}
     fn wake_io(&self) {}
 }
 
 /// A device with its rings set up, as a driver would.
 struct Bench<P> {
-    nic: E1000<P>,
+    nic: E1000<GuestRam, P>,
     ram: GuestRam,
-    csb: CsbPage,
+    csb: CsbPage<GuestRam>,
     n: u32,
 }
 
 impl<P: NetPort> Bench<P> {
     fn new(ram: &GuestRam, port: P, config: Config, n: u32, bytes: u16) -> Self {
         let config = Config { moderation: false, ..config };
-        let counters = NicCounters::detached();
+        let counters = Arc::new(Counted::default());
         let nic = E1000::new(config, ram.clone(), port, Arc::new(Nowhere), counters);
         for i in 0..u64::from(n) {
             let mut frame = vec![0; usize::from(bytes)];

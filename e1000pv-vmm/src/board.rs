@@ -6,11 +6,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use e1000_device::{Board, Clock, InterruptLine};
 use e1000pv::regs;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::e1000::Board;
+use crate::clock::monotonic_ns;
 use crate::intx::Intx;
 use crate::pci::Moved;
 
@@ -80,7 +81,7 @@ impl NicBoard {
     }
 }
 
-impl Board for NicBoard {
+impl InterruptLine for NicBoard {
     fn set_intx(&self, level: bool) {
         self.intx.set(self.nic, level);
     }
@@ -88,7 +89,15 @@ impl Board for NicBoard {
     fn wake_vcpu(&self) {
         self.intx.wake();
     }
+}
 
+impl Clock for NicBoard {
+    fn now_ns(&self) -> u64 {
+        monotonic_ns()
+    }
+}
+
+impl Board for NicBoard {
     fn set_doorbell(&self, on: bool) {
         if let Some(doorbell) = &self.doorbell {
             doorbell.change(|state| state.wanted = on);

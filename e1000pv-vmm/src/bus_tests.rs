@@ -1,24 +1,31 @@
 //! Exits of a guest that makes up ports, addresses, widths and values.
 
+use e1000_device::harness::{Counted, MockPort};
+use e1000_device::{Board, Clock, Config, E1000, GuestRam, InterruptLine};
 use proptest::prelude::*;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
-use crate::counters::NicCounters;
-use crate::e1000::{Board, Config, E1000};
 use crate::intx::{Intx, Nowhere};
-use crate::netport::mock::MockPort;
 use crate::pci::{Moved, identity};
-use crate::ram::GuestRam;
 use crate::serial::{Console, Edge, Sink};
 
 #[derive(Debug)]
 struct Line(Arc<Intx>);
 
-impl Board for Line {
+impl InterruptLine for Line {
     fn set_intx(&self, level: bool) {
         self.0.set(0, level);
     }
+}
+
+impl Clock for Line {
+    fn now_ns(&self) -> u64 {
+        crate::clock::monotonic_ns()
+    }
+}
+
+impl Board for Line {
     fn set_doorbell(&self, _: bool) {}
     fn wake_io(&self) {}
 }
@@ -28,14 +35,14 @@ impl Moved for Line {
 }
 
 /// A machine with one NIC, whose idle call never sleeps.
-fn machine() -> (Bus, Arc<E1000<MockPort>>) {
+fn machine() -> (Bus, Arc<E1000<GuestRam, MockPort>>) {
     let ram = GuestRam::anonymous(1 << 20).expect("a megabyte");
     let intx = Arc::new(Intx::new(vec![layout::irq(0)], Box::new(Nowhere)));
     intx.stop();
     let line = Arc::new(Line(Arc::clone(&intx)));
     let board = Arc::clone(&line) as Arc<dyn Board>;
     let port = MockPort::new(64, true);
-    let counters = NicCounters::detached();
+    let counters = Arc::new(Counted::default());
     let nic = Arc::new(E1000::new(Config::default(), ram.clone(), port, board, counters));
     let registers = Arc::clone(&nic) as Arc<dyn Registers>;
     let mut pci = PciBus::new();

@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
+use e1000_device::counters::THREAD_WORDS;
+use e1000_device::{Count, Counters, counts};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::Serialize;
@@ -38,33 +40,12 @@ pub const NAME_MAX: usize = 64;
 const HEADER_WORDS: usize = 16;
 /// Words of the machine's own counters.
 const VM_WORDS: usize = 32;
-/// Words of one thread's counters of one NIC.
-const THREAD_WORDS: usize = 32;
 /// Words of one NIC.
 const NIC_WORDS: usize = 2 * THREAD_WORDS;
 /// NICs that a machine can have.
 pub const NICS_MAX: usize = 16;
 
-macro_rules! table {
-    ($(#[$doc:meta])* $kind:ident { $($(#[$field:meta])* $variant:ident = $index:expr, $name:literal;)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(usize)]
-        pub enum $kind { $($(#[$field])* $variant = $index),* }
-
-        impl $kind {
-            /// All of them, in the order in which they are printed.
-            pub const ALL: &[$kind] = &[$($kind::$variant),*];
-
-            /// Its name in JSON and in words.
-            pub fn name(self) -> &'static str {
-                match self { $($kind::$variant => $name),* }
-            }
-        }
-    };
-}
-
-table! {
+counts! {
     /// What is counted of the machine as a whole; written by the vCPU thread.
     Vm {
         /// Returns of the vCPU to this program for any reason.
@@ -80,65 +61,6 @@ table! {
         SignalExits = 4, "signal_exits";
         /// Accesses to addresses and ports where nothing answers.
         Unclaimed = 5, "unclaimed";
-    }
-}
-
-table! {
-    /// What is counted of a NIC. Packets unless the name says otherwise.
-    Nic {
-        // The vCPU thread's.
-        /// Writes of TDT that came as exits.
-        TdtWrites = 0, "tdt_writes";
-        /// Writes of RDT.
-        RdtWrites = 1, "rdt_writes";
-        /// Reads and writes of registers, TDT and RDT among them.
-        RegisterAccesses = 2, "register_accesses";
-        /// Reads of ICR, which is how often the guest's interrupt handler ran (or polled).
-        IcrReads = 3, "icr_reads";
-        /// Accesses of registers that do not exist, or with a width or alignment that is not theirs.
-        BadAccesses = 4, "bad_accesses";
-        /// Resets, by the guest or by the machine.
-        Resets = 5, "resets";
-
-        // The holder of the interrupt lock's.
-        /// Times the interrupt line was raised.
-        Interrupts = THREAD_WORDS - 8, "interrupts";
-        /// Interrupts not raised because the CSB said that nobody waits.
-        IrqSuppressed = THREAD_WORDS - 7, "irq_suppressed";
-        /// Interrupts put off by moderation.
-        IrqPostponed = THREAD_WORDS - 6, "irq_postponed";
-
-        // The I/O thread's (in inline mode, the transmit part belongs to the vCPU thread).
-        /// Wake-ups by the TDT doorbell.
-        Kicks = THREAD_WORDS, "kicks";
-        /// Times the I/O thread was woken from sleep, for whatever reason.
-        IoWakeups = THREAD_WORDS + 1, "io_wakeups";
-        /// Times the I/O thread went to sleep.
-        IoSleeps = THREAD_WORDS + 2, "io_sleeps";
-        /// Rounds of service.
-        Rounds = THREAD_WORDS + 3, "rounds";
-        /// Packets that the guest sent.
-        TxPackets = THREAD_WORDS + 4, "tx_packets";
-        /// Bytes of these, without CRC.
-        TxBytes = THREAD_WORDS + 5, "tx_bytes";
-        /// Calls of txsync.
-        TxSyncs = THREAD_WORDS + 6, "tx_syncs";
-        /// Bad descriptors or addresses outside of memory, on the way out.
-        TxBad = THREAD_WORDS + 7, "tx_bad";
-        /// Packets that the port did not take.
-        TxDropped = THREAD_WORDS + 8, "tx_dropped";
-        /// Packets handed to the guest.
-        RxPackets = THREAD_WORDS + 9, "rx_packets";
-        /// Bytes of these, without CRC.
-        RxBytes = THREAD_WORDS + 10, "rx_bytes";
-        /// Packets that found no receive buffer.
-        RxNoBuffer = THREAD_WORDS + 11, "rx_no_buffer";
-        /// Packets that the receive filter refused.
-        RxFiltered = THREAD_WORDS + 12, "rx_filtered";
-        /// Bad descriptors or addresses outside of memory, on the way in; frames of impossible size.
-        RxBad = THREAD_WORDS + 13, "rx_bad";
-        /// Wild values found in the CSB.
-        CsbBad = THREAD_WORDS + 14, "csb_bad";
     }
 }
 
@@ -165,7 +87,7 @@ impl fmt::Debug for VmCounters {
 
 impl fmt::Debug for NicCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = Nic::ALL.iter().map(|&which| (which.name(), self.value(which)));
+        let counts = Count::ALL.iter().map(|&which| (which.name(), self.value(which)));
         f.debug_map().entries(counts.filter(|(_, value)| *value != 0)).finish()
     }
 }
@@ -249,7 +171,7 @@ impl VmCounters {
         Snapshot {
             vm: Vm::ALL.iter().map(|&which| self.value(which)).collect(),
             nics: (0..self.nics)
-                .map(|i| Nic::ALL.iter().map(|&which| self.nic(i).value(which)).collect())
+                .map(|i| Count::ALL.iter().map(|&which| self.nic(i).value(which)).collect())
                 .collect(),
         }
     }
@@ -266,18 +188,20 @@ impl NicCounters {
         VmCounters::new("", 1).expect("a page of memory").nic(0)
     }
 
-    /// Adds to a counter. Only its writer does, see [`Nic`].
-    pub fn bump(&self, which: Nic, n: u64) {
-        add(word(&self.memory, self.base + which as usize), n);
-    }
-
     /// A counter's value now.
-    pub fn value(&self, which: Nic) -> u64 {
+    pub fn value(&self, which: Count) -> u64 {
         word(&self.memory, self.base + which as usize).load(Ordering::Relaxed)
     }
 }
 
-/// Values at one moment, in the order of [`Vm::ALL`] and [`Nic::ALL`].
+impl Counters for NicCounters {
+    /// Only the counter's writer does, see [`Count`].
+    fn bump(&self, which: Count, n: u64) {
+        add(word(&self.memory, self.base + which as usize), n);
+    }
+}
+
+/// Values at one moment, in the order of [`Vm::ALL`] and [`Count::ALL`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     vm: Vec<u64>,
@@ -291,12 +215,12 @@ impl Snapshot {
     }
 
     /// A counter of a NIC; 0 if there is no such NIC.
-    pub fn nic(&self, nic: usize, which: Nic) -> u64 {
-        self.nics.get(nic).map_or(0, |values| values[which_index(Nic::ALL, which)])
+    pub fn nic(&self, nic: usize, which: Count) -> u64 {
+        self.nics.get(nic).map_or(0, |values| values[which_index(Count::ALL, which)])
     }
 
     /// A counter's sum over all NICs. Another's counters may hold anything: it stops at the largest number.
-    pub fn sum(&self, which: Nic) -> u64 {
+    pub fn sum(&self, which: Count) -> u64 {
         (0..self.nics.len()).fold(0, |sum: u64, nic| sum.saturating_add(self.nic(nic, which)))
     }
 
@@ -341,7 +265,7 @@ impl Serialize for Snapshot {
             map.serialize_entry(Vm::ALL[i].name(), value)?;
         }
         let nics: Vec<Named<'_>> =
-            self.nics.iter().map(|values| Named(values, &|i| Nic::ALL[i].name())).collect();
+            self.nics.iter().map(|values| Named(values, &|i| Count::ALL[i].name())).collect();
         map.serialize_entry("nics", &nics)?;
         map.end()
     }
@@ -380,7 +304,7 @@ impl Reading {
             vm: Vm::ALL.iter().map(|&which| vm[which as usize]).collect(),
             nics: nics
                 .chunks_exact(NIC_WORDS)
-                .map(|nic| Nic::ALL.iter().map(|&which| nic[which as usize]).collect())
+                .map(|nic| Count::ALL.iter().map(|&which| nic[which as usize]).collect())
                 .collect(),
         })
     }
@@ -397,9 +321,6 @@ const _: () = {
     assert!(HEADER_WORDS.is_multiple_of(8) && VM_WORDS.is_multiple_of(8));
     assert!(THREAD_WORDS.is_multiple_of(8));
     assert!((Vm::Unclaimed as usize) < VM_WORDS);
-    assert!((Nic::Resets as usize) < Nic::Interrupts as usize);
-    assert!((Nic::IrqPostponed as usize) < Nic::Kicks as usize);
-    assert!((Nic::CsbBad as usize) < NIC_WORDS);
 };
 
 #[cfg(test)]
@@ -415,7 +336,7 @@ mod tests {
             counters.bump(which, i as u64 + 1);
         }
         for nic in 0..2 {
-            for (i, &which) in Nic::ALL.iter().enumerate() {
+            for (i, &which) in Count::ALL.iter().enumerate() {
                 counters.nic(nic).bump(which, 100 * (nic as u64 + 1) + i as u64);
             }
         }
@@ -424,11 +345,11 @@ mod tests {
             assert_eq!(now.vm(which), i as u64 + 1, "{which:?}");
         }
         for nic in 0..2 {
-            for (i, &which) in Nic::ALL.iter().enumerate() {
+            for (i, &which) in Count::ALL.iter().enumerate() {
                 assert_eq!(now.nic(nic, which), 100 * (nic as u64 + 1) + i as u64, "{which:?}");
             }
         }
-        assert_eq!(now.sum(Nic::TdtWrites), 300);
+        assert_eq!(now.sum(Count::TdtWrites), 300);
     }
 
     #[test]
@@ -445,11 +366,11 @@ mod tests {
     #[test]
     fn snapshot_json_has_all_names() {
         let counters = VmCounters::new("json", 1).expect("memory");
-        counters.nic(0).bump(Nic::Kicks, 7);
+        counters.nic(0).bump(Count::Kicks, 7);
         let json = serde_json::to_value(counters.snapshot()).expect("serialises");
         assert_eq!(json["exits"], 0);
         assert_eq!(json["nics"][0]["kicks"], 7);
-        for which in Nic::ALL {
+        for which in Count::ALL {
             assert!(json["nics"][0][which.name()].is_u64(), "{}", which.name());
         }
     }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use e1000_device::{GuestMemory, GuestRam};
 use e1000pv::idle::{NICS, layout};
 use e1000pv::regs;
 
 use crate::bus::Registers;
 use crate::intx::{Intx, Woken};
-use crate::ram::GuestRam;
 
 /// What the call needs of the machine.
 pub struct Idle {

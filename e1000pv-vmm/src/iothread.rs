@@ -17,15 +17,22 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use e1000_device::{Await, Count, E1000, GuestMemory, NetPort, Size};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sched::sched_yield;
 use nix::sys::time::TimeSpec;
 
-use crate::counters::Nic;
-use crate::e1000::{E1000, Size, monotonic_ns};
-use crate::netport::NetPort;
+use crate::clock::monotonic_ns;
 use crate::notify::{Notify, Then};
+
+/// A port that tells by a descriptor that what its sleeper awaits is there.
+pub trait Polled: NetPort {
+    /// What to poll; the same as long as the port lives.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// Events to poll for, to wait for `what`.
+    fn events(&self, what: Await) -> PollFlags;
+}
 
 /// What ends a sleep, beside the port.
 #[derive(Clone, Copy, Debug)]
@@ -42,12 +49,16 @@ pub struct Wakers<'a> {
 ///
 /// # Errors
 /// Polling failed.
-pub fn run<P: NetPort>(nic: &E1000<P>, wakers: Wakers<'_>, notify: &Notify) -> io::Result<()> {
-    let port = nic.with_fd(|fd| fd.try_clone_to_owned())?;
+pub fn run<M: GuestMemory, P: Polled>(
+    nic: &E1000<M, P>,
+    wakers: Wakers<'_>,
+    notify: &Notify,
+) -> io::Result<()> {
+    let port = nic.with_port(|port| port.fd().try_clone_to_owned())?;
     let mut thread = IoThread { nic, wakers, port: Some(port) };
     let (mut gather, mut poll) = (Gather::new(notify.gather_ns), Poll::new(notify.poll_ns));
     let mut empty_rounds = 0_u32;
-    let (mut empty_since_ns, mut owes) = (0, true);
+    let (mut empty_since_ns, mut defers) = (0, true);
     while !wakers.stop.load(Ordering::Relaxed) {
         let now_ns = monotonic_ns();
         let next = nic.round(now_ns);
@@ -59,7 +70,7 @@ pub fn run<P: NetPort>(nic: &E1000<P>, wakers: Wakers<'_>, notify: &Notify) -> i
         }
         gather.forget();
         if empty_rounds == 0 {
-            (empty_since_ns, owes) = (now_ns, true);
+            (empty_since_ns, defers) = (now_ns, true);
         }
         // The guest's `host_txcycles_lim` may ask for more rounds than a number has.
         empty_rounds = empty_rounds.saturating_add(1);
@@ -69,9 +80,9 @@ pub fn run<P: NetPort>(nic: &E1000<P>, wakers: Wakers<'_>, notify: &Notify) -> i
         }
         let empty_ns = now_ns - empty_since_ns;
         if empty_ns < poll.window_ns || empty_rounds <= nic.txcycles_lim() {
-            if empty_ns >= IDLE_NS && owes {
+            if empty_ns >= IDLE_NS && defers {
                 nic.idle();
-                owes = false;
+                defers = false;
             }
             let _ = sched_yield(); // cannot fail on Linux
             continue;
@@ -95,8 +106,8 @@ pub fn run<P: NetPort>(nic: &E1000<P>, wakers: Wakers<'_>, notify: &Notify) -> i
     Ok(())
 }
 
-/// A thread without work for so long is idle, though it looks on: nothing more may come, so what the
-/// guest is owed is due.
+/// A thread without work for so long is idle, though it looks on: nothing more may come, so what was
+/// deferred is due.
 const IDLE_NS: u64 = 3_000;
 
 /// Learns how long to pause between rounds, so that packets gather. Each round takes cache lines (tail,
@@ -164,22 +175,24 @@ fn let_others_run(ns: u64) {
     }
 }
 
-struct IoThread<'a, P> {
-    nic: &'a E1000<P>,
+struct IoThread<'a, M, P> {
+    nic: &'a E1000<M, P>,
     wakers: Wakers<'a>,
     /// None once it has failed.
     port: Option<OwnedFd>,
 }
 
-impl<P: NetPort> IoThread<'_, P> {
+impl<M: GuestMemory, P: Polled> IoThread<'_, M, P> {
     /// Asks for everything that can end a sleep, and sleeps unless it has happened already.
     fn block(&mut self) -> io::Result<()> {
         let slept = if self.nic.before_sleep() {
             let now_ns = monotonic_ns();
             let deadline_ns = self.nic.timer(now_ns).map(|at| at.saturating_sub(now_ns));
-            let patience_ns = self.nic.patience_ns();
-            let timeout_ns = deadline_ns.map_or(patience_ns, |ns| ns.min(patience_ns));
-            self.sleep(Some(timeout_ns), self.nic.events())
+            let limit_ns = self.nic.sleep_limit_ns();
+            let timeout_ns = deadline_ns.map_or(limit_ns, |ns| ns.min(limit_ns));
+            let awaits = self.nic.awaits();
+            let events = self.nic.with_port(|port| port.events(awaits));
+            self.sleep(Some(timeout_ns), events)
         } else {
             Ok(())
         };
@@ -188,7 +201,7 @@ impl<P: NetPort> IoThread<'_, P> {
     }
 
     fn sleep(&mut self, timeout_ns: Option<u64>, events: PollFlags) -> io::Result<()> {
-        let counters = &self.nic.core().counters;
+        let counters = self.nic.counters();
         let timeout = timeout_ns
             .map(|ns| TimeSpec::new((ns / 1_000_000_000) as i64, (ns % 1_000_000_000) as i64));
         let Wakers { kick, wake, .. } = self.wakers;
@@ -200,10 +213,10 @@ impl<P: NetPort> IoThread<'_, P> {
             PollFd::new(wake, PollFlags::POLLIN),
             PollFd::new(port, events),
         ];
-        counters.bump(Nic::IoSleeps, 1);
+        counters.bump(Count::IoSleeps, 1);
         match ppoll(&mut fds, timeout, None) {
             Ok(0) | Err(Errno::EINTR) => return Ok(()),
-            Ok(_) => counters.bump(Nic::IoWakeups, 1),
+            Ok(_) => counters.bump(Count::IoWakeups, 1),
             Err(e) => return Err(e.into()),
         }
         let seen = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
@@ -233,19 +246,17 @@ fn drain(fd: BorrowedFd<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, OnceLock};
     use std::time::{Duration, Instant};
 
+    use e1000_device::harness::{Counted, MockPort};
+    use e1000_device::{Board, Clock, Config, GuestRam, InterruptLine};
     use e1000pv::bits::Tctl;
     use e1000pv::desc::{LegacyTx, TxCmd};
     use e1000pv::regs;
     use nix::sys::eventfd::EventFd;
 
     use super::*;
-    use crate::counters::NicCounters;
-    use crate::e1000::{Board, Config};
-    use crate::netport::mock::MockPort;
-    use crate::ram::GuestRam;
 
     const RING: u64 = 0x1000;
     const FRAME: u64 = 0x2000;
@@ -253,11 +264,32 @@ mod tests {
     #[derive(Debug)]
     struct Wake(EventFd);
 
-    impl Board for Wake {
+    impl InterruptLine for Wake {
         fn set_intx(&self, _: bool) {}
+    }
+
+    impl Clock for Wake {
+        fn now_ns(&self) -> u64 {
+            monotonic_ns()
+        }
+    }
+
+    impl Board for Wake {
         fn set_doorbell(&self, _: bool) {}
         fn wake_io(&self) {
             self.0.write(1).expect("a counter far from its end");
+        }
+    }
+
+    /// Without a network nothing ever comes.
+    impl Polled for MockPort {
+        fn fd(&self) -> BorrowedFd<'_> {
+            static NEVER: OnceLock<EventFd> = OnceLock::new();
+            NEVER.get_or_init(|| EventFd::new().expect("a file descriptor")).as_fd()
+        }
+
+        fn events(&self, _: Await) -> PollFlags {
+            PollFlags::POLLIN
         }
     }
 
@@ -278,8 +310,8 @@ mod tests {
         let kick = EventFd::new().unwrap();
         let stop = AtomicBool::new(false);
         let notify: Notify = policy.parse().unwrap();
-        let config = Config { moderation: false, notify, ..Config::default() };
-        let counters = NicCounters::detached();
+        let config = Config { moderation: false, wake: notify.wake(), ..Config::default() };
+        let counters = Arc::new(Counted::default());
         let port = MockPort::new(64, true);
         let nic = E1000::new(config, ram.clone(), port, board.clone(), counters.clone());
         let write = |offset: u32, value: u32| {
@@ -297,7 +329,7 @@ mod tests {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| run(&nic, wakers, &notify));
             if notify.then != Then::Busy {
-                until("a sleep", || counters.value(Nic::IoSleeps) > 0);
+                until("a sleep", || counters.value(Count::IoSleeps) > 0);
             }
             for sent in 1..=20u32 {
                 write(regs::TDT, sent % 8);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, anyhow};
+use e1000_device::TxMode;
 use kvm_ioctls::Kvm;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmm_sys_util::eventfd::EventFd;
@@ -15,7 +16,6 @@ use crate::boot::{self, Image, Initrd};
 use crate::bus::{Bus, Slot};
 use crate::cli::{Cli, IdleBy, Irq};
 use crate::counters::VmCounters;
-use crate::e1000::TxMode;
 use crate::guest::{Ended, Guest, begin_thread};
 use crate::idle::Idle;
 use crate::intx::{Inject, Intx, IrqFd, IrqLine};

@@ -23,8 +23,8 @@ pub mod board;
 pub mod boot;
 pub mod bus;
 pub mod cli;
+pub mod clock;
 pub mod counters;
-pub mod e1000;
 pub mod exit;
 pub mod guest;
 pub mod guest_image;
@@ -38,14 +38,11 @@ pub mod machines;
 pub mod memory;
 #[allow(unsafe_code)]
 pub mod netdev;
-pub mod netport;
 #[allow(unsafe_code)]
 pub mod nics;
 pub mod notify;
 pub mod pci;
 pub mod plan;
-#[allow(unsafe_code)]
-pub mod ram;
 pub mod report;
 mod run;
 #[cfg_attr(test, allow(unsafe_code))]

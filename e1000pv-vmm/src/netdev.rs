@@ -8,12 +8,12 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 
+use e1000_device::{Await, GuestRam, NetPort, RxSlots, TxSlots};
 use netmap::{Capabilities, Interest, Options, Port, PortName, RxRing, SlotFlags, TxRing};
 use nix::poll::PollFlags;
-use shared_bytes::{Span, copy};
+use shared_bytes::Span;
 
-use crate::netport::{Await, NetPort, RxSlots, TxSlots};
-use crate::ram::GuestRam;
+use crate::iothread::Polled;
 
 /// A netmap port.
 pub struct NetmapPort {
@@ -162,7 +162,7 @@ impl RxSlots for NetmapRx<'_> {
     #[inline]
     fn prefetch(&self, at: usize) {
         if at < self.ring.available() {
-            copy::prefetch_read(self.ring.slot(at).frame().as_ptr());
+            self.ring.slot(at).frame().prefetch();
         }
     }
 
@@ -246,7 +246,9 @@ impl NetPort for NetmapPort {
     fn disarm(&mut self) {
         self.port.disarm();
     }
+}
 
+impl Polled for NetmapPort {
     fn fd(&self) -> BorrowedFd<'_> {
         self.port.fd()
     }
@@ -261,6 +263,8 @@ impl NetPort for NetmapPort {
 
 #[cfg(test)]
 mod tests {
+    use e1000_device::GuestMemory;
+
     use super::*;
 
     fn open(port: &str, ram: &GuestRam, indirect: bool) -> NetmapPort {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, anyhow};
+use e1000_device::{Board, E1000, GuestMemory, GuestRam, NetPort};
 use kvm_ioctls::VmFd;
 use netmap::{Options, PortName};
 use nm_cli::cpulist::CpuList;
@@ -18,21 +19,18 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::board::{Doorbell, NicBoard};
 use crate::bus::Registers;
 use crate::counters::VmCounters;
-use crate::e1000::E1000;
 use crate::guest::begin_thread;
 use crate::intx::Intx;
 use crate::iothread::{self, Wakers};
 use crate::netdev::NetmapPort;
-use crate::netport::NetPort;
 use crate::plan::{NicPlan, Plan};
-use crate::ram::GuestRam;
 use crate::report::thread_cpu_ns;
 use crate::sandbox::{self, Role};
 
 /// Smallest and largest ring of a netmap port.
 const PORT_SLOTS: (u32, u32) = (64, 4096);
 
-impl<P: NetPort> Registers for E1000<P> {
+impl<M: GuestMemory, P: NetPort> Registers for E1000<M, P> {
     fn mmio_read(&self, offset: u64, data: &mut [u8]) {
         E1000::mmio_read(self, offset, data);
     }
@@ -53,7 +51,7 @@ impl<P: NetPort> Registers for E1000<P> {
 /// A NIC that is not served yet.
 #[derive(Debug)]
 pub struct Nic {
-    device: Arc<E1000<NetmapPort>>,
+    device: Arc<E1000<GuestRam, NetmapPort>>,
     /// What is around it; told where its BAR0 is.
     pub board: Arc<NicBoard>,
     kick: OwnedFd,
@@ -108,8 +106,14 @@ pub fn make(
         };
         let board = NicBoard::new(index, Arc::clone(intx), wake.try_clone()?, doorbell);
         let board = Arc::new(board);
-        let around = Arc::clone(&board) as Arc<dyn crate::e1000::Board>;
-        let device = E1000::new(nic.config.clone(), ram.clone(), port, around, counters.nic(index));
+        let around = Arc::clone(&board) as Arc<dyn Board>;
+        let device = E1000::new(
+            nic.config.clone(),
+            ram.clone(),
+            port,
+            around,
+            Arc::new(counters.nic(index)),
+        );
         Ok(Nic { device: Arc::new(device), board, kick: owned(kick), wake })
     };
     plan.nics.iter().enumerate().map(make).collect()

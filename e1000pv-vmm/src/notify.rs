@@ -18,6 +18,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use e1000_device::Wake;
+
 /// What an I/O thread does once looking and yielding have found nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
@@ -49,14 +51,23 @@ pub struct Notify {
 impl Default for Notify {
     /// The best of the policies measured, with both threads of a machine on one core and on two.
     fn default() -> Self {
+        let Wake { percent: wake_percent, timer_ns } = Wake::default();
         Self {
             spin: 0,
             poll_ns: 100_000,
             gather_ns: 8_000,
             then: Then::Block,
-            wake_percent: 75,
-            timer_ns: 50_000,
+            wake_percent,
+            timer_ns,
         }
+    }
+}
+
+impl Notify {
+    /// The device's part: when a guest that sleeps is woken.
+    #[must_use]
+    pub fn wake(&self) -> Wake {
+        Wake { percent: self.wake_percent, timer_ns: self.timer_ns }
     }
 }
 

@@ -3,13 +3,13 @@
 
 use std::process;
 
+use e1000_device::{Config, TxMode};
 use guest_workload::Plan as Work;
 use netmap::PortName;
 use nm_cli::exit::UsageError;
 use nm_cli::mac::Mac;
 
 use crate::cli::{self, Accel, Cli, Device, Netdev};
-use crate::e1000::{Config, TxMode};
 use crate::layout;
 use crate::memory::Backing;
 use crate::notify::Notify;
@@ -120,7 +120,7 @@ fn config(cli: &Cli, device: &Device, seed: &str, index: usize, notify: Notify) 
         moderation: device.moderation.unwrap_or(cli.moderation.on()),
         csb: device.csb.unwrap_or(cli.csb.on()),
         more: cli.more.on(),
-        notify,
+        wake: notify.wake(),
         tx_mode: match cli.tx_mode {
             cli::TxMode::Thread => TxMode::Thread,
             cli::TxMode::Inline => TxMode::Inline,

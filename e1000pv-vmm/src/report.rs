@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::Write;
 use std::time::Duration;
 
+use e1000_device::Count;
 use nix::time::{ClockId, clock_gettime};
 use nm_cli::exit::Outcome;
 use nm_cli::mac::Mac;
@@ -15,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::Cli;
-use crate::counters::{Nic, Snapshot, Vm};
+use crate::counters::{Snapshot, Vm};
 use crate::exit::End;
 use crate::machines;
 
@@ -189,9 +190,9 @@ fn nics_human(
     for nic in 0..counters.nics() {
         let of = |which| counters.nic(nic, which);
         write!(f, "\n  nic {nic}: sent")?;
-        flow_human(f, (of(Nic::TxPackets), of(Nic::TxBytes)), time_ns, units)?;
+        flow_human(f, (of(Count::TxPackets), of(Count::TxBytes)), time_ns, units)?;
         write!(f, ", received")?;
-        flow_human(f, (of(Nic::RxPackets), of(Nic::RxBytes)), time_ns, units)?;
+        flow_human(f, (of(Count::RxPackets), of(Count::RxBytes)), time_ns, units)?;
     }
     Ok(())
 }
@@ -211,9 +212,9 @@ fn counters_human(
         }
         Ok(())
     };
-    const TOLD: [Nic; 4] = [Nic::TxPackets, Nic::TxBytes, Nic::RxPackets, Nic::RxBytes];
+    const TOLD: [Count; 4] = [Count::TxPackets, Count::TxBytes, Count::RxPackets, Count::RxBytes];
     for nic in 0..counters.nics() {
-        let rest = Nic::ALL.iter().filter(|which| !TOLD.contains(which));
+        let rest = Count::ALL.iter().filter(|which| !TOLD.contains(which));
         let values = rest.map(|&which| (which.name(), counters.nic(nic, which)));
         line(format!("nic {nic}:"), values.collect())?;
     }
@@ -282,10 +283,10 @@ pub fn list(cli: &Cli) -> anyhow::Result<Outcome> {
             process: reading.process,
             nics: now.nics(),
             exits: now.vm(Vm::Exits),
-            tx_packets: now.sum(Nic::TxPackets),
-            tx_bytes: now.sum(Nic::TxBytes),
-            rx_packets: now.sum(Nic::RxPackets),
-            rx_bytes: now.sum(Nic::RxBytes),
+            tx_packets: now.sum(Count::TxPackets),
+            tx_bytes: now.sum(Count::TxBytes),
+            rx_packets: now.sum(Count::RxPackets),
+            rx_bytes: now.sum(Count::RxBytes),
         };
         listed.push((name, machine));
     }

@@ -195,16 +195,16 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 
+    use e1000_device::harness::Counted;
+    use e1000_device::{Board, Clock, Config, E1000, GuestRam, InterruptLine};
     use e1000pv::bits::Ctrl;
     use e1000pv::regs;
     use netmap::control::{Switch, SwitchOptions};
     use netmap::{Interest, Options, Port};
 
     use super::*;
-    use crate::counters::NicCounters;
-    use crate::e1000::{Board, Config, E1000};
+    use crate::clock::monotonic_ns;
     use crate::netdev::NetmapPort;
-    use crate::ram::GuestRam;
 
     /// Names the forbidden call, in the process that makes it.
     const INSIDE: &str = "E1000PV_SANDBOX_TEST";
@@ -236,21 +236,30 @@ mod tests {
     #[derive(Debug)]
     struct Nothing;
 
-    impl Board for Nothing {
+    impl InterruptLine for Nothing {
         fn set_intx(&self, _: bool) {}
+    }
+
+    impl Clock for Nothing {
+        fn now_ns(&self) -> u64 {
+            monotonic_ns()
+        }
+    }
+
+    impl Board for Nothing {
         fn set_doorbell(&self, _: bool) {}
         fn wake_io(&self) {}
     }
 
     /// A NIC on a switch with backpressure, full of packets of a sender that waits for space.
-    fn besieged() -> (E1000<NetmapPort>, Port) {
+    fn besieged() -> (E1000<GuestRam, NetmapPort>, Port) {
         let options = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
         Switch::create("valeT", &options).expect("a switch");
         let ram = GuestRam::anonymous(1 << 16).expect("memory");
         let slots = Options { rx_slots: Some(64), ..Options::default() };
         let name = "valeT:nic".parse().expect("a name");
         let port = NetmapPort::open(&name, &slots, &ram, true).expect("a port");
-        let counters = NicCounters::detached();
+        let counters = Arc::new(Counted::default());
         let nic = E1000::new(Config::default(), ram, port, Arc::new(Nothing), counters);
         let mut sender = Port::open("valeT:sender").expect("a port");
         for _ in 0..100 {
@@ -263,7 +272,7 @@ mod tests {
     }
 
     /// What a driver does when it sets a ring up, and when it resets the device.
-    fn set_up(nic: &E1000<NetmapPort>) {
+    fn set_up(nic: &E1000<GuestRam, NetmapPort>) {
         let write = |offset: u32, value: u32| {
             nic.mmio_write(offset.into(), &value.to_le_bytes());
         };

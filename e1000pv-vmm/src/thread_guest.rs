@@ -18,20 +18,20 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use e1000_device::GuestRam;
 use e1000pv::{pci, regs};
 use e1000pv_driver::{Block, Cpu, Dma, Mmio, Nic as Driver};
 use guest_workload::Plan as Work;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Registers;
+use crate::clock::monotonic_ns;
 use crate::counters::{Vm, VmCounters};
-use crate::e1000::monotonic_ns;
 use crate::exit::{CHECK_FAILED, End};
 use crate::guest::{Ended, Guest, begin_thread};
 use crate::intx::{Intx, Woken};
 use crate::layout;
 use crate::plan::Plan;
-use crate::ram::GuestRam;
 use crate::report::thread_cpu_ns;
 use crate::sandbox::{self, Role};
 use crate::serial::Console;

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
+use e1000_device::GuestRam;
 use kvm_bindings::{
     KVM_API_VERSION, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY,
     kvm_irqchip, kvm_pit_config, kvm_userspace_memory_region,
@@ -19,7 +20,6 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 
 use crate::layout;
 use crate::memory::Memory;
-use crate::ram::GuestRam;
 
 /// Where the kernel offers KVM.
 pub const DEV_KVM: &str = "/dev/kvm";

@@ -1,0 +1,61 @@
+//! What kind of device it is: what whoever makes one chooses, and a guest cannot change.
+
+/// Who transmits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TxMode {
+    /// The I/O thread, woken by a doorbell; the vCPU goes on at once.
+    #[default]
+    Thread,
+    /// The vCPU thread, at its write of TDT.
+    Inline,
+}
+
+/// When a guest that sleeps is woken: what is ready for it must be worth an interrupt, or it has waited
+/// long enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// Percent of its ring that make it worthwhile; 0: the first packet does.
+    pub percent: u32,
+    /// A guest that waits for a packet that is there waits no longer than that.
+    pub timer_ns: u64,
+}
+
+impl Default for Wake {
+    /// The best of what was measured (docs/design/notification.md).
+    fn default() -> Self {
+        Self { percent: 75, timer_ns: 50_000 }
+    }
+}
+
+/// What kind of device it is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address in the EEPROM.
+    pub mac: [u8; 6],
+    /// Interrupts keep the distance that ITR and the delay registers say; off, each event raises one.
+    pub moderation: bool,
+    /// Offers the CSB.
+    pub csb: bool,
+    /// A burst of packets is one txsync; off, each packet is one.
+    pub more: bool,
+    /// When a guest that sleeps is woken.
+    pub wake: Wake,
+    /// Who transmits.
+    pub tx_mode: TxMode,
+    /// Busy time for each descriptor that is read: a slower consumer, for experiments.
+    pub tx_delay_ns: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
+            moderation: true,
+            csb: true,
+            more: true,
+            wake: Wake::default(),
+            tx_mode: TxMode::Thread,
+            tx_delay_ns: 0,
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The device as vCPU and I/O thread see it: [`Core`] and data path put together.
+//!
+//! Each method says whose it is. Those of the I/O thread are called in this order: `kicked` or
+//! nothing, `round` until it has no more work, `before_sleep`, `timer`, sleep, `after_sleep`.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use e1000pv::bits::Icr;
+use e1000pv::csb::{self, Csb, Field};
+use e1000pv::regs;
+
+use crate::board::Board;
+use crate::config::{Config, TxMode};
+use crate::core::{Core, lock};
+use crate::counters::{Count, Counters};
+use crate::csb::CsbPage;
+use crate::irq::Change;
+use crate::memory::GuestMemory;
+use crate::path::{self, DataPath, Next};
+use crate::port::{Await, NetPort};
+
+/// One 82540EM on a port.
+pub struct E1000<M, P> {
+    pub(super) core: Core<M>,
+    pub(super) path: Mutex<DataPath<M, P>>,
+    /// IOADDR, the offset that BAR1's window is at.
+    pub(super) io_address: AtomicU32,
+    /// What the board was told about the doorbell.
+    doorbell: AtomicBool,
+    /// An inline transmission did not finish; the I/O thread goes on with it.
+    tx_left: AtomicBool,
+}
+
+impl<M: GuestMemory, P: fmt::Debug> fmt::Debug for E1000<M, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("E1000")
+            .field("core", &self.core)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: GuestMemory, P: NetPort> E1000<M, P> {
+    /// A device as after power-on.
+    pub fn new(
+        config: Config,
+        ram: M,
+        port: P,
+        board: Arc<dyn Board>,
+        counters: Arc<dyn Counters>,
+    ) -> Self {
+        let path = Mutex::new(DataPath::new(port, config.wake));
+        let core = Core::new(config, ram, board, counters);
+        core.reset();
+        Self {
+            core,
+            path,
+            io_address: AtomicU32::new(0),
+            doorbell: AtomicBool::new(false),
+            tx_left: AtomicBool::new(false),
+        }
+    }
+
+    /// Where it counts; who runs its rounds counts their sleeps there.
+    pub fn counters(&self) -> &dyn Counters {
+        &*self.core.counters
+    }
+
+    // The I/O thread's.
+
+    /// The doorbell (ioeventfd) rang.
+    pub fn kicked(&self) {
+        self.core.counters.bump(Count::Kicks, 1);
+        if self.core.config.tx_mode == TxMode::Thread {
+            path::lock(&self.path).kicked();
+        }
+        // The doorbell swallowed the value of TDT. A guest that mapped a CSB and doesn't use it yet
+        // writes it there nevertheless.
+        if let Some(page) = self.core.csb()
+            && !csb::host_csb_on(&page)
+        {
+            self.core.registers.store(regs::TDT, page.load(Field::GuestTdt) & 0xFFFF);
+        }
+    }
+
+    /// One bounded round of work in both directions.
+    pub fn round(&self, now_ns: u64) -> Next {
+        let tx = match self.core.config.tx_mode {
+            TxMode::Thread => true,
+            // Acquire pairs with the Release in `transmit_inline`.
+            TxMode::Inline => self.tx_left.swap(false, Ordering::Acquire),
+        };
+        let next = path::round(&self.path, &self.core, now_ns, tx);
+        if tx && next.again && self.core.config.tx_mode == TxMode::Inline {
+            self.tx_left.store(true, Ordering::Relaxed);
+        }
+        next
+    }
+
+    /// Before a sleep: what the guest is deferred is paid, kicks and bells are asked for. False: there is
+    /// work. In either case `after_sleep` comes next.
+    pub fn before_sleep(&self) -> bool {
+        let tx = self.core.config.tx_mode == TxMode::Thread;
+        path::lock(&self.path).before_sleep(&self.core, tx) && !self.tx_left.load(Ordering::Acquire)
+    }
+
+    /// After a sleep, or instead of one.
+    pub fn after_sleep(&self) {
+        path::lock(&self.path).after_sleep();
+    }
+
+    /// Raises a postponed interrupt whose time has come; returns when the next one is due. Between
+    /// `before_sleep`, which may postpone one, and the sleep.
+    pub fn timer(&self, now_ns: u64) -> Option<u64> {
+        if now_ns < self.core.irq.deadline()? {
+            return self.core.irq.deadline();
+        }
+        if self.core.irq.evaluate(self.core.context(|| now_ns)) == Change::Line(true) {
+            self.core.board.wake_vcpu();
+        }
+        self.core.irq.deadline()
+    }
+
+    /// Empty rounds that the guest wants before a sleep (`host_txcycles_lim`).
+    pub fn txcycles_lim(&self) -> u32 {
+        path::lock(&self.path).txcycles_lim()
+    }
+
+    /// Pays what the guest is deferred, without asking for anything: the I/O thread has nothing to do and
+    /// does not sleep, or for a fixed time.
+    pub fn idle(&self) {
+        path::lock(&self.path).settle(&self.core, None);
+    }
+
+    /// How long a sleep may last at most.
+    pub fn sleep_limit_ns(&self) -> u64 {
+        path::lock(&self.path).sleep_limit_ns()
+    }
+
+    /// What the sleep that `before_sleep` announced waits for at the port.
+    pub fn awaits(&self) -> Await {
+        path::lock(&self.path).awaits()
+    }
+
+    // Anybody's.
+
+    /// Lets `use_port` have the port, between two slices.
+    pub fn with_port<T>(&self, use_port: impl FnOnce(&mut P) -> T) -> T {
+        use_port(path::lock(&self.path).port())
+    }
+
+    /// Plugs the cable in or out.
+    pub fn link(&self, up: bool) {
+        lock(&self.core.phy).plug(up);
+        self.link_changed();
+    }
+
+    /// PCI reset: all of the device, PHY included. The cable stays.
+    pub fn reset(&self) {
+        lock(&self.core.phy).reset();
+        self.io_address.store(0, Ordering::Relaxed);
+        self.reset_mac();
+    }
+
+    /// CTRL.RST: everything but the PHY. A slice in progress is waited for.
+    pub(super) fn reset_mac(&self) {
+        let mut path = path::lock(&self.path);
+        self.core.reset();
+        path.reset(&self.core);
+        drop(path);
+        self.tx_left.store(false, Ordering::Relaxed);
+        self.set_doorbell(false);
+        self.core.counters.bump(Count::Resets, 1);
+    }
+
+    /// The PHY's link may have changed: STATUS follows, with LSC if it did.
+    pub(super) fn link_changed(&self) {
+        if self.core.follow_link() {
+            self.core.raise_outside(Icr::LSC);
+            self.core.board.wake_io();
+        }
+    }
+
+    // The vCPU thread's.
+
+    /// CSBAL was written: maps or unmaps.
+    pub(super) fn map_csb(&self) {
+        let reg = |offset| self.core.registers.load(offset);
+        let gpa = u64::from(reg(regs::CSBAH)) << 32 | u64::from(reg(regs::CSBAL));
+        let page = if gpa == 0 { None } else { CsbPage::new(&self.core.ram, gpa) };
+        let on = page.is_some();
+        let mut path = path::lock(&self.path);
+        if gpa != 0 && !on {
+            self.core.counters.bump(Count::CsbBad, 1);
+        }
+        path.map_csb(&self.core, page.clone());
+        *lock(&self.core.csb) = page;
+        drop(path);
+        // Inline, the vCPU transmits: its write has to come here.
+        self.set_doorbell(on && self.core.config.tx_mode == TxMode::Thread);
+        self.core.board.wake_io();
+    }
+
+    fn set_doorbell(&self, on: bool) {
+        if self.doorbell.swap(on, Ordering::Relaxed) != on {
+            self.core.board.set_doorbell(on);
+        }
+    }
+
+    /// TDT was written, with an exit.
+    pub(super) fn transmit(&self) {
+        match self.core.config.tx_mode {
+            TxMode::Thread => self.core.board.wake_io(),
+            TxMode::Inline => {
+                path::lock(&self.path).kicked();
+                if path::transmit(&self.path, &self.core, self.core.board.now_ns()) {
+                    // Release pairs with the Acquire in `round`.
+                    self.tx_left.store(true, Ordering::Release);
+                    self.core.board.wake_io();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;

@@ -1,0 +1,296 @@
+//! Interrupts: causes, mask, the level of INTx, moderation, and the filter of the CSB (8254x manual,
+//! sections 13.4.17 to 13.4.21 and 13.4.18 for ITR).
+//!
+//! ```text
+//!   cause -> ICR --& IMS--> pending? --CSB filter--> wanted? --moderation--> due? -> line up
+//!   ICR read, IMC, write-1-clear ---> nothing pending any more ------------------> line down
+//! ```
+//!
+//! Invariants: the line is up only while ICR & IMS is not 0; a pending cause that somebody wants
+//! raises the line at once or at the deadline that [`Irq::deadline`] tells; level changes reach the
+//! board in the order in which they happened, because they are made under the lock.
+//!
+//! Moderation keeps a distance between rising edges instead of delaying each of them, so a lone
+//! packet is never late. A cause within the distance is postponed to its end, once for all. The
+//! distance is the shortest of what applies: ITR; TADV (else TIDV) if a descriptor had IDE and
+//! transmission is a cause; RADV (else RDTR) if RDTR is not 0 and reception is.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use e1000pv::bits::Icr;
+use e1000pv::{itr, regs};
+
+use super::registers::Registers;
+use crate::counters::{Count, Counters};
+
+/// What the guest's CSB says about interrupts for data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wants {
+    /// Sent descriptors.
+    pub tx: bool,
+    /// Received packets.
+    pub rx: bool,
+}
+
+impl Wants {
+    /// A guest without CSB wants every interrupt that it did not mask.
+    pub const ALL: Self = Self { tx: true, rx: true };
+
+    /// Whether `pending` is worth an interrupt.
+    fn include(self, pending: Icr) -> bool {
+        !Icr::DATA.contains(pending)
+            || self.tx && pending.intersects(Icr::TX)
+            || self.rx && pending.intersects(Icr::RXT0.union(Icr::RXDMT0))
+    }
+}
+
+/// What a change of causes or mask led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The line is as it was.
+    None,
+    /// The line changed to this level.
+    Line(bool),
+    /// The line will go up at the deadline; who waits for it must be told.
+    Postponed,
+}
+
+#[derive(Debug)]
+struct State {
+    icr: Icr,
+    ims: Icr,
+    /// What the board was told last.
+    level: bool,
+    /// A descriptor with IDE was written back since the last interrupt.
+    ide: bool,
+    /// No rising edge before this moment.
+    not_before_ns: u64,
+    /// A cause waits for `not_before_ns`.
+    postponed: bool,
+}
+
+/// The interrupt logic of one device.
+pub struct Irq {
+    state: Mutex<State>,
+    moderation: bool,
+    counters: Arc<dyn Counters>,
+}
+
+impl fmt::Debug for Irq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Irq").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+/// What the logic needs of the device for one decision.
+#[derive(Debug)]
+pub struct Context<'a, W, S, C> {
+    /// ITR and the four delays.
+    pub registers: &'a Registers,
+    /// Asks the CSB, if the guest has one; called at most once.
+    pub wants: W,
+    /// Sets the line.
+    pub set_intx: S,
+    /// The monotonic clock; called only where moderation is on.
+    pub now_ns: C,
+}
+
+impl Irq {
+    /// No cause, everything masked, the line down.
+    #[must_use]
+    pub fn new(moderation: bool, counters: Arc<dyn Counters>) -> Self {
+        let state = State {
+            icr: Icr::empty(),
+            ims: Icr::empty(),
+            level: false,
+            ide: false,
+            not_before_ns: 0,
+            postponed: false,
+        };
+        Self { state: Mutex::new(state), moderation, counters }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing below panics between two writes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets causes, as data does or a write to ICS. `ide`: a descriptor among them had IDE set.
+    pub fn raise<W, S, C>(&self, causes: Icr, ide: bool, context: Context<'_, W, S, C>) -> Change
+    where
+        W: FnOnce() -> Wants,
+        S: FnOnce(bool),
+        C: FnOnce() -> u64,
+    {
+        let mut state = self.lock();
+        state.icr |= causes & !Icr::INT_ASSERTED;
+        state.ide |= ide;
+        self.update(&mut state, context)
+    }
+
+    /// Reads ICR, and thereby clears it.
+    pub fn read_icr(&self, set_intx: impl FnOnce(bool)) -> Icr {
+        let mut state = self.lock();
+        let mut icr = std::mem::replace(&mut state.icr, Icr::empty());
+        if icr.intersects(state.ims) {
+            icr |= Icr::INT_ASSERTED;
+        }
+        drop_line(&mut state, set_intx);
+        icr
+    }
+
+    /// Clears causes, as a write to ICR does.
+    pub fn clear(&self, causes: Icr, set_intx: impl FnOnce(bool)) {
+        let mut state = self.lock();
+        state.icr &= !causes;
+        drop_line(&mut state, set_intx);
+    }
+
+    /// Clears bits of the mask (IMC).
+    pub fn mask(&self, causes: Icr, set_intx: impl FnOnce(bool)) {
+        let mut state = self.lock();
+        state.ims &= !causes;
+        drop_line(&mut state, set_intx);
+    }
+
+    /// Sets bits of the mask (IMS).
+    pub fn unmask<W, S, C>(&self, causes: Icr, context: Context<'_, W, S, C>) -> Change
+    where
+        W: FnOnce() -> Wants,
+        S: FnOnce(bool),
+        C: FnOnce() -> u64,
+    {
+        let mut state = self.lock();
+        state.ims |= causes;
+        self.update(&mut state, context)
+    }
+
+    /// Reads IMS, without effect.
+    #[must_use]
+    pub fn ims(&self) -> Icr {
+        self.lock().ims
+    }
+
+    /// ICR as it is, for those who may not clear it.
+    #[must_use]
+    pub fn peek(&self) -> Icr {
+        self.lock().icr
+    }
+
+    /// Looks again: the deadline may be over, or the CSB's flags may have changed.
+    pub fn evaluate<W, S, C>(&self, context: Context<'_, W, S, C>) -> Change
+    where
+        W: FnOnce() -> Wants,
+        S: FnOnce(bool),
+        C: FnOnce() -> u64,
+    {
+        let mut state = self.lock();
+        self.update(&mut state, context)
+    }
+
+    /// Forgets the distance to the last interrupt (FPD in RDTR or TIDV).
+    pub fn flush(&self) {
+        self.lock().not_before_ns = 0;
+    }
+
+    /// When a postponed interrupt is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<u64> {
+        let state = self.lock();
+        state.postponed.then_some(state.not_before_ns)
+    }
+
+    /// As after power-on.
+    pub fn reset(&self, set_intx: impl FnOnce(bool)) {
+        let mut state = self.lock();
+        state.icr = Icr::empty();
+        state.ims = Icr::empty();
+        state.ide = false;
+        state.not_before_ns = 0;
+        drop_line(&mut state, set_intx);
+    }
+
+    fn update<W, S, C>(&self, state: &mut State, context: Context<'_, W, S, C>) -> Change
+    where
+        W: FnOnce() -> Wants,
+        S: FnOnce(bool),
+        C: FnOnce() -> u64,
+    {
+        let pending = state.icr & state.ims;
+        if pending.is_empty() || state.level {
+            return if drop_line(state, context.set_intx) {
+                Change::Line(false)
+            } else {
+                Change::None
+            };
+        }
+        if !(context.wants)().include(pending) {
+            // The causes stay: the next event, or the guest's next look, finds them.
+            self.counters.bump(Count::IrqSuppressed, 1);
+            state.postponed = false;
+            return Change::None;
+        }
+        if self.moderation {
+            let now = (context.now_ns)();
+            if now < state.not_before_ns {
+                if state.postponed {
+                    return Change::None;
+                }
+                state.postponed = true;
+                self.counters.bump(Count::IrqPostponed, 1);
+                return Change::Postponed;
+            }
+            state.not_before_ns = now + distance_ns(context.registers, pending, state.ide);
+        }
+        state.postponed = false;
+        state.ide = false;
+        state.level = true;
+        self.counters.bump(Count::Interrupts, 1);
+        (context.set_intx)(true);
+        Change::Line(true)
+    }
+}
+
+/// Takes the line down if nothing is pending; true if it was up.
+fn drop_line(state: &mut State, set_intx: impl FnOnce(bool)) -> bool {
+    if state.icr.intersects(state.ims) {
+        return false;
+    }
+    state.postponed = false;
+    if state.level {
+        state.level = false;
+        set_intx(false);
+        return true;
+    }
+    false
+}
+
+/// The distance from an interrupt for `pending` to the next one.
+fn distance_ns(registers: &Registers, pending: Icr, ide: bool) -> u64 {
+    let delay = |absolute, relative| {
+        // Where no absolute limit is set, the relative timer alone bounds the wait.
+        match itr::delay_ns(registers.load(absolute)) {
+            0 => itr::delay_ns(registers.load(relative)),
+            ns => ns,
+        }
+    };
+    let mut shortest = u64::MAX;
+    let mut consider = |ns: u64| {
+        if ns != 0 {
+            shortest = shortest.min(ns);
+        }
+    };
+    consider(itr::itr_ns(registers.load(regs::ITR)));
+    if ide && pending.intersects(Icr::TX) {
+        consider(delay(regs::TADV, regs::TIDV));
+    }
+    if pending.contains(Icr::RXT0) && registers.load(regs::RDTR) & 0xFFFF != 0 {
+        consider(delay(regs::RADV, regs::RDTR));
+    }
+    if shortest == u64::MAX { 0 } else { shortest }
+}
+
+#[cfg(test)]
+#[path = "irq_tests.rs"]
+mod tests;

@@ -1,0 +1,437 @@
+//! The data path: both engines over one port, rounds of bounded and fair work, and the way to sleep.
+//!
+//! ```text
+//!   round    slice: up to 256 descriptors of TX, up to 256 packets of RX, in turns, until there is
+//!            nothing to do or half a ring is done; one txsync for the lot; interrupts that are due
+//!   idle     prepare_sleep: interrupts that are deferred; ask for kicks and bells and look again
+//! ```
+//!
+//! Invariants: the lock around a `DataPath` is held for a slice, or for one txsync; a round ends. Who
+//! is about to go idle owes nobody anything: what was consumed is reported, whoever waits for it is
+//! interrupted. docs/design/csb.md tells who writes what.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use e1000pv::csb::{self, Csb, Field, Wild};
+
+use crate::SLICE;
+use crate::board::Clock;
+use crate::config::{TxMode, Wake};
+use crate::core::Core;
+use crate::counters::Count;
+use crate::csb::CsbPage;
+use crate::deferred::Deferred;
+use crate::memory::GuestMemory;
+use crate::port::{Await, NetPort};
+use crate::rx::Rx;
+use crate::tx::{Stop, Tx};
+
+/// Most empty rounds that a guest can ask for: about a millisecond of yielding.
+const MAX_EMPTY_ROUNDS: u32 = 4096;
+
+/// What a round did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Next {
+    /// Descriptors and packets.
+    pub work: u32,
+    /// There is more to do now.
+    pub again: bool,
+    /// How much that was, for rings of this size.
+    pub size: Size,
+}
+
+/// A round's work in words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Size {
+    /// At most one packet: it may be part of a dialogue.
+    #[default]
+    One,
+    /// Less than 64, or than a quarter of the larger ring.
+    Few,
+    /// Less than twice that.
+    Enough,
+    /// More.
+    Many,
+}
+
+/// Packets whose handling outweighs a round's fixed costs: cache lines of the other core.
+const ENOUGH: u32 = 64;
+
+impl Size {
+    fn of(work: u32, round_limit: u32) -> Size {
+        let enough = ENOUGH.min(round_limit / 2);
+        match work {
+            0 | 1 => Size::One,
+            _ if work < enough => Size::Few,
+            _ if work < 2 * enough => Size::Enough,
+            _ => Size::Many,
+        }
+    }
+}
+
+/// Both directions of one NIC.
+pub struct DataPath<M, P> {
+    port: P,
+    tx: Tx,
+    rx: Rx,
+    csb: Option<Mapped<M>>,
+    /// Empty rounds that the guest asks for before a sleep.
+    txcycles_lim: u32,
+    /// A wild index was found in the CSB: no work until it is mapped anew, or a reset.
+    broken: bool,
+    /// The port is full: there is no use in more descriptors.
+    blocked: bool,
+    /// The vCPU thread has left transmission to the I/O thread, until that asks for kicks.
+    left: bool,
+    /// `before_sleep` has asked the guest for kicks.
+    asked: bool,
+    deferred: Deferred,
+    /// What the port was last asked to wait for.
+    armed: Option<Await>,
+}
+
+impl<M: GuestMemory, P: fmt::Debug> fmt::Debug for DataPath<M, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataPath")
+            .field("port", &self.port)
+            .field("tx", &self.tx)
+            .field("rx", &self.rx)
+            .field("csb", &self.csb)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Locks a data path. A thread that panicked under the lock has left indices that are checked anyway.
+pub fn lock<M, P>(path: &Mutex<DataPath<M, P>>) -> MutexGuard<'_, DataPath<M, P>> {
+    path.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One round: slices in both directions, each under the lock of its own. `tx`: transmission is this
+/// thread's business; packets that a full port has left are, in any case.
+pub fn round<M: GuestMemory, P: NetPort>(
+    path: &Mutex<DataPath<M, P>>,
+    core: &Core<M>,
+    now_ns: u64,
+    tx: bool,
+) -> Next {
+    let mut next = Next::default();
+    loop {
+        let mut path = lock(path);
+        let limit = path.round_limit();
+        let tx = tx || path.left || path.has_backlog();
+        let slice = path.slice(core, tx, true);
+        next.work += slice.work;
+        next.again = slice.again;
+        if !slice.again || next.work >= limit {
+            path.end_round(core, now_ns);
+            next.size = Size::of(next.work, limit);
+            return next;
+        }
+    }
+}
+
+/// One round of transmission alone, in the vCPU thread at its doorbell. True: the I/O thread must go
+/// on with it, because the port is full or the round was not enough.
+pub fn transmit<M: GuestMemory, P: NetPort>(
+    path: &Mutex<DataPath<M, P>>,
+    core: &Core<M>,
+    now_ns: u64,
+) -> bool {
+    let mut work = 0;
+    loop {
+        let mut path = lock(path);
+        let slice = path.slice(core, true, false);
+        work += slice.work;
+        if !slice.again || work >= path.round_limit() {
+            path.end_round(core, now_ns);
+            path.settle(core, None);
+            path.left = slice.again || path.has_backlog() || !path.ask_for_kicks(core);
+            return path.left;
+        }
+    }
+}
+
+impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
+    /// Of a device that was reset, on `port`.
+    pub fn new(port: P, wake: Wake) -> Self {
+        Self {
+            tx: Tx::new(port.tx_slots()),
+            rx: Rx::default(),
+            port,
+            csb: None,
+            txcycles_lim: 0,
+            broken: false,
+            blocked: false,
+            left: false,
+            asked: false,
+            deferred: Deferred::new(wake),
+            armed: None,
+        }
+    }
+
+    /// Maps another CSB, or none: CSBAL was written.
+    pub fn map_csb(&mut self, core: &Core<M>, page: Option<CsbPage<M>>) {
+        // Sampled when the address is written, as published.
+        // Bounded: an idle guest has no right to a busy I/O thread.
+        let rounds = page.as_ref().map_or(0, |page| page.load(Field::HostTxcyclesLim));
+        self.txcycles_lim = rounds.min(MAX_EMPTY_ROUNDS);
+        self.csb = page.map(|page| Mapped { on: csb::host_csb_on(&page), page });
+        self.broken = false;
+        if core.config.tx_mode == TxMode::Thread {
+            // The I/O thread is awake, or is about to be woken to look at the new page.
+            self.kicked();
+        }
+    }
+
+    /// Empty rounds that the guest wants before the I/O thread sleeps (`host_txcycles_lim`).
+    pub fn txcycles_lim(&self) -> u32 {
+        if used(&self.csb).is_some() { self.txcycles_lim } else { 0 }
+    }
+
+    /// The port.
+    pub fn port(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// After a write of TDBAL, TDBAH, TDLEN or TDH: begins anew at TDH. What the port has not taken is
+    /// taken back.
+    pub fn restart_tx(&mut self, core: &Core<M>) {
+        self.port.tx_withdraw();
+        self.blocked = false;
+        self.tx.restart(core);
+    }
+
+    /// After a write of RDBAL, RDBAH, RDLEN or RDH: begins anew at RDH.
+    pub fn restart_rx(&mut self, core: &Core<M>) {
+        self.rx.restart(core, &mut self.port);
+    }
+
+    /// Device reset, after the registers have been reset.
+    pub fn reset(&mut self, core: &Core<M>) {
+        self.map_csb(core, None);
+        self.restart_tx(core);
+        self.restart_rx(core);
+        self.deferred.forget();
+    }
+
+    /// The guest has kicked: it need not do so again until the next sleep.
+    pub fn kicked(&mut self) {
+        if let Some(csb) = &self.csb {
+            csb::host_tx_start(&csb.page);
+        }
+    }
+
+    /// Whether packets are queued that the port has not taken, so that transmission has to go on
+    /// without a doorbell.
+    pub fn has_backlog(&self) -> bool {
+        self.tx.pending() > 0
+    }
+
+    /// Half of the larger ring: bounds a round.
+    fn round_limit(&self) -> u32 {
+        (self.tx.queue().n().max(self.rx.queue().n()) / 2).max(1)
+    }
+
+    /// Some work in each direction.
+    fn slice(&mut self, core: &Core<M>, tx: bool, rx: bool) -> Next {
+        if self.broken || !core.link_up() {
+            return Next::default();
+        }
+        if let Some(csb) = &mut self.csb {
+            csb.on = csb::host_csb_on(&csb.page);
+        }
+        let sent = if tx { self.send(core) } else { Ok(Next::default()) };
+        let received = if rx { self.receive(core) } else { Ok(Next::default()) };
+        match (sent, received) {
+            (Ok(sent), Ok(received)) => Next {
+                work: sent.work + received.work,
+                again: sent.again || received.again,
+                ..Next::default()
+            },
+            (Err(wild), _) | (_, Err(wild)) => self.found(core, wild),
+        }
+    }
+
+    /// Stands still. The guest sees a device that does nothing, which a reset mends.
+    #[cold]
+    fn found(&mut self, core: &Core<M>, _: Wild) -> Next {
+        self.broken = true;
+        core.counters.bump(Count::CsbBad, 1);
+        Next::default()
+    }
+
+    fn send(&mut self, core: &Core<M>) -> Result<Next, Wild> {
+        let Self { port, tx, csb, blocked, .. } = self;
+        let csb = used(csb);
+        if !tx.is_enabled(core) {
+            return Ok(Next::default());
+        }
+        tx.look(core, csb)?;
+        let each = !core.config.more;
+        if tx.pending() > 0 && !tx.is_unsynced() {
+            // Only trying shows whether a full destination has space again.
+            tx.sync(core, port, csb);
+        }
+        let mut work = 0;
+        let again = loop {
+            let limit = if each { 1 } else { (SLICE as u32).saturating_sub(work) };
+            let (done, stop) = tx.fill(core, port, limit);
+            work += done;
+            if core.config.tx_delay_ns > 0 {
+                busy(&*core.board, u64::from(done) * core.config.tx_delay_ns);
+            }
+            let sync = stop == Stop::NoSpace || each && tx.is_unsynced();
+            let moved = if sync { tx.sync(core, port, csb) } else { 0 };
+            *blocked = stop == Stop::NoSpace && moved == 0;
+            if stop == Stop::Empty || *blocked {
+                break false;
+            }
+            if work >= SLICE as u32 {
+                break true;
+            }
+        };
+        Ok(Next { work, again, ..Next::default() })
+    }
+
+    fn receive(&mut self, core: &Core<M>) -> Result<Next, Wild> {
+        let Self { port, rx, csb, deferred, .. } = self;
+        if !rx.is_enabled(core) {
+            return Ok(Next::default());
+        }
+        let csb = used(csb);
+        rx.look(core, csb)?;
+        let (work, again) = rx.fill(core, port, csb);
+        deferred.add(rx.take_causes(), false);
+        Ok(Next { work, again, ..Next::default() })
+    }
+
+    /// Hands over what a round has left, and interrupts the guest if that is due.
+    fn end_round(&mut self, core: &Core<M>, now_ns: u64) {
+        let Self { port, tx, csb, .. } = self;
+        if tx.is_unsynced() {
+            tx.sync(core, port, used(csb));
+        }
+        core.counters.bump(Count::Rounds, 1);
+        self.settle(core, Some(now_ns));
+    }
+
+    /// Raises the interrupts that are due; all that are deferred if there is no time, which means that
+    /// this thread is about to go idle.
+    pub fn settle(&mut self, core: &Core<M>, now_ns: Option<u64>) {
+        let Self { port, tx, rx, csb, deferred, .. } = self;
+        let (causes, delayed) = tx.take_causes();
+        deferred.add(causes, delayed);
+        if now_ns.is_none() {
+            rx.count_missed(core, port, used(csb));
+            deferred.add(rx.take_causes(), false);
+        }
+        if deferred.is_empty() {
+            return;
+        }
+        deferred.settle(core, used(csb), tx.ready(), rx.ready(), now_ns);
+    }
+
+    /// Asks the guest for a kick, and looks again. False: it has published something meanwhile.
+    fn ask_for_kicks(&mut self, core: &Core<M>) -> bool {
+        if self.broken || self.blocked || !self.tx.is_enabled(core) || !core.link_up() {
+            return true;
+        }
+        let Self { tx, csb, .. } = self;
+        let next = tx.queue().next();
+        match used(csb) {
+            None => tx.look(core, None) == Ok(next),
+            Some(page) => match csb::host_tx_sleep(page, next, tx.queue().n()) {
+                Ok(may_sleep) => may_sleep,
+                Err(wild) => {
+                    self.found(core, wild);
+                    true
+                }
+            },
+        }
+    }
+
+    /// Before a sleep: pays what is deferred, asks for kicks (`tx`: this thread transmits) and bells, and
+    /// looks again. False: there is work. Either way `after_sleep` comes next.
+    pub fn before_sleep(&mut self, core: &Core<M>, tx: bool) -> bool {
+        self.settle(core, None);
+        self.asked = tx;
+        if tx || self.left {
+            if !self.ask_for_kicks(core) {
+                return false;
+            }
+            self.left = false;
+        }
+        let mut what = Await::empty();
+        if !self.broken && core.link_up() {
+            what.set(Await::SPACE, self.has_backlog());
+            let Self { rx, csb, .. } = self;
+            if rx.is_enabled(core) {
+                match rx.wait(core, used(csb)) {
+                    // Without buffers a packet is no reason to wake up: it waits in the port, and
+                    // what comes after a full ring is dropped by its sender, before any copy.
+                    Ok(has_buffers) => what.set(Await::PACKET, has_buffers),
+                    Err(wild) => {
+                        self.found(core, wild);
+                    }
+                }
+            }
+        }
+        self.armed = Some(what);
+        self.port.arm(what)
+    }
+
+    /// After a sleep, or instead of one.
+    pub fn after_sleep(&mut self) {
+        if self.armed.take().is_some() {
+            self.port.disarm();
+        }
+        let Self { csb, asked, .. } = self;
+        if let Some(Mapped { page, .. }) = csb {
+            csb::host_rx_start(page);
+            // Inline, kicks are what the vCPU thread lives by.
+            if std::mem::take(asked) {
+                csb::host_tx_start(page);
+            }
+        }
+    }
+
+    /// How long a sleep may last before it is worth looking whether a peer has died: one that is
+    /// full, or one between publishing and ringing.
+    pub fn sleep_limit_ns(&self) -> u64 {
+        if self.has_backlog() { 50_000_000 } else { 500_000_000 }
+    }
+
+    /// What the port was last asked to wait for.
+    pub fn awaits(&self) -> Await {
+        self.armed.unwrap_or_default()
+    }
+}
+
+/// Lets time pass as work would.
+#[cold]
+fn busy(clock: &(impl Clock + ?Sized), ns: u64) {
+    let end_ns = clock.now_ns() + ns;
+    while clock.now_ns() < end_ns {
+        std::hint::spin_loop();
+    }
+}
+
+/// A CSB that the guest has mapped.
+#[derive(Debug)]
+struct Mapped<M> {
+    page: CsbPage<M>,
+    /// The guest used it when the last slice began. Looked at no oftener: see `queue.rs`.
+    on: bool,
+}
+
+/// The CSB, if the guest uses the one it mapped.
+#[inline]
+fn used<M>(csb: &Option<Mapped<M>>) -> Option<&CsbPage<M>> {
+    csb.as_ref().filter(|csb| csb.on).map(|csb| &csb.page)
+}
+
+#[cfg(test)]
+#[path = "path_tests.rs"]
+mod tests;

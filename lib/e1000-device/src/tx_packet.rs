@@ -1,0 +1,246 @@
+//! The packets that the fast path of transmission does not take: several descriptors, checksums,
+//! segmentation, VLAN tags, padding, and whatever is wrong (8254x manual, sections 3.3.3 to 3.5).
+//!
+//! Invariant: the packet is copied out of guest memory once, descriptor by descriptor, and everything
+//! is done to the copy. Its last descriptor is done with when all of its frames are queued: a port
+//! that has no space keeps the rest for later, and what was copied is not read again.
+
+use e1000pv::desc::{ContextTx, DataTx, LegacyTx, Popts, TxCmd, TxDesc};
+use e1000pv::regs;
+
+use crate::core::Core;
+use crate::counters::Count;
+use crate::filter::{self, TAG_BYTES, TAG_OFFSET};
+use crate::memory::GuestMemory;
+use crate::offload::{self, Segments};
+use crate::port::TxSlots;
+use crate::stats::Tally;
+use crate::tx::ETHER_HEADER;
+
+/// Longest frame that is not segmented (section 3.3: descriptors and packet sizes).
+const LONGEST: usize = 16288;
+/// Longest packet to segment: 64 KiB of IP packet and its headers.
+const LONGEST_SEGMENTED: usize = 65536 + 256;
+
+/// What became of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is done with.
+    Done,
+    /// The port is full; the same descriptor comes again.
+    NoSpace,
+}
+
+/// The packet whose descriptors are being read.
+#[derive(Debug)]
+pub struct Packet {
+    /// What its descriptors held so far.
+    bytes: Vec<u8>,
+    /// At least one of its descriptors was read.
+    is_begun: bool,
+    /// Something is wrong: it is dropped at its end.
+    is_bad: bool,
+    /// Of its first descriptor (POPTS, TSE).
+    popts: Popts,
+    segmented: bool,
+    /// The last context descriptor; it holds until the next one.
+    context: ContextTx,
+    /// Set once the last descriptor was read: what is left to send.
+    sending: Option<Sending>,
+    /// The frame that is sent next, while `sending`: an Ethernet header at least.
+    frame: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sending {
+    segments: Option<Segments>,
+    /// Tag to insert.
+    tag: Option<[u8; TAG_BYTES]>,
+}
+
+impl Packet {
+    /// No packet, no context.
+    pub fn new() -> Self {
+        Self {
+            bytes: Vec::with_capacity(LONGEST_SEGMENTED),
+            is_begun: false,
+            is_bad: false,
+            popts: Popts::empty(),
+            segmented: false,
+            context: ContextTx::default(),
+            sending: None,
+            frame: Vec::with_capacity(LONGEST_SEGMENTED),
+        }
+    }
+
+    /// Forgets packet and context.
+    pub fn reset(&mut self) {
+        self.end();
+        self.context = ContextTx::default();
+    }
+
+    fn end(&mut self) {
+        self.bytes.clear();
+        self.frame.clear();
+        (self.is_begun, self.is_bad, self.segmented) = (false, false, false);
+        self.popts = Popts::empty();
+        self.sending = None;
+    }
+
+    /// Whether the next descriptor begins a packet.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        !self.is_begun
+    }
+
+    /// Deals with a descriptor: slots from `used` on are free. `shortest`: shorter frames are padded,
+    /// or if not even an Ethernet header, dropped.
+    #[inline(never)]
+    pub fn descriptor<M: GuestMemory, T: TxSlots>(
+        &mut self,
+        core: &Core<M>,
+        desc: TxDesc,
+        shortest: usize,
+        (slots, used): (&mut T, &mut usize),
+        tally: &mut Tally,
+    ) -> Put {
+        if self.sending.is_none() {
+            let is_last = match desc {
+                TxDesc::Context(context) => {
+                    self.context = context;
+                    false
+                }
+                TxDesc::Legacy(d) => self.legacy(core, d),
+                TxDesc::Data(d) => self.data(core, d),
+                TxDesc::Reserved(_) => {
+                    core.counters.bump(Count::TxBad, 1);
+                    false
+                }
+            };
+            if !is_last {
+                return Put::Done;
+            }
+            if self.sending.is_none() {
+                core.counters.bump(Count::TxBad, 1);
+                self.end();
+                return Put::Done;
+            }
+        }
+        let put = self.send(core, shortest, (slots, used), tally);
+        if put == Put::Done {
+            self.end();
+        }
+        put
+    }
+
+    /// Adds a legacy descriptor. True: it is the packet's last, and unless something is wrong there is
+    /// something to send.
+    fn legacy<M: GuestMemory>(&mut self, core: &Core<M>, d: LegacyTx) -> bool {
+        self.is_begun = true;
+        self.add(core, d.buffer_addr, d.length.into(), LONGEST);
+        // VLE and IC are qualified by EOP (section 3.3.3.1).
+        if !d.cmd.contains(TxCmd::EOP) {
+            return false;
+        }
+        if !self.is_bad && self.bytes.len() >= ETHER_HEADER {
+            self.frame.clear();
+            self.frame.extend_from_slice(&self.bytes);
+            if d.cmd.contains(TxCmd::IC) {
+                // A place outside of the packet: sent without, as a wire would.
+                offload::legacy_checksum(&mut self.frame, &d);
+            }
+            self.sending = Some(Sending { segments: None, tag: tag(core, d.cmd, d.special) });
+        }
+        true
+    }
+
+    /// Adds a data descriptor, likewise.
+    fn data<M: GuestMemory>(&mut self, core: &Core<M>, d: DataTx) -> bool {
+        if !self.is_begun {
+            self.is_begun = true;
+            self.popts = d.popts;
+            self.segmented = d.dcmd.contains(TxCmd::TSE);
+        }
+        let most = if self.segmented { LONGEST_SEGMENTED } else { LONGEST };
+        self.add(core, d.buffer_addr, d.dtalen as usize, most);
+        if !d.dcmd.contains(TxCmd::EOP) {
+            return false;
+        }
+        if self.is_bad || self.bytes.len() < ETHER_HEADER {
+            return true;
+        }
+        let segments = if self.segmented {
+            let segments = Segments::new(self.context, self.popts, self.bytes.len())
+                .filter(|s| s.longest() <= LONGEST);
+            let Some(mut segments) = segments else {
+                core.stats.add(regs::TSCTFC, 1);
+                return true;
+            };
+            core.stats.add(regs::TSCTC, 1);
+            segments.next(&self.bytes, &mut self.frame);
+            Some(segments)
+        } else {
+            self.frame.clear();
+            self.frame.extend_from_slice(&self.bytes);
+            offload::checksums(&mut self.frame, &self.context, self.popts);
+            None
+        };
+        self.sending = Some(Sending { segments, tag: tag(core, d.dcmd, d.special) });
+        true
+    }
+
+    fn add<M: GuestMemory>(&mut self, core: &Core<M>, address: u64, len: usize, most: usize) {
+        let have = self.bytes.len();
+        if self.is_bad || have + len > most {
+            self.is_bad = true;
+            return;
+        }
+        self.bytes.resize(have + len, 0);
+        self.is_bad = !core.ram.read(address, &mut self.bytes[have..]);
+    }
+
+    /// Queues the frames that are left, as far as there is space.
+    fn send<M: GuestMemory, T: TxSlots>(
+        &mut self,
+        core: &Core<M>,
+        shortest: usize,
+        (slots, used): (&mut T, &mut usize),
+        tally: &mut Tally,
+    ) -> Put {
+        let Some(sending) = &mut self.sending else { return Put::Done };
+        loop {
+            let tag_bytes = sending.tag.map_or(0, |tag| tag.len());
+            let len = (self.frame.len() + tag_bytes).max(shortest);
+            let count = len.div_ceil(T::SLOT_BYTES);
+            if *used + count > slots.space() {
+                if count < slots.num_slots() {
+                    return Put::NoSpace;
+                }
+                // More than the port's ring could ever hold.
+                core.counters.bump(Count::TxBad, 1);
+            } else {
+                if let Some(tag) = sending.tag {
+                    self.frame.splice(TAG_OFFSET..TAG_OFFSET, tag);
+                }
+                self.frame.resize(len, 0);
+                for (i, part) in self.frame.chunks(T::SLOT_BYTES).enumerate() {
+                    slots.put_copy(*used, part, i + 1 < count);
+                    *used += 1;
+                }
+                let first = self.frame[..8].try_into().expect("no shorter than a header");
+                tally.count(len as u32, u64::from_le_bytes(first));
+            }
+            let more = sending
+                .segments
+                .as_mut()
+                .is_some_and(|segments| segments.next(&self.bytes, &mut self.frame));
+            if !more {
+                return Put::Done;
+            }
+        }
+    }
+}
+
+fn tag<M: GuestMemory>(core: &Core<M>, cmd: TxCmd, special: u16) -> Option<[u8; TAG_BYTES]> {
+    cmd.contains(TxCmd::VLE).then(|| filter::insert(&core.registers, special)).flatten()
+}
