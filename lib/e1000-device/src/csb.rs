@@ -27,6 +27,12 @@ impl<M: GuestMemory> CsbPage<M> {
         Some(Self { ram: ram.clone(), gpa })
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn gpa(&self) -> u64 {
+        self.gpa
+    }
+
     #[inline]
     fn word(&self, field: Field) -> &AtomicU32 {
         self.ram.word32(self.gpa + u64::from(field.offset())).expect("checked when it was mapped")

@@ -14,6 +14,7 @@ use crate::config::Wake;
 use crate::core::Core;
 use crate::csb::CsbPage;
 use crate::memory::GuestMemory;
+use crate::state;
 
 /// Causes that only matter to a guest that waits for descriptors or packets.
 const DATA: Icr = Icr::TXDW.union(Icr::TXQE).union(Icr::RXT0).union(Icr::RXDMT0);
@@ -63,6 +64,19 @@ impl Deferred {
     pub fn add(&mut self, causes: Icr, delayed: bool) {
         self.causes |= causes;
         self.delayed |= delayed;
+    }
+
+    /// What there is.
+    pub fn save(&self, now_ns: u64) -> state::Deferred {
+        let waited_ns = self.since_ns.map(|since_ns| now_ns.saturating_sub(since_ns));
+        state::Deferred { causes: self.causes.bits(), delayed: self.delayed, waited_ns }
+    }
+
+    /// What there was at `save`.
+    pub fn restore(&mut self, from: &state::Deferred, now_ns: u64) {
+        self.causes = Icr::from_bits_retain(from.causes);
+        self.delayed = from.delayed;
+        self.since_ns = from.waited_ns.map(|ns| now_ns.saturating_sub(ns));
     }
 
     /// Whether nothing is deferred.

@@ -20,6 +20,7 @@ use crate::irq::Change;
 use crate::memory::GuestMemory;
 use crate::path::{self, DataPath, Next};
 use crate::port::{Await, NetPort};
+use crate::state::{BadState, State, Unsent};
 
 /// One 82540EM on a port.
 pub struct E1000<M, P> {
@@ -66,6 +67,68 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
     /// Where it counts; who runs its rounds counts their sleeps there.
     pub fn counters(&self) -> &dyn Counters {
         &*self.core.counters
+    }
+
+    /// A device that goes on where another, of the same configuration, was when its state was saved.
+    /// Guest memory is as it was then. Its rounds begin at once: whoever serves it begins with one.
+    ///
+    /// # Errors
+    /// No device can be in that state.
+    pub fn from_state(
+        config: Config,
+        ram: M,
+        port: P,
+        board: Arc<dyn Board>,
+        counters: Arc<dyn Counters>,
+        state: &State,
+    ) -> Result<Self, BadState> {
+        let device = Self::new(config, ram, port, board, counters);
+        let core = &device.core;
+        let now_ns = core.board.now_ns();
+        if state.csb.is_some() && !core.config.csb {
+            return Err(BadState("a CSB of a device that has none"));
+        }
+        if !core.registers.restore(&state.registers) || !core.stats.restore(&state.statistics) {
+            return Err(BadState("other registers than these"));
+        }
+        lock(&core.eeprom).restore(&state.eeprom)?;
+        lock(&core.phy).restore(&state.phy)?;
+        path::lock(&device.path).restore(core, state, now_ns)?;
+        core.irq.restore(&state.interrupts, now_ns, |level| core.board.set_intx(level))?;
+        device.io_address.store(state.io_address, Ordering::Relaxed);
+        device.tx_left.store(state.tx.unfinished, Ordering::Relaxed);
+        device.set_doorbell(state.csb.is_some() && core.config.tx_mode == TxMode::Thread);
+        core.board.wake_io();
+        Ok(device)
+    }
+
+    /// All that there is of the device, between two rounds and while no vCPU runs. What is queued in the
+    /// port is sent first.
+    ///
+    /// # Errors
+    /// The port is full.
+    pub fn state(&self) -> Result<State, Unsent> {
+        let mut path = path::lock(&self.path);
+        match path.drain(&self.core) {
+            0 => {}
+            slots => return Err(Unsent { slots }),
+        }
+        let now_ns = self.core.board.now_ns();
+        let mut state = State {
+            registers: self.core.registers.save(),
+            statistics: self.core.stats.save(),
+            io_address: self.io_address.load(Ordering::Relaxed),
+            interrupts: self.core.irq.save(now_ns),
+            eeprom: lock(&self.core.eeprom).save(),
+            phy: lock(&self.core.phy).save(),
+            ..State::default()
+        };
+        path.save(&mut state, now_ns);
+        drop(path);
+        state.tx.unfinished = self.tx_left.load(Ordering::Relaxed);
+        // What the port had no space for before has some now.
+        self.core.board.wake_io();
+        Ok(state)
     }
 
     // The I/O thread's.

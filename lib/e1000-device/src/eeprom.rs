@@ -13,23 +13,12 @@ use e1000pv::bits::{Eecd, Eerd};
 use e1000pv::eeprom::{self, WORDS};
 use e1000pv::pci;
 
+use crate::state::{self, BadState, Phase};
+
 /// Bits of an address.
 const ADDRESS_BITS: u32 = 6;
 /// The opcode of a read, after the start bit.
 const OPCODE_READ: u32 = 0b10;
-
-/// What the device expects next on DI, or shows on DO.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// A start bit.
-    Start,
-    /// Bits of opcode and address: how many came, and which.
-    Command { bits: u32, shifted: u32 },
-    /// Reading: bits of `word` that are still to come.
-    Read { word: u32, left: u32 },
-    /// A command that it does not do; until CS goes down.
-    Ignored,
-}
 
 /// The EEPROM of one device.
 #[derive(Debug)]
@@ -61,6 +50,25 @@ impl Eeprom {
     pub fn reset(&mut self) {
         self.pins = Eecd::empty();
         self.phase = Phase::Start;
+    }
+
+    /// Pins and command.
+    pub fn save(&self) -> state::Eeprom {
+        state::Eeprom { pins: self.pins.bits(), phase: self.phase }
+    }
+
+    /// Goes on where `save` was.
+    pub fn restore(&mut self, from: &state::Eeprom) -> Result<(), BadState> {
+        let possible = match from.phase {
+            Phase::Command { bits, .. } => bits < 2 + ADDRESS_BITS,
+            Phase::Read { left, .. } => (1..=16).contains(&left),
+            Phase::Start | Phase::Ignored => true,
+        };
+        if !possible {
+            return Err(BadState("the command to the EEPROM"));
+        }
+        (self.pins, self.phase) = (Eecd::from_bits_retain(from.pins), from.phase);
+        Ok(())
     }
 
     fn word(&self, address: u32) -> u16 {

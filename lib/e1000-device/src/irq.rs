@@ -23,6 +23,7 @@ use e1000pv::{itr, regs};
 
 use super::registers::Registers;
 use crate::counters::{Count, Counters};
+use crate::state::{self, BadState};
 
 /// What the guest's CSB says about interrupts for data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,6 +210,42 @@ impl Irq {
         state.ide = false;
         state.not_before_ns = 0;
         drop_line(&mut state, set_intx);
+    }
+
+    /// Causes, mask and line, and how far moderation is.
+    pub fn save(&self, now_ns: u64) -> state::Interrupts {
+        let state = self.lock();
+        state::Interrupts {
+            icr: state.icr.bits(),
+            ims: state.ims.bits(),
+            level: state.level,
+            ide: state.ide,
+            distance_ns: state.not_before_ns.saturating_sub(now_ns),
+            postponed: state.postponed,
+        }
+    }
+
+    /// As it was at `save`; the line is driven again.
+    pub fn restore(
+        &self,
+        from: &state::Interrupts,
+        now_ns: u64,
+        set_intx: impl FnOnce(bool),
+    ) -> Result<(), BadState> {
+        let mut state = self.lock();
+        state.icr = Icr::from_bits_retain(from.icr);
+        state.ims = Icr::from_bits_retain(from.ims);
+        let pending = state.icr.intersects(state.ims);
+        if (from.level || from.postponed) && !pending || from.level && from.postponed {
+            return Err(BadState("an interrupt without a cause"));
+        }
+        (state.ide, state.postponed) = (from.ide, from.postponed);
+        state.not_before_ns = now_ns.saturating_add(from.distance_ns);
+        state.level = from.level;
+        if from.level {
+            set_intx(true);
+        }
+        Ok(())
     }
 
     fn update<W, S, C>(&self, state: &mut State, context: Context<'_, W, S, C>) -> Change

@@ -21,8 +21,8 @@
 //! than that. Locks nest in one order: engines, interrupts, CSB. Nothing a guest does makes the
 //! device panic, loop or fail: it is counted, and the device does what its page in docs/design says.
 //!
-//! `docs/design/e1000-device.md` tells the whole; `examples/echo.rs` is a machine around a device in a
-//! hundred lines.
+//! `docs/design/e1000-device.md` tells the whole; `examples/echo.rs` is a whole machine around a
+//! device.
 
 #![deny(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -54,6 +54,7 @@ mod registers;
 mod ring;
 mod rx;
 mod rx_packet;
+pub mod state;
 mod stats;
 mod tx;
 mod tx_packet;
@@ -66,6 +67,8 @@ pub use memory::GuestMemory;
 pub use path::{Next, Size};
 pub use port::{Await, NetPort, RxSlots, TxSlots};
 pub use ram::{GuestRam, PAGE_BYTES};
+
+pub use state::State;
 
 /// Packets that an engine handles in one slice, at most: what a vCPU may have to wait for.
 pub const SLICE: usize = 256;

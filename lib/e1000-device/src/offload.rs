@@ -7,7 +7,8 @@
 use e1000pv::bits::Rxcsum;
 use e1000pv::desc::{ContextTx, LegacyTx, Popts, RxErrors, RxStatus, TxCmd};
 
-use super::tx::ETHER_HEADER;
+use crate::state;
+use crate::tx::ETHER_HEADER;
 
 /// One's complement sum of 16-bit big-endian words, not folded.
 #[derive(Clone, Copy, Debug, Default)]
@@ -119,6 +120,18 @@ impl Segments {
         let headers = usize::from(context.hdrlen);
         let possible = context.mss != 0 && (ETHER_HEADER..=bytes).contains(&headers);
         possible.then_some(Self { context, popts, done: 0, count: 0 })
+    }
+
+    /// How many there were.
+    #[must_use]
+    pub fn progress(&self) -> state::Segments {
+        state::Segments { done: self.done as u64, count: self.count }
+    }
+
+    /// The same segments, so many of which were made.
+    #[must_use]
+    pub fn at(self, progress: &state::Segments) -> Self {
+        Self { done: progress.done as usize, count: progress.count, ..self }
     }
 
     /// Bytes that a segment can have.

@@ -25,6 +25,7 @@ use crate::deferred::Deferred;
 use crate::memory::GuestMemory;
 use crate::port::{Await, NetPort};
 use crate::rx::Rx;
+use crate::state::{self, BadState, State};
 use crate::tx::{Stop, Tx};
 
 /// Most empty rounds that a guest can ask for: about a millisecond of yielding.
@@ -214,6 +215,50 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         self.restart_tx(core);
         self.restart_rx(core);
         self.deferred.forget();
+    }
+
+    /// What is between device and port becomes the device's or the network's: lets the port take what is
+    /// queued, and counts what it has lost. Returns how many slots it has left.
+    pub fn drain(&mut self, core: &Core<M>) -> usize {
+        if self.tx.pending() > 0 || self.tx.is_unsynced() {
+            let Self { port, tx, csb, .. } = self;
+            tx.sync(core, port, used(csb));
+        }
+        // What waits for space finds some in the next round.
+        self.blocked &= self.has_backlog();
+        let Self { port, rx, csb, deferred, .. } = self;
+        rx.count_missed(core, port, used(csb));
+        deferred.add(rx.take_causes(), false);
+        self.tx.pending()
+    }
+
+    /// This part of a device's state, after `drain`.
+    pub fn save(&self, to: &mut State, now_ns: u64) {
+        to.csb = self
+            .csb
+            .as_ref()
+            .map(|csb| state::MappedCsb { gpa: csb.page.gpa(), txcycles_lim: self.txcycles_lim });
+        to.broken = self.broken;
+        to.tx = self.tx.save(self.left);
+        to.rx = self.rx.save();
+        to.deferred = self.deferred.save(now_ns);
+    }
+
+    /// Goes on where `save` was, after the registers have been restored.
+    pub fn restore(&mut self, core: &Core<M>, from: &State, now_ns: u64) -> Result<(), BadState> {
+        if let Some(mapped) = from.csb {
+            let page = CsbPage::new(&core.ram, mapped.gpa);
+            let page = page.ok_or(BadState("a CSB that is not in memory"))?;
+            *crate::core::lock(&core.csb) = Some(page.clone());
+            self.csb = Some(Mapped { on: csb::host_csb_on(&page), page });
+            self.txcycles_lim = mapped.txcycles_lim.min(MAX_EMPTY_ROUNDS);
+        }
+        self.restart_tx(core);
+        self.tx.restore(&from.tx)?;
+        self.rx.restore(core, &self.port, &from.rx)?;
+        self.deferred.restore(&from.deferred, now_ns);
+        (self.broken, self.left) = (from.broken, from.tx.left);
+        Ok(())
     }
 
     /// The guest has kicked: it need not do so again until the next sleep.

@@ -7,6 +7,8 @@
 use e1000pv::bits::Mdic;
 use e1000pv::phy::{self, RESET, WRITABLE};
 
+use crate::state::{self, BadState};
+
 /// The PHY of one device.
 #[derive(Debug)]
 pub struct Phy {
@@ -35,6 +37,20 @@ impl Phy {
     /// Registers as after power-on; the cable stays.
     pub fn reset(&mut self) {
         self.registers = RESET;
+    }
+
+    /// Registers and link.
+    pub fn save(&self) -> state::Phy {
+        let registers = self.registers.to_vec();
+        state::Phy { registers, plugged: self.plugged, lost: self.lost }
+    }
+
+    /// As it was at `save`.
+    pub fn restore(&mut self, from: &state::Phy) -> Result<(), BadState> {
+        let registers = from.registers.as_slice().try_into();
+        self.registers = registers.map_err(|_| BadState("the PHY's registers"))?;
+        (self.plugged, self.lost) = (from.plugged, from.lost);
+        Ok(())
     }
 
     /// Plugs the cable in or out.

@@ -13,6 +13,7 @@ use crate::counters::Count;
 use crate::csb::CsbPage;
 use crate::memory::GuestMemory;
 use crate::ring::Ring;
+use crate::state::{self, BadState};
 
 /// Where a direction's ring is described.
 #[derive(Debug)]
@@ -106,6 +107,20 @@ impl Queue {
     #[inline]
     pub fn tail(&self) -> u32 {
         self.tail
+    }
+
+    /// Where the guest's tail was; the rest is in registers.
+    pub fn save(&self) -> state::Queue {
+        state::Queue { tail: self.tail, bad_tail: self.bad_tail }
+    }
+
+    /// After `restart`, with the same registers.
+    pub fn restore(&mut self, from: &state::Queue) -> Result<(), BadState> {
+        if from.tail >= self.n().max(1) {
+            return Err(BadState("a tail outside of its ring"));
+        }
+        (self.tail, self.bad_tail) = (from.tail, from.bad_tail);
+        Ok(())
     }
 
     /// Looks at the guest's tail. A tail register outside of the ring is no tail: there is nothing to

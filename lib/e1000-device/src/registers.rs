@@ -17,6 +17,10 @@ pub struct Registers {
     words: Box<[AtomicU32; WORDS]>,
 }
 
+fn offsets() -> impl Iterator<Item = u32> {
+    TABLE.iter().flat_map(|r| (0..r.count).map(|index| r.offset + index * r.stride))
+}
+
 impl fmt::Debug for Registers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = TABLE.iter().filter(|r| r.count == 1).map(|r| (r.name, self.load(r.offset)));
@@ -68,6 +72,21 @@ impl Registers {
     #[inline(always)]
     pub fn store(&self, offset: u32, value: u32) {
         self.words[offset as usize / 4].store(value, Ordering::Release);
+    }
+
+    /// The values of all registers, in the order of the table.
+    pub fn save(&self) -> Vec<u32> {
+        offsets().map(|offset| self.load(offset)).collect()
+    }
+
+    /// Takes values as `save` gives them over. False: they are not as many.
+    #[must_use]
+    pub fn restore(&self, values: &[u32]) -> bool {
+        let fits = values.len() == offsets().count();
+        if fits {
+            offsets().zip(values).for_each(|(offset, value)| self.store(offset, *value));
+        }
+        fits
     }
 
     /// Stores what the guest wrote, as far as the register lets it, and returns the new value.

@@ -26,6 +26,7 @@ use crate::port::{NetPort, RxSlots};
 use crate::queue::{self, Queue};
 use crate::ring::{Ring, View};
 use crate::rx_packet::{Outcome, Packet};
+use crate::state::{self, BadState};
 use crate::stats::Tally;
 use crate::{SLICE, offload};
 use shared_bytes::Mover;
@@ -130,6 +131,29 @@ impl Rx {
         self.queue.restart(core);
         self.waits_for = 0;
         self.causes = Icr::empty();
+    }
+
+    /// How far it is; `restart` finds the rest in registers.
+    pub fn save(&self) -> state::Rx {
+        let (waits_for, causes) = (self.waits_for, self.causes.bits());
+        state::Rx { queue: self.queue.save(), waits_for, causes }
+    }
+
+    /// Goes on where `save` was, with the same registers. What has come since waits in the port.
+    pub fn restore<M: GuestMemory, P: NetPort>(
+        &mut self,
+        core: &Core<M>,
+        port: &P,
+        from: &state::Rx,
+    ) -> Result<(), BadState> {
+        self.missed = port.rx_missed();
+        self.queue.restart(core);
+        self.queue.restore(&from.queue)?;
+        if from.waits_for > self.queue.n() {
+            return Err(BadState("a packet that waits for more descriptors than there are"));
+        }
+        (self.waits_for, self.causes) = (from.waits_for, Icr::from_bits_retain(from.causes));
+        Ok(())
     }
 
     /// The ring, and how far this engine is.

@@ -179,6 +179,21 @@ impl Stats {
         }
     }
 
+    /// All counts, word by word.
+    pub fn save(&self) -> Vec<u64> {
+        self.words.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Takes counts as `save` gives them over. False: they are not as many.
+    #[must_use]
+    pub fn restore(&self, values: &[u64]) -> bool {
+        let fits = values.len() == WORDS;
+        if fits {
+            self.words.iter().zip(values).for_each(|(word, n)| word.store(*n, Ordering::Relaxed));
+        }
+        fits
+    }
+
     /// All to 0.
     pub fn reset(&self) {
         for word in &self.words {

@@ -26,6 +26,7 @@ use crate::memory::GuestMemory;
 use crate::port::{NetPort, TxSlots};
 use crate::queue::{self, Queue};
 use crate::ring::{Ring, View};
+use crate::state::{self, BadState};
 use crate::stats::Tally;
 use crate::tx_packet::{Packet, Put};
 
@@ -99,6 +100,26 @@ impl Tx {
         (self.pending, self.unsynced) = (0, false);
         (self.causes, self.delayed) = (Icr::empty(), false);
         self.packet.reset();
+    }
+
+    /// How far it is, when all that was queued is sent; `restart` finds the rest in registers.
+    pub fn save(&self, left: bool) -> state::Tx {
+        state::Tx {
+            queue: self.queue.save(),
+            packet: self.packet.save(),
+            causes: self.causes.bits(),
+            delayed: self.delayed,
+            left,
+            unfinished: false,
+        }
+    }
+
+    /// After `restart`, with the same registers.
+    pub fn restore(&mut self, from: &state::Tx) -> Result<(), BadState> {
+        self.queue.restore(&from.queue)?;
+        self.packet.restore(&from.packet)?;
+        (self.causes, self.delayed) = (Icr::from_bits_retain(from.causes), from.delayed);
+        Ok(())
     }
 
     /// The ring, and how far this engine is.

@@ -14,6 +14,7 @@ use crate::filter::{self, TAG_BYTES, TAG_OFFSET};
 use crate::memory::GuestMemory;
 use crate::offload::{self, Segments};
 use crate::port::TxSlots;
+use crate::state::{self, BadState};
 use crate::stats::Tally;
 use crate::tx::ETHER_HEADER;
 
@@ -85,6 +86,56 @@ impl Packet {
         (self.is_begun, self.is_bad, self.segmented) = (false, false, false);
         self.popts = Popts::empty();
         self.sending = None;
+    }
+
+    /// What was read of it, and how much of that was sent.
+    pub fn save(&self) -> state::Packet {
+        let sending = self.sending.map(|sending| state::Sending {
+            frame: self.frame.clone(),
+            tag: sending.tag,
+            segments: sending.segments.map(|segments| segments.progress()),
+        });
+        state::Packet {
+            bytes: self.bytes.clone(),
+            begun: self.is_begun,
+            bad: self.is_bad,
+            popts: self.popts.bits(),
+            segmented: self.segmented,
+            context: self.context.to_bytes(),
+            sending,
+        }
+    }
+
+    /// Goes on where `save` was.
+    pub fn restore(&mut self, from: &state::Packet) -> Result<(), BadState> {
+        let bad = BadState("a packet that is longer than any, or half sent as none can be");
+        self.reset();
+        let most = if from.segmented { LONGEST_SEGMENTED } else { LONGEST };
+        if from.bytes.len() > most
+            || !from.begun && (!from.bytes.is_empty() || from.sending.is_some())
+        {
+            return Err(bad);
+        }
+        self.bytes.extend_from_slice(&from.bytes);
+        (self.is_begun, self.is_bad, self.segmented) = (from.begun, from.bad, from.segmented);
+        self.popts = Popts::from_bits_retain(from.popts);
+        self.context = ContextTx::from_bytes(from.context);
+        let Some(sending) = &from.sending else { return Ok(()) };
+        if !(ETHER_HEADER..=LONGEST).contains(&sending.frame.len()) {
+            return Err(bad);
+        }
+        let segments = match &sending.segments {
+            Some(progress) => Some(self.segments().ok_or(bad)?.at(progress)),
+            None => None,
+        };
+        self.frame.extend_from_slice(&sending.frame);
+        self.sending = Some(Sending { segments, tag: sending.tag });
+        Ok(())
+    }
+
+    /// The packet in segments, none of which is made yet, if that is possible.
+    fn segments(&self) -> Option<Segments> {
+        Segments::new(self.context, self.popts, self.bytes.len()).filter(|s| s.longest() <= LONGEST)
     }
 
     /// Whether the next descriptor begins a packet.
@@ -170,9 +221,7 @@ impl Packet {
             return true;
         }
         let segments = if self.segmented {
-            let segments = Segments::new(self.context, self.popts, self.bytes.len())
-                .filter(|s| s.longest() <= LONGEST);
-            let Some(mut segments) = segments else {
+            let Some(mut segments) = self.segments() else {
                 core.stats.add(regs::TSCTFC, 1);
                 return true;
             };

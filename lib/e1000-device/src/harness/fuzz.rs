@@ -29,8 +29,8 @@ use super::{Counted, MockPort};
 use crate::filter::TAG_BYTES;
 use crate::tx::ETHER_HEADER;
 use crate::{
-    Board, Clock, Config, E1000, GuestMemory, GuestRam, InterruptLine, PAGE_BYTES, SLICE, TxMode,
-    path,
+    Board, Clock, Config, E1000, GuestMemory, GuestRam, InterruptLine, PAGE_BYTES, SLICE, State,
+    TxMode, path, state::BadState,
 };
 
 mod input;
@@ -117,6 +117,7 @@ fn memory() -> GuestRam {
 }
 
 struct Run<'a> {
+    choice: u8,
     input: Input<'a>,
     nic: E1000<GuestRam, MockPort>,
     ram: GuestRam,
@@ -131,41 +132,150 @@ struct Run<'a> {
 
 /// A guest, a network and an I/O thread, as `data` says.
 pub fn device(data: &[u8]) {
-    let mut input = Input(data);
-    let choice = input.byte();
-    let chosen = |bit: u8| choice & 1 << bit != 0;
-    let config = Config {
-        mac: [2, 0, 0, 0, 0, 1],
-        csb: !chosen(0),
-        more: !chosen(1),
-        moderation: !chosen(2),
-        tx_mode: if chosen(3) { TxMode::Inline } else { TxMode::Thread },
-        ..Config::default()
-    };
-    let port = MockPort::new(if chosen(5) { 8 } else { 64 }, !chosen(4));
-    let ram = memory();
-    let wires = Arc::new(Wires { now_ns: AtomicU64::new(1 << 40), ..Wires::default() });
-    let nic = E1000::new(config, ram.clone(), port, wires.clone(), Arc::new(Counted::default()));
-    let mut run = Run { input, nic, ram, wires, rounds: 0, n: 8, tdt: 0, rdt: 0 };
-    if chosen(6) {
-        run.open_rings();
-    }
-    if chosen(7) {
-        run.map_csb();
-    }
+    let mut run = Run::new(data);
     for _ in 0..OPERATIONS_MAX {
         if run.input.0.is_empty() {
             break;
         }
         run.operation();
         run.assert_line();
-        run.assert_sent();
+        assert_sent(&run.take_sent());
     }
-    // Whatever state the device is in: a reset makes it work.
-    run.nic.reset();
-    run.assert_line();
-    run.open(7, 0);
-    run.round();
+    run.end();
+}
+
+/// The same, and after `at` operations the state is saved, taken through `pass`, and restored into a
+/// second device with memory and network of its own. From then on the two must not differ.
+pub fn restored(data: &[u8], at: usize, pass: impl Fn(State) -> State) {
+    let mut run = Run::new(data);
+    for _ in 0..at.min(OPERATIONS_MAX) {
+        run.operation();
+    }
+    let state = loop {
+        // Each try lets the port take more.
+        if let Ok(state) = run.nic.state() {
+            break pass(state);
+        }
+    };
+    let _ = run.take_sent();
+    let _ = run.take_sent();
+    let mut twin = run.twin(&state);
+    assert_eq!(twin.nic.state().as_ref(), Ok(&state), "restored at once");
+    for _ in at..OPERATIONS_MAX {
+        if run.input.0.is_empty() {
+            break;
+        }
+        run.operation();
+        twin.operation();
+        assert_eq!(run.take_sent(), twin.take_sent());
+        assert_eq!(run.level(), twin.level(), "INTx");
+    }
+    assert!(run.contents() == twin.contents(), "guest memory differs");
+    assert_eq!(run.nic.state(), twin.nic.state());
+    run.end();
+    twin.end();
+}
+
+/// The state of the device of `data`, all of whose operations were done.
+#[must_use]
+pub fn state(data: &[u8]) -> State {
+    let mut run = Run::new(data);
+    while !run.input.0.is_empty() {
+        run.operation();
+    }
+    loop {
+        if let Ok(state) = run.nic.state() {
+            return state;
+        }
+    }
+}
+
+/// Whether a device with nothing in its memory can be in this state.
+///
+/// # Errors
+/// It can't.
+pub fn accepts(state: &State) -> Result<(), BadState> {
+    let (wires, counters) = (Arc::new(Wires::default()), Arc::new(Counted::default()));
+    let port = MockPort::new(64, true);
+    E1000::from_state(config(0), memory(), port, wires, counters, state).map(drop)
+}
+
+fn assert_sent(sent: &[Vec<u8>]) {
+    for frame in sent {
+        let allowed = ETHER_HEADER..=LONGEST + TAG_BYTES;
+        assert!(allowed.contains(&frame.len()), "{} bytes were sent", frame.len());
+    }
+}
+
+/// Some bits of an input's first byte choose the device.
+fn config(choice: u8) -> Config {
+    let chosen = |bit: u8| choice & 1 << bit != 0;
+    Config {
+        mac: [2, 0, 0, 0, 0, 1],
+        csb: !chosen(0),
+        more: !chosen(1),
+        moderation: !chosen(2),
+        tx_mode: if chosen(3) { TxMode::Inline } else { TxMode::Thread },
+        ..Config::default()
+    }
+}
+
+impl<'a> Run<'a> {
+    fn new(data: &'a [u8]) -> Self {
+        let mut input = Input(data);
+        let choice = input.byte();
+        let chosen = |bit: u8| choice & 1 << bit != 0;
+        let port = MockPort::new(if chosen(5) { 8 } else { 64 }, !chosen(4));
+        let ram = memory();
+        let wires = Arc::new(Wires { now_ns: AtomicU64::new(1 << 40), ..Wires::default() });
+        let counters = Arc::new(Counted::default());
+        let nic = E1000::new(config(choice), ram.clone(), port, wires.clone(), counters);
+        let mut run = Run { choice, input, nic, ram, wires, rounds: 0, n: 8, tdt: 0, rdt: 0 };
+        if chosen(6) {
+            run.open_rings();
+        }
+        if chosen(7) {
+            run.map_csb();
+        }
+        run
+    }
+
+    /// A second world that goes on from `state`, the state of this one's device.
+    fn twin(&self, state: &State) -> Self {
+        let Self { choice, input: Input(rest), rounds, n, tdt, rdt, .. } = *self;
+        let ram = memory();
+        assert!(ram.write(0, &self.contents()));
+        let wires =
+            Arc::new(Wires { now_ns: AtomicU64::new(self.wires.now_ns()), ..Wires::default() });
+        let counters = Arc::new(Counted::default());
+        let port = self.nic.with_port(|port| port.twin());
+        let nic =
+            E1000::from_state(config(choice), ram.clone(), port, wires.clone(), counters, state);
+        let nic = nic.expect("a state that a device was in");
+        Run { choice, input: Input(rest), nic, ram, wires, rounds, n, tdt, rdt }
+    }
+
+    fn contents(&self) -> Vec<u8> {
+        let mut bytes = vec![0; RAM_BYTES as usize];
+        assert!(self.ram.read(0, &mut bytes));
+        bytes
+    }
+
+    fn level(&self) -> bool {
+        self.wires.intx.load(Ordering::Relaxed)
+    }
+
+    fn take_sent(&self) -> Vec<Vec<u8>> {
+        self.nic.with_port(MockPort::take_sent)
+    }
+
+    /// Whatever state the device is in: a reset makes it work.
+    fn end(&mut self) {
+        self.nic.reset();
+        self.assert_line();
+        self.open(7, 0);
+        self.round();
+    }
 }
 
 impl Run<'_> {
@@ -176,16 +286,7 @@ impl Run<'_> {
     fn assert_line(&self) {
         let irq = &self.nic.core.irq;
         let pending = irq.peek().intersects(irq.ims());
-        let level = self.wires.intx.load(Ordering::Relaxed);
-        assert!(!level || pending, "INTx is up without a cause");
-    }
-
-    fn assert_sent(&self) {
-        let sent = self.nic.with_port(MockPort::take_sent);
-        for frame in sent {
-            let allowed = ETHER_HEADER..=LONGEST + TAG_BYTES;
-            assert!(allowed.contains(&frame.len()), "{} bytes were sent", frame.len());
-        }
+        assert!(!self.level() || pending, "INTx is up without a cause");
     }
 
     fn round(&mut self) {
@@ -437,6 +538,18 @@ mod tests {
         #[test]
         fn guests_with_any_descriptors_do_no_harm(data in driver()) {
             device(&data);
+        }
+
+        #[test]
+        fn restored_device_goes_on_as_the_saved_one(data in driver(), at in 0usize..20) {
+            restored(&data, at, |state| state);
+        }
+
+        #[test]
+        fn restored_device_of_a_random_guest_goes_on(
+            data in proptest::collection::vec(any::<u8>(), 0..1000), at in 0usize..100,
+        ) {
+            restored(&data, at, |state| state);
         }
     }
 }

@@ -144,6 +144,22 @@ impl MockPort {
             || self.armed.contains(Await::SPACE)
     }
 
+    /// A port like this one that is sent the same packets: for a device that goes on where the device of
+    /// this one is. What it has sent stays behind.
+    ///
+    /// # Panics
+    /// If something is queued.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        assert!(self.queue.is_empty(), "a device whose state was saved has nothing queued");
+        Self {
+            takes: self.takes.clone(),
+            received: self.received.clone(),
+            damaged: self.damaged,
+            ..Self::new(self.slots, self.indirect)
+        }
+    }
+
     /// Slots offered and not received.
     #[must_use]
     pub fn waiting(&self) -> usize {
