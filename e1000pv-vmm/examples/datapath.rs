@@ -17,7 +17,7 @@ use e1000pv::bits::{Rctl, Tctl};
 use e1000pv::csb::{self, Csb, Field};
 use e1000pv::desc::{LegacyTx, RxDesc, TxCmd};
 use e1000pv::regs;
-use e1000pv_vmm::netdev::NetmapPort;
+use e1000pv_vmm::net::netdev::NetmapPort;
 use netmap::{Options, Port};
 
 const RAM_BYTES: u64 = 64 << 20;

@@ -1,10 +1,12 @@
 //! e1000pv-vmm: the process around [`e1000pv_vmm::run`].
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 use e1000pv_vmm::cli::Cli;
-use e1000pv_vmm::machines;
+use e1000pv_vmm::stats::machines;
 
 fn main() -> ExitCode {
     let names: &nm_cli::complete::Sources = &[("stats", running), ("netdev", ports)];

@@ -1,45 +1,84 @@
-//! What the command line means: NICs with their ports, addresses and steps of the ladder, checked
-//! before anything is opened.
+//! What the command line means: a machine, its NICs with their ports, addresses and steps of the ladder,
+//! and who runs where. Whatever the options leave open is decided here, before anything is opened; nobody
+//! behind this file knows the command line.
 
+use std::path::PathBuf;
 use std::process;
+use std::time::Duration;
 
 use e1000_device::{Config, TxMode};
 use guest_workload::Plan as Work;
 use netmap::PortName;
+use nm_cli::args::OutputArgs;
+use nm_cli::cpulist::CpuList;
 use nm_cli::exit::UsageError;
 use nm_cli::mac::Mac;
 
-use crate::cli::{self, Accel, Cli, Device, Netdev};
-use crate::layout;
-use crate::memory::Backing;
-use crate::notify::Notify;
-
-/// A NIC and where it leads.
-#[derive(Clone, Debug)]
-pub struct NicPlan {
-    /// The port's name.
-    pub port: String,
-    /// The device.
-    pub config: Config,
-    /// Guest memory goes to the port by address.
-    pub indirect: bool,
-}
+use crate::cli::{self, Cli, Device, Netdev, SerialTo};
+use crate::guest::boot::{Image, Initrd};
+use crate::guest::{KvmPlan, Threads, image};
+use crate::host::memory::Backing;
+use crate::machine::layout;
+use crate::net::nics::NicPlan;
+use crate::net::notify::Notify;
 
 /// A machine.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Its name.
     pub name: String,
+    /// What executes its guest.
+    pub accel: Accel,
+    /// Where the kernel offers KVM.
+    pub kvm: PathBuf,
+    /// Bytes of memory.
+    pub mem_bytes: u64,
+    /// What memory is made of.
+    pub backing: Backing,
     /// Its NICs, in the order of their slots.
     pub nics: Vec<NicPlan>,
     /// How I/O threads wait.
     pub notify: Notify,
-    /// What memory is made of.
-    pub backing: Backing,
-    /// The guest's kernel command line.
-    pub command_line: String,
+    /// Where its threads run, and by which rules.
+    pub threads: Threads,
+    /// The guest, if a virtual machine executes it.
+    pub guest: KvmPlan,
     /// What the bench guest does, if it is the bench guest that runs.
     pub work: Option<Work>,
+    /// Where the serial port leads.
+    pub serial: Serial,
+    /// Result lines are kept for the record and not printed.
+    pub keep_results: bool,
+    /// The machine is ended after this time.
+    pub timeout: Option<Duration>,
+    /// What the machine is made of is told.
+    pub verbose: bool,
+    /// How results are printed.
+    pub output: OutputArgs,
+}
+
+/// What executes a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// KVM, or nothing.
+    Kvm,
+    /// KVM, or a thread in its place.
+    KvmOrThread,
+    /// A thread.
+    Thread,
+}
+
+/// Where a serial port leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Serial {
+    /// stdout; and stdin, if it is a terminal.
+    Terminal,
+    /// stderr: stdout carries records.
+    Stderr,
+    /// Nowhere.
+    Null,
+    /// A file.
+    File(PathBuf),
 }
 
 impl Plan {
@@ -52,7 +91,8 @@ impl Plan {
                 text.parse().map_err(|e| UsageError::new(format!("--notify {text}: {e}")))?
             }
         };
-        if cli.accel == Accel::Thread && (cli.kernel.is_some() || cli.cmdline.is_some()) {
+        let bench = cli.kernel.is_none() && cli.cmdline.is_none();
+        if cli.accel == cli::Accel::Thread && !bench {
             let why = "--accel thread runs the bench guest only: it has no CPU for a kernel";
             return Err(UsageError::new(why).into());
         }
@@ -60,31 +100,78 @@ impl Plan {
             let why = format!("a machine has at most {} NICs", layout::NICS_MAX);
             return Err(UsageError::new(why).into());
         }
-        for Netdev { port, .. } in &cli.netdev {
-            port.parse::<PortName>()
-                .map_err(|e| UsageError::new(format!("the port {port}: {e}")))?;
-        }
-        let devices = pair(&cli.netdev, &cli.device)?;
-        let work = work(cli)?;
-        let nics = devices
-            .into_iter()
-            .zip(&cli.netdev)
-            .enumerate()
-            .map(|(index, (device, netdev))| {
-                // Without a name, what tells machines apart is their ports.
-                let seed = cli.name.as_ref().unwrap_or(&netdev.port);
-                let config = config(cli, &device, seed, index, notify);
-                NicPlan { port: netdev.port.clone(), config, indirect: cli.indirect.on() }
-            })
-            .collect();
+        let machine = cli.output.machine();
+        let threads = Threads {
+            vcpus: vec![cli.cpu.as_ref().map(|cpus| cpus.nth(0))],
+            confined: !cli.no_sandbox,
+        };
+        let guest = KvmPlan {
+            image: match &cli.kernel {
+                Some(path) => Image::File(path.clone()),
+                None => Image::Bytes(image::bytes(), "bench guest"),
+            },
+            initrd: cli.initrd.clone().map(Initrd),
+            command_line: cli.kernel_command_line(),
+            idle_call: cli.idle == cli::IdleBy::Call,
+            irqfd: cli.irq == cli::Irq::Irqfd,
+        };
         Ok(Plan {
             name,
-            nics,
-            notify,
+            accel: match cli.accel {
+                cli::Accel::Thread => Accel::Thread,
+                // A thread can stand in for the bench guest only.
+                cli::Accel::Auto if bench => Accel::KvmOrThread,
+                cli::Accel::Auto | cli::Accel::Kvm => Accel::Kvm,
+            },
+            kvm: cli.kvm.clone(),
+            mem_bytes: cli.mem.0,
             backing: backing(cli.ram),
-            command_line: cli.kernel_command_line(),
-            work,
+            nics: nics(cli, notify)?,
+            notify,
+            threads,
+            guest,
+            work: work(cli)?,
+            serial: match &cli.serial {
+                SerialTo::Stdio if machine => Serial::Stderr,
+                SerialTo::Stdio => Serial::Terminal,
+                SerialTo::Null => Serial::Null,
+                SerialTo::File(path) => Serial::File(path.clone()),
+            },
+            keep_results: machine && cli.serial == SerialTo::Stdio,
+            timeout: cli.timeout,
+            verbose: cli.verbose > 0,
+            output: cli.output.clone(),
         })
+    }
+}
+
+fn nics(cli: &Cli, notify: Notify) -> anyhow::Result<Vec<NicPlan>> {
+    let port = |netdev: &Netdev| {
+        let name = &netdev.port;
+        name.parse::<PortName>().map_err(|e| UsageError::new(format!("the port {name}: {e}")))
+    };
+    let ports = cli.netdev.iter().map(port).collect::<Result<Vec<_>, _>>()?;
+    let devices = pair(&cli.netdev, &cli.device)?;
+    let all = devices.into_iter().zip(&cli.netdev).zip(ports).enumerate();
+    let nic = |(index, ((device, netdev), port)): (usize, ((Device, &Netdev), PortName))| {
+        // Without a name, what tells machines apart is their ports.
+        let seed = cli.name.as_ref().unwrap_or(&netdev.port);
+        NicPlan {
+            port,
+            config: config(cli, &device, seed, index, notify),
+            indirect: cli.indirect.on(),
+            slots: cli.ring,
+            cpu: cli.cpu.as_ref().map(|cpus| io_cpu(cpus, index)),
+        }
+    };
+    Ok(all.map(nic).collect())
+}
+
+/// The CPU of I/O thread `index`: those of the list behind the vCPU's, in turn.
+fn io_cpu(cpus: &CpuList, index: usize) -> usize {
+    match cpus.as_slice() {
+        [only] => *only,
+        all => all[1 + index % (all.len() - 1)],
     }
 }
 
@@ -189,7 +276,7 @@ mod tests {
         .expect("valid");
         let macs: Vec<u8> = plan.nics.iter().map(|nic| nic.config.mac[5]).collect();
         assert_eq!((macs[0], macs[2]), (0x0a, 0x0c));
-        assert_eq!(plan.nics[1].port, "valeA:1");
+        assert_eq!(plan.nics[1].port.to_string(), "valeA:1");
     }
 
     #[test]
@@ -216,6 +303,14 @@ mod tests {
         assert_eq!(mac(a, 0), mac(a, 0));
         assert_eq!(mac(a, 0)[0], 2, "locally administered, one station");
         assert_ne!(mac("vmm --netdev valeA:x", 0), mac("vmm --netdev valeA:y", 0));
+    }
+
+    #[test]
+    fn io_threads_take_the_cpus_behind_the_first() {
+        let cpus: CpuList = "4,5,7".parse().expect("a list");
+        assert_eq!([0, 1, 2].map(|index| io_cpu(&cpus, index)), [5, 7, 5]);
+        let one: CpuList = "3".parse().expect("a list");
+        assert_eq!(io_cpu(&one, 1), 3);
     }
 
     #[test]

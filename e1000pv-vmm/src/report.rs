@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
-use std::time::Duration;
 
 use e1000_device::Count;
-use nix::time::{ClockId, clock_gettime};
+use nm_cli::args::OutputArgs;
 use nm_cli::exit::Outcome;
 use nm_cli::mac::Mac;
 use nm_cli::report::{Flow, Kind, Record, csv, csv_row, json};
@@ -15,10 +14,9 @@ use nm_cli::units::Units;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::Cli;
-use crate::counters::{Snapshot, Vm};
-use crate::exit::End;
-use crate::machines;
+use crate::machine::exit::End;
+use crate::stats::counters::{Snapshot, Vm};
+use crate::stats::machines;
 
 /// A NIC, as the start record has it.
 #[derive(Clone, Debug, Serialize)]
@@ -65,20 +63,6 @@ pub struct CpuTime {
     /// The I/O thread of each NIC.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io_ns: Vec<u64>,
-}
-
-fn cpu_ns(clock: ClockId) -> u64 {
-    clock_gettime(clock).map_or(0, |time| Duration::from(time).as_nanos() as u64)
-}
-
-/// CPU time of this process.
-pub fn process_cpu_ns() -> u64 {
-    cpu_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID)
-}
-
-/// CPU time of this thread.
-pub fn thread_cpu_ns() -> u64 {
-    cpu_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Totals, on the way and at the end.
@@ -237,7 +221,7 @@ impl Record for Stats<'_> {
 }
 
 /// `--stats NAME`: prints a running machine's counters.
-pub fn stats(name: &str, cli: &Cli) -> anyhow::Result<Outcome> {
+pub fn stats(name: &str, output: &OutputArgs) -> anyhow::Result<Outcome> {
     let reading = match machines::find(name) {
         Ok(reading) => reading,
         Err(error) => {
@@ -246,10 +230,10 @@ pub fn stats(name: &str, cli: &Cli) -> anyhow::Result<Outcome> {
         }
     };
     let stats = Stats { name, process: reading.process, counters: reading.snapshot()? };
-    let text = match (cli.output.json, cli.output.csv) {
+    let text = match (output.json, output.csv) {
         (true, _) => json(Kind::Totals, &stats)?,
         (_, true) => csv(Kind::Totals, &stats)?.join("\n"),
-        _ => human(&stats, cli.output.units())?,
+        _ => human(&stats, output.units())?,
     };
     print(&text)
 }
@@ -275,7 +259,7 @@ struct Row<'a> {
 }
 
 /// `--list`: prints the machines that run: in JSON as one object, by name.
-pub fn list(cli: &Cli) -> anyhow::Result<Outcome> {
+pub fn list(output: &OutputArgs) -> anyhow::Result<Outcome> {
     let mut listed = Vec::new();
     for (name, reading) in machines::all()? {
         let now = reading.snapshot()?;
@@ -290,11 +274,11 @@ pub fn list(cli: &Cli) -> anyhow::Result<Outcome> {
         };
         listed.push((name, machine));
     }
-    let units = cli.output.units();
-    let text = if cli.output.json {
+    let units = output.units();
+    let text = if output.json {
         let all: BTreeMap<_, _> = listed.iter().map(|(name, machine)| (name, machine)).collect();
         serde_json::to_string(&all)?
-    } else if cli.output.csv {
+    } else if output.csv {
         let mut lines = Vec::new();
         for (name, machine) in &listed {
             let [header, row] = csv_row(&Row { name, machine })?;
@@ -305,7 +289,7 @@ pub fn list(cli: &Cli) -> anyhow::Result<Outcome> {
         }
         lines.join("\n")
     } else {
-        if listed.is_empty() && !cli.output.quiet {
+        if listed.is_empty() && !output.quiet {
             nm_cli::say!("no machine runs");
         }
         let line = |(name, of): &(String, Listed)| {

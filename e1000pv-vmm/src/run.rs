@@ -5,7 +5,6 @@
 //! after everybody who uses them, and then the record is printed.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,48 +17,52 @@ use nm_cli::mac::Mac;
 use nm_cli::report::{Kind, Reporter};
 use nm_cli::signal::Signals;
 use serde_json::Value;
-use vmm_sys_util::eventfd::EventFd;
 
-use crate::cli::{Accel, Cli, SerialTo};
-use crate::counters::VmCounters;
-use crate::exit::End;
+use crate::cli::Cli;
 use crate::guest::Guest;
-use crate::intx::{Intx, Nowhere};
-use crate::kvm_guest::KvmMachine;
-use crate::layout;
-use crate::machines;
-use crate::memory::Memory;
-use crate::nics::{self, Nic, Service};
-use crate::plan::Plan;
+use crate::guest::kvm::KvmMachine;
+use crate::guest::thread::{Parts, ThreadGuest};
+use crate::guest::vm;
+use crate::host::event::{event, owned};
+use crate::host::memory::Memory;
+use crate::host::sandbox::{self, Role};
+use crate::host::terminal::Terminal;
+use crate::host::thread::process_cpu_ns;
+use crate::machine::exit::End;
+use crate::machine::intx::{Intx, Nowhere};
+use crate::machine::layout;
+use crate::machine::serial::{Console, GuestResult, Sink};
+use crate::net::nics::{self, Nic, Service};
+use crate::plan::{Accel, Plan, Serial};
 use crate::report::{self, Before, CpuTime, NicRecord, Start, Totals};
-use crate::sandbox::{self, Role};
-use crate::serial::{Console, GuestResult, Sink};
-use crate::terminal::Terminal;
-use crate::thread_guest::{Parts, ThreadGuest};
-use crate::vm;
+use crate::stats::counters::VmCounters;
+use crate::stats::machines;
 
 /// Runs the tool.
 pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     if let Some(name) = &cli.stats {
-        return report::stats(name, cli);
+        return report::stats(name, &cli.output);
     }
     if cli.list {
-        return report::list(cli);
+        return report::list(&cli.output);
     }
-    let plan = Plan::new(cli)?;
-    let kvm = accelerator(cli)?;
+    machine(&Plan::new(cli)?)
+}
+
+/// A machine's life.
+fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
+    let kvm = accelerator(plan)?;
     let signals = Signals::install()?;
-    let counters = VmCounters::new(&plan.name, plan.nics.len())?;
+    let counters = VmCounters::new(&plan.name, plan.threads.vcpus.len(), plan.nics.len())?;
     // The name first: a second machine of that name would disturb the ports of the first.
     let published = machines::publish(&counters, &plan.name)?;
-    let memory = Memory::new(cli.mem.0, plan.backing)?;
-    if cli.verbose > 0 {
+    let memory = Memory::new(plan.mem_bytes, plan.backing)?;
+    if plan.verbose {
         nm_cli::say!("memory: {} MiB, {:?}", memory.bytes() >> 20, memory.backing);
     }
-    let terminal = (cli.serial == SerialTo::Stdio && kvm.is_some() && !cli.output.machine())
-        .then(Terminal::take)
-        .flatten();
-    let console = console(cli, &signals, terminal.is_some())?;
+    let interactive = plan.serial == Serial::Terminal && kvm.is_some();
+    let terminal = interactive.then(Terminal::take).flatten();
+    let console = console(plan, &signals, terminal.is_some())?;
     let result = console.result();
     let mem_bytes = memory.bytes();
     let start = |accel| Start {
@@ -68,48 +71,50 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         nics: plan
             .nics
             .iter()
-            .map(|nic| NicRecord { port: nic.port.clone(), mac: Mac(nic.config.mac) })
+            .map(|nic| NicRecord { port: nic.port.to_string(), mac: Mac(nic.config.mac) })
             .collect(),
         mem_bytes,
-        cmdline: plan.command_line.clone(),
+        cmdline: plan.guest.command_line.clone(),
     };
-    let ended = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).context("an eventfd")?;
-    let (mut reporter, live) = (reporter(cli), Live::new(None, &cli.output));
+    let ended = event()?;
+    let (mut reporter, live) = (reporter(plan), Live::new(None, &plan.output));
+    let serve = |nics| Service::start(nics, plan.notify, plan.threads.confined, &ended);
     let (guest, service): (Box<dyn Guest>, Service) = match kvm {
         Some(kvm) => {
-            let (machine, nics) = KvmMachine::new(kvm, cli, &plan, memory, console, &counters)?;
+            let vcpus = plan.threads.vcpus.len();
+            let (machine, nics) =
+                KvmMachine::new(kvm, &plan.guest, &plan.nics, vcpus, memory, console, &counters)?;
             reporter.emit(&live, Kind::Start, &start("kvm"))?;
-            let service = serve(nics, &plan, cli, &ended)?;
-            (Box::new(machine.start(cli, ended.try_clone()?)?), service)
+            let service = serve(nics)?;
+            (Box::new(machine.start(&plan.threads, &ended)?), service)
         }
         None => {
-            if !cli.output.quiet {
+            if !plan.output.quiet {
                 nm_cli::say!(
                     "e1000pv-vmm: the guest runs in a thread: what would be exits of a virtual \
                      machine cost a function call"
                 );
             }
-            let (parts, nics) = thread_parts(cli, &plan, memory, console, &counters)?;
+            let (parts, nics) = thread_parts(plan, memory, console, &counters)?;
             reporter.emit(&live, Kind::Start, &start("thread"))?;
-            let service = serve(nics, &plan, cli, &ended)?;
-            let (cpu, ended) = (cli.cpu.as_ref().map(|cpus| cpus.nth(0)), ended.try_clone()?);
-            let guest = ThreadGuest::start(parts, &plan, cpu, !cli.no_sandbox, ended)?;
+            let service = serve(nics)?;
+            let work = plan.work.clone().expect("a plan for a thread has work: it has no kernel");
+            let guest = ThreadGuest::start(parts, work, &plan.threads, ended.try_clone()?)?;
             (Box::new(guest), service)
         }
     };
-    if !cli.no_sandbox {
+    if plan.threads.confined {
         sandbox::filter(Role::Main)?.enter()?;
     }
     let before = Some(Before { elapsed_ns: 0, counters: counters.snapshot() });
     let running = Running {
-        cli,
-        name: plan.name.clone(),
+        plan,
         guest,
         service,
         counters,
         result,
         begin: Instant::now(),
-        ended: nics::owned(ended),
+        ended: owned(ended),
         reporter,
         live,
         terminal,
@@ -121,28 +126,26 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
 }
 
 /// KVM, or `None` for a thread.
-fn accelerator(cli: &Cli) -> anyhow::Result<Option<Kvm>> {
-    let path: &Path = &cli.kvm;
-    match (cli.accel, vm::open_kvm(path)) {
+fn accelerator(plan: &Plan) -> anyhow::Result<Option<Kvm>> {
+    match (plan.accel, vm::open_kvm(&plan.kvm)) {
         (Accel::Thread, _) => Ok(None),
         (_, Ok(kvm)) => Ok(Some(kvm)),
-        // A thread can stand in for the bench guest only.
-        (Accel::Auto, Err(why)) if cli.kernel.is_none() && cli.cmdline.is_none() => {
-            if !cli.output.quiet {
+        (Accel::KvmOrThread, Err(why)) => {
+            if !plan.output.quiet {
                 nm_cli::say!("e1000pv-vmm: {why:#}");
             }
             Ok(None)
         }
-        (_, Err(why)) => Err(why),
+        (Accel::Kvm, Err(why)) => Err(why),
     }
 }
 
-fn console(cli: &Cli, signals: &Signals, typed: bool) -> anyhow::Result<Console> {
-    let sink = match &cli.serial {
-        SerialTo::Stdio if cli.output.machine() => Sink::Stderr,
-        SerialTo::Stdio => Sink::Stdout,
-        SerialTo::Null => Sink::Null,
-        SerialTo::File(path) => Sink::create(path)?,
+fn console(plan: &Plan, signals: &Signals, typed: bool) -> anyhow::Result<Console> {
+    let sink = match &plan.serial {
+        Serial::Stderr => Sink::Stderr,
+        Serial::Terminal => Sink::Stdout,
+        Serial::Null => Sink::Null,
+        Serial::File(path) => Sink::create(path)?,
     };
     let (stop, waker) = (signals.stop_flag(), signals.waker()?);
     // A reader that leaves ends the run, as it ends any filter.
@@ -150,21 +153,16 @@ fn console(cli: &Cli, signals: &Signals, typed: bool) -> anyhow::Result<Console>
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         waker.wake();
     });
-    let kept = cli.output.machine() && cli.serial == SerialTo::Stdio;
-    Ok(Console::new(sink, hangup).raw(typed).keep_results(kept))
+    Ok(Console::new(sink, hangup).raw(typed).keep_results(plan.keep_results))
 }
 
 /// stdout is the guest's, or the records'.
-fn reporter(cli: &Cli) -> Reporter {
-    if cli.output.machine() { Reporter::stdout(&cli.output) } else { Reporter::stderr(&cli.output) }
-}
-
-fn serve(nics: Vec<Nic>, plan: &Plan, cli: &Cli, ended: &EventFd) -> anyhow::Result<Service> {
-    Service::start(nics, plan, cli.cpu.as_ref(), !cli.no_sandbox, ended)
+fn reporter(plan: &Plan) -> Reporter {
+    let output = &plan.output;
+    if output.machine() { Reporter::stdout(output) } else { Reporter::stderr(output) }
 }
 
 fn thread_parts(
-    cli: &Cli,
     plan: &Plan,
     memory: Memory,
     console: Console,
@@ -172,11 +170,12 @@ fn thread_parts(
 ) -> anyhow::Result<(Parts, Vec<Nic>)> {
     let ram = vm::guest_ram(&memory);
     let lines = (0..plan.nics.len()).map(layout::irq).collect();
-    let intx = Arc::new(Intx::new(lines, Box::new(Nowhere)));
-    let nics = nics::make(plan, cli.ring, &ram, &intx, counters, None)?;
+    let intx = Arc::new(Intx::new(lines, plan.threads.vcpus.len(), Box::new(Nowhere)));
+    let nics = nics::make(&plan.nics, &ram, &intx, counters, None)?;
     let registers = nics.iter().map(Nic::registers).collect();
-    let counters = counters.clone();
-    Ok((Parts { ram, nics: registers, intx, counters, console }, nics))
+    let csb = plan.nics.iter().map(|nic| nic.config.csb).collect();
+    let counters = counters.vcpu(0);
+    Ok((Parts { ram, nics: registers, csb, intx, counters, console }, nics))
 }
 
 /// A guest that was asked to end has so long for its report: its output is queued for a second at most.
@@ -184,8 +183,7 @@ const REPORT_TIME: Duration = Duration::from_millis(1500);
 
 /// A machine that runs.
 struct Running<'a> {
-    cli: &'a Cli,
-    name: String,
+    plan: &'a Plan,
     guest: Box<dyn Guest>,
     service: Service,
     counters: VmCounters,
@@ -229,10 +227,9 @@ impl Running<'_> {
             (Wake::Signal, End::Status(0)) => End::Asked,
             (_, end) => end,
         };
-        let cpu =
-            CpuTime { total_ns: report::process_cpu_ns(), vcpu_ns: Some(ended.cpu_ns), io_ns };
+        let cpu = CpuTime { total_ns: process_cpu_ns(), vcpu_ns: Some(ended.cpu_ns), io_ns };
         let totals = Totals {
-            name: self.name,
+            name: self.plan.name.clone(),
             accel,
             status: end.status(),
             end: Some(end.clone()),
@@ -243,7 +240,7 @@ impl Running<'_> {
             before: None,
         };
         // The result in words is talk; the guest has printed it.
-        if self.cli.output.machine() || !self.cli.output.quiet {
+        if self.plan.output.machine() || !self.plan.output.quiet {
             self.reporter.emit(&self.live, Kind::End, &totals)?;
         }
         end.outcome()
@@ -269,8 +266,8 @@ impl Running<'_> {
 
     /// Waits for the end, and reports on the way.
     fn watch(&mut self, signals: &Signals) -> anyhow::Result<Wake> {
-        let end = self.cli.timeout.map(|time| self.begin + time);
-        let mut next = self.cli.output.interval.map(|interval| self.begin + interval);
+        let end = self.plan.timeout.map(|time| self.begin + time);
+        let mut next = self.plan.output.interval.map(|interval| self.begin + interval);
         loop {
             let now = Instant::now();
             if signals.stopped() {
@@ -284,7 +281,7 @@ impl Running<'_> {
             }
             if let Some(at) = next.filter(|at| now >= *at) {
                 self.totals(Kind::Interval)?;
-                let interval = self.cli.output.interval();
+                let interval = self.plan.output.interval();
                 // Late by more than an interval: go on from now, catch up nothing.
                 next = Some(if at + interval > now { at + interval } else { now + interval });
             }
@@ -335,12 +332,12 @@ impl Running<'_> {
 
     fn totals(&mut self, kind: Kind) -> anyhow::Result<()> {
         let totals = Totals {
-            name: self.name.clone(),
+            name: self.plan.name.clone(),
             accel: self.guest.accel(),
             end: None,
             status: None,
             elapsed_ns: self.begin.elapsed().as_nanos() as u64,
-            cpu: CpuTime { total_ns: report::process_cpu_ns(), ..CpuTime::default() },
+            cpu: CpuTime { total_ns: process_cpu_ns(), ..CpuTime::default() },
             guest: None::<Value>,
             counters: self.counters.snapshot(),
             before: self.before.take_if(|_| kind == Kind::Interval),

@@ -107,7 +107,7 @@ fn guest_that_sends_segments_of_two_bytes_leaves_its_monitor_alive() {
     for (at, word) in (RING..).step_by(4).zip(descriptors.chunks(4)) {
         guest = guest.store(at, u32::from_le_bytes(word.try_into().expect("four bytes")));
     }
-    let bar0 = e1000pv_vmm::layout::bar0(0);
+    let bar0 = e1000pv_vmm::machine::layout::bar0(0);
     for (register, value) in [
         (regs::CTRL, Ctrl::VME.bits()),
         (regs::TDBAL, RING),

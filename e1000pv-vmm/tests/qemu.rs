@@ -66,7 +66,7 @@ impl Guest {
     /// without one goes to sleep.
     fn start(line: &str, exits: bool) -> Guest {
         let image = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(image.path(), e1000pv_vmm::guest_image::bytes())
+        std::fs::write(image.path(), e1000pv_vmm::guest::image::bytes())
             .expect("room for the image");
         let (net, theirs) = UnixDatagram::pair().expect("a pair of sockets");
         net.set_read_timeout(Some(PATIENCE)).expect("not zero");

@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use e1000pv_driver::{Discipline, Stats};
-use e1000pv_vmm::counters::VmCounters;
-use e1000pv_vmm::exit::End;
+use e1000pv_vmm::machine::exit::End;
 use e1000pv_vmm::report::{CpuTime, NicRecord, Start, Totals};
+use e1000pv_vmm::stats::counters::VmCounters;
 use guest_workload::{Function, RoundTrips, Summary, write_error};
 use json_schema::fits;
 use nm_cli::mac::Mac;
@@ -66,7 +66,7 @@ fn totals(guest: Option<Value>) -> Totals {
         elapsed_ns: 1,
         cpu: CpuTime { total_ns: 3, vcpu_ns: Some(1), io_ns: vec![1, 1] },
         guest,
-        counters: VmCounters::new("vm1", 2).expect("a page of memory").snapshot(),
+        counters: VmCounters::new("vm1", 1, 2).expect("a page of memory").snapshot(),
         before: None,
     }
 }

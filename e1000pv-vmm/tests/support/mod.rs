@@ -47,7 +47,7 @@ pub fn record(output: &Output) -> Value {
 
 /// True if KVM can be used here. If not, says so.
 pub fn kvm(test: &str) -> bool {
-    match e1000pv_vmm::vm::open_kvm(Path::new("/dev/kvm")) {
+    match e1000pv_vmm::guest::vm::open_kvm(Path::new("/dev/kvm")) {
         Ok(_) => true,
         Err(why) => {
             skip(test, &format!("{why:#}"));

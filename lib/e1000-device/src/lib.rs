@@ -38,7 +38,6 @@ mod eeprom;
 mod effects;
 mod filter;
 #[cfg(feature = "harness")]
-#[allow(unsafe_code)]
 pub mod harness;
 mod irq;
 mod memory;
@@ -53,7 +52,9 @@ mod ram;
 mod registers;
 mod ring;
 mod rx;
+mod rx_modes;
 mod rx_packet;
+mod sizes;
 pub mod state;
 mod stats;
 mod tx;

@@ -7,8 +7,8 @@
 use e1000pv::bits::Rxcsum;
 use e1000pv::desc::{ContextTx, LegacyTx, Popts, RxErrors, RxStatus, TxCmd};
 
+use crate::sizes::ETHER_HEADER;
 use crate::state;
-use crate::tx::ETHER_HEADER;
 
 /// One's complement sum of 16-bit big-endian words, not folded.
 #[derive(Clone, Copy, Debug, Default)]

@@ -12,11 +12,12 @@
 //! in the port's ring: when that is full, too, the surplus is dropped by its sender before any copy,
 //! so that overload costs the receiver nothing.
 
-use e1000pv::bits::{Ctrl, Icr, Rah, Rctl, Rxcsum};
+use e1000pv::bits::{Icr, Rctl};
 use e1000pv::csb::{self, Wild};
 use e1000pv::desc::{RxDesc, RxStatus};
 use e1000pv::regs;
 
+use crate::SLICE;
 use crate::core::Core;
 use crate::counters::Count;
 use crate::csb::CsbPage;
@@ -25,63 +26,17 @@ use crate::memory::GuestMemory;
 use crate::port::{NetPort, RxSlots};
 use crate::queue::{self, Queue};
 use crate::ring::{Ring, View};
+use crate::rx_modes::{Modes, Work};
 use crate::rx_packet::{Outcome, Packet};
+use crate::sizes::{CRC_BYTES, MAX_FRAME, MIN_FRAME};
 use crate::state::{self, BadState};
 use crate::stats::Tally;
-use crate::{SLICE, offload};
 use shared_bytes::Mover;
 
-/// Bytes of the CRC. No port carries it: four zeros stand for it unless it is stripped (SECRC).
-pub(super) const CRC_BYTES: usize = 4;
-/// Shortest frame without CRC; shorter ones are padded, as their sender's MAC would have done.
-pub(super) const MIN_FRAME: usize = 60;
-/// Longest frame without CRC and tag that is no long packet (1522 bytes with both).
-pub(super) const MAX_FRAME: usize = 1514;
 /// How many packets ahead their bytes and buffers are fetched.
 const AHEAD: u32 = 8;
 /// The six bytes of an address, in the first word of a frame.
 const ADDRESS: u64 = (1 << 48) - 1;
-
-/// What the registers say, copied once per slice.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Modes {
-    pub rctl: Rctl,
-    pub rxcsum: Rxcsum,
-    /// Tags are stripped.
-    pub strips_tags: bool,
-    /// Bytes of a buffer.
-    pub buffer_bytes: usize,
-    /// Bytes that follow each frame.
-    pub crc_bytes: usize,
-    /// An address filter compares source addresses.
-    by_source: bool,
-}
-
-impl Modes {
-    fn of<M: GuestMemory>(core: &Core<M>) -> Self {
-        let reg = |offset| core.registers.load(offset);
-        let rctl = Rctl::from_bits_retain(reg(regs::RCTL));
-        Self {
-            rctl,
-            rxcsum: Rxcsum::from_bits_retain(reg(regs::RXCSUM)),
-            strips_tags: Ctrl::from_bits_retain(reg(regs::CTRL)).contains(Ctrl::VME),
-            buffer_bytes: rctl.buffer_bytes() as usize,
-            crc_bytes: if rctl.contains(Rctl::SECRC) { 0 } else { CRC_BYTES },
-            by_source: (0..regs::RA_COUNT).any(|index| {
-                let (_, high) = core.registers.receive_address(index);
-                high & (Rah::AV | Rah::ASEL_SOURCE).bits() == (Rah::AV | Rah::ASEL_SOURCE).bits()
-            }),
-        }
-    }
-
-    /// Whether more of a frame than its length and destination matters.
-    fn looks_inside(&self) -> bool {
-        self.strips_tags
-            || self.by_source
-            || self.rctl.contains(Rctl::VFE)
-            || offload::checks(self.rxcsum)
-    }
-}
 
 /// The receive engine.
 #[derive(Debug)]
@@ -93,21 +48,6 @@ pub struct Rx {
     missed: u64,
     causes: Icr,
     packet: Packet,
-}
-
-/// What a slice did.
-#[derive(Debug, Default)]
-pub(super) struct Work {
-    /// Delivered packets.
-    pub tally: Tally,
-    /// Slots dealt with.
-    pub slots: usize,
-    /// Packets dealt with.
-    pub packets: u32,
-    /// Of these, refused by the filters.
-    pub filtered: u64,
-    /// Of these, impossible; and descriptors with addresses outside of memory.
-    pub bad: u64,
 }
 
 impl Default for Rx {

@@ -14,8 +14,8 @@ use crate::memory::GuestMemory;
 use crate::offload;
 use crate::port::RxSlots;
 use crate::ring::{Ring, View};
-use crate::rx::{CRC_BYTES, MAX_FRAME, MIN_FRAME, Modes, Work};
-use crate::tx::ETHER_HEADER;
+use crate::rx_modes::{Modes, Work};
+use crate::sizes::{CRC_BYTES, ETHER_HEADER, MAX_FRAME, MIN_FRAME};
 
 /// Longest packet of all, with CRC (8254x manual, section 3.2: long packets).
 const LONGEST: usize = 16384;

@@ -26,6 +26,7 @@ use crate::memory::GuestMemory;
 use crate::port::{NetPort, TxSlots};
 use crate::queue::{self, Queue};
 use crate::ring::{Ring, View};
+use crate::sizes::{ETHER_HEADER, MIN_FRAME};
 use crate::state::{self, BadState};
 use crate::stats::Tally;
 use crate::tx_packet::{Packet, Put};
@@ -34,11 +35,6 @@ use crate::tx_packet::{Packet, Put};
 const CMD_SHIFT: u32 = 24;
 /// The low 16 bits of the second word: length of a legacy descriptor.
 const LENGTH_MASK: u64 = 0xffff;
-/// Shortest frame that needs no padding, without CRC.
-pub(super) const MIN_FRAME: usize = 60;
-/// Shortest frame that is sent at all.
-pub(super) const ETHER_HEADER: usize = 14;
-
 const fn cmd(bits: TxCmd) -> u64 {
     (bits.bits() as u64) << CMD_SHIFT
 }

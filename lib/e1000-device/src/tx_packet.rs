@@ -14,9 +14,9 @@ use crate::filter::{self, TAG_BYTES, TAG_OFFSET};
 use crate::memory::GuestMemory;
 use crate::offload::{self, Segments};
 use crate::port::TxSlots;
+use crate::sizes::ETHER_HEADER;
 use crate::state::{self, BadState};
 use crate::stats::Tally;
-use crate::tx::ETHER_HEADER;
 
 /// Longest frame that is not segmented (section 3.3: descriptors and packet sizes).
 const LONGEST: usize = 16288;

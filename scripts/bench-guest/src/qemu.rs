@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use e1000pv_vmm::guest_image;
+use e1000pv_vmm::guest::image;
 
 use crate::lab::Lab;
 use crate::netns;
@@ -145,7 +145,7 @@ impl Machine {
         fs::write(&console, "").context("emptying a console file")?;
         let image = lab.directory().join(IMAGE);
         if !image.exists() {
-            fs::write(&image, guest_image::bytes()).context("writing the guest image")?;
+            fs::write(&image, image::bytes()).context("writing the guest image")?;
         }
         let mut command = Command::new(PROGRAM);
         command.args(args(

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use e1000pv_vmm::counters::Reading;
-use e1000pv_vmm::machines;
+use e1000pv_vmm::stats::counters::Reading;
+use e1000pv_vmm::stats::machines;
 use nix::sys::signal::Signal;
 
 use crate::lab::Lab;

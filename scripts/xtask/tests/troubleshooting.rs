@@ -35,7 +35,8 @@ fn every_counter_is_explained() {
     }
 
     let listed = first_columns(&page, "Counters of machines");
-    let source = read("e1000pv-vmm/src/counters.rs") + &read("lib/e1000-device/src/counters.rs");
+    let source =
+        read("e1000pv-vmm/src/stats/counters.rs") + &read("lib/e1000-device/src/counters.rs");
     let names: Vec<_> = source
         .lines()
         .filter(|line| line.contains(" = ") && line.trim_end().ends_with("\";"))

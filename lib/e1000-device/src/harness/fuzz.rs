@@ -27,7 +27,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use super::{Counted, MockPort};
 use crate::filter::TAG_BYTES;
-use crate::tx::ETHER_HEADER;
+use crate::sizes::ETHER_HEADER;
 use crate::{
     Board, Clock, Config, E1000, GuestMemory, GuestRam, InterruptLine, PAGE_BYTES, SLICE, State,
     TxMode, path, state::BadState,

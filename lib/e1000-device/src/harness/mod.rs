@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use crate::counters::{Count, Counters, THREAD_WORDS};
 
+#[allow(unsafe_code)]
 pub mod fuzz;
+#[allow(unsafe_code)]
 mod mock;
 
 pub use mock::MockPort;

@@ -18,7 +18,7 @@ use linux_loader::loader::{KernelLoader, KernelLoaderResult};
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap, ReadVolatile};
 
 use super::cpu::GDT;
-use crate::layout;
+use crate::machine::layout;
 
 /// An initial RAM disk begins with a page.
 const DISK_ALIGN: u64 = 4096;

@@ -3,29 +3,18 @@
 //! Invariants: every access of every width gets a defined answer; where nobody is, reads are all ones,
 //! writes vanish, and the access is counted. A device never sees an access that crosses its window.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use e1000pv::idle::{MAGIC, PORT as IDLE_PORT};
 
-use crate::counters::{Vm, VmCounters};
-use crate::exit::End;
-use crate::idle::Idle;
-use crate::layout;
-use crate::pci::{Decode, PciBus};
-use crate::serial::Com1;
-
-/// A device's registers. Any width, any offset within the BAR: the device defines what that does.
-pub trait Registers: Send + Sync + fmt::Debug {
-    /// Reads through BAR0.
-    fn mmio_read(&self, offset: u64, data: &mut [u8]);
-    /// Writes through BAR0.
-    fn mmio_write(&self, offset: u64, data: &[u8]);
-    /// Reads through BAR1.
-    fn io_read(&self, offset: u64, data: &mut [u8]);
-    /// Writes through BAR1.
-    fn io_write(&self, offset: u64, data: &[u8]);
-}
+use crate::machine::cpu::Cpu;
+use crate::machine::exit::End;
+use crate::machine::idle::Idle;
+use crate::machine::layout;
+use crate::machine::pci::{Decode, PciBus};
+use crate::machine::registers::Registers;
+use crate::machine::serial::Com1;
+use crate::stats::counters::Vm;
 
 /// A NIC on the bus.
 #[derive(Debug)]
@@ -36,41 +25,34 @@ pub struct Slot {
     pub registers: Arc<dyn Registers>,
 }
 
-/// All that a vCPU can reach beside memory.
+/// All that vCPUs can reach beside memory.
 #[derive(Debug)]
 pub struct Bus {
     nics: Vec<Slot>,
     pci: Mutex<PciBus>,
     com1: Arc<Com1>,
     idle: Option<Arc<Idle>>,
-    counters: VmCounters,
 }
 
 impl Bus {
     /// Puts the machine together. Without `idle`, guests sleep as on a PC.
-    pub fn new(
-        pci: PciBus,
-        nics: Vec<Slot>,
-        com1: Arc<Com1>,
-        idle: Option<Arc<Idle>>,
-        counters: VmCounters,
-    ) -> Bus {
-        Bus { nics, pci: Mutex::new(pci), com1, idle, counters }
+    pub fn new(pci: PciBus, nics: Vec<Slot>, com1: Arc<Com1>, idle: Option<Arc<Idle>>) -> Bus {
+        Bus { nics, pci: Mutex::new(pci), com1, idle }
     }
 
     /// The vCPU reads memory that is none.
-    pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
+    pub fn mmio_read(&self, cpu: &Cpu, address: u64, data: &mut [u8]) {
         match self.memory(address, data.len()) {
             Some((nic, offset)) => nic.mmio_read(offset, data),
-            None => self.nobody(data),
+            None => nobody(cpu, data),
         }
     }
 
     /// The vCPU writes memory that is none.
-    pub fn mmio_write(&self, address: u64, data: &[u8]) {
+    pub fn mmio_write(&self, cpu: &Cpu, address: u64, data: &[u8]) {
         match self.memory(address, data.len()) {
             Some((nic, offset)) => nic.mmio_write(offset, data),
-            None => self.counters.bump(Vm::Unclaimed, 1),
+            None => cpu.counters.bump(Vm::Unclaimed, 1),
         }
     }
 
@@ -91,7 +73,7 @@ impl Bus {
     }
 
     /// The vCPU reads a port.
-    pub fn port_in(&self, port: u16, data: &mut [u8]) {
+    pub fn port_in(&self, cpu: &Cpu, port: u16, data: &mut [u8]) {
         if layout::COM1.contains(&port) && data.len() == 1 {
             data[0] = self.com1.read((port - layout::COM1.start) as u8);
         } else if port == layout::PCI_ADDRESS && data.len() == 4 {
@@ -105,18 +87,18 @@ impl Bus {
         } else if let Some((nic, offset)) = self.ports(port, data.len()) {
             nic.io_read(offset, data);
         } else {
-            self.nobody(data);
+            nobody(cpu, data);
         }
     }
 
     /// The vCPU writes a port. Some writes end the guest.
-    pub fn port_out(&self, port: u16, data: &[u8]) -> Option<End> {
+    pub fn port_out(&self, cpu: &Cpu, port: u16, data: &[u8]) -> Option<End> {
         if layout::COM1.contains(&port) && data.len() == 1 {
             self.com1.write((port - layout::COM1.start) as u8, data[0]);
         } else if let (IDLE_PORT, Some(idle), Ok(block)) = (port, &self.idle, data.try_into()) {
-            self.counters.bump(Vm::Halts, 1);
-            if idle.call(u32::from_le_bytes(block)).is_none() {
-                self.counters.bump(Vm::Unclaimed, 1);
+            cpu.counters.bump(Vm::Halts, 1);
+            if idle.call(cpu.index, u32::from_le_bytes(block)).is_none() {
+                cpu.counters.bump(Vm::Unclaimed, 1);
             }
         } else if port == layout::PCI_ADDRESS && data.len() == 4 {
             self.pci(|pci| pci.write_address(data));
@@ -134,19 +116,20 @@ impl Bus {
         } else if let Some((nic, offset)) = self.ports(port, data.len()) {
             nic.io_write(offset, data);
         } else {
-            self.counters.bump(Vm::Unclaimed, 1);
+            cpu.counters.bump(Vm::Unclaimed, 1);
         }
         None
-    }
-
-    fn nobody(&self, data: &mut [u8]) {
-        data.fill(0xff);
-        self.counters.bump(Vm::Unclaimed, 1);
     }
 
     fn pci(&self, access: impl FnOnce(&mut PciBus)) {
         access(&mut self.pci.lock().unwrap_or_else(PoisonError::into_inner));
     }
+}
+
+/// A read that nobody answers.
+fn nobody(cpu: &Cpu, data: &mut [u8]) {
+    data.fill(0xff);
+    cpu.counters.bump(Vm::Unclaimed, 1);
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use netmap::{Capabilities, Interest, Options, Port, PortName, RxRing, SlotFlags,
 use nix::poll::PollFlags;
 use shared_bytes::Span;
 
-use crate::iothread::Polled;
+use crate::net::iothread::Polled;
 
 /// A netmap port.
 pub struct NetmapPort {

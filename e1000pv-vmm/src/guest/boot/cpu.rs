@@ -3,7 +3,7 @@
 
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 
-use crate::layout;
+use crate::machine::layout;
 
 /// CR0: protection enable, and the bit that says 387 and is always one.
 const CR0_PE_ET: u64 = 1 << 0 | 1 << 4;

@@ -18,8 +18,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
-use crate::layout;
-use crate::memory::Memory;
+use crate::host::memory::Memory;
+use crate::machine::layout;
 
 /// Where the kernel offers KVM.
 pub const DEV_KVM: &str = "/dev/kvm";

@@ -23,8 +23,8 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sched::sched_yield;
 use nix::sys::time::TimeSpec;
 
-use crate::clock::monotonic_ns;
-use crate::notify::{Notify, Then};
+use crate::host::clock::monotonic_ns;
+use crate::net::notify::{Notify, Then};
 
 /// A port that tells by a descriptor that what its sleeper awaits is there.
 pub trait Polled: NetPort {

@@ -1,4 +1,4 @@
-//! The vCPU: its first state, and the loop that runs it and answers its exits.
+//! A vCPU: its first state, and the loop that runs it and answers its exits.
 //!
 //! Invariants: an exit is answered by the bus, whole, before the guest goes on. A vCPU that is asked to
 //! stop does: the flag is looked at before each entry; `immediate_exit`, which the kernel looks at
@@ -14,48 +14,51 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
-use crate::boot;
-use crate::bus::Bus;
-use crate::counters::{Vm, VmCounters};
-use crate::exit::End;
-use crate::layout;
+use crate::guest::boot;
+use crate::machine::bus::Bus;
+use crate::machine::cpu::Cpu;
+use crate::machine::exit::End;
+use crate::machine::layout;
+use crate::stats::counters::Vm;
 
 /// Hypervisor leaves begin here.
 const CPUID_HYPERVISOR: u32 = 0x4000_0000;
 
-/// Makes vCPU 0, at the entry of a PVH kernel.
-pub fn create(kvm: &Kvm, vm: &VmFd, entry: u64) -> anyhow::Result<VcpuFd> {
+/// Makes vCPU `index`. The first one is at the entry of a PVH kernel; others wait to be started by it.
+pub fn create(kvm: &Kvm, vm: &VmFd, index: usize, entry: u64) -> anyhow::Result<VcpuFd> {
     let make = || -> Result<VcpuFd, kvm_ioctls::Error> {
-        let vcpu = vm.create_vcpu(0)?;
+        let vcpu = vm.create_vcpu(index as u64)?;
         let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
         // Unknown frequency (no invariant TSC): the guest measures.
         let tsc_khz = vcpu.get_tsc_khz().unwrap_or(0);
-        adjust_cpuid(cpuid.as_mut_slice());
+        adjust_cpuid(cpuid.as_mut_slice(), index);
         if tsc_khz != 0 && tell_tsc(&mut cpuid, tsc_khz).is_err() {
             // The table is full: the guest measures.
         }
         vcpu.set_cpuid2(&cpuid)?;
-        let mut sregs = vcpu.get_sregs()?;
-        boot::boot_segments(&mut sregs);
-        vcpu.set_sregs(&sregs)?;
-        vcpu.set_regs(&boot::boot_registers(entry))?;
+        if index == 0 {
+            let mut sregs = vcpu.get_sregs()?;
+            boot::boot_segments(&mut sregs);
+            vcpu.set_sregs(&sregs)?;
+            vcpu.set_regs(&boot::boot_registers(entry))?;
+        }
         Ok(vcpu)
     };
     make()
         .map_err(|e| std::io::Error::from_raw_os_error(e.errno()))
-        .context("creating the virtual CPU")
+        .with_context(|| format!("creating virtual CPU {index}"))
 }
 
-/// What the kernel reports of the CPU that asked, made true of vCPU 0.
-fn adjust_cpuid(entries: &mut [kvm_cpuid_entry2]) {
+/// What the kernel reports of the CPU that asked, made true of vCPU `index`, whose APIC has that id.
+fn adjust_cpuid(entries: &mut [kvm_cpuid_entry2], index: usize) {
     for entry in entries {
         match entry.function {
             1 => {
-                entry.ebx &= 0x00ff_ffff; // initial APIC id 0
+                entry.ebx = entry.ebx & 0x00ff_ffff | (index as u32) << 24; // initial APIC id
                 entry.ecx |= 1 << 31; // under a hypervisor
             }
-            // Topology: x2APIC id 0.
-            0xb | 0x1f => entry.edx = 0,
+            // Topology: x2APIC id.
+            0xb | 0x1f => entry.edx = index as u32,
             _ => {}
         }
     }
@@ -144,7 +147,8 @@ impl Kick {
 }
 
 /// Runs the vCPU in this thread until the guest ends or somebody kicks.
-pub fn run(vcpu: &mut VcpuFd, bus: &Bus, counters: &VmCounters, kick: &Kick) -> End {
+pub fn run(vcpu: &mut VcpuFd, cpu: &Cpu, bus: &Bus, kick: &Kick) -> End {
+    let counters = &cpu.counters;
     // Withdrawn before this returns, hence before the vCPU can be unmapped.
     let _armed = kick.arm(vcpu);
     loop {
@@ -156,22 +160,22 @@ pub fn run(vcpu: &mut VcpuFd, bus: &Bus, counters: &VmCounters, kick: &Kick) -> 
         let end = match exit {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 counters.bump(Vm::MmioExits, 1);
-                bus.mmio_read(address, data);
+                bus.mmio_read(cpu, address, data);
                 None
             }
             Ok(VcpuExit::MmioWrite(address, data)) => {
                 counters.bump(Vm::MmioExits, 1);
-                bus.mmio_write(address, data);
+                bus.mmio_write(cpu, address, data);
                 None
             }
             Ok(VcpuExit::IoIn(port, data)) => {
                 counters.bump(Vm::PioExits, 1);
-                bus.port_in(port, data);
+                bus.port_in(cpu, port, data);
                 None
             }
             Ok(VcpuExit::IoOut(port, data)) => {
                 counters.bump(Vm::PioExits, 1);
-                bus.port_out(port, data)
+                bus.port_out(cpu, port, data)
             }
             Ok(VcpuExit::Intr) => {
                 counters.bump(Vm::SignalExits, 1);
@@ -240,7 +244,7 @@ mod tests {
             entry(CPUID_HYPERVISOR, 0x4000_0001, 0, 0),
         ])
         .expect("three entries");
-        adjust_cpuid(cpuid.as_mut_slice());
+        adjust_cpuid(cpuid.as_mut_slice(), 0);
         tell_tsc(&mut cpuid, 2_500_000).expect("room");
         let get =
             |function| *cpuid.as_slice().iter().find(|e| e.function == function).expect("the leaf");
@@ -248,6 +252,14 @@ mod tests {
         assert_eq!(get(0xb).edx, 0);
         assert_eq!(get(CPUID_HYPERVISOR).eax, layout::CPUID_TSC_KHZ);
         assert_eq!(get(layout::CPUID_TSC_KHZ).eax, 2_500_000);
+    }
+
+    #[test]
+    fn cpuid_tells_each_vcpu_its_own_apic_id() {
+        let entry = |function| kvm_cpuid_entry2 { function, ebx: u32::MAX, ..Default::default() };
+        let mut entries = [entry(1), entry(0xb)];
+        adjust_cpuid(&mut entries, 3);
+        assert_eq!((entries[0].ebx >> 24, entries[1].edx), (3, 3));
     }
 
     #[test]

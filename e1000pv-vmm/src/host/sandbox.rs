@@ -203,8 +203,8 @@ mod tests {
     use netmap::{Interest, Options, Port};
 
     use super::*;
-    use crate::clock::monotonic_ns;
-    use crate::netdev::NetmapPort;
+    use crate::host::clock::monotonic_ns;
+    use crate::net::netdev::NetmapPort;
 
     /// Names the forbidden call, in the process that makes it.
     const INSIDE: &str = "E1000PV_SANDBOX_TEST";
@@ -287,7 +287,7 @@ mod tests {
     fn status(role: usize, what: &str) -> std::process::ExitStatus {
         let root = tempfile::tempdir_in("/dev/shm").expect("a directory for the root");
         Command::new(std::env::current_exe().expect("this test"))
-            .args(["sandbox::tests::inside", "--exact", "--nocapture", "--include-ignored"])
+            .args(["host::sandbox::tests::inside", "--exact", "--nocapture", "--include-ignored"])
             .env(INSIDE, format!("{role} {what}"))
             .env("NETMAP_ROOT", root.path())
             .stdout(std::process::Stdio::null())

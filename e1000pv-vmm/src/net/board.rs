@@ -11,9 +11,9 @@ use e1000pv::regs;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::clock::monotonic_ns;
-use crate::intx::Intx;
-use crate::pci::Moved;
+use crate::host::clock::monotonic_ns;
+use crate::machine::intx::Intx;
+use crate::machine::pci::Moved;
 
 /// The machine around NIC `nic`.
 #[derive(Debug)]

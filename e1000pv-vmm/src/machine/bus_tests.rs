@@ -6,9 +6,10 @@ use proptest::prelude::*;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
-use crate::intx::{Intx, Nowhere};
-use crate::pci::{Moved, identity};
-use crate::serial::{Console, Edge, Sink};
+use crate::machine::intx::{Intx, Nowhere};
+use crate::machine::pci::{Moved, identity};
+use crate::machine::serial::{Console, Edge, Sink};
+use crate::stats::counters::VmCounters;
 
 #[derive(Debug)]
 struct Line(Arc<Intx>);
@@ -21,7 +22,7 @@ impl InterruptLine for Line {
 
 impl Clock for Line {
     fn now_ns(&self) -> u64 {
-        crate::clock::monotonic_ns()
+        crate::host::clock::monotonic_ns()
     }
 }
 
@@ -35,9 +36,9 @@ impl Moved for Line {
 }
 
 /// A machine with one NIC, whose idle call never sleeps.
-fn machine() -> (Bus, Arc<E1000<GuestRam, MockPort>>) {
+fn machine() -> (Bus, Cpu, Arc<E1000<GuestRam, MockPort>>) {
     let ram = GuestRam::anonymous(1 << 20).expect("a megabyte");
-    let intx = Arc::new(Intx::new(vec![layout::irq(0)], Box::new(Nowhere)));
+    let intx = Arc::new(Intx::new(vec![layout::irq(0)], 1, Box::new(Nowhere)));
     intx.stop();
     let line = Arc::new(Line(Arc::clone(&intx)));
     let board = Arc::clone(&line) as Arc<dyn Board>;
@@ -47,12 +48,12 @@ fn machine() -> (Bus, Arc<E1000<GuestRam, MockPort>>) {
     let registers = Arc::clone(&nic) as Arc<dyn Registers>;
     let mut pci = PciBus::new();
     let decode = pci.add(layout::slot(0), identity::nic(0, true), line);
-    let idle = Arc::new(Idle::new(ram, intx, vec![Arc::clone(&registers)]));
+    let idle = Arc::new(Idle::new(ram, intx, 1, vec![Arc::clone(&registers)]));
     let edge = Edge::new(EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
     let com1 = Arc::new(Com1::new(edge, Console::new(Sink::Null, Box::new(|| {}))));
     let slots = vec![Slot { decode, registers }];
-    let counters = VmCounters::new("bus", 1).expect("a page");
-    (Bus::new(pci, slots, com1, Some(idle), counters), nic)
+    let counters = VmCounters::new("bus", 1, 1).expect("a page").vcpu(0);
+    (Bus::new(pci, slots, com1, Some(idle)), Cpu { index: 0, counters }, nic)
 }
 
 /// Ports where somebody answers, at their ends and beyond, and any.
@@ -80,13 +81,13 @@ fn addresses() -> impl Strategy<Value = u64> {
 
 #[test]
 fn nic_moved_to_address_0_answers_nothing_at_the_end_of_the_address_space() {
-    let (bus, _) = machine();
+    let (bus, cpu, _) = machine();
     let select = 1u32 << 31 | u32::from(layout::slot(0)) << 11 | 0x10;
-    assert_eq!(bus.port_out(layout::PCI_ADDRESS, &select.to_le_bytes()), None);
-    assert_eq!(bus.port_out(layout::PCI_DATA.start, &[0; 4]), None);
+    assert_eq!(bus.port_out(&cpu, layout::PCI_ADDRESS, &select.to_le_bytes()), None);
+    assert_eq!(bus.port_out(&cpu, layout::PCI_DATA.start, &[0; 4]), None);
     for address in [u64::MAX, u64::MAX - 7] {
         let mut data = [0; 8];
-        bus.mmio_read(address, &mut data);
+        bus.mmio_read(&cpu, address, &mut data);
         assert_eq!(data, [0xff; 8], "{address:x}");
     }
 }
@@ -98,15 +99,15 @@ proptest! {
         exits in prop::collection::vec(
             (ports(), addresses(), any::<[u8; 8]>(), 0usize..4, 0u8..5), 1..200)
     ) {
-        let (bus, nic) = machine();
+        let (bus, cpu, nic) = machine();
         for (port, address, mut data, width, kind) in exits {
             let width = 1 << width;
             match kind {
-                0 => bus.port_in(port, &mut data[..width.min(4)]),
+                0 => bus.port_in(&cpu, port, &mut data[..width.min(4)]),
                 // Some writes end the guest, which is an answer.
-                1 => drop(bus.port_out(port, &data[..width.min(4)])),
-                2 => bus.mmio_read(address, &mut data[..width]),
-                3 => bus.mmio_write(address, &data[..width]),
+                1 => drop(bus.port_out(&cpu, port, &data[..width.min(4)])),
+                2 => bus.mmio_read(&cpu, address, &mut data[..width]),
+                3 => bus.mmio_write(&cpu, address, &data[..width]),
                 _ => {
                     nic.round(0);
                 }

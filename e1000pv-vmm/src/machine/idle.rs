@@ -14,16 +14,16 @@ use e1000_device::{GuestMemory, GuestRam};
 use e1000pv::idle::{NICS, layout};
 use e1000pv::regs;
 
-use crate::bus::Registers;
-use crate::intx::{Intx, Woken};
+use crate::machine::intx::{Intx, Woken};
+use crate::machine::registers::Registers;
 
 /// What the call needs of the machine.
 pub struct Idle {
     ram: GuestRam,
     intx: Arc<Intx>,
     nics: Vec<Arc<dyn Registers>>,
-    /// The last block; 0 is none.
-    last: AtomicU32,
+    /// The last block of each vCPU; 0 is none.
+    last: Vec<AtomicU32>,
 }
 
 impl fmt::Debug for Idle {
@@ -33,30 +33,41 @@ impl fmt::Debug for Idle {
 }
 
 impl Idle {
-    /// The call for a machine with these NICs, in the order of their slots.
-    pub fn new(ram: GuestRam, intx: Arc<Intx>, nics: Vec<Arc<dyn Registers>>) -> Idle {
-        Idle { ram, intx, nics, last: AtomicU32::new(0) }
+    /// The call for a machine with so many vCPUs and these NICs, in the order of their slots.
+    pub fn new(
+        ram: GuestRam,
+        intx: Arc<Intx>,
+        vcpus: usize,
+        nics: Vec<Arc<dyn Registers>>,
+    ) -> Idle {
+        let last = (0..vcpus).map(|_| AtomicU32::new(0)).collect();
+        Idle { ram, intx, nics, last }
     }
 
     /// Asks the guest to end its work and report. False: it has never called, and would not hear.
     pub fn ask_to_stop(&self) -> bool {
-        let block = u64::from(self.last.load(Ordering::Relaxed));
-        let Some(stop) = self.word(block, layout::STOP).filter(|_| block != 0) else {
-            return false;
-        };
-        stop.store(1, Ordering::Relaxed);
-        self.intx.nudge();
-        true
+        let mut heard = false;
+        for last in &self.last {
+            let block = u64::from(last.load(Ordering::Relaxed));
+            if let Some(stop) = self.word(block, layout::STOP).filter(|_| block != 0) {
+                stop.store(1, Ordering::Relaxed);
+                heard = true;
+            }
+        }
+        if heard {
+            self.intx.nudge();
+        }
+        heard
     }
 
     fn word(&self, block: u64, offset: u64) -> Option<&AtomicU32> {
         self.ram.word32(block + offset)
     }
 
-    /// Sleeps on behalf of the guest, if the block at `block` says that it has seen everything.
+    /// Sleeps on behalf of vCPU `vcpu`, if the block at `block` says that it has seen everything.
     /// `None`: there is no such block.
-    pub fn call(&self, block: u32) -> Option<()> {
-        self.last.store(block, Ordering::Relaxed);
+    pub fn call(&self, vcpu: usize, block: u32) -> Option<()> {
+        self.last[vcpu].store(block, Ordering::Relaxed);
         let block = u64::from(block);
         let (wakeups, seen) = (self.word(block, layout::WAKEUPS)?, self.word(block, layout::SEEN)?);
         let timeout = self.ram.words(block + layout::TIMEOUT_NS, 1)?[0].load(Ordering::Relaxed);
@@ -65,19 +76,19 @@ impl Idle {
             return Some(());
         }
         let timeout = (timeout != 0).then_some(Duration::from_nanos(timeout));
-        if let Woken::Interrupt(mut levels) = self.intx.sleep(timeout) {
+        if let Woken::Interrupt(mut levels) = self.intx.sleep(vcpu, timeout) {
             // As an interrupt handler does: until no line is asserted. Bounded, as a device that
             // asserts at once again is served by the next call.
             for _ in 0..2 {
                 self.take_causes(block, levels);
-                match self.intx.sleep(Some(Duration::ZERO)) {
+                match self.intx.sleep(vcpu, Some(Duration::ZERO)) {
                     Woken::Interrupt(more) => levels = more,
                     _ => break,
                 }
             }
         }
         wakeups.fetch_add(1, Ordering::Release);
-        self.intx.awake();
+        self.intx.awake(vcpu);
         Some(())
     }
 
@@ -106,7 +117,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::intx::Nowhere;
+    use crate::machine::intx::Nowhere;
 
     /// A NIC of which only ICR exists.
     #[derive(Debug)]
@@ -129,9 +140,9 @@ mod tests {
 
     fn idle() -> (Idle, Arc<Icr>) {
         let ram = GuestRam::anonymous(1 << 20).expect("a megabyte");
-        let intx = Arc::new(Intx::new(vec![11], Box::new(Nowhere)));
+        let intx = Arc::new(Intx::new(vec![11], 1, Box::new(Nowhere)));
         let nic = Arc::new(Icr { causes: Mutex::new(0), intx: Arc::clone(&intx) });
-        (Idle::new(ram, intx, vec![Arc::clone(&nic) as Arc<dyn Registers>]), nic)
+        (Idle::new(ram, intx, 1, vec![Arc::clone(&nic) as Arc<dyn Registers>]), nic)
     }
 
     fn value(idle: &Idle, offset: u64) -> u32 {
@@ -143,13 +154,13 @@ mod tests {
         let (idle, nic) = idle();
         *nic.causes.lock().expect("causes") = 0x80;
         nic.intx.set(0, true);
-        assert_eq!(idle.call(0x1000), Some(()));
+        assert_eq!(idle.call(0, 0x1000), Some(()));
         assert_eq!(value(&idle, layout::CAUSES), 0x80);
         assert_eq!(value(&idle, layout::INTERRUPTS), 1);
         assert_eq!(value(&idle, layout::WAKEUPS), 1);
         // The guest has not seen that wake-up yet: no sleep.
         let begin = Instant::now();
-        assert_eq!(idle.call(0x1000), Some(()));
+        assert_eq!(idle.call(0, 0x1000), Some(()));
         assert!(begin.elapsed() < Duration::from_secs(10));
         assert_eq!(value(&idle, layout::WAKEUPS), 1);
     }
@@ -159,7 +170,7 @@ mod tests {
         let (idle, _nic) = idle();
         idle.ram.words(0x1000 + layout::TIMEOUT_NS, 1).expect("memory")[0]
             .store(1_000_000, Ordering::Relaxed);
-        assert_eq!(idle.call(0x1000), Some(()));
+        assert_eq!(idle.call(0, 0x1000), Some(()));
         assert_eq!(value(&idle, layout::WAKEUPS), 1);
         assert_eq!(value(&idle, layout::INTERRUPTS), 0);
     }
@@ -168,7 +179,7 @@ mod tests {
     fn call_with_a_block_outside_of_memory_returns() {
         let (idle, _nic) = idle();
         for block in [1 << 20, (1 << 20) - 8, u32::MAX, 0xe000_0000, 0x1001] {
-            assert_eq!(idle.call(block), None, "{block:x}");
+            assert_eq!(idle.call(0, block), None, "{block:x}");
         }
     }
 }

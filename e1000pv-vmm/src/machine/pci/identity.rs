@@ -7,7 +7,7 @@ use e1000pv::pci;
 use super::config::{
     Bar, COMMAND, COMMAND_IO, COMMAND_MEMORY, ConfigSpace, INTERRUPT_LINE, Identity,
 };
-use crate::layout;
+use crate::machine::layout;
 
 /// The 82441FX of every small virtual PC.
 pub fn host_bridge() -> ConfigSpace {

@@ -18,7 +18,7 @@ use anyhow::Context;
 use netmap::control;
 use netmap::dir::Dir;
 
-use crate::counters::{Reading, VmCounters};
+use crate::stats::counters::{Reading, VmCounters};
 
 /// The directory of names.
 const DIRECTORY: &str = "vm";
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn machine_is_found_by_its_own_name_alone() {
         let (_temp, names) = names();
-        let counters = VmCounters::new("one", 1).expect("memory");
+        let counters = VmCounters::new("one", 1, 1).expect("memory");
         let fd = counters.file().as_raw_fd();
         link(&names, std::process::id(), fd, &namespace(), "one");
         link(&names, std::process::id(), fd, &namespace(), "two");

@@ -4,48 +4,44 @@
 //! the machine up fails half-way.
 
 use std::fmt;
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, anyhow};
-use e1000_device::{Board, E1000, GuestMemory, GuestRam, NetPort};
+use e1000_device::{Board, Config, E1000, GuestRam};
 use kvm_ioctls::VmFd;
 use netmap::{Options, PortName};
-use nm_cli::cpulist::CpuList;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::board::{Doorbell, NicBoard};
-use crate::bus::Registers;
-use crate::counters::VmCounters;
-use crate::guest::begin_thread;
-use crate::intx::Intx;
-use crate::iothread::{self, Wakers};
-use crate::netdev::NetmapPort;
-use crate::plan::{NicPlan, Plan};
-use crate::report::thread_cpu_ns;
-use crate::sandbox::{self, Role};
+use crate::host::event::{event, owned};
+use crate::host::sandbox::{self, Role};
+use crate::host::thread::{begin_thread, thread_cpu_ns};
+use crate::machine::intx::Intx;
+use crate::machine::registers::Registers;
+use crate::net::board::{Doorbell, NicBoard};
+use crate::net::iothread::{self, Wakers};
+use crate::net::netdev::NetmapPort;
+use crate::net::notify::Notify;
+use crate::stats::counters::VmCounters;
 
 /// Smallest and largest ring of a netmap port.
 const PORT_SLOTS: (u32, u32) = (64, 4096);
 
-impl<M: GuestMemory, P: NetPort> Registers for E1000<M, P> {
-    fn mmio_read(&self, offset: u64, data: &mut [u8]) {
-        E1000::mmio_read(self, offset, data);
-    }
-
-    fn mmio_write(&self, offset: u64, data: &[u8]) {
-        E1000::mmio_write(self, offset, data);
-    }
-
-    fn io_read(&self, offset: u64, data: &mut [u8]) {
-        E1000::io_read(self, offset, data);
-    }
-
-    fn io_write(&self, offset: u64, data: &[u8]) {
-        E1000::io_write(self, offset, data);
-    }
+/// A NIC and where it leads.
+#[derive(Clone, Debug)]
+pub struct NicPlan {
+    /// The port.
+    pub port: PortName,
+    /// The device.
+    pub config: Config,
+    /// Guest memory goes to the port by address.
+    pub indirect: bool,
+    /// Descriptors of the guest's rings, as far as is known: as long are those of the port.
+    pub slots: u32,
+    /// The CPU that its I/O thread is bound to, if any.
+    pub cpu: Option<usize>,
 }
 
 /// A NIC that is not served yet.
@@ -56,6 +52,7 @@ pub struct Nic {
     pub board: Arc<NicBoard>,
     kick: OwnedFd,
     wake: EventFd,
+    cpu: Option<usize>,
 }
 
 impl Nic {
@@ -65,40 +62,29 @@ impl Nic {
     }
 }
 
-fn event() -> anyhow::Result<EventFd> {
-    EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).context("creating an eventfd")
-}
-
-/// An eventfd as a descriptor to poll.
-pub(crate) fn owned(event: EventFd) -> OwnedFd {
-    // SAFETY: the descriptor is open, and `into_raw_fd` gave up its ownership.
-    unsafe { OwnedFd::from_raw_fd(event.into_raw_fd()) }
-}
-
 /// Opens the port of a NIC, for it alone: two machines on one port would each get a part of its
 /// packets. Its rings are as long as the guest's, where it is made by this.
-fn open(nic: &NicPlan, slots: u32, ram: &GuestRam) -> anyhow::Result<NetmapPort> {
-    let name: PortName = nic.port.parse().with_context(|| format!("the port {}", nic.port))?;
-    let slots = Some(slots.clamp(PORT_SLOTS.0, PORT_SLOTS.1));
+fn open(nic: &NicPlan, ram: &GuestRam) -> anyhow::Result<NetmapPort> {
+    let name = &nic.port;
+    let slots = Some(nic.slots.clamp(PORT_SLOTS.0, PORT_SLOTS.1));
     let any = Options { exclusive: true, ..Options::default() };
     let wanted = Options { tx_slots: slots, rx_slots: slots, ..any.clone() };
-    NetmapPort::open(&name, &wanted, ram, nic.indirect)
+    NetmapPort::open(name, &wanted, ram, nic.indirect)
         // A port that is there, with other rings, serves as well.
-        .or_else(|first| NetmapPort::open(&name, &any, ram, nic.indirect).map_err(|_| first))
-        .with_context(|| format!("opening port {}", nic.port))
+        .or_else(|first| NetmapPort::open(name, &any, ram, nic.indirect).map_err(|_| first))
+        .with_context(|| format!("opening port {name}"))
 }
 
 /// Makes the NICs of a machine. With `vm`, their doorbells are ioeventfds of it.
 pub fn make(
-    plan: &Plan,
-    slots: u32,
+    plans: &[NicPlan],
     ram: &GuestRam,
     intx: &Arc<Intx>,
     counters: &VmCounters,
     vm: Option<&Arc<VmFd>>,
 ) -> anyhow::Result<Vec<Nic>> {
     let make = |(index, nic): (usize, &NicPlan)| -> anyhow::Result<Nic> {
-        let port = open(nic, slots, ram)?;
+        let port = open(nic, ram)?;
         let (kick, wake) = (event()?, event()?);
         let doorbell = match vm {
             Some(vm) => Some(Doorbell::new(Arc::clone(vm), kick.try_clone()?)),
@@ -114,17 +100,9 @@ pub fn make(
             around,
             Arc::new(counters.nic(index)),
         );
-        Ok(Nic { device: Arc::new(device), board, kick: owned(kick), wake })
+        Ok(Nic { device: Arc::new(device), board, kick: owned(kick), wake, cpu: nic.cpu })
     };
-    plan.nics.iter().enumerate().map(make).collect()
-}
-
-/// The CPU of I/O thread `index`: those of the list behind the vCPU's, in turn.
-pub fn io_cpu(cpus: &CpuList, index: usize) -> usize {
-    match cpus.as_slice() {
-        [only] => *only,
-        all => all[1 + index % (all.len() - 1)],
-    }
+    plans.iter().enumerate().map(make).collect()
 }
 
 /// An I/O thread.
@@ -149,8 +127,7 @@ impl Service {
     /// Starts to serve. `ended` is signalled if a thread fails.
     pub fn start(
         nics: Vec<Nic>,
-        plan: &Plan,
-        cpus: Option<&CpuList>,
+        notify: Notify,
         confined: bool,
         ended: &EventFd,
     ) -> anyhow::Result<Service> {
@@ -158,10 +135,9 @@ impl Service {
         let mut service = Service { stop, served: Vec::new() };
         for (index, nic) in nics.into_iter().enumerate() {
             let filter = confined.then(|| sandbox::filter(Role::Io)).transpose()?;
-            let cpu = cpus.map(|cpus| io_cpu(cpus, index));
             let wake = nic.wake.try_clone()?;
             let stop = Arc::clone(&service.stop);
-            let (ended, notify) = (ended.try_clone()?, plan.notify);
+            let (ended, cpu) = (ended.try_clone()?, nic.cpu);
             let serve = move || -> anyhow::Result<u64> {
                 begin_thread(cpu, filter.as_ref())?;
                 let Nic { device, kick, wake, .. } = nic;
@@ -208,18 +184,5 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn io_threads_take_the_cpus_behind_the_first() {
-        let cpus: CpuList = "4,5,7".parse().expect("a list");
-        assert_eq!([0, 1, 2].map(|index| io_cpu(&cpus, index)), [5, 7, 5]);
-        let one: CpuList = "3".parse().expect("a list");
-        assert_eq!(io_cpu(&one, 1), 3);
     }
 }

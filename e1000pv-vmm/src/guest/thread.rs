@@ -24,17 +24,16 @@ use e1000pv_driver::{Block, Cpu, Dma, Mmio, Nic as Driver};
 use guest_workload::Plan as Work;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::bus::Registers;
-use crate::clock::monotonic_ns;
-use crate::counters::{Vm, VmCounters};
-use crate::exit::{CHECK_FAILED, End};
-use crate::guest::{Ended, Guest, begin_thread};
-use crate::intx::{Intx, Woken};
-use crate::layout;
-use crate::plan::Plan;
-use crate::report::thread_cpu_ns;
-use crate::sandbox::{self, Role};
-use crate::serial::Console;
+use crate::guest::{Ended, Guest, Threads};
+use crate::host::clock::monotonic_ns;
+use crate::host::sandbox::{self, Role};
+use crate::host::thread::{begin_thread, thread_cpu_ns};
+use crate::machine::exit::{CHECK_FAILED, End};
+use crate::machine::intx::{Intx, Woken};
+use crate::machine::layout;
+use crate::machine::registers::Registers;
+use crate::machine::serial::Console;
+use crate::stats::counters::{VcpuCounters, Vm};
 
 /// Room for the workload's buffers, which are on its stack.
 const STACK_BYTES: usize = 2 << 20;
@@ -77,7 +76,7 @@ unsafe impl Dma for Ram {
 struct ThreadCpu {
     intx: Arc<Intx>,
     nics: Vec<Arc<dyn Registers>>,
-    counters: VmCounters,
+    counters: VcpuCounters,
     stop: Arc<AtomicBool>,
     interrupts: Cell<u32>,
     causes: Cell<u32>,
@@ -107,8 +106,8 @@ impl Cpu for ThreadCpu {
             return;
         }
         self.counters.bump(Vm::Halts, 1);
-        let woken = self.intx.sleep(timeout_ns.map(Duration::from_nanos));
-        self.intx.awake();
+        let woken = self.intx.sleep(0, timeout_ns.map(Duration::from_nanos));
+        self.intx.awake(0);
         if let Woken::Interrupt(levels) = woken {
             self.handle(levels);
         }
@@ -151,10 +150,12 @@ pub struct Parts {
     pub ram: GuestRam,
     /// The NICs, in order.
     pub nics: Vec<Arc<dyn Registers>>,
+    /// Whether they offer the CSB.
+    pub csb: Vec<bool>,
     /// Their lines.
     pub intx: Arc<Intx>,
     /// Where to count.
-    pub counters: VmCounters,
+    pub counters: VcpuCounters,
     /// Where to print.
     pub console: Console,
 }
@@ -169,21 +170,19 @@ impl ThreadGuest {
     /// Checks what the guest is to do, and starts it. `ended` is signalled when it has ended.
     pub fn start(
         parts: Parts,
-        plan: &Plan,
-        cpu: Option<usize>,
-        confined: bool,
+        work: Work,
+        threads: &Threads,
         ended: EventFd,
     ) -> anyhow::Result<ThreadGuest> {
-        let work = plan.work.clone().expect("a plan for a thread has work: it has no kernel");
-        let csb: Vec<bool> = plan.nics.iter().map(|nic| nic.config.csb).collect();
+        let cpu = threads.vcpus[0];
         let stop = Arc::new(AtomicBool::new(false));
         let intx = Arc::clone(&parts.intx);
-        let filter = confined.then(|| sandbox::filter(Role::Io)).transpose()?;
+        let filter = threads.confined.then(|| sandbox::filter(Role::Io)).transpose()?;
         let stopped = Arc::clone(&stop);
         let run = move || -> anyhow::Result<Ended> {
             begin_thread(cpu, filter.as_ref())?;
             let used = Box::new((parts.nics.clone(), parts.ram.clone()));
-            let end = work_through(parts, &work, &csb, stopped);
+            let end = work_through(parts, &work, stopped);
             Ok(Ended { end, cpu_ns: thread_cpu_ns(), used })
         };
         let thread = thread::Builder::new()
@@ -200,8 +199,8 @@ impl ThreadGuest {
 }
 
 /// The guest's `main`.
-fn work_through(parts: Parts, work: &Work, csb: &[bool], stop: Arc<AtomicBool>) -> End {
-    let Parts { ram, nics, intx, counters, mut console } = parts;
+fn work_through(parts: Parts, work: &Work, stop: Arc<AtomicBool>) -> End {
+    let Parts { ram, nics, csb, intx, counters, mut console } = parts;
     let (interrupts, causes) = (Cell::new(0), Cell::new(0));
     let registers = nics.clone();
     let cpu = ThreadCpu { intx, nics: registers, counters, stop, interrupts, causes };
@@ -209,7 +208,7 @@ fn work_through(parts: Parts, work: &Work, csb: &[bool], stop: Arc<AtomicBool>) 
     let mut drivers = Vec::new();
     for (nic, csb) in nics.into_iter().zip(csb) {
         let mut config = work.nic.clone();
-        config.subsystem_id = if *csb { pci::SUBSYSTEM_PARAVIRT } else { pci::SUBSYSTEM_PLAIN };
+        config.subsystem_id = if csb { pci::SUBSYSTEM_PARAVIRT } else { pci::SUBSYSTEM_PLAIN };
         match Driver::new(Call(nic), &mut dma, &cpu, &config) {
             Ok(driver) => drivers.push(driver),
             Err(e) => return End::Crash(format!("its driver: {e}")),

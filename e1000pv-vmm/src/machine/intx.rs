@@ -9,8 +9,8 @@
 //!          +-- a sleeping vCPU (idle call, thread mode): woken instead, nothing is injected
 //! ```
 //!
-//! Invariants: a line is injected if and only if one of its NICs asserts it and the vCPU is not asleep
-//! here; the two agree again before the vCPU goes on. All state is behind one mutex, so levels reach
+//! Invariants: a line is injected if and only if one of its NICs asserts it and no vCPU is asleep here:
+//! a sleeper takes the interrupt; the two agree again before the last of them goes on. All state is behind one mutex, so levels reach
 //! the kernel in the order in which they changed. Nothing here is on the path of a packet: a device
 //! calls [`Intx::set`] when its line's level changes.
 
@@ -77,7 +77,7 @@ impl IrqFd {
 
     /// Copies of the descriptors that tell the end of an interrupt, with their lines.
     pub fn resample(&self) -> std::io::Result<Vec<(u8, OwnedFd)>> {
-        let copy = |event: &EventFd| event.try_clone().map(crate::nics::owned);
+        let copy = |event: &EventFd| event.try_clone().map(crate::host::event::owned);
         self.lines.iter().map(|(line, _, resample)| Ok((*line, copy(resample)?))).collect()
     }
 
@@ -139,10 +139,11 @@ struct State {
     levels: u32,
     /// Lines asserted in the controller, a bit each.
     injected: u32,
-    asleep: bool,
+    /// vCPUs that sleep here, a bit each.
+    asleep: u64,
     stop: bool,
-    /// This sleep, or the next one, ends early.
-    nudged: bool,
+    /// vCPUs whose sleep, or whose next one, ends early.
+    nudged: u64,
 }
 
 /// The lines of a machine.
@@ -150,24 +151,27 @@ struct State {
 pub struct Intx {
     /// Line of each NIC.
     lines: Vec<u8>,
+    /// How many there are.
+    vcpus: usize,
     inject: Box<dyn Inject>,
     state: Mutex<State>,
     /// The levels, for those who look without waiting; changed under the mutex.
     levels: AtomicU32,
     changed: Condvar,
-    /// A line was asserted while the vCPU slept, and nobody has woken it yet.
+    /// A line was asserted while a vCPU slept, and nobody has woken it yet.
     sleeper_due: AtomicBool,
 }
 
 impl Intx {
-    /// Lines for NICs, `lines[i]` being that of NIC `i`; all deasserted.
+    /// Lines for NICs, `lines[i]` being that of NIC `i`; all deasserted. So many vCPUs are interrupted.
     ///
     /// # Panics
-    /// With more than 32 NICs, or a line above 31.
-    pub fn new(lines: Vec<u8>, inject: Box<dyn Inject>) -> Intx {
-        assert!(lines.len() <= 32 && lines.iter().all(|line| *line < 32));
+    /// With more than 32 NICs, a line above 31, or more than 64 vCPUs.
+    pub fn new(lines: Vec<u8>, vcpus: usize, inject: Box<dyn Inject>) -> Intx {
+        assert!(lines.len() <= 32 && lines.iter().all(|line| *line < 32) && vcpus <= 64);
         Intx {
             lines,
+            vcpus,
             inject,
             state: Mutex::default(),
             levels: AtomicU32::new(0),
@@ -183,15 +187,14 @@ impl Intx {
         state.levels = if level { state.levels | bit } else { state.levels & !bit };
         // Relaxed: who sees it reads ICR next, which is behind a lock of its own.
         self.levels.store(state.levels, Ordering::Relaxed);
-        if !state.asleep {
-            self.agree(&mut state);
-        } else if level {
+        self.agree(&mut state);
+        if state.asleep != 0 && level {
             // Release pairs with the Acquire in `wake`.
             self.sleeper_due.store(true, Ordering::Release);
         }
     }
 
-    /// After `set`: wakes the vCPU if that concerns it. Apart, so that a caller can first release the
+    /// After `set`: wakes a sleeping vCPU if that concerns it. Apart, so that a caller can first release the
     /// locks that the vCPU needs. Whoever takes `sleeper_due` notifies after the sleeper has begun to
     /// wait: it was set under the mutex that a waiter gives up by waiting.
     pub fn wake(&self) {
@@ -207,12 +210,12 @@ impl Intx {
         self.levels.load(Ordering::Relaxed)
     }
 
-    /// Sleeps until a NIC asserts its line, the time is over, or the machine stops; at once if that is
+    /// vCPU `vcpu` sleeps until a NIC asserts its line, the time is over, or the machine stops; at once if that is
     /// so already. The caller lowers the line, by reading ICR, before it lets the guest go on.
-    pub fn sleep(&self, timeout: Option<Duration>) -> Woken {
+    pub fn sleep(&self, vcpu: usize, timeout: Option<Duration>) -> Woken {
         let end = timeout.and_then(|time| Instant::now().checked_add(time));
         let mut state = self.lock();
-        state.asleep = true;
+        state.asleep |= 1 << vcpu;
         loop {
             if state.stop {
                 return Woken::Stop;
@@ -220,7 +223,8 @@ impl Intx {
             if state.levels != 0 {
                 return Woken::Interrupt(state.levels);
             }
-            if std::mem::take(&mut state.nudged) {
+            if state.nudged & 1 << vcpu != 0 {
+                state.nudged &= !(1 << vcpu);
                 return Woken::Timeout;
             }
             state = match end {
@@ -236,20 +240,20 @@ impl Intx {
         }
     }
 
-    /// The vCPU goes on: what is asserted now is injected.
-    pub fn awake(&self) {
+    /// vCPU `vcpu` goes on: what is asserted now is injected, unless others sleep.
+    pub fn awake(&self, vcpu: usize) {
         let mut state = self.lock();
-        state.asleep = false;
+        state.asleep &= !(1 << vcpu);
         self.agree(&mut state);
     }
 
-    /// Ends this sleep, or the next one, as if its time were over.
+    /// Ends each vCPU's sleep, or its next one, as if its time were over.
     pub fn nudge(&self) {
-        self.lock().nudged = true;
+        self.lock().nudged = u64::MAX >> (64 - self.vcpus.max(1));
         self.changed.notify_all();
     }
 
-    /// Ends this sleep and all later ones.
+    /// Ends these sleeps and all later ones.
     pub fn stop(&self) {
         self.lock().stop = true;
         self.changed.notify_all();
@@ -258,7 +262,7 @@ impl Intx {
     /// The guest has ended an interrupt of `line`.
     pub fn ended(&self, line: u8) {
         let mut state = self.lock();
-        let asserted = self.asserted(&state, line) && !state.asleep;
+        let asserted = self.asserted(&state, line) && state.asleep == 0;
         if asserted {
             self.inject.again(line);
         } else {
@@ -277,6 +281,10 @@ impl Intx {
             if state.levels & (1 << nic) != 0 {
                 wanted |= 1 << line;
             }
+        }
+        if state.asleep != 0 {
+            // Who sleeps takes what is new; what is over is over for all.
+            wanted &= state.injected;
         }
         let changed = wanted ^ state.injected;
         for line in (0..32).filter(|line| changed & (1 << line) != 0) {
@@ -312,7 +320,7 @@ mod tests {
     fn lines(lines: &[u8]) -> (Arc<Intx>, Arc<Seen>) {
         let log = Log::default();
         let seen = Arc::clone(&log.0);
-        (Arc::new(Intx::new(lines.to_vec(), Box::new(log))), seen)
+        (Arc::new(Intx::new(lines.to_vec(), 2, Box::new(log))), seen)
     }
 
     fn take(log: &Seen) -> Vec<(u8, bool)> {
@@ -350,13 +358,13 @@ mod tests {
         let sleeper = {
             let intx = Arc::clone(&intx);
             std::thread::spawn(move || {
-                let woken = intx.sleep(Some(Duration::from_secs(60)));
+                let woken = intx.sleep(0, Some(Duration::from_secs(60)));
                 intx.set(0, false); // what reading ICR does
-                intx.awake();
+                intx.awake(0);
                 woken
             })
         };
-        while !intx.lock().asleep {
+        while intx.lock().asleep == 0 {
             std::thread::yield_now();
         }
         intx.set(0, true);
@@ -368,19 +376,39 @@ mod tests {
     #[test]
     fn asserted_before_sleep_returns_at_once_and_left_asserted_is_injected() {
         let (intx, log) = lines(&[11]);
-        intx.lock().asleep = true;
+        intx.lock().asleep = 1;
         intx.set(0, true);
-        assert_eq!(intx.sleep(None), Woken::Interrupt(1));
+        assert_eq!(intx.sleep(0, None), Woken::Interrupt(1));
         assert_eq!(take(&log), []);
-        intx.awake();
+        intx.awake(0);
         assert_eq!(take(&log), [(11, true)]);
     }
 
     #[test]
     fn sleep_ends_by_time_and_by_stop() {
         let (intx, _) = lines(&[11]);
-        assert_eq!(intx.sleep(Some(Duration::from_millis(1))), Woken::Timeout);
+        assert_eq!(intx.sleep(0, Some(Duration::from_millis(1))), Woken::Timeout);
         intx.stop();
-        assert_eq!(intx.sleep(None), Woken::Stop);
+        assert_eq!(intx.sleep(0, None), Woken::Stop);
+    }
+
+    #[test]
+    fn while_one_of_two_vcpus_sleeps_it_takes_the_interrupt() {
+        let (intx, log) = lines(&[11]);
+        assert_eq!(intx.sleep(1, Some(Duration::ZERO)), Woken::Timeout);
+        intx.set(0, true);
+        assert_eq!(take(&log), [], "vCPU 1 sleeps, and is there to take it");
+        assert_eq!(intx.sleep(1, None), Woken::Interrupt(1));
+        intx.set(0, false);
+        intx.awake(1);
+        intx.nudge();
+        for vcpu in [0, 1] {
+            assert_eq!(intx.sleep(vcpu, None), Woken::Timeout, "each is nudged once");
+        }
+        intx.awake(0);
+        intx.set(0, true);
+        assert_eq!(take(&log), []);
+        intx.awake(1);
+        assert_eq!(take(&log), [(11, true)], "nobody sleeps any more");
     }
 }

@@ -3,13 +3,15 @@
 //!
 //! ```text
 //!   0        header: magic, layout version, NICs, process, name
-//!   128      of the machine                       32 words
-//!   384      of NIC 0: counted by the vCPU thread 32 words, by the I/O thread 32 words
-//!   896      of NIC 1 ...
+//!   128      of vCPU 0                              32 words
+//!            of vCPU 1 ...
+//!            of NIC 0: counted by the vCPU threads 32 words, by the I/O thread 32 words
+//!            of NIC 1 ...
 //! ```
 //!
 //! Invariants: adding is a load and a store, so a field has one writer at a time (the thread that its
-//! group names, or the holder of the lock that its doc names); no two threads write one cache line.
+//! group names, or the holder of the lock that its doc names), but for those of a NIC that all vCPUs
+//! write; but for these, no two threads write one cache line.
 //!
 //! The memory is a memfd sealed against every change of size and against new writers, so nobody can
 //! truncate it under our feet (a SIGBUS) or write false numbers. `machines` makes it known by name.
@@ -32,21 +34,25 @@ use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 /// "e1000pv\0" read as a number: marks the file.
 const MAGIC: u64 = u64::from_le_bytes(*b"e1000pv\0");
 /// Counts up with every change of the tables below.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 /// Longest name of a machine, and the space for it in the header.
 pub const NAME_MAX: usize = 64;
 
-/// Words of the header: magic, layout, NICs, process, length of the name, and the name.
+/// Words of the header: magic, layout, NICs, process, length of the name, the name, and vCPUs.
 const HEADER_WORDS: usize = 16;
-/// Words of the machine's own counters.
-const VM_WORDS: usize = 32;
+/// The word that tells how many vCPUs there are.
+const VCPUS_WORD: usize = 15;
+/// Words of one vCPU.
+const VCPU_WORDS: usize = 32;
 /// Words of one NIC.
 const NIC_WORDS: usize = 2 * THREAD_WORDS;
+/// vCPUs that a machine can have.
+pub const VCPUS_MAX: usize = 64;
 /// NICs that a machine can have.
 pub const NICS_MAX: usize = 16;
 
 counts! {
-    /// What is counted of the machine as a whole; written by the vCPU thread.
+    /// What is counted of a machine, for each vCPU by its thread.
     Vm {
         /// Returns of the vCPU to this program for any reason.
         Exits = 0, "exits";
@@ -69,7 +75,15 @@ counts! {
 pub struct VmCounters {
     memory: Arc<MmapRegion>,
     file: Arc<File>,
+    vcpus: usize,
     nics: usize,
+}
+
+/// The counters of one vCPU. Clones are handles to the same memory.
+#[derive(Clone)]
+pub struct VcpuCounters {
+    memory: Arc<MmapRegion>,
+    base: usize,
 }
 
 /// The counters of one NIC. Clones are handles to the same memory.
@@ -85,6 +99,13 @@ impl fmt::Debug for VmCounters {
     }
 }
 
+impl fmt::Debug for VcpuCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = Vm::ALL.iter().map(|&which| (which.name(), self.value(which)));
+        f.debug_map().entries(counts.filter(|(_, value)| *value != 0)).finish()
+    }
+}
+
 impl fmt::Debug for NicCounters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = Count::ALL.iter().map(|&which| (which.name(), self.value(which)));
@@ -92,8 +113,8 @@ impl fmt::Debug for NicCounters {
     }
 }
 
-fn bytes(nics: usize) -> usize {
-    (HEADER_WORDS + VM_WORDS + nics * NIC_WORDS) * size_of::<u64>()
+fn bytes(vcpus: usize, nics: usize) -> usize {
+    (HEADER_WORDS + vcpus * VCPU_WORDS + nics * NIC_WORDS) * size_of::<u64>()
 }
 
 fn word(memory: &MmapRegion, index: usize) -> &AtomicU64 {
@@ -108,15 +129,16 @@ fn add(word: &AtomicU64, n: u64) {
 }
 
 impl VmCounters {
-    /// Counters of a machine with this many NICs, all zero; nobody else can find them before
-    /// [`crate::machines::publish`].
+    /// Counters of a machine with this many vCPUs and NICs, all zero; nobody else can find them before
+    /// [`crate::stats::machines::publish`].
     ///
     /// # Panics
-    /// With more than [`NICS_MAX`] NICs or a name longer than [`NAME_MAX`]: the command line refuses
+    /// Without a vCPU, with more than [`VCPUS_MAX`] of them or [`NICS_MAX`] NICs, or with a name longer than [`NAME_MAX`]: the command line refuses
     /// both.
-    pub fn new(name: &str, nics: usize) -> anyhow::Result<VmCounters> {
+    pub fn new(name: &str, vcpus: usize, nics: usize) -> anyhow::Result<VmCounters> {
+        assert!((1..=VCPUS_MAX).contains(&vcpus), "{vcpus} vCPUs");
         assert!(nics <= NICS_MAX && name.len() <= NAME_MAX, "checked by whoever read the options");
-        let len = bytes(nics);
+        let len = bytes(vcpus, nics);
         let make = || -> anyhow::Result<VmCounters> {
             let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
             let file = File::from(memfd_create(c"e1000pv-counters", flags)?);
@@ -127,6 +149,7 @@ impl VmCounters {
                 place.copy_from_slice(&value.to_le_bytes());
             }
             header[5 * 8..5 * 8 + name.len()].copy_from_slice(name.as_bytes());
+            header[VCPUS_WORD * 8..][..8].copy_from_slice(&(vcpus as u64).to_le_bytes());
             // Written, not just sized: every page is there, so no later store can run out of memory.
             file.write_all_at(&vec![0; len], 0)?;
             file.write_all_at(&header, 0)?;
@@ -136,19 +159,24 @@ impl VmCounters {
                 | SealFlag::F_SEAL_FUTURE_WRITE
                 | SealFlag::F_SEAL_SEAL;
             fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-            Ok(VmCounters { memory: Arc::new(memory), file: Arc::new(file), nics })
+            Ok(VmCounters { memory: Arc::new(memory), file: Arc::new(file), vcpus, nics })
         };
         make().context("making the counters")
     }
 
-    /// Adds to a counter. Only the vCPU thread does.
-    pub fn bump(&self, which: Vm, n: u64) {
-        add(word(&self.memory, HEADER_WORDS + which as usize), n);
+    /// A counter's value now: the sum over all vCPUs.
+    pub fn value(&self, which: Vm) -> u64 {
+        (0..self.vcpus).fold(0, |sum: u64, index| sum.wrapping_add(self.vcpu(index).value(which)))
     }
 
-    /// A counter's value now.
-    pub fn value(&self, which: Vm) -> u64 {
-        word(&self.memory, HEADER_WORDS + which as usize).load(Ordering::Relaxed)
+    /// The counters of vCPU `index`.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn vcpu(&self, index: usize) -> VcpuCounters {
+        assert!(index < self.vcpus, "vCPU {index} of {}", self.vcpus);
+        let base = HEADER_WORDS + index * VCPU_WORDS;
+        VcpuCounters { memory: Arc::clone(&self.memory), base }
     }
 
     /// How many NICs there are.
@@ -162,7 +190,7 @@ impl VmCounters {
     /// If there is no such NIC.
     pub fn nic(&self, index: usize) -> NicCounters {
         assert!(index < self.nics, "NIC {index} of {}", self.nics);
-        let base = HEADER_WORDS + VM_WORDS + index * NIC_WORDS;
+        let base = HEADER_WORDS + self.vcpus * VCPU_WORDS + index * NIC_WORDS;
         NicCounters { memory: Arc::clone(&self.memory), base }
     }
 
@@ -182,10 +210,22 @@ impl VmCounters {
     }
 }
 
+impl VcpuCounters {
+    /// Adds to a counter. Only the vCPU's thread does.
+    pub fn bump(&self, which: Vm, n: u64) {
+        add(word(&self.memory, self.base + which as usize), n);
+    }
+
+    /// A counter's value now.
+    pub fn value(&self, which: Vm) -> u64 {
+        word(&self.memory, self.base + which as usize).load(Ordering::Relaxed)
+    }
+}
+
 impl NicCounters {
     /// Counters that belong to no machine, for tests and for devices without one.
     pub fn detached() -> NicCounters {
-        VmCounters::new("", 1).expect("a page of memory").nic(0)
+        VmCounters::new("", 1, 1).expect("a page of memory").nic(0)
     }
 
     /// A counter's value now.
@@ -197,7 +237,14 @@ impl NicCounters {
 impl Counters for NicCounters {
     /// Only the counter's writer does, see [`Count`].
     fn bump(&self, which: Count, n: u64) {
-        add(word(&self.memory, self.base + which as usize), n);
+        let word = word(&self.memory, self.base + which as usize);
+        // Those in front are of accesses to registers, by whichever vCPU: each is an exit, besides which
+        // an atomic addition is nothing.
+        if (which as usize) < Count::Interrupts as usize {
+            word.fetch_add(n, Ordering::Relaxed);
+        } else {
+            add(word, n);
+        }
     }
 }
 
@@ -277,6 +324,7 @@ pub struct Reading {
     file: File,
     /// The machine's process.
     pub process: u32,
+    vcpus: usize,
     nics: usize,
 }
 
@@ -288,20 +336,27 @@ impl Reading {
         file.read_exact_at(&mut header, 0).ok()?;
         let words = words(&header);
         let nics = usize::try_from(words[2]).ok().filter(|n| *n <= NICS_MAX)?;
+        let vcpus = usize::try_from(words[VCPUS_WORD]).ok();
+        let vcpus = vcpus.filter(|n| (1..=VCPUS_MAX).contains(n))?;
         let named = header[5 * 8..].get(..usize::try_from(words[4]).ok()?)?;
         let ours = words[0] == MAGIC && words[1] == LAYOUT && named == name.as_bytes();
         let process = u32::try_from(words[3]).ok().filter(|_| ours)?;
-        Some(Reading { file, process, nics })
+        Some(Reading { file, process, vcpus, nics })
     }
 
     /// Reads all of them. A batch may be counted half, a number is never torn.
     pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
-        let mut all = vec![0; bytes(self.nics)];
+        let mut all = vec![0; bytes(self.vcpus, self.nics)];
         self.file.read_exact_at(&mut all, 0).context("reading counters")?;
         let all = words(&all);
-        let (vm, nics) = all[HEADER_WORDS..].split_at(VM_WORDS);
+        let (vcpus, nics) = all[HEADER_WORDS..].split_at(self.vcpus * VCPU_WORDS);
+        // Another's counters may hold anything.
+        let sum = |which: Vm| {
+            let of_each = vcpus.chunks_exact(VCPU_WORDS).map(|vcpu| vcpu[which as usize]);
+            of_each.fold(0, u64::saturating_add)
+        };
         Ok(Snapshot {
-            vm: Vm::ALL.iter().map(|&which| vm[which as usize]).collect(),
+            vm: Vm::ALL.iter().map(|&which| sum(which)).collect(),
             nics: nics
                 .chunks_exact(NIC_WORDS)
                 .map(|nic| Count::ALL.iter().map(|&which| nic[which as usize]).collect())
@@ -316,11 +371,13 @@ fn words(bytes: &[u8]) -> Vec<u64> {
 }
 
 const _: () = {
-    assert!(HEADER_WORDS * 8 == 128 && 5 * 8 + NAME_MAX <= 128);
+    assert!(
+        HEADER_WORDS * 8 == 128 && 5 * 8 + NAME_MAX <= VCPUS_WORD * 8 && VCPUS_WORD < HEADER_WORDS
+    );
     // Each group on cache lines of its own: 64 bytes are 8 words.
-    assert!(HEADER_WORDS.is_multiple_of(8) && VM_WORDS.is_multiple_of(8));
+    assert!(HEADER_WORDS.is_multiple_of(8) && VCPU_WORDS.is_multiple_of(8));
     assert!(THREAD_WORDS.is_multiple_of(8));
-    assert!((Vm::Unclaimed as usize) < VM_WORDS);
+    assert!((Vm::Unclaimed as usize) < VCPU_WORDS);
 };
 
 #[cfg(test)]
@@ -331,9 +388,10 @@ mod tests {
 
     #[test]
     fn counters_every_one_has_a_place_of_its_own() {
-        let counters = VmCounters::new("places", 2).expect("memory");
+        let counters = VmCounters::new("places", 2, 2).expect("memory");
         for (i, &which) in Vm::ALL.iter().enumerate() {
-            counters.bump(which, i as u64 + 1);
+            counters.vcpu(0).bump(which, 1);
+            counters.vcpu(1).bump(which, i as u64);
         }
         for nic in 0..2 {
             for (i, &which) in Count::ALL.iter().enumerate() {
@@ -354,18 +412,18 @@ mod tests {
 
     #[test]
     fn memory_cannot_be_truncated_or_written_by_others() {
-        let counters = VmCounters::new("sealed", 1).expect("memory");
+        let counters = VmCounters::new("sealed", 1, 1).expect("memory");
         let path = format!("/proc/self/fd/{}", counters.file.as_raw_fd());
         let other = File::options().write(true).open(path).expect("our own descriptor");
         assert!(other.set_len(0).is_err());
         assert!(other.write_all_at(&[1], 0).is_err());
-        counters.bump(Vm::Exits, 1);
+        counters.vcpu(0).bump(Vm::Exits, 1);
         assert_eq!(counters.value(Vm::Exits), 1);
     }
 
     #[test]
     fn snapshot_json_has_all_names() {
-        let counters = VmCounters::new("json", 1).expect("memory");
+        let counters = VmCounters::new("json", 1, 1).expect("memory");
         counters.nic(0).bump(Count::Kicks, 7);
         let json = serde_json::to_value(counters.snapshot()).expect("serialises");
         assert_eq!(json["exits"], 0);

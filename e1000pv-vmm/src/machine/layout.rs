@@ -103,5 +103,5 @@ const _: () = {
     assert!(bar0(NICS_MAX) as u64 <= MMIO.end);
     assert!(bar0(0).is_multiple_of(BAR0_BYTES) && bar1(0).is_multiple_of(BAR1_BYTES));
     assert!(COMMAND_LINE + (COMMAND_LINE_MAX_BYTES as u64) < LEGACY_HOLE.start);
-    assert!(NICS_MAX <= crate::counters::NICS_MAX);
+    assert!(NICS_MAX <= crate::stats::counters::NICS_MAX);
 };

@@ -1,0 +1,266 @@
+//! The guest in a virtual machine: everything of it put together, and a thread for each vCPU.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, anyhow};
+use e1000_device::TxMode;
+use kvm_ioctls::{Kvm, VcpuFd};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::guest::vcpu::{self, Kick};
+use crate::guest::vm::{self, Vm};
+use crate::guest::{Ended, Guest, KvmPlan, Threads, boot};
+use crate::host::event::{event, owned};
+use crate::host::memory::Memory;
+use crate::host::sandbox::{self, Filter, Role};
+use crate::host::thread::{begin_thread, thread_cpu_ns};
+use crate::machine::bus::{Bus, Slot};
+use crate::machine::cpu::Cpu;
+use crate::machine::exit::End;
+use crate::machine::idle::Idle;
+use crate::machine::intx::{Inject, Intx, IrqFd, IrqLine};
+use crate::machine::layout;
+use crate::machine::pci::{Moved, PciBus, identity};
+use crate::machine::serial::{Com1, Console, Edge};
+use crate::net::nics::{self, Nic, NicPlan};
+use crate::stats::counters::VmCounters;
+
+/// A machine whose guest does not run yet.
+pub struct KvmMachine {
+    // Dropped from first to last: the vCPUs, what they reach, the machine, its memory.
+    vcpus: Vec<(VcpuFd, Cpu)>,
+    bus: Arc<Bus>,
+    com1: Arc<Com1>,
+    intx: Arc<Intx>,
+    idle: Option<Arc<Idle>>,
+    irqfd: Option<Arc<IrqFd>>,
+    inline: bool,
+    vm: Arc<Vm>,
+}
+
+impl fmt::Debug for KvmMachine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvmMachine").field("bus", &self.bus).finish_non_exhaustive()
+    }
+}
+
+impl KvmMachine {
+    /// Puts a machine with so many vCPUs together, loads its guest, and opens its ports.
+    pub fn new(
+        kvm: Kvm,
+        plan: &KvmPlan,
+        nics: &[NicPlan],
+        vcpus: usize,
+        memory: Memory,
+        console: Console,
+        counters: &VmCounters,
+    ) -> anyhow::Result<(KvmMachine, Vec<Nic>)> {
+        // Before anything that others can see: a wrong kernel disturbs no switch.
+        let KvmPlan { image, initrd, command_line, .. } = plan;
+        let entry =
+            boot::load(memory.guest(), memory.bytes(), image, initrd.as_ref(), command_line)?;
+        let vm = Vm::new(kvm, memory)?;
+        let ram = vm::guest_ram(vm.memory());
+        let lines: Vec<u8> = (0..nics.len()).map(layout::irq).collect();
+        let (inject, irqfd): (Box<dyn Inject>, _) = if plan.irqfd {
+            let mut distinct = lines.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            let irqfd = IrqFd::new(&vm.fd, &distinct).context("registering interrupts")?;
+            let irqfd = Arc::new(irqfd);
+            (Box::new(Arc::clone(&irqfd)), Some(irqfd))
+        } else {
+            (Box::new(IrqLine::new(Arc::clone(&vm.fd))), None)
+        };
+        let intx = Arc::new(Intx::new(lines, vcpus, inject));
+        let inline = nics.iter().any(|nic| nic.config.tx_mode == TxMode::Inline);
+        let csb: Vec<bool> = nics.iter().map(|nic| nic.config.csb).collect();
+        let nics = nics::make(nics, &ram, &intx, counters, Some(&vm.fd))?;
+        let mut pci = PciBus::new();
+        let mut slots = Vec::new();
+        for (index, (nic, csb)) in nics.iter().zip(csb).enumerate() {
+            let space = identity::nic(index, csb);
+            let moved = Arc::clone(&nic.board) as Arc<dyn Moved>;
+            let decode = pci.add(layout::slot(index), space, moved);
+            slots.push(Slot { decode, registers: nic.registers() });
+        }
+        let registers = nics.iter().map(Nic::registers).collect();
+        let idle = Idle::new(ram, Arc::clone(&intx), vcpus, registers);
+        let idle = plan.idle_call.then(|| Arc::new(idle));
+        let edge = event()?;
+        vm.fd
+            .register_irqfd(&edge, layout::COM1_IRQ)
+            .map_err(|e| std::io::Error::from_raw_os_error(e.errno()))
+            .context("connecting the serial port's interrupt")?;
+        let com1 = Arc::new(Com1::new(Edge::new(edge), console));
+        let bus = Arc::new(Bus::new(pci, slots, Arc::clone(&com1), idle.clone()));
+        let make = |index| -> anyhow::Result<(VcpuFd, Cpu)> {
+            let vcpu = vcpu::create(&vm.kvm, &vm.fd, index, entry)?;
+            Ok((vcpu, Cpu { index, counters: counters.vcpu(index) }))
+        };
+        let vcpus = (0..vcpus).map(make).collect::<anyhow::Result<_>>()?;
+        let vm = Arc::new(vm);
+        Ok((KvmMachine { vcpus, bus, com1, intx, idle, irqfd, inline, vm }, nics))
+    }
+
+    /// Starts the guest. `ended` is signalled when one of its vCPUs has ended.
+    pub fn start(self, threads: &Threads, ended: &EventFd) -> anyhow::Result<KvmGuest> {
+        let KvmMachine { vcpus, bus, com1, intx, idle, irqfd, inline, vm } = self;
+        let role = if inline { Role::InlineVcpu } else { Role::Vcpu };
+        let resampler = match &irqfd {
+            Some(irqfd) => Some(Resampler::start(irqfd, &intx, threads.confined)?),
+            None => None,
+        };
+        let mut guest = KvmGuest { vcpus: Vec::new(), intx, idle, com1, resampler };
+        for (vcpu, cpu) in vcpus {
+            let pinned = threads.vcpus.get(cpu.index).copied().flatten();
+            let filter = threads.confined.then(|| sandbox::filter(role)).transpose()?;
+            let running = (Arc::clone(&bus), Arc::clone(&vm), Arc::clone(&guest.com1));
+            match RunningVcpu::start(vcpu, cpu, pinned, filter, running, ended) {
+                Ok(vcpu) => guest.vcpus.push(vcpu),
+                Err(why) => {
+                    guest.stop();
+                    return Err(why);
+                }
+            }
+        }
+        Ok(guest)
+    }
+}
+
+/// A vCPU and its thread.
+#[derive(Debug)]
+struct RunningVcpu {
+    thread: JoinHandle<anyhow::Result<Ended>>,
+    kick: Arc<Kick>,
+}
+
+impl RunningVcpu {
+    fn start(
+        mut vcpu: VcpuFd,
+        cpu: Cpu,
+        pinned: Option<usize>,
+        filter: Option<Filter>,
+        (bus, vm, com1): (Arc<Bus>, Arc<Vm>, Arc<Com1>),
+        ended: &EventFd,
+    ) -> anyhow::Result<RunningVcpu> {
+        let kick = Kick::new()?;
+        let kick_of_thread = Arc::clone(&kick);
+        let (ended, name) = (ended.try_clone()?, format!("vcpu{}", cpu.index));
+        let run = move || -> anyhow::Result<Ended> {
+            begin_thread(pinned, filter.as_ref())?;
+            let end = vcpu::run(&mut vcpu, &cpu, &bus, &kick_of_thread);
+            com1.finish();
+            Ok(Ended { end, cpu_ns: thread_cpu_ns(), used: Box::new((vcpu, bus, vm)) })
+        };
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(move || {
+                let result = run();
+                let _ = ended.write(1); // it cannot be full: it is written once a vCPU
+                result
+            })
+            .context("starting a vCPU's thread")?;
+        Ok(RunningVcpu { thread, kick })
+    }
+}
+
+/// A guest on vCPUs.
+#[derive(Debug)]
+pub struct KvmGuest {
+    vcpus: Vec<RunningVcpu>,
+    intx: Arc<Intx>,
+    idle: Option<Arc<Idle>>,
+    com1: Arc<Com1>,
+    resampler: Option<Resampler>,
+}
+
+impl Guest for KvmGuest {
+    fn accel(&self) -> &'static str {
+        "kvm"
+    }
+
+    fn input(&self, bytes: &[u8]) {
+        self.com1.input(bytes);
+    }
+
+    fn ask(&self) -> bool {
+        self.idle.as_ref().is_some_and(|idle| idle.ask_to_stop())
+    }
+
+    fn stop(&self) {
+        self.intx.stop();
+        self.vcpus.iter().for_each(|vcpu| vcpu.kick.stop());
+    }
+
+    /// The end of the guest is that of the first vCPU that was not merely told to stop.
+    fn join(self: Box<Self>) -> anyhow::Result<Ended> {
+        let join = |vcpu: RunningVcpu| {
+            vcpu.thread.join().unwrap_or_else(|_| Err(anyhow!("a vCPU's thread panicked")))
+        };
+        let all: Vec<_> = self.vcpus.into_iter().map(join).collect();
+        if let Some(resampler) = self.resampler {
+            resampler.finish();
+        }
+        let all = all.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        let cpu_ns = all.iter().map(|vcpu| vcpu.cpu_ns).sum();
+        let end = all.iter().map(|vcpu| &vcpu.end).find(|end| **end != End::Asked);
+        let end = end.cloned().unwrap_or(End::Asked);
+        Ok(Ended { end, cpu_ns, used: Box::new(all) })
+    }
+}
+
+/// With irqfd: the thread that hears of the ends of interrupts, and asserts lines again that are still
+/// needed.
+#[derive(Debug)]
+struct Resampler {
+    thread: JoinHandle<()>,
+    stop: Arc<AtomicBool>,
+    wake: EventFd,
+}
+
+impl Resampler {
+    fn start(irqfd: &IrqFd, intx: &Arc<Intx>, confined: bool) -> anyhow::Result<Resampler> {
+        let lines = irqfd.resample()?;
+        let wake = event()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let filter = confined.then(|| sandbox::filter(Role::Io)).transpose()?;
+        let (intx, stopped) = (Arc::clone(intx), Arc::clone(&stop));
+        let woken = owned(wake.try_clone()?);
+        let thread = thread::Builder::new().name("resample".to_string()).spawn(move || {
+            if begin_thread(None, filter.as_ref()).is_err() {
+                return; // the kernel takes the same filter from the other threads
+            }
+            while !stopped.load(Ordering::Acquire) {
+                resample(&lines, woken.as_fd(), &intx);
+            }
+        });
+        Ok(Resampler { thread: thread.context("starting a thread")?, stop, wake })
+    }
+
+    fn finish(self) {
+        self.stop.store(true, Ordering::Release);
+        let _ = self.wake.write(1); // it cannot be full: it is written once
+        let _ = self.thread.join(); // what it did is of no use any more
+    }
+}
+
+/// Waits for ends of interrupts, or for the end of all.
+fn resample(lines: &[(u8, OwnedFd)], woken: BorrowedFd<'_>, intx: &Intx) {
+    let mut fds: Vec<PollFd<'_>> =
+        lines.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+    fds.push(PollFd::new(woken, PollFlags::POLLIN));
+    if poll(&mut fds, PollTimeout::NONE).is_err() {
+        return; // a signal
+    }
+    for ((line, fd), polled) in lines.iter().zip(&fds) {
+        if polled.any() == Some(true) && nix::unistd::read(fd, &mut [0; 8]).is_ok() {
+            intx.ended(*line);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! A guest that runs, whatever executes it: what the main thread does with it.
+
+pub mod boot;
+pub mod image;
+pub mod kvm;
+#[allow(unsafe_code)]
+pub mod thread;
+#[allow(unsafe_code)]
+pub mod vcpu;
+#[allow(unsafe_code)]
+pub mod vm;
+
+use std::any::Any;
+use std::fmt;
+
+use self::boot::{Image, Initrd};
+use crate::machine::exit::End;
+
+/// What a guest's threads leave.
+pub struct Ended {
+    /// Why.
+    pub end: End,
+    /// CPU time of its vCPUs.
+    pub cpu_ns: u64,
+    /// What it used. To be dropped by a thread that may close ports.
+    pub used: Box<dyn Any + Send>,
+}
+
+impl fmt::Debug for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ended").field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+/// What a guest in a virtual machine is made of.
+#[derive(Clone, Debug)]
+pub struct KvmPlan {
+    /// What it boots.
+    pub image: Image,
+    /// Its initial RAM disk.
+    pub initrd: Option<Initrd>,
+    /// Its kernel command line.
+    pub command_line: String,
+    /// It may sleep by a call to the monitor.
+    pub idle_call: bool,
+    /// Interrupts are injected by irqfd, else by KVM_IRQ_LINE.
+    pub irqfd: bool,
+}
+
+/// Where threads run, and by which rules.
+#[derive(Clone, Debug)]
+pub struct Threads {
+    /// For each vCPU the CPU that it is bound to, if any.
+    pub vcpus: Vec<Option<usize>>,
+    /// Threads enter their seccomp filters.
+    pub confined: bool,
+}
+
+/// A running guest.
+pub trait Guest: fmt::Debug {
+    /// "kvm" or "thread".
+    fn accel(&self) -> &'static str;
+    /// Somebody typed.
+    fn input(&self, bytes: &[u8]);
+    /// Asks it to end its work and report, if it can hear that; false if not.
+    fn ask(&self) -> bool;
+    /// Ends it.
+    fn stop(&self);
+    /// Waits for its end.
+    fn join(self: Box<Self>) -> anyhow::Result<Ended>;
+}
