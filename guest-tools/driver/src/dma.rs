@@ -125,12 +125,7 @@ impl Buffer {
     /// Fetches the first line.
     #[inline]
     pub(crate) fn prefetch(&self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch has no effect that a program can see, at any address.
-        unsafe {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(self.words.as_ptr().cast());
-        }
+        crate::arch::prefetch(self.words.as_ptr().cast());
     }
 }
 

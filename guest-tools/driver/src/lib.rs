@@ -4,11 +4,13 @@
 //! no_std, and allocation-free after [`Nic::new`]. It runs wherever [`Mmio`], [`Dma`] and [`Cpu`] do: in
 //! a bare-metal guest, or on a host thread against the device model.
 //!
-//! Unsafe code is in `dma` and `mmio` only.
+//! Unsafe code is in `arch`, `dma` and `mmio` only.
 
 #![no_std]
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code)]
+mod arch;
 mod config;
 #[allow(unsafe_code)]
 mod dma;

@@ -4,6 +4,7 @@
 use core::cell::Cell;
 use core::ptr::NonNull;
 
+use crate::arch;
 use crate::platform::Mmio;
 
 /// A mapped BAR0.
@@ -32,32 +33,18 @@ impl Bar {
     }
 }
 
-// The accesses are written in assembly, not as volatile: whatever emulates them decodes the instruction,
-// and a plain `mov` between a register and memory is what every decoder knows.
-#[cfg(target_arch = "x86_64")]
 impl Mmio for Bar {
     #[inline]
     fn read32(&self, offset: u32) -> u32 {
-        let from = self.register(offset);
-        let value: u32;
         // SAFETY: `register` checked that the address is a register of the BAR, which is mapped by the
-        // contract of `new`. Not `readonly`: reading ICR has side effects.
-        unsafe {
-            core::arch::asm!("mov {:e}, [{}]", out(reg) value, in(reg) from,
-                options(nostack, preserves_flags));
-        }
-        value
+        // contract of `new`.
+        unsafe { arch::read32(self.register(offset)) }
     }
 
     #[inline]
     fn write32(&self, offset: u32, value: u32) {
-        let to = self.register(offset);
-        // SAFETY: as for `read32`; the default memory clobber keeps earlier stores to descriptors in
-        // front of it, and x86 does not reorder stores.
-        unsafe {
-            core::arch::asm!("mov [{}], {:e}", in(reg) to, in(reg) value,
-                options(nostack, preserves_flags));
-        }
+        // SAFETY: as for `read32`.
+        unsafe { arch::write32(self.register(offset), value) };
     }
 }
 
@@ -93,7 +80,7 @@ impl<M: Mmio> Counted<M> {
     }
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

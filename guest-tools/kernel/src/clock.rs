@@ -1,7 +1,7 @@
 //! Time: the TSC, whose frequency the hypervisor tells (CPUID leaf 0x40000010) or the interval
 //! timer (8254, channel 2) shows.
 
-use crate::io::{inb, outb, tsc};
+use crate::arch::{inb, outb, tsc};
 
 unsafe extern "C" {
     static tsc_khz: u32;

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::io::{inb, outb};
+use crate::arch::{inb, outb};
 
 const COM1: u16 = 0x3f8;
 const LCR: u16 = COM1 + 3;

@@ -1,12 +1,12 @@
 //! What the driver needs of the machine: clock, interrupts, sleep.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use e1000pv::idle;
 use e1000pv_driver::Cpu;
 
 use crate::clock::Clock;
-use crate::irq::{self, Shared};
+use crate::{arch, irq};
 
 /// How to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Cpu for GuestCpu {
                     let ticks = u128::from(ns) * u128::from(timer) / 1_000_000;
                     irq::set_timer(ticks.clamp(1, u128::from(u32::MAX)) as u32);
                 }
-                irq::sleep(seen);
+                arch::sleep(seen);
                 if timeout_ns.is_some() {
                     irq::set_timer(0);
                 }
@@ -67,31 +67,3 @@ impl Cpu for GuestCpu {
         irq::stopping()
     }
 }
-
-/// The block that the idle call and the stubs share: `lib/e1000pv/src/idle.rs` has the layout.
-#[repr(C, align(64))]
-#[derive(Debug)]
-pub struct IdleBlock {
-    /// Per interface.
-    pub nics: [Shared; idle::NICS],
-    /// Wake-ups of any kind.
-    pub wakeups: AtomicU32,
-    /// For the call: what the caller has seen.
-    pub seen: AtomicU32,
-    /// For the call: 0 or the longest sleep.
-    pub timeout_ns: AtomicU64,
-    /// From the call: somebody wants the workload to end.
-    pub stop: AtomicU32,
-}
-
-const _: () = {
-    use core::mem::offset_of;
-    use idle::layout;
-    assert!(size_of::<Shared>() == layout::NIC_STRIDE as usize);
-    assert!(offset_of!(Shared, causes) == layout::CAUSES as usize);
-    assert!(offset_of!(Shared, interrupts) == layout::INTERRUPTS as usize);
-    assert!(offset_of!(IdleBlock, wakeups) == layout::WAKEUPS as usize);
-    assert!(offset_of!(IdleBlock, seen) == layout::SEEN as usize);
-    assert!(offset_of!(IdleBlock, timeout_ns) == layout::TIMEOUT_NS as usize);
-    assert!(offset_of!(IdleBlock, stop) == layout::STOP as usize);
-};

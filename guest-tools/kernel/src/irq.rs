@@ -3,13 +3,12 @@
 //! Handlers are the stubs of `boot.s`: they read ICR, note the causes in `nics`, count. So nothing in
 //! Rust ever runs in an interrupt, and sleep can compare the count with what the caller has seen.
 
-use core::arch::asm;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use e1000pv::idle;
 
-use crate::cpu::IdleBlock;
-use crate::io::{outl, read32, write32};
+use crate::arch::outl;
+use crate::io::{read32, write32};
 
 const IOAPIC: usize = 0xfec0_0000;
 const LAPIC: usize = 0xfee0_0000;
@@ -38,6 +37,34 @@ pub struct Shared {
     pub interrupts: AtomicU32,
     _pad: u32,
 }
+
+/// The block that the idle call and the stubs share: `lib/e1000pv/src/idle.rs` has the layout.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct IdleBlock {
+    /// Per interface.
+    pub nics: [Shared; idle::NICS],
+    /// Wake-ups of any kind.
+    pub wakeups: AtomicU32,
+    /// For the call: what the caller has seen.
+    pub seen: AtomicU32,
+    /// For the call: 0 or the longest sleep.
+    pub timeout_ns: AtomicU64,
+    /// From the call: somebody wants the workload to end.
+    pub stop: AtomicU32,
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    use idle::layout;
+    assert!(size_of::<Shared>() == layout::NIC_STRIDE as usize);
+    assert!(offset_of!(Shared, causes) == layout::CAUSES as usize);
+    assert!(offset_of!(Shared, interrupts) == layout::INTERRUPTS as usize);
+    assert!(offset_of!(IdleBlock, wakeups) == layout::WAKEUPS as usize);
+    assert!(offset_of!(IdleBlock, seen) == layout::SEEN as usize);
+    assert!(offset_of!(IdleBlock, timeout_ns) == layout::TIMEOUT_NS as usize);
+    assert!(offset_of!(IdleBlock, stop) == layout::STOP as usize);
+};
 
 unsafe extern "C" {
     static idle_block: IdleBlock;
@@ -151,11 +178,4 @@ pub fn idle_call(seen: u32, timeout_ns: Option<u64>) {
     block().seen.store(seen, Ordering::Relaxed);
     block().timeout_ns.store(timeout_ns.map_or(0, |ns| ns.max(1)), Ordering::Relaxed);
     outl(idle::PORT, &raw const *block() as u32);
-}
-
-/// Sleeps until an interrupt, unless there was one since the caller saw `seen`.
-pub fn sleep(seen: u32) {
-    // SAFETY: the stub compares, halts and returns behind the instruction; it changes no register
-    // and no memory but the counters, which are atomics.
-    unsafe { asm!("ud2", in("r10") 0x51ee9, in("esi") seen) };
 }

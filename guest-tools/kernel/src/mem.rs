@@ -1,6 +1,6 @@
 //! The memory functions that compiled code calls. Nothing on a packet's path is copied by them.
 
-use core::arch::asm;
+use crate::arch;
 
 /// Copies forward; the regions do not overlap.
 ///
@@ -9,10 +9,7 @@ use core::arch::asm;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
     // SAFETY: the caller vouches for both ranges.
-    unsafe {
-        asm!("rep movsb", inout("rcx") n => _, inout("rdi") to => _, inout("rsi") from => _,
-            options(nostack, preserves_flags));
-    };
+    unsafe { arch::copy_forward(to, from, n) };
     to
 }
 
@@ -28,11 +25,8 @@ pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut
     }
     let (last_to, last_from) =
         (to.wrapping_add(n).wrapping_sub(1), from.wrapping_add(n).wrapping_sub(1));
-    // SAFETY: the caller vouches for both ranges; the direction flag is clear again afterwards.
-    unsafe {
-        asm!("std", "rep movsb", "cld", inout("rcx") n => _, inout("rdi") last_to => _,
-            inout("rsi") last_from => _, options(nostack));
-    };
+    // SAFETY: the caller vouches for both ranges.
+    unsafe { arch::copy_backward(last_to, last_from, n) };
     to
 }
 
@@ -43,10 +37,7 @@ pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memset(to: *mut u8, value: i32, n: usize) -> *mut u8 {
     // SAFETY: the caller vouches for the range.
-    unsafe {
-        asm!("rep stosb", inout("rcx") n => _, inout("rdi") to => _, in("al") value as u8,
-            options(nostack, preserves_flags));
-    };
+    unsafe { arch::fill(to, value as u8, n) };
     to
 }
 

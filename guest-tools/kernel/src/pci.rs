@@ -1,6 +1,6 @@
 //! Finds network interfaces by PCI configuration mechanism #1 (ports 0xCF8 and 0xCFC).
 
-use crate::io::{inl, outl};
+use crate::arch::{inl, outl};
 
 const ADDRESS: u16 = 0xcf8;
 const DATA: u16 = 0xcfc;
