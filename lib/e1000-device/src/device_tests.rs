@@ -482,3 +482,30 @@ fn reset_in_mid_flight_leaves_a_device_that_works() {
     }
     assert_eq!(b.sent(), 3, "what the port had not taken was taken back");
 }
+
+/// What a self-test of a driver does with each of the 17 bits (Linux: `ethtool -t`).
+#[test]
+fn causes_without_a_name_are_raised_masked_and_cleared_like_others() {
+    let b = Bench::new(Config { moderation: false, ..Config::default() });
+    b.write(regs::IMC, u32::MAX);
+    let _ = b.read(regs::ICR);
+    for bit in 0..17 {
+        let cause = 1 << bit;
+        b.write(regs::ICS, cause);
+        assert!(!b.intx(), "bit {bit} is masked");
+        b.write(regs::IMS, cause);
+        assert!(b.intx(), "bit {bit} was raised before");
+        assert_eq!(b.read(regs::IMS), cause);
+        assert_eq!(b.read(regs::ICR), cause | 1 << 31, "bit {bit}");
+        assert!(!b.intx());
+        // The others neither clear it nor stand for it.
+        b.write(regs::ICS, cause);
+        b.write(regs::ICR, !cause);
+        b.write(regs::IMC, !cause);
+        assert!(b.intx(), "bit {bit} is still there");
+        b.write(regs::ICR, cause);
+        assert!(!b.intx());
+        b.write(regs::IMC, cause);
+        assert_eq!((b.read(regs::IMS), b.read(regs::ICR)), (0, 0));
+    }
+}
