@@ -2,14 +2,18 @@
 //! boot, and the curves of the two open problems. `scripts/bench guest` builds and runs it;
 //! `scripts/demo` shows the ladder with it.
 
+#![deny(unsafe_code)]
+
 mod cases;
 mod chart;
 mod demo;
 mod distance;
+#[allow(unsafe_code)]
 mod lab;
 mod machine;
 mod netns;
 mod output;
+#[allow(unsafe_code)]
 mod process;
 mod qemu;
 mod report;

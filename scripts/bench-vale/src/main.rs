@@ -1,7 +1,11 @@
 //! Measures the VALE switch: rates, latencies, sizes, each as a median of several runs beside a
 //! reference loop in the same run. `scripts/bench vale` builds and runs it.
 
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code)]
 mod cases;
+#[allow(unsafe_code)]
 mod reference;
 mod roles;
 
