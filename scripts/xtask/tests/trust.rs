@@ -54,6 +54,19 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
+/// `x/{a,b}.rs` are two files.
+fn each(name: &str) -> Vec<String> {
+    let parts = name.split_once('{').and_then(|(before, rest)| {
+        rest.split_once('}').map(|(inner, after)| (before, inner, after))
+    });
+    match parts {
+        None => vec![name.to_owned()],
+        Some((before, inner, after)) => {
+            inner.split(',').map(|part| format!("{before}{part}{after}")).collect()
+        }
+    }
+}
+
 #[test]
 fn page_on_trust_lists_the_files_with_unsafe_code_and_no_others() {
     let repository = support::repository();
@@ -66,7 +79,7 @@ fn page_on_trust_lists_the_files_with_unsafe_code_and_no_others() {
         match line.strip_prefix('|') {
             Some(row) => {
                 let names = quoted(row.split('|').next().unwrap_or(row));
-                for file in names.filter(|name| name.ends_with(".rs")) {
+                for file in names.filter(|name| name.ends_with(".rs")).flat_map(each) {
                     let of: &str = crate_of_table.expect("a crate in front of its table");
                     listed.insert(repository.join(of).join("src").join(file));
                 }
