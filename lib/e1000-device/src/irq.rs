@@ -177,6 +177,7 @@ impl Irq {
     }
 
     /// ICR as it is, for those who may not clear it.
+    #[cfg(any(test, feature = "harness"))]
     #[must_use]
     pub fn peek(&self) -> Icr {
         self.lock().icr
