@@ -23,7 +23,7 @@ fn main() {
     ] {
         println!("cargo:rerun-if-changed={}", root.join("guest-tools").join(part).display());
     }
-    for library in ["e1000pv", "nm-stream"] {
+    for library in ["e1000pv", "inet-checksum", "nm-stream"] {
         println!("cargo:rerun-if-changed={}", root.join("lib").join(library).display());
     }
     let target = out.join("guest");

@@ -4,9 +4,10 @@
 //! IPv6, TCP) is foreign, not bad.
 
 use e1000pv_driver::Buffer;
+use inet_checksum::{fold, fold_wide};
 use nm_stream::Mark;
 
-use crate::packet::{HEADER_BYTES, SIZE_MIN, decode_mark, fold, fold_wide};
+use crate::packet::{HEADER_BYTES, SIZE_MIN, decode_mark};
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@
 //! little-endian store writes it.
 
 use e1000pv_driver::{BUFFER_WORDS, Buffer};
+use inet_checksum as checksum;
 use nm_stream::{Kind, Mark};
 
 /// Bytes in front of the mark.
@@ -31,24 +32,6 @@ pub fn decode_mark(word5: u64, word6: u64, word7: u64) -> Option<Mark> {
     let first = word5 >> 16 | word6 << 48;
     let value = word6 >> 16 | word7 << 48;
     Mark::decode(first.swap_bytes(), value.swap_bytes())
-}
-
-/// Folds a sum of many words to one, keeping it in ones-complement arithmetic.
-#[inline]
-pub fn fold_wide(sum: u128) -> u64 {
-    let (low, carry) = (sum as u64).overflowing_add((sum >> 64) as u64);
-    // A carry out leaves a small sum, so this one does not carry.
-    low + u64::from(carry)
-}
-
-/// Folds a sum of words to 16 bits.
-#[inline]
-pub fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
 }
 
 /// Both ends of a conversation.
@@ -97,22 +80,21 @@ impl Template {
         bytes[30..34].copy_from_slice(&addresses.dst_ip);
         bytes[34..36].copy_from_slice(&addresses.src_port.to_be_bytes());
         bytes[36..38].copy_from_slice(&addresses.dst_port.to_be_bytes());
-        let udp_bytes = ((size - 34) as u16).to_be_bytes();
-        bytes[38..40].copy_from_slice(&udp_bytes);
+        bytes[38..40].copy_from_slice(&((size - 34) as u16).to_be_bytes());
         bytes[46..48].copy_from_slice(&mark.run.to_be_bytes());
         bytes[48] = mark.kind as u8;
         bytes[49] = mark.thread;
-        let half = |bytes: &[u8]| u64::from(u16::from_le_bytes([bytes[0], bytes[1]]));
-        let header: u64 = bytes[14..34].chunks_exact(2).map(half).sum();
-        bytes[24..26].copy_from_slice(&(!fold(header)).to_le_bytes());
-        let covered: u64 = bytes[26..HEADER_BYTES + Mark::LEN].chunks_exact(2).map(half).sum();
+        let header = checksum::finish(checksum::sum(&bytes[14..34]));
+        bytes[24..26].copy_from_slice(&header.to_be_bytes());
+        // The pseudo-header beside the addresses: protocol and length.
+        let covered = checksum::sum(&bytes[26..HEADER_BYTES + Mark::LEN]) + 17 + (size - 34) as u64;
         let mut words = [0; WORDS];
         for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
         }
         let (word5, word6) = (words[5], words[6]);
-        // The pseudo-header beside the addresses: protocol and length.
-        let sum = covered + half(&[0, 17]) + half(&udp_bytes);
+        // In the order of the words that `stamp` adds to it.
+        let sum = u64::from(checksum::fold(covered).swap_bytes());
         Template { words, size, word5, word6, sum }
     }
 
@@ -136,11 +118,7 @@ impl Template {
         let (seq, value) = (u64::from(seq.swap_bytes()), value.swap_bytes());
         let halves = |word: u64| (word & 0xffff) + (word >> 16 & 0xffff);
         let sum = self.sum + halves(seq) + halves(value) + halves(value >> 32);
-        let check = match !fold(sum) {
-            // Zero would mean that there is none.
-            0 => 0xffff,
-            check => u64::from(check),
-        };
+        let check = u64::from(checksum::nonzero(checksum::finish(sum)));
         let relaxed = core::sync::atomic::Ordering::Relaxed;
         words[5].store((self.word5 | seq << 16 | check).to_le(), relaxed);
         words[6].store((self.word6 | value << 16).to_le(), relaxed);
@@ -167,11 +145,8 @@ pub fn turn(buffer: &Buffer, mark: Option<Mark>) {
         // RFC 1624, equation 3. A sender that computed no checksum gets none back.
         if check != 0 {
             let sum = u64::from(!check) + u64::from(!(w6 as u16)) + u64::from(w6 as u16 + 1);
-            let check = match !fold(sum) {
-                0 => 0xffff,
-                check => u64::from(check),
-            };
-            buffer.set_word(5, w5 & !0xffff | check);
+            let check = checksum::nonzero(checksum::finish(sum));
+            buffer.set_word(5, w5 & !0xffff | u64::from(check));
         }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use super::{checksum, udp};
+use inet_checksum as checksum;
+
+use super::udp;
 
 /// Internet protocol version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

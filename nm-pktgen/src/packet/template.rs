@@ -5,11 +5,12 @@
 
 use std::net::IpAddr;
 
+use inet_checksum as checksum;
 use nm_cli::mac::Mac;
 use nm_stream::{Kind, Mark};
 
 use super::ip::{self, Family};
-use super::{checksum, eth, udp};
+use super::{eth, udp};
 
 /// A packet behind an optional virtio-net header of zeros.
 #[derive(Clone, Debug)]
@@ -68,7 +69,7 @@ impl Template {
         let sum = ip::pseudo_sum(&template.bytes[ip..], family, udp_len)
             + checksum::sum(&template.bytes[udp_at..payload]);
         template.bytes[udp_at + udp::CHECK..][..2]
-            .copy_from_slice(&udp::field(checksum::finish(sum)));
+            .copy_from_slice(&checksum::nonzero(checksum::finish(sum)).to_be_bytes());
         template.set_len(len);
         template
     }
@@ -154,7 +155,8 @@ impl Template {
     fn patch_udp_check(&mut self, old: &[u8], new: &[u8]) {
         let at = self.udp + udp::CHECK;
         let check = u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]]);
-        self.bytes[at..at + 2].copy_from_slice(&udp::field(checksum::update(check, old, new)));
+        self.bytes[at..at + 2]
+            .copy_from_slice(&checksum::nonzero(checksum::update(check, old, new)).to_be_bytes());
     }
 }
 
@@ -195,7 +197,7 @@ pub fn turn(frame: &mut [u8], family: Family, at: usize) {
     // A sender that computed no checksum gets none back.
     if check != 0 {
         frame[udp_at + udp::CHECK..][..2]
-            .copy_from_slice(&udp::field(checksum::update(check, &old, &new)));
+            .copy_from_slice(&checksum::nonzero(checksum::update(check, &old, &new)).to_be_bytes());
     }
 }
 

@@ -1,4 +1,4 @@
-//! UDP header (RFC 768). A computed checksum of zero is sent as all ones; zero means "none".
+//! UDP header (RFC 768).
 
 /// UDP's number in IP headers.
 pub const PROTOCOL: u8 = 17;
@@ -12,8 +12,3 @@ pub const DST: usize = 2;
 pub const LENGTH: usize = 4;
 /// Offset of the checksum.
 pub const CHECK: usize = 6;
-
-/// What stands in the field for a computed checksum.
-pub fn field(check: u16) -> [u8; 2] {
-    if check == 0 { [0xff; 2] } else { check.to_be_bytes() }
-}
