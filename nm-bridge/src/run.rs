@@ -10,6 +10,7 @@ use netmap::{Capabilities, Interest, Port, Wait};
 use nm_capture::is_stdout;
 use nm_cli::args::OutputArgs;
 use nm_cli::cpulist;
+use nm_cli::every::Every;
 use nm_cli::exit::Outcome;
 use nm_cli::live::{Goal, Live};
 use nm_cli::report::{Flow, Kind, Reporter};
@@ -82,7 +83,7 @@ fn bridge(cli: &Cli) -> anyhow::Result<Outcome> {
         service::ready(fd)?;
     }
     let link = cli.wait_link.unwrap_or(if plan.has_nic() { NIC_WAIT } else { Duration::ZERO });
-    wait_for_link(&signals, link);
+    signals.sleep(link);
     Bridge::new(cli, pair, mover, start, reporter).run(&signals, plan.loopback)
 }
 
@@ -103,17 +104,6 @@ fn describe(pair: &Pair, cli: &Cli) {
     );
 }
 
-fn wait_for_link(signals: &Signals, time: Duration) {
-    let end = Instant::now() + time;
-    while !signals.stopped() {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return;
-        }
-        signals.wait(left);
-    }
-}
-
 /// A running bridge.
 struct Bridge<'a> {
     cli: &'a Cli,
@@ -126,9 +116,9 @@ struct Bridge<'a> {
     drops_before: (u64, u64),
     begin: Instant,
     shown: (Totals, Instant),
-    next_report: Option<Instant>,
+    intervals: Option<Every>,
     next_flush: Instant,
-    next_live: Option<Instant>,
+    bar: Option<Every>,
     start: Start,
     reporter: Reporter,
     live: Live,
@@ -153,8 +143,8 @@ impl<'a> Bridge<'a> {
             begin,
             shown: (Totals::default(), begin),
             next_flush: begin,
-            next_report: cli.wants_intervals().then(|| begin + cli.output.interval()),
-            next_live: goal.map(|_| begin + LIVE),
+            intervals: cli.wants_intervals().then(|| Every::new(begin, cli.output.interval())),
+            bar: goal.map(|_| Every::new(begin, LIVE)),
             start,
             reporter,
             live: Live::new(goal, &cli.output),
@@ -211,7 +201,7 @@ impl<'a> Bridge<'a> {
             }
         }
         let now = Instant::now();
-        if self.cli.output.csv && self.next_report.is_some() {
+        if self.cli.output.csv && self.intervals.is_some() {
             self.report(Kind::Interval, now)?;
         }
         self.report(Kind::End, now)
@@ -252,23 +242,19 @@ impl<'a> Bridge<'a> {
 
     fn next_event(&self) -> Option<Instant> {
         let end = self.cli.duration.map(|time| self.begin + time);
-        [self.next_report, self.next_live, end].into_iter().flatten().min()
+        let next = |every: Option<Every>| every.map(|every| every.next());
+        [next(self.intervals), next(self.bar), end].into_iter().flatten().min()
     }
 
     fn show(&mut self, now: Instant) -> anyhow::Result<()> {
-        if let Some(at) = self.next_report.filter(|at| now >= *at) {
+        if self.intervals.as_mut().is_some_and(|every| every.due(now)) {
             self.report(Kind::Interval, now)?;
-            // Late by more than an interval (the machine slept): go on from now, catch up nothing.
-            let next = at + self.cli.output.interval();
-            self.next_report =
-                Some(if next > now { next } else { now + self.cli.output.interval() });
         }
-        if self.next_live.is_some_and(|at| now >= at) {
+        if self.bar.as_mut().is_some_and(|every| every.due(now)) {
             let elapsed = now - self.begin;
             let rate = self.totals.packets() as f64 / elapsed.as_secs_f64().max(1e-9);
             let units = self.cli.output.units();
             self.live.update(self.totals.packets(), elapsed, || units.pps(rate));
-            self.next_live = Some(now + LIVE);
         }
         Ok(())
     }

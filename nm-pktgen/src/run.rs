@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use netmap::{Counters, Direction, Options, Port};
 use nm_cli::cpulist;
+use nm_cli::every::Every;
 use nm_cli::exit::{Outcome, UsageError};
 use nm_cli::latency::Latency;
 use nm_cli::live::{Goal, Live};
@@ -80,7 +81,7 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
     let mut company = Company::new(plan);
     company.greet();
     screen.reporter.emit(&screen.live, Kind::Start, &start)?;
-    wait_link(plan, &signals);
+    signals.sleep(plan.wait_link);
 
     let control =
         Control::new(signals.stop_flag(), signals.hurry_flag(), plan.count, !plan.warmup.is_zero());
@@ -274,18 +275,6 @@ fn describe(plan: &Plan, ports: &[Port]) {
     }
 }
 
-/// Gives a link time to come up.
-fn wait_link(plan: &Plan, signals: &Signals) {
-    let end = Instant::now() + plan.wait_link;
-    while !signals.stopped() {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return;
-        }
-        signals.wait(left);
-    }
-}
-
 /// A thread's life.
 fn work<'a>(
     mut worker: Worker<'a>,
@@ -364,8 +353,8 @@ fn watch(
     let bounded = plan.count.is_some() || plan.duration.is_some();
     let mut begin = Instant::now();
     let warm = begin + plan.warmup;
-    let mut next_report = begin + plan.output.interval();
-    let mut next_look = begin + LONELY;
+    let mut reports = Every::new(begin, plan.output.interval());
+    let mut looks = Every::new(begin, LONELY);
     while working.load(Ordering::Acquire) > 0 && !signals.stopped() {
         let now = Instant::now();
         let warming = !control.measuring.load(Ordering::Relaxed);
@@ -373,7 +362,7 @@ fn watch(
             control.measure();
             begin = now;
             screen.last = None;
-            next_report = now + plan.output.interval();
+            reports = Every::new(begin, plan.output.interval());
         }
         let end = plan.duration.filter(|_| !warming).map(|time| begin + time);
         if end.is_some_and(|end| now >= end) {
@@ -387,15 +376,10 @@ fn watch(
                 &totals(plan, control, &tally, &round_trips(boards)),
             )?;
         }
-        if now >= next_report && !warming {
+        if !warming && reports.due(now) {
             screen.interval(plan, control, boards)?;
-            // Late reports do not shift the ones after them.
-            while next_report <= now {
-                next_report += plan.output.interval();
-            }
         }
-        if now >= next_look {
-            next_look = now + LONELY;
+        if looks.due(now) {
             company.check();
         }
         if bounded && !warming {
@@ -404,12 +388,10 @@ fn watch(
                 if plan.function.receives() { tally.rx_packets } else { tally.tx_packets };
             screen.live.update(packets, now - begin, || message(plan, &tally));
         }
-        let bar = if screen.live.is_shown() { now + BAR } else { next_report };
-        let until = [Some(next_report), Some(next_look), Some(bar), end, warming.then_some(warm)]
-            .into_iter()
-            .flatten()
-            .min();
-        signals.wait(until.unwrap_or(next_report).saturating_duration_since(Instant::now()));
+        let bar = screen.live.is_shown().then_some(now + BAR);
+        let until = [(!warming).then(|| reports.next()), bar, end, warming.then_some(warm)];
+        let until = until.into_iter().flatten().fold(looks.next(), Instant::min);
+        signals.wait(until.saturating_duration_since(Instant::now()));
     }
     // A request that came with the end is still answered by the end's own record.
     Ok(())

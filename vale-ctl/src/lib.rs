@@ -18,7 +18,6 @@ mod legacy;
 mod notify;
 mod output;
 mod select;
-mod table;
 mod target;
 
 use std::process::ExitCode;

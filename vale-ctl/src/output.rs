@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Target;
 use crate::json;
-use crate::table::Table;
+use nm_cli::table::Table;
 
 /// Where results go, and in which form.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -171,6 +171,18 @@ impl Signals {
         }
     }
 
+    /// Sleeps for a time, as the wait for a link does, unless a signal asks to stop.
+    pub fn sleep(&self, time: Duration) {
+        let begin = Instant::now();
+        while !self.stopped() {
+            let left = time.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            self.wait(left);
+        }
+    }
+
     /// Sleeps until a signal arrives or the time is over. Returns at once if one arrived since the last
     /// call.
     pub fn wait(&self, timeout: Duration) {
@@ -186,8 +198,6 @@ impl Signals {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use nix::sys::signal::{Signal, raise};
 
     use super::*;
@@ -214,6 +224,11 @@ mod tests {
         assert!(signals.take_report());
         assert!(!signals.take_report());
 
+        raise(Signal::SIGUSR1).expect("raise");
+        let sleep = Instant::now();
+        signals.sleep(Duration::from_millis(20));
+        assert!(sleep.elapsed() >= Duration::from_millis(20), "a report cut the sleep short");
+
         let waker = signals.waker().expect("waker");
         std::thread::spawn(move || waker.wake()).join().expect("thread");
         signals.wait(Duration::from_secs(60));
@@ -221,6 +236,7 @@ mod tests {
 
         raise(Signal::SIGTERM).expect("raise");
         assert!(signals.stopped() && !signals.hurried());
+        signals.sleep(Duration::from_secs(60));
         signals.wait(Duration::from_secs(60));
         assert!(begin.elapsed() < Duration::from_secs(30), "slept through a signal");
     }

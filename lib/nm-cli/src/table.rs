@@ -1,7 +1,7 @@
 //! Text in columns.
 //!
-//! Invariant: columns are as wide as their widest cell, two blanks apart, and no line ends in
-//! blanks, so that the output can be compared and cut by scripts.
+//! Invariant: columns are two blanks apart and no line ends in blanks, so that the output can be
+//! compared and cut by scripts. In a [`Table`] they are as wide as their widest cell.
 
 use std::fmt;
 
@@ -12,6 +12,16 @@ pub enum Align {
     Left,
     /// Numbers.
     Right,
+}
+
+/// One line of cells in columns that are at least that wide: for whoever cannot wait for the last row.
+pub fn line<S: AsRef<str>>(cells: &[S], columns: &[(usize, Align)]) -> String {
+    let pad = |(cell, &(width, align)): (&S, &(usize, Align))| match align {
+        Align::Left => format!("{:<width$}", cell.as_ref()),
+        Align::Right => format!("{:>width$}", cell.as_ref()),
+    };
+    let cells: Vec<String> = cells.iter().zip(columns).map(pad).collect();
+    cells.join("  ").trim_end().to_owned()
 }
 
 /// Rows of cells, the first of them the header.
@@ -40,21 +50,9 @@ impl fmt::Display for Table {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
         };
-        let widths: Vec<usize> = (0..self.aligns.len()).map(width).collect();
-        for row in &self.rows {
-            let mut line = String::new();
-            for ((cell, &width), align) in row.iter().zip(&widths).zip(&self.aligns) {
-                if !line.is_empty() {
-                    line.push_str("  ");
-                }
-                match align {
-                    Align::Left => line.push_str(&format!("{cell:<width$}")),
-                    Align::Right => line.push_str(&format!("{cell:>width$}")),
-                }
-            }
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
+        let columns: Vec<(usize, Align)> =
+            self.aligns.iter().enumerate().map(|(at, &align)| (width(at), align)).collect();
+        self.rows.iter().try_for_each(|row| writeln!(f, "{}", line(row, &columns)))
     }
 }
 
@@ -68,5 +66,13 @@ mod tests {
         table.row(["valeA:x".to_owned(), "7".to_owned()]);
         table.row(["y".to_owned()]);
         assert_eq!(table.to_string(), "NAME     PPS\nvaleA:x    7\ny\n");
+    }
+
+    #[test]
+    fn line_has_columns_of_fixed_width() {
+        let columns = [(6, Align::Left), (5, Align::Right)];
+        assert_eq!(line(&["step", "Mpps"], &columns), "step     Mpps");
+        assert_eq!(line(&["CSB", "39.2"], &columns), "CSB      39.2");
+        assert_eq!(line(&["CSB", ""], &columns), "CSB");
     }
 }

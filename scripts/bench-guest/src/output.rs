@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nm_cli::table::{Align, line};
 use serde_json::{Value, json};
 
 use crate::machine;
@@ -49,7 +50,7 @@ impl Output {
     /// Writes a JSON line: `fields` with type and schema.
     pub fn record(&self, kind: &str, fields: &Value) -> Result<()> {
         let Some(mut file) = self.json.as_ref() else { return Ok(()) };
-        writeln!(file, "{}", line(kind, fields)).context("writing the JSON file")
+        writeln!(file, "{}", json_line(kind, fields)).context("writing the JSON file")
     }
 
     /// Writes a chart, if charts are wanted.
@@ -76,7 +77,7 @@ impl Output {
     }
 }
 
-fn line(kind: &str, fields: &Value) -> Value {
+fn json_line(kind: &str, fields: &Value) -> Value {
     let mut object = json!({"type": kind, "schema": SCHEMA});
     for (key, value) in fields.as_object().into_iter().flatten() {
         object[key] = value.clone();
@@ -110,13 +111,15 @@ pub fn fields(summary: &Summary, factor: Option<f64>) -> Value {
 /// A table of which rows are printed as they come, so widths are fixed.
 #[derive(Debug)]
 pub struct Table {
-    widths: Vec<isize>,
+    columns: Vec<(usize, Align)>,
 }
 
 impl Table {
     /// Prints title and heading. A negative width is that of a column aligned at the left.
     pub fn new(title: &str, columns: &[(&str, isize)]) -> Table {
-        let table = Table { widths: columns.iter().map(|column| column.1).collect() };
+        let align = |width| if width < 0 { Align::Left } else { Align::Right };
+        let widths = columns.iter().map(|&(_, width)| (width.unsigned_abs(), align(width)));
+        let table = Table { columns: widths.collect() };
         println!("\n{title}");
         table.row(&columns.iter().map(|column| column.0.to_owned()).collect::<Vec<_>>());
         table
@@ -124,20 +127,7 @@ impl Table {
 
     /// Prints a row.
     pub fn row(&self, cells: &[String]) {
-        println!("{}", self.text(cells));
-    }
-
-    fn text(&self, cells: &[String]) -> String {
-        let mut text = String::new();
-        for (cell, &width) in cells.iter().zip(&self.widths) {
-            let room = width.unsigned_abs();
-            if width < 0 {
-                text.push_str(&format!("{cell:<room$}  "));
-            } else {
-                text.push_str(&format!("{cell:>room$}  "));
-            }
-        }
-        text.trim_end().to_owned()
+        println!("{}", line(cells, &self.columns));
     }
 }
 
@@ -196,16 +186,8 @@ mod tests {
     }
 
     #[test]
-    fn table_cells_stand_below_each_other() {
-        let table = Table { widths: vec![-6, 5] };
-        let row = |a: &str, b: &str| table.text(&[a.into(), b.into()]);
-        assert_eq!(row("step", "Mpps"), "step     Mpps");
-        assert_eq!(row("CSB", "39.2"), "CSB      39.2");
-    }
-
-    #[test]
     fn line_starts_with_type_and_schema_and_is_one_line() {
-        let text = line("row", &json!({"case": "ladder", "text": "a\nb"})).to_string();
+        let text = json_line("row", &json!({"case": "ladder", "text": "a\nb"})).to_string();
         assert!(
             !text.contains('\n')
                 && text.contains("\"type\":\"row\"")

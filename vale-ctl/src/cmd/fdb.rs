@@ -11,7 +11,7 @@ use crate::cmd::list::plural;
 use crate::json;
 use crate::output::Out;
 use crate::select::{self, NotThere, Picked};
-use crate::table::{Align, Table};
+use nm_cli::table::{Align, Table};
 
 /// Runs the command.
 pub fn run(out: &mut Out, args: &Fdb) -> anyhow::Result<()> {

@@ -10,7 +10,7 @@ use crate::full;
 use crate::json::{self, Detail};
 use crate::output::Out;
 use crate::select;
-use crate::table::{Align, Table};
+use nm_cli::table::{Align, Table};
 
 /// Runs the command.
 pub fn run(out: &mut Out, args: &List) -> anyhow::Result<Outcome> {

@@ -18,7 +18,7 @@ use crate::json::SCHEMA;
 use crate::notify::Notify;
 use crate::output::Out;
 use crate::select::{self, Picked};
-use crate::table::{Align, Table};
+use nm_cli::table::{Align, Table};
 
 /// One switch or port over one interval.
 #[derive(Debug)]
