@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use netmap::Counters;
 use nm_cli::latency::Summary;
 use nm_cli::report::{Flow, Record};
 use nm_cli::units::Units;
@@ -84,13 +85,29 @@ pub struct Received {
     rx_avg_batch: f64,
 }
 
-/// Why packets were dropped: keys are the library's counters.
+/// Why packets were dropped: keys are the library's counters. Of a direction that the function does not
+/// use they are 0.
 #[derive(Clone, Copy, Debug)]
-struct Reasons([(&'static str, u64); 7]);
+struct Reasons {
+    function: Function,
+    port: Counters,
+}
+
+impl Reasons {
+    fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.port.named().into_iter().filter_map(|(name, value)| {
+            let used = match name.split_once("_drop_")?.0 {
+                "tx" => self.function.sends(),
+                _ => self.function.receives(),
+            };
+            Some((name, if used { value } else { 0 }))
+        })
+    }
+}
 
 impl Serialize for Reasons {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0)
+        serializer.collect_map(self.named())
     }
 }
 
@@ -165,7 +182,7 @@ impl Totals {
                 rx_avg_batch: rx.avg_batch(),
             }),
             drops: tally.drops,
-            reasons: Reasons(tally.drop_reasons()),
+            reasons: Reasons { function, port: tally.port },
             lost: matched.then_some(tally.lost),
             reordered: sequenced.then_some(tally.reordered),
             duplicated: sequenced.then_some(tally.duplicated),
@@ -265,9 +282,9 @@ impl Totals {
             }
         }
         write!(f, "Faults:  drops {}", units.count(self.drops))?;
-        let reasons: Vec<String> = (self.reasons.0.iter())
+        let reasons: Vec<String> = (self.reasons.named())
             .filter(|(_, count)| *count > 0)
-            .map(|(name, count)| format!("{} {}", name.replace("_drop_", " "), units.count(*count)))
+            .map(|(name, count)| format!("{} {}", name.replace("_drop_", " "), units.count(count)))
             .collect();
         if !reasons.is_empty() {
             write!(f, " ({})", reasons.join(", "))?;

@@ -6,6 +6,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use netmap::Counters;
 use nm_cli::latency::Latency;
 use nm_cli::report::Flow;
 
@@ -13,7 +14,11 @@ macro_rules! tally {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// What a thread counted.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct Tally { $($(#[$doc])* pub $name: u64),* }
+        pub struct Tally {
+            $($(#[$doc])* pub $name: u64,)*
+            /// The port's own counters, of which the drops are shown by reason.
+            pub port: Counters,
+        }
 
         const FIELDS: usize = [$(stringify!($name)),*].len();
 
@@ -24,7 +29,7 @@ macro_rules! tally {
 
             fn from_array(values: [u64; FIELDS]) -> Tally {
                 let [$($name),*] = values;
-                Tally { $($name),* }
+                Tally { $($name,)* port: Counters::default() }
             }
         }
     };
@@ -47,22 +52,8 @@ tally! {
     rx_pad_bytes,
     /// Syncs that brought something.
     rx_batches,
-    /// Packets that the port dropped, in the direction that matters; the reasons follow.
+    /// Packets that the port dropped, in the direction that matters.
     drops,
-    /// The destination's ring was full.
-    tx_drop_full,
-    /// No destination.
-    tx_drop_no_port,
-    /// Shorter than an Ethernet header.
-    tx_drop_short,
-    /// Malformed, or refused by the device.
-    tx_drop_bad,
-    /// The destination's ring was held for too long.
-    tx_drop_busy,
-    /// This port's receive ring was full.
-    rx_drop_full,
-    /// Damaged, or no frame.
-    rx_drop_bad,
     /// Packets that did not come.
     lost,
     /// Packets that came late.
@@ -80,19 +71,6 @@ tally! {
 }
 
 impl Tally {
-    /// Dropped packets by reason, named as the library's counters are.
-    pub fn drop_reasons(&self) -> [(&'static str, u64); 7] {
-        [
-            ("tx_drop_full", self.tx_drop_full),
-            ("tx_drop_no_port", self.tx_drop_no_port),
-            ("tx_drop_short", self.tx_drop_short),
-            ("tx_drop_bad", self.tx_drop_bad),
-            ("tx_drop_busy", self.tx_drop_busy),
-            ("rx_drop_full", self.rx_drop_full),
-            ("rx_drop_bad", self.rx_drop_bad),
-        ]
-    }
-
     /// Sent packets as a flow.
     pub fn tx(&self) -> Flow {
         let Tally {
@@ -122,7 +100,13 @@ impl Tally {
         let (now, before) = (self.to_array(), earlier.to_array());
         let difference =
             Tally::from_array(std::array::from_fn(|i| now[i].saturating_sub(before[i])));
-        Tally { first_ns: self.first_ns, last_ns: self.last_ns, space: self.space, ..difference }
+        Tally {
+            first_ns: self.first_ns,
+            last_ns: self.last_ns,
+            space: self.space,
+            port: self.port.since(&earlier.port),
+            ..difference
+        }
     }
 
     /// Both threads' packets; the earlier begin, the later end, the smaller space.
@@ -137,6 +121,7 @@ impl Tally {
             first_ns,
             last_ns: self.last_ns.max(other.last_ns),
             space: self.space.min(other.space),
+            port: self.port + other.port,
             ..sum
         }
     }
@@ -166,6 +151,8 @@ pub struct RoundTrips {
 #[repr(align(128))]
 pub struct Board {
     cells: [AtomicU64; FIELDS],
+    /// Counters of the port; written rarely.
+    port: Mutex<Counters>,
     /// What had been counted when the warm-up ended.
     base: Mutex<Tally>,
     /// Round trips; locked per reply, which costs little beside a clock read.
@@ -181,6 +168,11 @@ impl Board {
         }
     }
 
+    /// Shows the port's counters of a tally, which change less often.
+    pub fn publish_port(&self, tally: &Tally) {
+        *lock(&self.port) = tally.port;
+    }
+
     /// Forgets what was counted until now: the warm-up is over.
     pub fn rebase(&self, tally: &Tally) {
         *lock(&self.base) = *tally;
@@ -190,7 +182,7 @@ impl Board {
     /// What was counted since the warm-up.
     pub fn read(&self) -> Tally {
         let now = Tally::from_array(std::array::from_fn(|i| self.cells[i].load(Ordering::Relaxed)));
-        now.since(&lock(&self.base))
+        Tally { port: *lock(&self.port), ..now }.since(&lock(&self.base))
     }
 }
 

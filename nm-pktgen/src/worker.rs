@@ -160,21 +160,15 @@ impl<'a> Worker<'a> {
         if self.index > 0 {
             return;
         }
-        let counters = self.port.counters().since(&self.before);
-        let tally = &mut self.tally;
-        if self.plan.function.sends() {
-            tally.tx_drop_full = counters.tx_drop_full;
-            tally.tx_drop_no_port = counters.tx_drop_no_port;
-            tally.tx_drop_short = counters.tx_drop_short;
-            tally.tx_drop_bad = counters.tx_drop_bad.saturating_add(self.left_out);
-            tally.tx_drop_busy = counters.tx_drop_busy;
-        }
-        if self.plan.function.receives() {
-            tally.rx_drop_full = counters.rx_drop_full;
-            tally.rx_drop_bad = counters.rx_drop_bad;
-        }
+        let mut counters = self.port.counters().since(&self.before);
         // Saturating: a peer may have scribbled over the counters.
-        tally.drops = tally.drop_reasons().into_iter().fold(0, |sum, (_, n)| sum.saturating_add(n));
+        counters.tx_drop_bad = counters.tx_drop_bad.saturating_add(self.left_out);
+        let function = self.plan.function;
+        let tx = if function.sends() { counters.tx_drops() } else { 0 };
+        let rx = if function.receives() { counters.rx_drops() } else { 0 };
+        self.tally.drops = tx.saturating_add(rx);
+        self.tally.port = counters;
+        self.board.publish_port(&self.tally);
     }
 
     /// Notes what was queued; it counts as sent once the port has taken it.

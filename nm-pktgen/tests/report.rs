@@ -78,6 +78,15 @@ fn being_alone_is_said_and_is_a_loss() {
 }
 
 #[test]
+fn pause_frames_that_a_switch_keeps_are_counted_as_drops() {
+    let rig = Rig::new();
+    let rx = rig.start("-i valeA:r -f rx");
+    let end = rig.end("-i valeA:t -f tx -n 10 -D 01:80:c2:00:00:01");
+    assert_eq!((number(&end, "tx_drop_pause"), number(&end, "drops")), (10, 10), "{end}");
+    rx.stop();
+}
+
+#[test]
 fn a_second_receiver_on_a_port_is_said() {
     let rig = Rig::new();
     let first = rig.start("-i valeA:r -f rx");
