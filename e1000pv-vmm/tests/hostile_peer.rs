@@ -1,59 +1,33 @@
 //! A peer on the switch that writes nonsense to everything it can: monitors live, and report when they are told to end.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
+#[path = "../../lib/netmap/tests/common/rng.rs"]
+mod rng;
 mod support;
+use rng::Rng;
+use support::running::Running;
 use support::{output, record, root, stderr, vmm};
 
-/// A machine that runs until it is told to end. Killed when dropped.
-struct Running {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
+fn start(root: &Path, name: &str, more: &[&str]) -> Running {
+    let port = format!("port=valeH:{name}");
+    let args = ["--accel", "thread", "--name", name, "--netdev", &port];
+    Running::start(vmm(root, &[&args[..], more].concat()))
 }
 
-impl Running {
-    fn start(root: &Path, name: &str, more: &[&str]) -> Running {
-        let port = format!("port=valeH:{name}");
-        let args = ["--accel", "thread", "--name", name, "--netdev", &port];
-        let args = [&args[..], &["--json", "--interval", "1h"], more].concat();
-        let mut child = vmm(root, &args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("e1000pv-vmm starts");
-        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        stdout.read_line(&mut line).expect("text");
-        assert!(line.contains("\"start\""), "{line}");
-        Running { child, stdout }
-    }
-
-    /// SIGTERM; the last record.
-    fn end(mut self) -> Value {
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).expect("our child");
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).expect("text");
-        let status = self.child.wait().expect("our child");
-        assert!(status.code().is_some_and(|code| code <= 1), "{status}: {rest}");
-        let last = rest.lines().last().unwrap_or_else(|| panic!("no report; {status}"));
-        serde_json::from_str(last).expect("a record")
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// SIGTERM; the last record.
+fn end(machine: Running) -> Value {
+    machine.signal(Signal::SIGTERM);
+    let (status, rest) = machine.end();
+    assert!(status.code().is_some_and(|code| code <= 1), "{status}: {rest}");
+    let last = rest.lines().last().unwrap_or_else(|| panic!("no report; {status}"));
+    serde_json::from_str(last).expect("a record")
 }
 
 fn nic(root: &Path, name: &str) -> Value {
@@ -83,9 +57,9 @@ const PART: usize = 1 << 20;
 fn nonsense_in_shared_memory_ends_no_monitor_without_its_report() {
     for seed in 1..8u64 {
         let root = root();
-        let rx = Running::start(root.path(), "rx", &["--guest", "rx"]);
+        let rx = start(root.path(), "rx", &["--guest", "rx"]);
         let work = ["--guest", "tx dst=ff:ff:ff:ff:ff:ff", "--indirect", "off"];
-        let tx = Running::start(root.path(), "tx", &work);
+        let tx = start(root.path(), "tx", &work);
         let patience = Instant::now() + Duration::from_secs(20);
         while nic(root.path(), "rx")["rx_packets"] == 0 {
             assert!(Instant::now() < patience, "nothing arrives");
@@ -93,14 +67,8 @@ fn nonsense_in_shared_memory_ends_no_monitor_without_its_report() {
         let mut found = Vec::new();
         files(root.path(), &mut found);
         assert!(found.len() >= 3, "{found:?}");
-        // A generator of no quality (xorshift) chooses each word.
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut word = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            WORDS[(state >> 32) as usize % WORDS.len()]
-        };
+        let mut rng = Rng::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut word = || WORDS[rng.below(WORDS.len() as u64) as usize];
         let nonsense: Vec<u8> = (0..PART / 4).flat_map(|_| word().to_le_bytes()).collect();
         let damage = || {
             // Those of a port that was closed meanwhile are gone.
@@ -111,10 +79,10 @@ fn nonsense_in_shared_memory_ends_no_monitor_without_its_report() {
             }
         };
         damage();
-        tx.end();
+        end(tx);
         // The sender has mended some of it.
         damage();
-        let end = rx.end();
+        let end = end(rx);
         // A guest that found a packet twice in what was made of its ring has ended by itself.
         assert!(["stopped", "status"].contains(&end["end"].as_str().expect("text")), "{end}");
     }

@@ -15,7 +15,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+#[path = "../../lib/netmap/tests/common/rng.rs"]
+mod rng;
 mod support;
+use rng::Rng;
 use support::{frame, kvm, output, record, root, stderr, vmm};
 
 const KILLS: u32 = 100;
@@ -40,22 +43,6 @@ const VICTIMS: [&[&str]; 5] = [
     &["--driver", "csb", "--tx-mode", "inline", "--guest", "tx dst=02:00:00:00:00:01 size=600"],
     &["--driver", "combine", "--indirect", "off", "--guest", "tx dst=02:00:00:00:00:01"],
 ];
-
-struct Rng(u64);
-
-impl Rng {
-    fn new() -> Rng {
-        use std::hash::{BuildHasher, Hasher};
-        Rng(std::collections::hash_map::RandomState::new().build_hasher().finish() | 1)
-    }
-
-    fn up_to(&mut self, most: Duration) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        Duration::from_nanos(self.0 % (most.as_nanos() as u64 + 1))
-    }
-}
 
 /// A root directory for this process as well as for machines.
 fn shared_root() -> tempfile::TempDir {
@@ -278,15 +265,15 @@ fn guest_killed_at_random_moments_disturbs_nobody() {
     let pair = Pair::start();
     let victim = ["--name", "victim", "--netdev", "port=valeK:victim"];
 
-    let mut rng = Rng::new();
+    let mut rng = Rng::random();
     for round in 0..KILLS {
         let what = VICTIMS[round as usize % VICTIMS.len()];
         let mut machine = Machine::start(path, &[&victim[..], what].concat());
         if round % 2 == 0 {
             machine.until("tx_packets");
-            thread::sleep(rng.up_to(Duration::from_millis(5)));
+            thread::sleep(Duration::from_nanos(rng.below(5_000_000)));
         } else {
-            thread::sleep(rng.up_to(BOOT));
+            thread::sleep(Duration::from_nanos(rng.below(BOOT.as_nanos() as u64)));
         }
         machine.child.kill().expect("our child");
         assert_eq!(machine.child.wait().expect("our child").code(), None, "{what:?} ended before");

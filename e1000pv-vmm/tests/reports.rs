@@ -1,15 +1,13 @@
 //! What the monitor reports: running machines, rates, flat columns, silence, and a report in spite of
 //! signals that come together.
 
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 mod support;
+use support::running::Running;
 use support::{output, root, stderr, stdout, vmm};
 
 /// The bench guest in a thread: it runs anywhere.
@@ -19,38 +17,9 @@ fn run(root: &Path, args: &[&str]) -> std::process::Output {
     output(vmm(root, &[&THREAD[..], args].concat()))
 }
 
-/// A machine that receives until it is told to end. Killed when dropped.
-struct Running {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Running {
-    fn start(root: &Path, name: &str) -> Running {
-        let args = ["--name", name, "--guest", "rx", "--json", "--interval", "1h"];
-        let mut command: Command = vmm(root, &[&THREAD[..], &args].concat());
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("e1000pv-vmm starts");
-        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        stdout.read_line(&mut line).expect("text");
-        assert!(line.contains("\"start\""), "{line}");
-        Running { child, stdout }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("our child");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A machine that receives until it is told to end.
+fn start(root: &Path, name: &str) -> Running {
+    Running::start(vmm(root, &[&THREAD[..], &["--name", name, "--guest", "rx"]].concat()))
 }
 
 #[test]
@@ -61,9 +30,9 @@ fn list_tells_the_machines_that_run() {
     assert!(stderr(&none).contains("no machine runs"), "{}", stderr(&none));
     let none = output(vmm(root.path(), &["--list", "--json"]));
     assert_eq!(stdout(&none), "{}\n");
-    let machines = [Running::start(root.path(), "b"), Running::start(root.path(), "a")];
+    let machines = [start(root.path(), "b"), start(root.path(), "a")];
     let words = stdout(&output(vmm(root.path(), &["--list"])));
-    let process = machines[1].child.id();
+    let process = machines[1].id();
     let line = format!("a: process {process}, 1 NIC, sent 0 and received 0 packets, 0 exits");
     assert_eq!(words.lines().next(), Some(&line[..]), "{words}");
     assert_eq!(words.lines().count(), 2, "{words}");
@@ -82,12 +51,11 @@ fn doubled_sigterm_leaves_the_report_whole() {
     // As timeout(1) does it: the process, and then its group.
     let root = root();
     for _ in 0..20 {
-        let mut machine = Running::start(root.path(), "victim");
+        let machine = start(root.path(), "victim");
         machine.signal(Signal::SIGTERM);
         machine.signal(Signal::SIGTERM);
-        let mut rest = String::new();
-        machine.stdout.read_to_string(&mut rest).expect("text");
-        assert_eq!(machine.child.wait().expect("our child").code(), Some(0), "{rest}");
+        let (status, rest) = machine.end();
+        assert_eq!(status.code(), Some(0), "{rest}");
         let end: Value = serde_json::from_str(&rest).expect("the last record");
         assert_eq!((&end["type"], &end["end"]), (&"end".into(), &"stopped".into()));
         assert_eq!(end["guest"]["workload"], "rx", "{end}");
@@ -134,7 +102,7 @@ fn csv_is_flat() {
         assert!(cells.contains(&cell), "{cell:?} is not in {text}");
     }
     assert!(!text.contains(['{', '[', '"']), "{text}");
-    let _machine = Running::start(root.path(), "columns");
+    let _machine = start(root.path(), "columns");
     let text = stdout(&output(vmm(root.path(), &["--stats", "columns", "--csv"])));
     assert!(
         text.lines().next().is_some_and(|line| line.contains("counters.nics.0.kicks")),

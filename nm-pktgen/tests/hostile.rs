@@ -2,6 +2,8 @@
 //! lost, the tool goes on and ends when it is told to.
 
 mod rig;
+#[path = "../../lib/netmap/tests/common/rng.rs"]
+mod rng;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,6 +13,7 @@ use netmap::control::{self, Switch, SwitchOptions};
 use netmap::{Options, PortName};
 use nix::sys::signal::Signal;
 use rig::{Rig, number};
+use rng::Rng;
 
 /// Slots of the rings: few, so that indices mean something often.
 const SLOTS: u32 = 64;
@@ -21,18 +24,6 @@ const HEAD: u64 = 20;
 const TAIL: u64 = 28;
 /// Where its slots begin.
 const FIRST_SLOT: u64 = 256;
-
-/// A small generator: the test must be repeatable.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
 
 /// The memory files below the rig's root, and where rings begin in each.
 fn rings(rig: &Rig) -> Vec<(File, Vec<u64>)> {
@@ -76,7 +67,7 @@ fn rings_that_a_peer_scribbles_over_end_nothing() {
         let _other = rig.start(&format!("-i valeA:peer -f {peer} {config}"));
         let victim = rig.start(&format!("-i valeA:victim {words} {config}"));
         let rings = rings(&rig);
-        let mut rng = Rng(0x5eed);
+        let mut rng = Rng::new(0x5eed);
         for _ in 0..200_000 {
             let (file, begins) = &rings[(rng.next() % rings.len() as u64) as usize];
             let ring = begins[(rng.next() % begins.len() as u64) as usize];

@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 pub mod frame;
+pub mod running;
 
 /// The tool, with a root directory of its own.
 pub fn vmm(root: &Path, args: &[&str]) -> Command {

@@ -13,37 +13,26 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::rng::Rng;
 use common::{frame, open, read, root, slots};
 use netmap::control::Switch;
 use netmap::{Error, Interest, Options, Port, Wait};
 
-/// A small generator: the tests must be repeatable, not random in a strong sense.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// Mostly values at which a check could be off by one.
-    fn nasty(&mut self) -> u32 {
-        match self.next() % 12 {
-            0 => 0,
-            1 => 1,
-            2 => 63,
-            3 => 64,
-            4 => 65,
-            5 => u32::MAX,
-            6 => u32::MAX - 1,
-            7 => 0x8000_0000,
-            8 => 0x7fff_ffff,
-            9 => 2112,
-            10 => (self.next() % 300) as u32,
-            _ => self.next() as u32,
-        }
+/// Mostly values at which a check could be off by one.
+fn nasty(rng: &mut Rng) -> u32 {
+    match rng.below(12) {
+        0 => 0,
+        1 => 1,
+        2 => 63,
+        3 => 64,
+        4 => 65,
+        5 => u32::MAX,
+        6 => u32::MAX - 1,
+        7 => 0x8000_0000,
+        8 => 0x7fff_ffff,
+        9 => 2112,
+        10 => rng.below(300) as u32,
+        _ => rng.next() as u32,
     }
 }
 
@@ -109,13 +98,13 @@ fn every_control_word_scribbled_one_by_one() {
     let mut b = open("valeC1:b", &o);
     exercise(&mut a, 3);
     exercise(&mut b, 3);
-    let mut rng = Rng(0x5eed_0001);
+    let mut rng = Rng::new(0x5eed_0001);
     let start = Instant::now();
     for path in files("valeC1") {
         let f = file(&path);
         let mut at = 0;
         while at < control_bytes(&path) {
-            let value = rng.nasty().to_le_bytes();
+            let value = nasty(&mut rng).to_le_bytes();
             f.write_all_at(&value, at).unwrap();
             exercise(&mut a, 1);
             exercise(&mut b, 1);
@@ -168,7 +157,7 @@ fn random_scribbling_while_everybody_works() {
                 }
             }
         });
-        let mut rng = Rng(0x5eed_0002);
+        let mut rng = Rng::new(0x5eed_0002);
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(3) {
             let (map, control) = &targets[(rng.next() % targets.len() as u64) as usize];
@@ -179,7 +168,7 @@ fn random_scribbling_while_everybody_works() {
             // SAFETY: `at` lies within the mapping, which outlives this; an atomic like those of
             // the library.
             let word = unsafe { AtomicU32::from_ptr(word) };
-            word.store(rng.nasty(), Ordering::Relaxed);
+            word.store(nasty(&mut rng), Ordering::Relaxed);
         }
         stop.store(true, Ordering::Relaxed);
     });

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::mac;
+use common::rng::Rng;
 use netmap::control::{self, Switch, SwitchOptions};
 use netmap::{Interest, Memory, Options, Port, Wait, transfer};
 
@@ -27,22 +28,6 @@ const LONGEST_STALL: Duration = Duration::from_secs(2);
 /// Longer than any sender takes from a lookup to the delivery.
 const SETTLING: Duration = Duration::from_millis(500);
 const HEADER: usize = 14 + 8 + 8 + 8;
-
-struct Rng(u64);
-
-impl Rng {
-    fn new() -> Self {
-        use std::hash::{BuildHasher, Hasher};
-        Self(std::collections::hash_map::RandomState::new().build_hasher().finish() | 1)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
 
 /// FNV-1a: any change of any byte shows.
 fn checksum(bytes: &[u8]) -> u64 {
@@ -105,7 +90,7 @@ fn watched(
     beat: &AtomicU64,
 ) -> u64 {
     let mut port = Port::open(name).expect("the watched port opens");
-    let (mut rng, mut number, mut frame) = (Rng::new(), 0, Vec::new());
+    let (mut rng, mut number, mut frame) = (Rng::random(), 0, Vec::new());
     let (mut seen, mut packet) = (Seen::default(), Vec::new());
     // A frame for the partner is a foreign one only once the switch knows both, and once the
     // batches that others looked up before have been delivered.
@@ -152,8 +137,8 @@ fn watched(
 
 /// A victim works until it is killed.
 fn victim(kind: &str, name: &str, station: u8) -> ! {
-    let mut rng = Rng::new();
-    let me = rng.0;
+    let mut rng = Rng::random();
+    let me = rng.next();
     let mut port =
         Port::open(&format!("valeS:{name}@conf:slots=128")).expect("a victim's port opens");
     let (mut number, mut frame) = (0, Vec::new());
@@ -277,7 +262,7 @@ fn storm(kills: usize, lossless: bool) {
             scope.spawn(|| watched("valeS:b", B, A, &stop, lossless, &beats[1])),
         ];
         let guard = StopOnDrop(&stop);
-        let mut rng = Rng::new();
+        let mut rng = Rng::random();
         let mut places = [
             start("send", "s0", 20),
             start("send", "s1", 21),

@@ -3,6 +3,8 @@
 
 use netmap::{Options, Port};
 
+pub mod rng;
+
 /// A fresh root for this test process. Tests in one file share it and use switches of their own.
 pub fn root() -> &'static std::path::Path {
     use std::sync::OnceLock;
