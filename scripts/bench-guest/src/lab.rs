@@ -7,7 +7,6 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use crate::machine;
 use crate::netns::Namespace;
 
 /// What all measurements share.
@@ -51,7 +50,7 @@ impl Lab {
 
     /// The CPUs of party number `i`: each party has one, in turn. Empty: the scheduler chooses.
     pub fn cpus(&self, i: usize) -> Vec<usize> {
-        if self.pin { vec![i % machine::cpus()] } else { Vec::new() }
+        if self.pin { vec![i % nm_cli::machine::cpus()] } else { Vec::new() }
     }
 
     /// The namespace with bridges brA and brB and the taps on them, made when it is first asked for.

@@ -1,183 +1,109 @@
 //! The cases of the table in docs/benchmarks.md.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
+use clap::ValueEnum;
 use netmap::{Options, Port};
-use serde_json::{Value, json};
+use nm_cli::machine::Machine;
+use serde_json::json;
 
-use crate::reference;
+use crate::actors::{Actor, number, rate, role, together};
+use crate::rows::Rows;
+use crate::{peers, reference, sweep};
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Plan {
-    /// Print JSON: one object per case, then one with everything
+    /// Print JSON, an object a line: the machine, then a row for each figure
     #[arg(long)]
     json: bool,
-    /// Runs per case; medians are reported
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
+    /// Runs per figure; medians are reported
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
     /// Milliseconds per run
     #[arg(long, default_value_t = 1000)]
-    ms: u64,
-    /// Cases to run (all unless named): small large senders flood ports macs backpressure rtt open
-    cases: Vec<String>,
+    pub ms: u64,
+    /// Cases (all unless named)
+    cases: Vec<Case>,
 }
 
-/// A child in a role.
-#[derive(Debug)]
-struct Actor {
-    child: Child,
-    lines: BufReader<std::process::ChildStdout>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Case {
+    Small,
+    Large,
+    Senders,
+    Flood,
+    Ports,
+    Macs,
+    Backpressure,
+    Rtt,
+    Open,
+    /// 1514 bytes, rings of 128 to 4096 slots, several bursts
+    Sweep,
+    /// In turns with DPDK's memif, where that is installed
+    Peers,
 }
 
-impl Actor {
-    fn start(args: &[String]) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let out = child.stdout.take().context("stdout was piped")?;
-        let mut actor = Self { child, lines: BufReader::new(out) };
-        if actor.line()? != "ready" {
-            bail!("{args:?} did not get ready");
-        }
-        Ok(actor)
-    }
+/// Bytes of a packet of 64 bytes without its CRC.
+const SMALL: usize = 60;
 
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.lines.read_line(&mut line)?;
-        Ok(line.trim().into())
-    }
-
-    fn go(&mut self) -> Result<()> {
-        Ok(self.child.stdin.as_mut().context("stdin was piped")?.write_all(b"\n")?)
-    }
-
-    fn result(mut self) -> Result<Value> {
-        let line = self.line()?;
-        self.child.wait()?;
-        serde_json::from_str(&line).with_context(|| format!("bad result {line:?}"))
-    }
-}
-
-fn role(name: &str, port: &str, cpu: usize, rest: &[(&str, String)]) -> Vec<String> {
-    let mut args = vec![name.to_string(), port.to_string(), cpu.to_string()];
-    for (flag, value) in rest {
-        args.push(format!("--{flag}"));
-        args.push(value.clone());
-    }
-    args
-}
-
-/// Starts all, lets them go together, and collects what they say.
-fn together(actors: Vec<Vec<String>>) -> Result<Vec<Value>> {
-    let mut actors = actors.iter().map(|a| Actor::start(a)).collect::<Result<Vec<_>>>()?;
-    for actor in &mut actors {
-        actor.go()?;
-    }
-    actors.into_iter().map(Actor::result).collect()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
+/// The value in the middle.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-fn number(v: &Value, key: &str) -> f64 {
-    v[key].as_f64().unwrap_or(0.0)
-}
-
-struct Table {
-    json: bool,
-    rows: Vec<Value>,
-}
-
-impl Table {
-    fn row(&mut self, row: Value) {
-        if self.json {
-            println!("{row}");
-        } else {
-            let fields = row.as_object().into_iter().flatten();
-            let text: Vec<String> = fields
-                .map(|(k, v)| match v {
-                    Value::Number(n) if n.is_f64() => {
-                        format!("{k} {:.3}", n.as_f64().unwrap_or(0.0))
-                    }
-                    Value::String(s) => s.clone(),
-                    v => format!("{k} {v}"),
-                })
-                .collect();
-            println!("{}", text.join("  "));
-        }
-        self.rows.push(row);
-    }
-}
-
 /// Runs the plan.
+#[allow(unsafe_code, reason = "the environment is set while there is one thread")]
 pub fn run(plan: &Plan) -> Result<()> {
     let dir = tempfile::tempdir_in("/dev/shm")?;
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("NETMAP_ROOT", dir.path()) };
-    let mut table = Table { json: plan.json, rows: Vec::new() };
-    let all =
-        ["small", "large", "senders", "flood", "ports", "macs", "backpressure", "rtt", "open"];
-    let names: Vec<&str> = if plan.cases.is_empty() {
-        all.to_vec()
-    } else {
-        plan.cases.iter().map(String::as_str).collect()
-    };
-    for name in names {
-        match name {
-            "small" => one_to_one(plan, &mut table, "64 B", 60)?,
-            "large" => one_to_one(plan, &mut table, "1514 B", 1514)?,
-            "senders" => senders(plan, &mut table)?,
-            "flood" => flood(plan, &mut table)?,
-            "ports" => ports(plan, &mut table)?,
-            "macs" => macs(plan, &mut table)?,
-            "backpressure" => backpressure(plan, &mut table)?,
-            "rtt" => round_trips(plan, &mut table)?,
-            "open" => opening(plan, &mut table)?,
-            other => bail!("no case {other:?}; cases are: {}", all.join(" ")),
+    let cases = if plan.cases.is_empty() { Case::value_variants() } else { &plan.cases };
+    let machine = Machine::here();
+    eprintln!("# {machine}");
+    Rows::new(plan.json, "").machine(&machine)?;
+    for &case in cases {
+        let name = case.to_possible_value().expect("no case is hidden");
+        let rows = &Rows::new(plan.json, name.get_name());
+        match case {
+            Case::Small => one_to_one(plan, rows, "64 B", SMALL)?,
+            Case::Large => one_to_one(plan, rows, "1514 B", 1514)?,
+            Case::Senders => senders(plan, rows)?,
+            Case::Flood => flood(plan, rows)?,
+            Case::Ports => ports(plan, rows)?,
+            Case::Macs => macs(plan, rows)?,
+            Case::Backpressure => backpressure(plan, rows)?,
+            Case::Rtt => round_trips(plan, rows)?,
+            Case::Open => opening(plan, rows)?,
+            Case::Sweep => sweep::run(plan, rows)?,
+            Case::Peers => peers::run(plan, rows)?,
         }
     }
     Ok(())
 }
 
-fn rate(plan: &Plan, extra: &[(&str, String)]) -> Result<f64> {
-    let ms = plan.ms.to_string();
-    let mut rx = extra.to_vec();
-    rx.extend([("me", "2".into()), ("ms", ms.clone())]);
-    let mut tx = extra.to_vec();
-    tx.extend([("me", "1".into()), ("dst", "2".into()), ("ms", ms)]);
-    let r = together(vec![role("receive", "valeB:r", 1, &rx), role("send", "valeB:t", 0, &tx)])?;
-    Ok(number(&r[0], "pps"))
-}
-
-fn one_to_one(plan: &Plan, table: &mut Table, name: &str, len: usize) -> Result<()> {
+fn one_to_one(plan: &Plan, rows: &Rows, name: &str, len: usize) -> Result<()> {
     for slots in [1024, 256, 4096] {
         let (mut ours, mut theirs, mut ratios) = (vec![], vec![], vec![]);
         for _ in 0..plan.runs {
             let args = [("len", len.to_string()), ("slots", slots.to_string())];
-            let a = rate(plan, &args)?;
+            let a = rate(plan.ms, &args)?;
             let b = reference::run(slots, len, 512, Duration::from_millis(plan.ms));
             ours.push(a);
             theirs.push(b);
             ratios.push(a / b);
         }
         let pps = median(ours);
-        table.row(json!({"case": format!("{name}, {slots} slots, one to one"),
+        rows.add(json!({"what": format!("{name}, {slots} slots, one to one"),
             "mpps": pps / 1e6, "gbps": pps * len as f64 * 8.0 / 1e9,
-            "reference_mpps": median(theirs) / 1e6, "ratio": median(ratios)}));
+            "reference_mpps": median(theirs) / 1e6, "ratio": median(ratios)}))?;
     }
     Ok(())
 }
 
-fn senders(plan: &Plan, table: &mut Table) -> Result<()> {
+fn senders(plan: &Plan, rows: &Rows) -> Result<()> {
     let ms = plan.ms.to_string();
     let mut one = 0.0;
     for n in 1..=4 {
@@ -196,17 +122,17 @@ fn senders(plan: &Plan, table: &mut Table) -> Result<()> {
         if n == 1 {
             one = total;
         }
-        table.row(json!({"case": format!("{n} senders, one receiver, 64 B"),
-            "mpps": total / 1e6, "ratio_to_one": total / one}));
+        rows.add(json!({"what": format!("{n} senders, one receiver, 64 B"),
+            "mpps": total / 1e6, "ratio_to_one": total / one}))?;
     }
     Ok(())
 }
 
-fn flood(plan: &Plan, table: &mut Table) -> Result<()> {
+fn flood(plan: &Plan, rows: &Rows) -> Result<()> {
     let ms = plan.ms.to_string();
     let (mut ratios, mut copies) = (vec![], vec![]);
     for _ in 0..plan.runs {
-        let one = rate(plan, &[])?;
+        let one = rate(plan.ms, &[])?;
         let mut actors = vec![];
         for i in 0..8 {
             let flags = [("me", (i + 2).to_string()), ("ms", ms.clone()), ("wait", "block".into())];
@@ -218,26 +144,28 @@ fn flood(plan: &Plan, table: &mut Table) -> Result<()> {
         copies.push(total);
         ratios.push(total / one);
     }
-    table.row(json!({"case": "one sender, 8 receivers by flooding, 64 B",
-        "copies_mpps": median(copies) / 1e6, "ratio_to_one_per_copy": median(ratios)}));
+    rows.add(json!({"what": "one sender, 8 receivers by flooding, 64 B",
+        "copies_mpps": median(copies) / 1e6, "ratio_to_one_per_copy": median(ratios)}))?;
     Ok(())
 }
 
 /// Rates that are compared with each other come from short runs in turns, each divided by a
-/// reference run right beside it: a shared machine changes its speed from second to second.
-fn in_turns(
+/// reference run with packets of `len` bytes right beside it: a shared machine changes its speed from
+/// second to second. Returns of each the rate, and its cost as a multiple of the first one's.
+pub fn in_turns(
     plan: &Plan,
     n: usize,
+    len: usize,
     mut one: impl FnMut(usize, &Plan) -> Result<f64>,
 ) -> Result<Vec<(f64, f64)>> {
     const SHORTER: usize = 4;
     let plan = Plan { ms: (plan.ms / SHORTER as u64).max(100), ..plan.clone() };
     let mut seen = vec![(vec![], vec![]); n];
-    for _ in 0..plan.runs * SHORTER {
+    for _ in 0..plan.runs as usize * SHORTER {
         let mut relative = vec![];
         for (k, seen) in seen.iter_mut().enumerate() {
             let pps = one(k, &plan)?;
-            let beside = reference::run(1024, 60, 512, Duration::from_millis(plan.ms / 2));
+            let beside = reference::run(1024, len, 512, Duration::from_millis(plan.ms / 2));
             seen.0.push(pps);
             relative.push(beside / pps);
         }
@@ -248,16 +176,16 @@ fn in_turns(
     Ok(seen.into_iter().map(|(pps, cost)| (median(pps), median(cost))).collect())
 }
 
-fn ports(plan: &Plan, table: &mut Table) -> Result<()> {
+fn ports(plan: &Plan, rows: &Rows) -> Result<()> {
     let counts = [2usize, 64, 254];
-    let results = in_turns(plan, counts.len(), |k, plan| {
+    let results = in_turns(plan, counts.len(), SMALL, |k, plan| {
         let idle = (counts[k] > 2)
             .then(|| {
                 let args = [("ports", (counts[k] - 2).to_string())];
                 Actor::start(&role("idle", "valeB:i", 0, &args))
             })
             .transpose()?;
-        let pps = rate(plan, &[])?;
+        let pps = rate(plan.ms, &[])?;
         if let Some(mut idle) = idle {
             idle.go()?; // starts, and ends with the next line
             idle.go()?;
@@ -266,42 +194,48 @@ fn ports(plan: &Plan, table: &mut Table) -> Result<()> {
         Ok(pps)
     })?;
     for (count, (pps, cost)) in counts.iter().zip(results) {
-        table.row(json!({"case": format!("{count} ports, 64 B"),
-            "mpps": pps / 1e6, "cost_ratio": cost}));
+        rows.add(json!({"what": format!("{count} ports, 64 B"),
+            "mpps": pps / 1e6, "cost_ratio": cost}))?;
     }
     Ok(())
 }
 
-fn macs(plan: &Plan, table: &mut Table) -> Result<()> {
-    let counts = [16usize, 256, 4096, 16384];
-    let results =
-        in_turns(plan, counts.len(), |k, plan| rate(plan, &[("macs", counts[k].to_string())]))?;
-    for (count, (pps, cost)) in counts.iter().zip(results) {
-        table.row(json!({"case": format!("{count} learnt addresses, 64 B"),
-            "mpps": pps / 1e6, "cost_ratio": cost}));
+/// What the switch's lookup costs: addresses in turn, against one. A sender that goes through addresses
+/// writes one to each packet, and that has a cost of its own, which the second row shows.
+fn macs(plan: &Plan, rows: &Rows) -> Result<()> {
+    let counts = [(1u32, false), (1, true), (16, true), (256, true), (16384, true)];
+    let results = in_turns(plan, counts.len(), SMALL, |k, plan| {
+        let (macs, rewrite) = counts[k];
+        rate(plan.ms, &[("macs", macs.to_string()), ("rewrite", rewrite.to_string())])
+    })?;
+    for ((count, rewrite), (pps, cost)) in counts.into_iter().zip(results) {
+        let written = if rewrite { "written to each packet" } else { "written once" };
+        let noun = if count == 1 { "address" } else { "addresses in turn" };
+        rows.add(json!({"what": format!("{count} {noun}, {written}, 64 B"), "macs": count,
+            "mpps": pps / 1e6, "cost_ratio": cost, "ratio_to_one": 1.0 / cost}))?;
     }
     Ok(())
 }
 
-fn backpressure(plan: &Plan, table: &mut Table) -> Result<()> {
-    let results = in_turns(plan, 2, |k, plan| {
+fn backpressure(plan: &Plan, rows: &Rows) -> Result<()> {
+    let results = in_turns(plan, 2, SMALL, |k, plan| {
         let options = netmap::control::SwitchOptions {
             backpressure: k == 1,
             ..netmap::control::SwitchOptions::default()
         };
         let switch = netmap::control::Switch::create("valeB", &options)?;
-        let pps = rate(plan, &[("wait", "adaptive".into())])?;
+        let pps = rate(plan.ms, &[("wait", "adaptive".into())])?;
         switch.delete()?;
         Ok(pps)
     })?;
     for (name, (pps, cost)) in ["dropping", "with backpressure"].iter().zip(results) {
-        table.row(json!({"case": format!("one to one {name}, 64 B"),
-            "mpps": pps / 1e6, "cost_ratio": cost}));
+        rows.add(json!({"what": format!("one to one {name}, 64 B"),
+            "mpps": pps / 1e6, "cost_ratio": cost}))?;
     }
     Ok(())
 }
 
-fn round_trips(plan: &Plan, table: &mut Table) -> Result<()> {
+fn round_trips(plan: &Plan, rows: &Rows) -> Result<()> {
     for wait in ["busy", "adaptive", "block"] {
         let (mut p50, mut p99) = (vec![], vec![]);
         for _ in 0..plan.runs {
@@ -320,13 +254,13 @@ fn round_trips(plan: &Plan, table: &mut Table) -> Result<()> {
             p50.push(number(&r[1], "p50_ns"));
             p99.push(number(&r[1], "p99_ns"));
         }
-        table.row(json!({"case": format!("round trip, {wait}"),
-            "p50_us": median(p50) / 1e3, "p99_us": median(p99) / 1e3}));
+        rows.add(json!({"what": format!("round trip, {wait}"),
+            "p50_us": median(p50) / 1e3, "p99_us": median(p99) / 1e3}))?;
     }
     Ok(())
 }
 
-fn opening(plan: &Plan, table: &mut Table) -> Result<()> {
+fn opening(plan: &Plan, rows: &Rows) -> Result<()> {
     let (mut opens, mut closes) = (vec![], vec![]);
     for _ in 0..plan.runs.max(20) {
         let start = Instant::now();
@@ -340,8 +274,8 @@ fn opening(plan: &Plan, table: &mut Table) -> Result<()> {
     let info = netmap::control::Switch::open("valeB")?.info()?;
     let bytes = info.ports.first().map_or(0, |p| p.memory_bytes);
     drop(port);
-    table.row(json!({"case": "open and close a port of default size",
+    rows.add(json!({"what": "open and close a port of default size",
         "open_ms": median(opens), "close_ms": median(closes),
-        "memory_mib": bytes as f64 / (1 << 20) as f64}));
+        "memory_mib": bytes as f64 / (1 << 20) as f64}))?;
     Ok(())
 }

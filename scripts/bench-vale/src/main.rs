@@ -1,13 +1,15 @@
 //! Measures the VALE switch: rates, latencies, sizes, each as a median of several runs beside a
 //! reference loop in the same run. `scripts/bench vale` builds and runs it.
-
 #![deny(unsafe_code)]
 
-#[allow(unsafe_code)]
+mod actors;
 mod cases;
+mod peers;
 #[allow(unsafe_code)]
 mod reference;
 mod roles;
+mod rows;
+mod sweep;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};

@@ -34,6 +34,9 @@ pub struct Role {
     /// Number of source and destination addresses to go through
     #[arg(long, default_value_t = 1)]
     pub macs: u32,
+    /// Write the destination to each packet, also if it is always the same
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
+    pub rewrite: bool,
     /// Own number: last byte of the source address
     #[arg(long, default_value_t = 1)]
     pub me: u8,
@@ -107,7 +110,7 @@ impl Role {
                         slot.frame().write(0, &packet);
                         unfilled -= 1;
                     }
-                    if self.macs > 1 {
+                    if self.macs > 1 || self.rewrite {
                         // The cost of writing an address is the same for any number of them.
                         let number = (slot.index() as u32 + round * n) % self.macs;
                         let m = mac(self.dst, number);
