@@ -1,5 +1,6 @@
 //! What users install beside the programs: manual pages and shell completions, made from the very
-//! definitions that the tools parse their arguments with, so that they cannot disagree.
+//! definitions that the tools parse their arguments with, so that they cannot disagree. And the tables of
+//! the page of benchmarks, made from what the benches wrote.
 //!
 //! The definitions alone are compiled, not the tools: each tool's `cli.rs` uses clap and `nm-cli`, and
 //! nothing else of the tool or of the library.
@@ -14,6 +15,7 @@ use std::path::Path;
 use anyhow::Context;
 use clap::{Command, CommandFactory};
 
+pub mod benchmarks;
 pub mod completions;
 pub mod deb;
 pub mod man;

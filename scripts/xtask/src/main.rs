@@ -1,9 +1,9 @@
 //! `cargo run -p xtask -- man DIR`, `... -- completions DIR` and `... -- deb DIR`: chores of building a
-//! release.
+//! release; `... -- benchmarks` remakes the tables of docs/benchmarks.md.
 
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
@@ -39,12 +39,15 @@ enum Task {
         #[arg(long, default_value = "release")]
         profile: String,
     },
+    /// Remake the tables of docs/benchmarks.md from docs/benchmarks/*.jsonl
+    Benchmarks,
 }
 
 fn main() -> anyhow::Result<()> {
     let files = match Cli::parse().task {
         Task::Man { dir } => xtask::man::write(&dir)?,
         Task::Completions { dir } => xtask::completions::write(&dir)?,
+        Task::Benchmarks => vec![xtask::benchmarks::write(Path::new("."))?],
         Task::Deb { dir, profile } => vec![xtask::deb::build(&dir, &profile)?],
     };
     for file in files {
