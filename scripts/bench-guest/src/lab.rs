@@ -22,6 +22,7 @@ pub struct Lab {
 
 impl Lab {
     /// Sets it up. `programs` is the directory with the release binaries. Call before threads start.
+    #[allow(unsafe_code, reason = "the environment is set while there is one thread")]
     pub fn new(programs: &Path, pin: bool, accel: &'static str) -> Result<Lab> {
         let root = tempfile::Builder::new()
             .prefix("netmap-bench.")

@@ -1,6 +1,7 @@
 //! Measures guests: the ladder from a plain e1000 to the paravirtual one, QEMU beside it, latency, idling,
 //! boot, and the curves of the two open problems. `scripts/bench guest` builds and runs it;
 //! `scripts/demo` shows the ladder with it.
+#![deny(unsafe_code)]
 
 #![deny(unsafe_code)]
 

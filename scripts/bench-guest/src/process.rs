@@ -108,6 +108,7 @@ impl Ended {
 
 impl Process {
     /// Starts `command`, on the given CPUs only if there are any, with stdout and stderr piped.
+    #[allow(unsafe_code, reason = "a child dies with its parent, which is said after the fork")]
     pub fn start(name: &str, mut command: Command, cpus: &[usize]) -> Result<Process> {
         go_on()?;
         let set = (!cpus.is_empty()).then(|| cpu_set(cpus)).transpose()?;
