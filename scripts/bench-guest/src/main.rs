@@ -3,8 +3,6 @@
 //! `scripts/demo` shows the ladder with it.
 #![deny(unsafe_code)]
 
-#![deny(unsafe_code)]
-
 mod cases;
 mod chart;
 mod demo;
