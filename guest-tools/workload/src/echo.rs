@@ -8,7 +8,7 @@ use nm_stream::Kind;
 use crate::check::{Seen, judge};
 use crate::delay::Delay;
 use crate::packet;
-use crate::run::Run;
+use crate::session::Run;
 
 /// Answers until the run ends.
 pub(crate) fn run<M: Mmio, C: Cpu>(run: &mut Run<'_, M, C>) {

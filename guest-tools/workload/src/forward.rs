@@ -7,7 +7,7 @@
 use e1000pv_driver::{Cpu, Interest, Mmio};
 
 use crate::delay::Delay;
-use crate::run::Run;
+use crate::session::Run;
 
 /// Forwards until the run ends.
 pub(crate) fn run<M: Mmio, C: Cpu>(run: &mut Run<'_, M, C>) {

@@ -22,6 +22,7 @@ mod ping;
 mod plan;
 mod run;
 mod rx;
+mod session;
 mod summary;
 mod tx;
 mod value;

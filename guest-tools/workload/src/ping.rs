@@ -10,7 +10,7 @@ use nm_stream::{Kind, Mark};
 use crate::check::{Seen, judge};
 use crate::histogram::Histogram;
 use crate::packet::Template;
-use crate::run::Run;
+use crate::session::Run;
 use crate::summary::RoundTrips;
 use crate::tx;
 

@@ -5,7 +5,7 @@ use nm_stream::{Kind, Streams};
 
 use crate::check::{Seen, judge};
 use crate::delay::Delay;
-use crate::run::Run;
+use crate::session::Run;
 
 /// Senders told apart; packets of more are foreign.
 const SENDERS: usize = 16;

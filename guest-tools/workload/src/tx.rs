@@ -9,7 +9,7 @@ use nm_stream::{Kind, Mark};
 use crate::pacer::Pacer;
 use crate::packet::{Addresses, Template};
 use crate::plan::Plan;
-use crate::run::Run;
+use crate::session::Run;
 
 /// A wait shorter than this is spun: going to sleep and waking up takes longer.
 const SPIN_NS: u64 = 60_000;
