@@ -21,7 +21,10 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+#[path = "../../lib/nm-cli/tests/skip/mod.rs"]
+mod skipping;
 mod support;
+use skipping::skip;
 use support::{Bridge, nm_bridge, until};
 
 /// Seconds of each iperf3 run; `NM_NETNS_SECONDS` asks for longer ones when figures are wanted.
@@ -245,10 +248,8 @@ fn over_kernel_bridge_with_veth(seconds: u32) -> Value {
 
 #[test]
 fn ping_tcp_and_udp_pass_between_namespaces() {
-    // Straight to the streams: the harness would swallow what a passing test prints.
     if let Some(reason) = unable() {
-        writeln!(std::io::stderr(), "\nSKIPPED netns: {reason}").expect("stderr");
-        return;
+        return skip("ping_tcp_and_udp_pass_between_namespaces", &reason);
     }
     let asked = std::env::var("NM_NETNS_SECONDS").ok();
     let seconds = asked.map_or(SECONDS, |text| text.parse().expect("NM_NETNS_SECONDS is a number"));
@@ -261,5 +262,6 @@ fn ping_tcp_and_udp_pass_between_namespaces() {
         "kernel_bridge_taps": over_kernel_bridge_with_taps(root.path(), seconds),
         "kernel_bridge_veth": over_kernel_bridge_with_veth(seconds),
     });
+    // Straight to the stream: the harness would swallow what a passing test prints.
     writeln!(std::io::stdout(), "\n{figures}").expect("stdout");
 }

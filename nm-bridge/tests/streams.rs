@@ -8,7 +8,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nm_capture::Writer;
 
+#[path = "../../lib/nm-cli/tests/skip/mod.rs"]
+mod skipping;
 mod support;
+use skipping::skip;
 use support::{Bridge, nm_bridge};
 
 /// A capture of frames of these lengths.
@@ -158,8 +161,7 @@ fn cpu_outside_of_those_of_the_process_is_an_error_that_says_so() {
     const NAME: &str = "cpu_outside_of_those_of_the_process_is_an_error_that_says_so";
     let mine = nm_cli::cpulist::allowed();
     let Ok(taskset) = Command::new("taskset").arg("--version").output() else {
-        eprintln!("SKIPPED {NAME}: taskset is not installed");
-        return;
+        return skip(NAME, "taskset is not installed");
     };
     assert!(taskset.status.success());
     let other = if mine.len() > 1 { mine[1] } else { mine[0] + 1 };

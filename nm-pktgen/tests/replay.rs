@@ -2,8 +2,9 @@
 //! counted as sent was sent, nothing waits in silence, and everything can be stopped.
 
 mod rig;
+#[path = "../../lib/nm-cli/tests/skip/mod.rs"]
+mod skipping;
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nm_capture::Writer;
 use rig::{Guarded, Rig, number};
+use skipping::skip;
 
 /// Rings that hold every packet of a test, so that nothing is dropped however slow the receiver is.
 const ROOMY: &str = "-C 4096";
@@ -71,7 +73,7 @@ fn packets_of_a_live_stream_arrive_while_it_is_open() {
 fn packed_streams_are_live_up_to_their_last_flush() {
     let rig = Rig::new();
     if Command::new("gzip").arg("--version").output().is_err() {
-        return skipped("packed_streams_are_live_up_to_their_last_flush", "there is no gzip");
+        return skip("packed_streams_are_live_up_to_their_last_flush", "there is no gzip");
     }
     let mut rx = rig.start(&format!("-i valeA:r -f rx {ROOMY}"));
     let (sender, mut stdin) = fed(&rig, &format!("-i valeA:t -f tx -P - -q {ROOMY}"));
@@ -82,15 +84,6 @@ fn packed_streams_are_live_up_to_their_last_flush() {
     rx.totals_until(|totals| number(totals, "rx_packets") == 2);
     drop((stdin, sender));
     rx.stop();
-}
-
-fn skipped(test: &str, why: &str) {
-    let line = format!("SKIPPED {test}: {why}\n");
-    eprint!("{line}");
-    if let Some(path) = std::env::var_os("NM_SKIP_LOG") {
-        let log = File::options().append(true).create(true).open(path);
-        log.and_then(|mut log| log.write_all(line.as_bytes())).expect("the log of skips");
-    }
 }
 
 #[test]

@@ -11,6 +11,10 @@ use serde_json::Value;
 
 pub mod frame;
 pub mod running;
+#[path = "../../../lib/nm-cli/tests/skip/mod.rs"]
+mod skipping;
+#[allow(unused_imports, reason = "not every test binary skips")]
+pub use skipping::skip;
 
 /// The tool, with a root directory of its own.
 pub fn vmm(root: &Path, args: &[&str]) -> Command {
@@ -54,17 +58,6 @@ pub fn kvm(test: &str) -> bool {
             skip(test, &format!("{why:#}"));
             false
         }
-    }
-}
-
-/// Says that a test does nothing here, where the harness and `scripts/test` see it.
-pub fn skip(test: &str, why: &str) {
-    let line = format!("SKIPPED {test}: {why}\n");
-    eprint!("{line}");
-    if let Some(log) = std::env::var_os("NM_SKIP_LOG") {
-        let file = std::fs::File::options().append(true).create(true).open(log);
-        let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
-        written.expect("the log of skipped tests can be written");
     }
 }
 

@@ -1,11 +1,13 @@
 //! A file system without room: one clear error, never a SIGBUS, and nothing left behind.
 
 mod common;
+#[path = "../../nm-cli/tests/skip/mod.rs"]
+mod skipping;
 
-use std::io::Write;
 use std::process::Command;
 
 use netmap::{Error, Options, Port};
+use skipping::skip;
 
 /// A tmpfs of 2 MiB, unmounted when dropped.
 struct Tiny(tempfile::TempDir);
@@ -25,15 +27,6 @@ impl Tiny {
 impl Drop for Tiny {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
-fn skip(name: &str, reason: &str) {
-    let line = format!("SKIPPED {name}: {reason}\n");
-    eprint!("{line}");
-    if let Some(log) = std::env::var_os("NM_SKIP_LOG") {
-        let file = std::fs::File::options().append(true).create(true).open(log);
-        let _ = file.and_then(|mut f| f.write_all(line.as_bytes()));
     }
 }
 

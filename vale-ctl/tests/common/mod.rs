@@ -6,13 +6,18 @@
 
 #![allow(dead_code)] // each test binary uses a part of it
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use netmap::Port;
 use serde_json::Value;
+
+#[path = "../../../lib/nm-cli/tests/skip/mod.rs"]
+mod skipping;
+#[allow(unused_imports, reason = "not every test binary skips")]
+pub use skipping::skip;
 
 /// Longest that anything may take before it counts as never happening.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -150,15 +155,5 @@ impl Drop for Lines {
         // Already ended in the good case; in the bad one nothing may be left running.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Tells that a test could not be done here; scripts/test shows these again at its end.
-pub fn skip(test: &str, reason: &str) {
-    let line = format!("SKIPPED {test}: {reason}\n");
-    eprint!("{line}");
-    if let Some(log) = std::env::var_os("NM_SKIP_LOG") {
-        let mut log = std::fs::File::options().append(true).create(true).open(log).expect("a log");
-        log.write_all(line.as_bytes()).expect("written");
     }
 }

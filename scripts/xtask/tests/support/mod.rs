@@ -3,10 +3,14 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+
+#[path = "../../../../lib/nm-cli/tests/skip/mod.rs"]
+mod skipping;
+#[allow(unused_imports, reason = "not every test binary skips")]
+pub use skipping::skip;
 
 /// The repository.
 pub fn repository() -> PathBuf {
@@ -78,14 +82,4 @@ pub fn text(what: &str, output: std::io::Result<Output>) -> String {
 pub fn installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
-}
-
-/// Tells that a test could not be done here; scripts/test shows these again at its end.
-pub fn skip(test: &str, reason: &str) {
-    let line = format!("SKIPPED {test}: {reason}\n");
-    eprint!("{line}");
-    if let Some(log) = std::env::var_os("NM_SKIP_LOG") {
-        let mut log = std::fs::File::options().append(true).create(true).open(log).expect("a log");
-        log.write_all(line.as_bytes()).expect("written");
-    }
 }
