@@ -1,5 +1,4 @@
 //! e1000pv-vmm: the process around [`e1000pv_vmm::run`].
-
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use kvm_ioctls::Kvm;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nm_cli::every::Every;
 use nm_cli::exit::Outcome;
 use nm_cli::live::Live;
 use nm_cli::mac::Mac;
@@ -267,7 +268,7 @@ impl Running<'_> {
     /// Waits for the end, and reports on the way.
     fn watch(&mut self, signals: &Signals) -> anyhow::Result<Wake> {
         let end = self.plan.timeout.map(|time| self.begin + time);
-        let mut next = self.plan.output.interval.map(|interval| self.begin + interval);
+        let mut intervals = self.plan.output.interval.map(|time| Every::new(self.begin, time));
         loop {
             let now = Instant::now();
             if signals.stopped() {
@@ -279,12 +280,10 @@ impl Running<'_> {
             if signals.take_report() {
                 self.totals(Kind::Totals)?;
             }
-            if let Some(at) = next.filter(|at| now >= *at) {
+            if intervals.as_mut().is_some_and(|every| every.due(now)) {
                 self.totals(Kind::Interval)?;
-                let interval = self.plan.output.interval();
-                // Late by more than an interval: go on from now, catch up nothing.
-                next = Some(if at + interval > now { at + interval } else { now + interval });
             }
+            let next = intervals.map(|every| every.next());
             let wait = [end, next].into_iter().flatten().min();
             if self.wait(signals, wait.map(|at| at.saturating_duration_since(now)))? {
                 return Ok(Wake::Guest);

@@ -254,9 +254,10 @@ mod tests {
     use e1000pv::bits::Tctl;
     use e1000pv::desc::{LegacyTx, TxCmd};
     use e1000pv::regs;
-    use nix::sys::eventfd::EventFd;
+    use vmm_sys_util::eventfd::EventFd;
 
     use super::*;
+    use crate::host::event::{event, owned};
 
     const RING: u64 = 0x1000;
     const FRAME: u64 = 0x2000;
@@ -284,8 +285,8 @@ mod tests {
     /// Without a network nothing ever comes.
     impl Polled for MockPort {
         fn fd(&self) -> BorrowedFd<'_> {
-            static NEVER: OnceLock<EventFd> = OnceLock::new();
-            NEVER.get_or_init(|| EventFd::new().expect("a file descriptor")).as_fd()
+            static NEVER: OnceLock<OwnedFd> = OnceLock::new();
+            NEVER.get_or_init(|| owned(event().unwrap())).as_fd()
         }
 
         fn events(&self, _: Await) -> PollFlags {
@@ -305,9 +306,8 @@ mod tests {
     /// Sends packets one by one through a thread with that policy, letting it fall asleep in between.
     fn serve(policy: &str) {
         let ram = GuestRam::anonymous(1 << 16).unwrap();
-        let board =
-            Arc::new(Wake(EventFd::from_flags(nix::sys::eventfd::EfdFlags::EFD_NONBLOCK).unwrap()));
-        let kick = EventFd::new().unwrap();
+        let board = Arc::new(Wake(event().unwrap()));
+        let (kick, wake) = (owned(event().unwrap()), owned(board.0.try_clone().unwrap()));
         let stop = AtomicBool::new(false);
         let notify: Notify = policy.parse().unwrap();
         let config = Config { moderation: false, wake: notify.wake(), ..Config::default() };
@@ -325,7 +325,7 @@ mod tests {
         write(regs::TDBAL, RING as u32);
         write(regs::TDLEN, 128);
         write(regs::TCTL, Tctl::EN.bits());
-        let wakers = Wakers { kick: kick.as_fd(), wake: board.0.as_fd(), stop: &stop };
+        let wakers = Wakers { kick: kick.as_fd(), wake: wake.as_fd(), stop: &stop };
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| run(&nic, wakers, &notify));
             if notify.then != Then::Busy {

@@ -228,9 +228,7 @@ impl NetPort for NetmapPort {
     }
 
     fn arm(&mut self, what: Await) -> bool {
-        let mut interest = Interest::empty();
-        interest.set(Interest::RX, what.contains(Await::PACKET));
-        interest.set(Interest::TX, what.contains(Await::SPACE));
+        let interest = interest(what);
         if interest.is_empty() {
             return true;
         }
@@ -248,15 +246,21 @@ impl NetPort for NetmapPort {
     }
 }
 
+/// What the device waits for, as the port calls it: the device knows no netmap.
+fn interest(what: Await) -> Interest {
+    let mut interest = Interest::empty();
+    interest.set(Interest::RX, what.contains(Await::PACKET));
+    interest.set(Interest::TX, what.contains(Await::SPACE));
+    interest
+}
+
 impl Polled for NetmapPort {
     fn fd(&self) -> BorrowedFd<'_> {
         self.port.fd()
     }
 
     fn events(&self, what: Await) -> PollFlags {
-        let mut interest = Interest::empty();
-        interest.set(Interest::RX, what.contains(Await::PACKET));
-        interest.set(Interest::TX, what.contains(Await::SPACE));
+        let interest = interest(what);
         if interest.is_empty() { PollFlags::empty() } else { self.port.events(interest) }
     }
 }

@@ -6,38 +6,10 @@
 
 use e1000pv::bits::Rxcsum;
 use e1000pv::desc::{ContextTx, LegacyTx, Popts, RxErrors, RxStatus, TxCmd};
+use inet_checksum::{finish, fold, sum};
 
 use crate::sizes::ETHER_HEADER;
 use crate::state;
-
-/// One's complement sum of 16-bit big-endian words, not folded.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sum(u64);
-
-impl Sum {
-    /// Adds bytes that begin at an even distance from the sum's beginning.
-    fn add(mut self, bytes: &[u8]) -> Self {
-        // Four bytes at a time in a 64-bit accumulator: cannot overflow below 16 GiB, and the sum of
-        // big-endian words is that of big-endian double words modulo 2^16 - 1 (RFC 1071, section 2).
-        let mut chunks = bytes.chunks_exact(4);
-        for c in &mut chunks {
-            self.0 += u64::from(u32::from_be_bytes([c[0], c[1], c[2], c[3]]));
-        }
-        let mut last = [0; 4];
-        let rest = chunks.remainder();
-        last[..rest.len()].copy_from_slice(rest);
-        self.0 += u64::from(u32::from_be_bytes(last));
-        self
-    }
-
-    fn fold(self) -> u16 {
-        let mut sum = self.0;
-        while sum >> 16 != 0 {
-            sum = (sum & 0xFFFF) + (sum >> 16);
-        }
-        sum as u16
-    }
-}
 
 fn read16(packet: &[u8], at: usize) -> Option<u16> {
     let bytes = packet.get(at..at + 2)?;
@@ -61,11 +33,11 @@ fn insert(packet: &mut [u8], start: usize, offset: usize, end: usize, zero: u16)
     let Some(range) = packet.get(start..end) else {
         return false;
     };
-    let sum = match !Sum::default().add(range).fold() {
+    let check = match finish(sum(range)) {
         0 => zero,
-        sum => sum,
+        check => check,
     };
-    write16(packet, offset, sum)
+    write16(packet, offset, check)
 }
 
 /// The end that a context descriptor's inclusive end means; 0 is the end of the packet.
@@ -195,8 +167,7 @@ impl Segments {
             // The driver's pseudo header has no length, because it differs between segments.
             let at = usize::from(c.tucso);
             if let Some(pseudo) = read16(segment, at) {
-                let sum = Sum(u64::from(pseudo) + length as u64).fold();
-                write16(segment, at, sum);
+                write16(segment, at, fold(u64::from(pseudo) + length as u64));
             }
         }
     }
@@ -239,7 +210,7 @@ pub fn received(frame: &[u8], rxcsum: Rxcsum) -> Received {
     }
     let mut result = Received::NOTHING;
     let start = frame.len().min(rxcsum.start() as usize);
-    result.checksum = Sum::default().add(&frame[start..]).fold();
+    result.checksum = fold(sum(&frame[start..]));
     if let Some((status, errors)) = check_ipv4(frame, rxcsum)
         && !status.is_empty()
     {
@@ -266,7 +237,7 @@ fn check_ipv4(frame: &[u8], rxcsum: Rxcsum) -> Option<(RxStatus, RxErrors)> {
     let (mut status, mut errors) = (RxStatus::empty(), RxErrors::empty());
     if rxcsum.contains(Rxcsum::IPOFLD) {
         status |= RxStatus::IPCS;
-        errors.set(RxErrors::IPE, Sum::default().add(&ip[..header]).fold() != 0xFFFF);
+        errors.set(RxErrors::IPE, fold(sum(&ip[..header])) != 0xFFFF);
     }
     let fragment = read16(ip, 6)? & 0x3FFF != 0;
     let payload = &ip[header..total];
@@ -278,9 +249,9 @@ fn check_ipv4(frame: &[u8], rxcsum: Rxcsum) -> Option<(RxStatus, RxErrors)> {
         _ => false,
     };
     if rxcsum.contains(Rxcsum::TUOFLD) && transport && !fragment {
-        let pseudo = Sum(u64::from(protocol) + payload.len() as u64).add(&ip[12..20]);
+        let pseudo = u64::from(protocol) + payload.len() as u64 + sum(&ip[12..20]);
         status |= RxStatus::TCPCS;
-        errors.set(RxErrors::TCPE, pseudo.add(payload).fold() != 0xFFFF);
+        errors.set(RxErrors::TCPE, fold(pseudo + sum(payload)) != 0xFFFF);
     }
     Some((status, errors))
 }
