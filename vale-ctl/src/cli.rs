@@ -153,7 +153,7 @@ pub enum Command {
     /// ends with either of the two ports.
     #[command(after_help = examples(&[
         "vale-ctl create valeA:m && vale-ctl mirror valeA:x valeA:m",
-        "nm-pktgen -i valeA:m -f rx --pcap-out - | tcpdump -nr -    what x sends and receives",
+        "nm-pktgen -i valeA:m -f rx --pcap-out - | tcpdump -nr -",
         "vale-ctl mirror valeA:x        which port is it?",
         "vale-ctl mirror valeA:x off",
     ]))]

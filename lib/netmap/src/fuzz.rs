@@ -18,6 +18,7 @@ use crate::name::{self, Address};
 use crate::options::{Memory, Options};
 
 mod headers;
+#[allow(unsafe_code)]
 mod slots;
 
 pub use headers::headers;
@@ -44,6 +45,7 @@ impl Input<'_> {
 
 /// From here on an access beyond the end of a file ends the process, where `map` would put a zero
 /// page: the harnesses truncate nothing, so such an access is a missing check.
+#[allow(unsafe_code)]
 fn no_access_beyond_files() {
     extern "C" fn beyond(_: i32) {
         std::process::abort();

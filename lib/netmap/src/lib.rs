@@ -36,6 +36,8 @@
 //! # Ok::<(), netmap::Error>(())
 //! ```
 
+#![deny(unsafe_code)]
+
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the shared-memory layout and the copy loops are written for x86-64");
 
@@ -43,6 +45,7 @@ mod sync;
 mod vale;
 
 #[cfg(not(loom))]
+#[allow(unsafe_code)]
 pub mod abi;
 #[cfg(not(loom))]
 mod adapter;
@@ -70,12 +73,14 @@ mod process;
 #[cfg(not(loom))]
 mod random;
 #[cfg(not(loom))]
+#[allow(unsafe_code)]
 mod ring;
 #[cfg(not(loom))]
 mod rings;
 #[cfg(not(loom))]
 mod shm;
 #[cfg(not(loom))]
+#[allow(unsafe_code)]
 mod stats;
 #[cfg(not(loom))]
 mod time;

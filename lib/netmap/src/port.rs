@@ -314,6 +314,7 @@ impl Port {
     /// # Safety
     /// That memory stays mapped and readable while the port is open. Peers on the switch can make
     /// this process send any part of it.
+    #[allow(unsafe_code)]
     pub unsafe fn allow_indirect(&mut self, start: *const u8, len: usize) -> Result<()> {
         self.allow(start as usize, len)
     }

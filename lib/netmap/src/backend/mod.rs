@@ -11,8 +11,10 @@ use crate::error::Result;
 
 pub mod kernel;
 pub mod null;
+#[allow(unsafe_code)]
 pub mod packets;
 pub mod pcap;
+#[allow(unsafe_code)]
 pub mod tap;
 
 /// Whether a device took a packet.

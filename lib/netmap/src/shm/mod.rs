@@ -6,6 +6,8 @@ pub mod bell;
 pub mod dir;
 pub mod file;
 pub mod lock;
+#[allow(unsafe_code)]
 pub mod map;
+#[allow(unsafe_code)]
 pub mod mem;
 pub mod text;

@@ -18,16 +18,22 @@
 //! `Destinations` those of the others.
 
 mod batch;
+#[allow(unsafe_code)]
 mod deliver;
 mod gather;
+#[allow(unsafe_code)]
 mod inner;
 mod job;
+#[allow(unsafe_code)]
 mod lookup;
+#[allow(unsafe_code)]
 mod route;
+#[allow(unsafe_code)]
 mod run;
 mod stage;
 #[cfg(test)]
 mod tests;
+#[allow(unsafe_code)]
 mod writer;
 
 use crate::abi::SlotFlags;
@@ -61,6 +67,7 @@ pub struct Forwarder {
     budget: WaitBudget,
 }
 
+#[allow(unsafe_code)]
 // SAFETY: the raw pointers in `batch` are used within one call of `txsync` only; what they point
 // to is reachable from any thread.
 unsafe impl Send for Forwarder {}
@@ -104,6 +111,7 @@ impl Forwarder {
         }
     }
 
+    #[allow(unsafe_code)]
     fn send<I: Isa>(
         &mut self,
         switch: &SwitchFile,

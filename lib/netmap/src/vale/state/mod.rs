@@ -1,16 +1,23 @@
 //! What a switch is made of in shared memory: layout and atomic access, no policy.
 
 #[cfg(not(loom))]
+#[allow(unsafe_code)]
 pub mod fdb;
+#[allow(unsafe_code)]
 pub mod kring;
+#[allow(unsafe_code)]
 pub mod owner;
+#[allow(unsafe_code)]
 pub mod place;
 #[cfg(not(loom))]
+#[allow(unsafe_code)]
 pub mod portfile;
 #[cfg(not(loom))]
 pub mod portfiles;
 #[cfg(not(loom))]
+#[allow(unsafe_code)]
 pub mod switch;
+#[allow(unsafe_code)]
 pub mod txstate;
 
 /// Most ports of one switch (netmap: 255 means no port, 254 broadcast).
