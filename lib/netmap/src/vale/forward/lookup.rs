@@ -4,6 +4,7 @@
 //! the order of the ring, as if each were alone; that a run of equal addresses costs one look is
 //! not visible from outside.
 
+use crate::vale::forward::memo::Memo;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::fdb::{Clock, Fdb};
 
@@ -39,13 +40,15 @@ pub struct Lookup<'a> {
     src: u64,
     dst: u64,
     route: Route,
+    memo: &'a mut Memo,
 }
 
 impl<'a> Lookup<'a> {
     /// For packets of port `me`, now.
-    pub fn new(fdb: Fdb<'a>, clock: &'a Clock, me: u8) -> Self {
+    pub fn new(fdb: Fdb<'a>, clock: &'a Clock, me: u8, memo: &'a mut Memo) -> Self {
+        memo.refresh(fdb.changes(), clock.stamp());
         // No address has more than 48 bits.
-        Self { fdb, clock, me, src: u64::MAX, dst: u64::MAX, route: Route::Flood }
+        Self { fdb, clock, me, src: u64::MAX, dst: u64::MAX, route: Route::Flood, memo }
     }
 
     /// Learns the source of a packet and finds its destination.
@@ -66,14 +69,17 @@ impl<'a> Lookup<'a> {
     fn find(&mut self, dst: u64, src: u64) -> Route {
         if src != self.src {
             // Neither multicast addresses nor the one of all zeros are anybody's.
-            if src & 1 == 0 && src != 0 {
-                self.fdb.learn(src, self.me, self.clock);
+            if src & 1 == 0 && src != 0 && !self.memo.knows_source(src) {
+                self.learn(src);
             }
             self.src = src;
         }
         // Looked up anew even if it is the same: it may be the very address just learnt.
         self.dst = dst;
-        let port = if dst & 1 == 0 { self.fdb.lookup(dst, self.clock) } else { None };
+        let port = match self.memo.destination(dst) {
+            Some(port) => port,
+            None => self.look(dst),
+        };
         self.route = match port {
             None if dst == PAUSE => Route::Pause,
             None => Route::Flood,
@@ -81,6 +87,21 @@ impl<'a> Lookup<'a> {
             Some(port) => Route::Port(port),
         };
         self.route
+    }
+
+    #[inline(never)]
+    fn learn(&mut self, src: u64) {
+        if self.fdb.learn(src, self.me, self.clock) {
+            self.memo.forget();
+        }
+        self.memo.note_source(src);
+    }
+
+    #[inline(never)]
+    fn look(&mut self, dst: u64) -> Option<u8> {
+        let port = if dst & 1 == 0 { self.fdb.lookup(dst, self.clock) } else { None };
+        self.memo.note_destination(dst, port);
+        port
     }
 }
 

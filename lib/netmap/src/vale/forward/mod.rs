@@ -26,6 +26,7 @@ mod inner;
 mod job;
 #[allow(unsafe_code)]
 mod lookup;
+mod memo;
 #[allow(unsafe_code)]
 mod route;
 #[allow(unsafe_code)]
@@ -46,6 +47,7 @@ use crate::vale::forward::deliver::Loads;
 use crate::vale::forward::inner::{Buffers, Window};
 use crate::vale::forward::job::{Done, Job};
 use crate::vale::forward::lookup::Lookup;
+use crate::vale::forward::memo::Memo;
 use crate::vale::forward::stage::Copies;
 use crate::vale::forward::writer::WaitBudget;
 use crate::vale::state::fdb::{self, Clock};
@@ -62,6 +64,7 @@ pub struct Forwarder {
     windows: Vec<Window>,
     batch: Batch,
     copies: Copies,
+    memo: Memo,
     loads: Loads,
     /// What is left of it in this txsync.
     budget: WaitBudget,
@@ -82,6 +85,7 @@ impl Forwarder {
             windows: Vec::new(),
             batch: Batch::new(),
             copies: Copies::default(),
+            memo: Memo::new(),
             loads: Loads::new(),
             budget: WaitBudget::default(),
         }
@@ -145,10 +149,10 @@ impl Forwarder {
             let done = if !runs {
                 self.batch::<I>(&job, to, sent.hwcur, modes.mirrors)
             } else if let Some(window) = self.one_window(job.ring, sent.hwcur) {
-                run::run::<I, Window>(&job, to, &mut self.budget, sent.hwcur, window)
+                self.run::<I, Window>(&job, to, sent.hwcur, window)
             } else {
                 let buffers = Buffers::of(job.ring.buffers);
-                run::run::<I, Buffers>(&job, to, &mut self.budget, sent.hwcur, buffers)
+                self.run::<I, Buffers>(&job, to, sent.hwcur, buffers)
             };
             runs = !runs && !modes.mirrors;
             sent.hwcur = job.ring.step(sent.hwcur, done.slots);
@@ -168,6 +172,18 @@ impl Forwarder {
         flags.contains(SlotFlags::INDIRECT).then_some(window)
     }
 
+    #[inline(always)]
+    fn run<I: Isa, S: inner::Source>(
+        &mut self,
+        job: &Job<'_>,
+        to: &mut impl Destinations,
+        from: u32,
+        source: S,
+    ) -> Done {
+        let look = Lookup::new(job.switch.fdb(), job.clock, job.port, &mut self.memo);
+        run::run::<I, S>(job, look, to, &mut self.budget, from, source)
+    }
+
     /// Whatever comes: fragments, indirect data, several destinations, floods, damage.
     #[inline(never)]
     fn batch<I: Isa>(
@@ -178,7 +194,10 @@ impl Forwarder {
         staged: bool,
     ) -> Done {
         gather::gather(&mut self.batch, job.ring, &self.windows, from, job.head);
-        route::route(&mut self.batch, Lookup::new(job.switch.fdb(), job.clock, job.port));
+        route::route(
+            &mut self.batch,
+            Lookup::new(job.switch.fdb(), job.clock, job.port, &mut self.memo),
+        );
         if staged {
             self.copies.plan(&self.batch, job.switch, job.port);
         }

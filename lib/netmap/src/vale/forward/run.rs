@@ -13,6 +13,7 @@ use crate::vale::forward::writer::{self, WaitBudget, Writer};
 #[inline(never)]
 pub fn run<I: Isa, S: Source>(
     job: &Job<'_>,
+    mut look: Lookup<'_>,
     destinations: &mut impl Destinations,
     budget: &mut WaitBudget,
     from: u32,
@@ -20,7 +21,6 @@ pub fn run<I: Isa, S: Source>(
 ) -> Done {
     let ring = job.ring;
     let mut done = Done::default();
-    let mut look = Lookup::new(job.switch.fdb(), job.clock, job.port);
     let Some((data, len)) = plain(ring, source, from) else { return done };
     // SAFETY: `plain` checked the slot.
     let route = unsafe { look.route(data, len) };

@@ -36,6 +36,8 @@ struct Rig {
     senders: Vec<(PortFile, Region)>,
     /// Slots sent so far, by port.
     hwcur: Vec<u32>,
+    /// By port.
+    forwarders: Vec<Forwarder>,
 }
 
 impl Rig {
@@ -60,8 +62,9 @@ impl Rig {
             senders.push(half(index, generation));
             switch.activate_port(&lock, index);
         }
+        let forwarders = (0..ports).map(|port| Forwarder::new(port, 7)).collect();
         let (ports, hwcur) = (Ports(destinations), vec![0; ports.into()]);
-        Self { _temp: temp, lock, switch, ports, senders, hwcur }
+        Self { _temp: temp, lock, switch, ports, senders, hwcur, forwarders }
     }
 
     fn backpressure(&self) {
@@ -91,15 +94,14 @@ impl Rig {
     fn send(&mut self, port: u8) -> Sent {
         let index = usize::from(port);
         let hwcur = self.hwcur[index];
-        let Self { switch, ports, senders, .. } = self;
+        let Self { switch, ports, senders, forwarders, .. } = self;
         let (file, region) = &senders[index];
         let ring = file.shape.rings.tx_ring(region, 0).unwrap();
         let n = ring.n();
         let head = ring.head_in_order(hwcur, ring.step(hwcur, n - 1)).unwrap();
         let (state, counters) = (file.tx_state(0), file.tx_counters(0));
         let from = Source { ring, state, number: 0, hwcur, head, counters };
-        let mut forwarder = Forwarder::new(port, 7);
-        let sent = forwarder.txsync(switch, ports, &from);
+        let sent = forwarders[index].txsync(switch, ports, &from);
         self.hwcur[index] = sent.hwcur;
         ring.raw
             .tail
@@ -135,6 +137,41 @@ fn known_addresses_go_to_one_port_and_others_to_all() {
     rig.queue(0, 0, 9, 60, 5);
     rig.send(0);
     assert_eq!([0, 1, 2].map(|p| rig.received(p)), [vec![], vec![2, 3, 4, 5], vec![5]]);
+}
+
+#[test]
+fn what_a_sender_remembers_is_what_the_table_says_now() {
+    let mut rig = Rig::new(4);
+    let sent_to_1 = |rig: &mut Rig, number: u8| {
+        (0..3).for_each(|port| drop(rig.received(port)));
+        rig.queue(3, 3, 1, 60, number);
+        rig.send(3);
+        [0, 1, 2].map(|port| rig.received(port) == [number])
+    };
+    // Unknown, then learnt, then moved by another port, then forgotten: seen with the next packet.
+    assert_eq!(sent_to_1(&mut rig, 1), [true, true, true]);
+    rig.queue(1, 1, 0xff, 60, 2);
+    rig.send(1);
+    assert_eq!(sent_to_1(&mut rig, 3), [false, true, false]);
+    rig.queue(2, 1, 0xff, 60, 4);
+    rig.send(2);
+    assert_eq!(sent_to_1(&mut rig, 5), [false, false, true]);
+    rig.switch.fdb().remove_if(|_, _| true);
+    assert_eq!(sent_to_1(&mut rig, 6), [true, true, true]);
+    // The sender is learnt again, too, though it has been sending all the time.
+    rig.queue(0, 0, 3, 60, 7);
+    rig.send(0);
+    assert_eq!((rig.received(3), rig.received(1)), (vec![2, 4, 7], vec![]));
+    // In the middle of a batch: the station turns up behind the sender itself.
+    rig.queue(1, 1, 0xff, 60, 8);
+    rig.send(1);
+    assert_eq!(sent_to_1(&mut rig, 9), [false, true, false]);
+    (0..3).for_each(|port| drop(rig.received(port)));
+    rig.queue(3, 3, 1, 60, 10);
+    rig.queue(3, 1, 2, 60, 11);
+    rig.queue(3, 3, 1, 60, 12);
+    rig.send(3);
+    assert_eq!(rig.received(1), [10, 11]);
 }
 
 #[test]

@@ -84,6 +84,12 @@ impl Clock {
         Self { stamp: (now_ms / unit_ms) as u8, unit_ms }
     }
 
+    /// What addresses are stamped with now.
+    #[inline]
+    pub fn stamp(&self) -> u8 {
+        self.stamp
+    }
+
     fn age_units(&self, word: u64) -> u8 {
         self.stamp.wrapping_sub((word >> 56) as u8)
     }
@@ -116,13 +122,28 @@ pub struct Entry {
 pub struct Fdb<'a> {
     buckets: &'a [Bucket],
     seed: u64,
+    changes: &'a AtomicU64,
 }
 
 impl<'a> Fdb<'a> {
-    /// The table at `offset` of a switch file, which is long enough for it.
+    /// The table at `offset` of a switch file, which is long enough for it, and the word that counts its
+    /// changes.
     #[inline]
-    pub fn new(map: &'a Map, offset: usize, seed: u64) -> Option<Self> {
-        Some(Self { buckets: map.slice(offset, BUCKETS)?, seed })
+    pub fn new(map: &'a Map, offset: usize, seed: u64, changes: &'a AtomicU64) -> Option<Self> {
+        Some(Self { buckets: map.slice(offset, BUCKETS)?, seed, changes })
+    }
+
+    /// How often the table has said something new: as long as the number stays, so do its answers, but
+    /// for what gets stale.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        // Pairs with the Release in `changed`.
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Counts a change that has been made.
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     #[inline]
@@ -212,6 +233,9 @@ impl<'a> Fdb<'a> {
             // batch learns again.
             let _ = word.compare_exchange(seen, new, Ordering::Relaxed, Ordering::Relaxed);
         }
+        if moved {
+            self.changed();
+        }
         moved
     }
 
@@ -227,6 +251,7 @@ impl<'a> Fdb<'a> {
                 n += 1;
             }
         }
+        self.changed();
         n
     }
 
@@ -238,6 +263,7 @@ impl<'a> Fdb<'a> {
                 let _ = word.compare_exchange(w, 0, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
+        self.changed();
     }
 
     /// Marks every address as seen now, in the units of `clock`: for a changed ageing time.
@@ -249,6 +275,7 @@ impl<'a> Fdb<'a> {
                 let _ = word.compare_exchange(w, new, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
+        self.changed();
     }
 
     /// The addresses that a lookup would find.
@@ -296,7 +323,8 @@ mod tests {
     }
 
     fn fdb(map: &Map) -> Fdb<'_> {
-        Fdb::new(map, 0, 0x1234_5678_9abc_def1).unwrap()
+        static CHANGES: AtomicU64 = AtomicU64::new(0);
+        Fdb::new(map, 0, 0x1234_5678_9abc_def1, &CHANGES).unwrap()
     }
 
     #[test]

@@ -66,6 +66,7 @@ struct Header {
     seed: AtomicU64,
     next_generation: AtomicU64,
     active: [AtomicU64; 4],
+    fdb_changes: AtomicU64,
 }
 // SAFETY: atomics only.
 unsafe impl Shared for Header {}
@@ -329,7 +330,8 @@ impl SwitchFile {
     #[inline]
     pub fn fdb(&self) -> Fdb<'_> {
         let seed = self.header().seed.load(Ordering::Relaxed);
-        Fdb::new(&self.map, FDB_OFF, seed).expect("within the file's fixed length")
+        Fdb::new(&self.map, FDB_OFF, seed, &self.header().fdb_changes)
+            .expect("within the file's fixed length")
     }
 
     /// Settings now.
