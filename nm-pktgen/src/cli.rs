@@ -184,9 +184,14 @@ pub struct PacketArgs {
     /// Bytes in each of these slots, if less than an equal share.
     #[arg(short = 'M', long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(14..))]
     pub frag_size: Option<u16>,
-    /// Send by reference (NS_INDIRECT): one constant packet, copied inside the sync.
+    /// Insist on sending by reference (NS_INDIRECT): one constant packet, copied inside the sync.
+    ///
+    /// A port of a switch does so of itself when all packets are equal.
     #[arg(short = 'I', long)]
     pub indirect: bool,
+    /// Send from the port's own buffers, even if all packets are equal.
+    #[arg(long, conflicts_with = "indirect")]
+    pub no_indirect: bool,
     /// Do not write packets: send what the buffers happen to hold.
     #[arg(short = 'r', long)]
     pub no_init: bool,

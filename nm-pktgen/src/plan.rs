@@ -75,6 +75,8 @@ pub struct Plan {
     pub cut: Cut,
     /// Send by reference.
     pub indirect: bool,
+    /// Do not send by reference.
+    pub no_indirect: bool,
     /// Send what the buffers hold.
     pub no_init: bool,
     /// Replay instead.
@@ -196,6 +198,7 @@ impl Plan {
             own_mac: cli.packet.src_mac.is_none(),
             cut,
             indirect: cli.packet.indirect,
+            no_indirect: cli.packet.no_indirect,
             no_init: cli.packet.no_init,
             replay: cli.pcap.pcap_in.map(|path| Replay {
                 path,

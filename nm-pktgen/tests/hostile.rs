@@ -104,8 +104,8 @@ fn full_ring(rig: Rig) {
     control::create_port(&name, &Options::default()).expect("create");
     let mut rx = rig.start("-i valeA:r -f rx");
     rx.signal(Signal::SIGSTOP);
-    // It fills the receiver's ring and its own, and dies.
-    let mut filler = rig.start("-i valeA:x -f tx -l 60");
+    // It fills the receiver's ring and its own, with packets that do not die with it, and dies.
+    let mut filler = rig.start("-i valeA:x -f tx -l 60 --no-indirect");
     let mut last = u64::MAX;
     filler.totals_until(|totals| {
         let sent = number(totals, "tx_packets");

@@ -47,13 +47,15 @@ pub struct Filler {
 
 impl Filler {
     /// For rings of `num_slots` each, with buffers of `capacity` bytes. `mark` is that of the first
-    /// packet.
+    /// packet. With `by_reference` a packet that is always the same is in one place, to which all slots
+    /// point: a thousand buffers with the same bytes would not fit the cache.
     pub fn new(
         plan: &Plan,
         source: Source,
         rings: &[usize],
         capacity: usize,
         mark: Option<Mark>,
+        by_reference: bool,
     ) -> anyhow::Result<Filler> {
         let longest = plan.recipe.sizes.bounds().1 + plan.recipe.vnet;
         plan.cut.check(longest, capacity)?;
@@ -62,11 +64,12 @@ impl Filler {
             () if plan.indirect => Mode::Indirect,
             () if plan.no_init => Mode::Untouched,
             () if slots > 1 || plan.cut.frags.is_some() => Mode::Slots,
+            () if source.constant() && mark.is_none() && by_reference => Mode::Indirect,
             () if source.constant() && mark.is_none() => Mode::Constant,
             () => Mode::Head,
         };
         // Slots point to it until the process ends, whatever becomes of this value.
-        let constant: &'static [u8] = if plan.indirect {
+        let constant: &'static [u8] = if mode == Mode::Indirect {
             Box::leak(source.bytes()[..longest].to_vec().into_boxed_slice())
         } else {
             &[]
@@ -91,7 +94,7 @@ impl Filler {
         self.slots
     }
 
-    /// The bytes that indirect slots point to; empty without --indirect.
+    /// The bytes that indirect slots point to; empty if there are none.
     pub fn indirect_bytes(&self) -> &'static [u8] {
         self.constant
     }

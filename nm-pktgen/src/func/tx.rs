@@ -4,6 +4,7 @@
 //! Invariant: a ring is looked at once for a burst. What `Filler::fill` makes is bounded by the very
 //! cursor that it fills, whatever a look before it has shown: a peer may have changed the ring since.
 
+use netmap::Capabilities;
 use nm_stream::{Kind, Mark};
 
 use crate::cli::Function;
@@ -41,8 +42,9 @@ fn send_all(worker: &mut Worker<'_>, pacer: &mut Option<Pacer>) -> anyhow::Resul
         (0..worker.port.tx_rings()).map(|ring| worker.port.tx(ring).num_slots()).collect();
     let mark = seq.then(|| stream_mark(worker, Kind::Seq));
     let buf_bytes = worker.port.tx(0).buf_bytes();
-    let mut filler = Filler::new(worker.plan, source, &rings, buf_bytes, mark)?;
-    if worker.plan.indirect {
+    let by_reference = !worker.plan.no_indirect && worker.port.can(Capabilities::INDIRECT);
+    let mut filler = Filler::new(worker.plan, source, &rings, buf_bytes, mark, by_reference)?;
+    if !filler.indirect_bytes().is_empty() {
         worker.port.allow_indirect_static(filler.indirect_bytes())?;
     }
     if pacer.is_some() {

@@ -175,11 +175,16 @@ pub fn copy_fragments<I: Isa>(
         }
         let Fragment { data, len, frags, indirect, .. } = fragments[usize::from(packets[i])];
         let buf_idx = SlotValue::unpack(to[i].word.load(Ordering::Relaxed)).buf_idx;
-        let Some(target) = buffers.at(buf_idx).filter(|_| frags == 1 && !indirect) else {
+        let Some(target) = buffers.at(buf_idx).filter(|_| frags == 1) else {
             return (i, bytes);
         };
-        // SAFETY: `gather` checked the fragment, which is in a buffer; `target` is one, too.
-        unsafe { I::lines(target, data, usize::from(len).div_ceil(64)) };
+        if indirect {
+            // SAFETY: `gather` checked the fragment; `target` is a buffer, which holds no less.
+            unsafe { I::packet(target, data, len.into()) };
+        } else {
+            // SAFETY: `gather` checked the fragment, which is in a buffer; `target` is one, too.
+            unsafe { I::lines(target, data, usize::from(len).div_ceil(64)) };
+        }
         let value = SlotValue { buf_idx, len, flags: rx_flags(1, false) };
         to[i].word.store(value.pack(), Ordering::Relaxed);
         bytes += u64::from(len);
