@@ -70,6 +70,7 @@ const COLUMNS: [(&str, &str, Cell); 60] = [
     ("p50 us", "p50_us", AS_IS),
     ("p99 us", "p99_us", AS_IS),
     ("open ms", "open_ms", AS_IS),
+    ("second handle ms", "open_second_handle_ms", AS_IS),
     ("close ms", "close_ms", AS_IS),
     ("MiB", "memory_mib", AS_IS),
     ("Mpps", "rx_pps", MEGA),
