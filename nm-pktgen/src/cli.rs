@@ -190,6 +190,8 @@ pub struct PacketArgs {
     #[arg(short = 'I', long)]
     pub indirect: bool,
     /// Send from the port's own buffers, even if all packets are equal.
+    ///
+    /// What a killed sender had queued there is sent by the next user of the port.
     #[arg(long, conflicts_with = "indirect")]
     pub no_indirect: bool,
     /// Do not write packets: send what the buffers happen to hold.

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -112,4 +112,37 @@ fn second_handle_on_a_ring_that_nobody_else_syncs_goes_on_where_the_first_was() 
             assert_eq!(one.counters().tx_packets, 100);
         },
     );
+}
+
+#[test]
+fn forked_child_opens_ports_of_its_own_that_nobody_takes_for_dead() {
+    const NAME: &str = "forked_child_opens_ports_of_its_own_that_nobody_takes_for_dead";
+    in_own_root(NAME, |_| {
+        let _parents = Port::open("valeF:a").expect("opened");
+        let (mut told, tell) = std::io::pipe().expect("a pipe");
+        // SAFETY: the only other thread of this process waits for this one, and holds no lock.
+        let child = match unsafe { nix::unistd::fork() }.expect("forked") {
+            nix::unistd::ForkResult::Child => {
+                let port = Port::open("valeF:b").expect("opened");
+                (&tell).write_all(b"!").expect("written");
+                loop {
+                    std::hint::black_box(&port);
+                    std::thread::park();
+                }
+            }
+            nix::unistd::ForkResult::Parent { child } => child,
+        };
+        drop(tell);
+        told.read_exact(&mut [0]).expect("the child has opened its port");
+        drop(Port::open("valeF:c").expect("opened")); // which clears away the dead
+        let names = || {
+            let info = Switch::open("valeF").expect("there").info().expect("read");
+            info.ports.into_iter().map(|port| port.name).collect::<Vec<_>>()
+        };
+        let while_both_live = names();
+        nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).expect("killed");
+        nix::sys::wait::waitpid(child, None).expect("gone");
+        assert_eq!(while_both_live, ["a", "b"]);
+        assert_eq!(names(), ["a"]);
+    });
 }

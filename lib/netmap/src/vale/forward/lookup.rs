@@ -46,7 +46,7 @@ pub struct Lookup<'a> {
 impl<'a> Lookup<'a> {
     /// For packets of port `me`, now.
     pub fn new(fdb: Fdb<'a>, clock: &'a Clock, me: u8, memo: &'a mut Memo) -> Self {
-        memo.refresh(fdb.changes(), clock.stamp());
+        memo.refresh(fdb.changes(), clock.stamp(), clock.second());
         // No address has more than 48 bits.
         Self { fdb, clock, me, src: u64::MAX, dst: u64::MAX, route: Route::Flood, memo }
     }
@@ -92,7 +92,7 @@ impl<'a> Lookup<'a> {
     #[inline(never)]
     fn learn(&mut self, src: u64) {
         if self.fdb.learn(src, self.me, self.clock) {
-            self.memo.forget();
+            self.memo.forget_destination(src);
         }
         self.memo.note_source(src);
     }

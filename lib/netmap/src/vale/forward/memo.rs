@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariant: a word counts only in its epoch. A new one begins whenever anybody has changed the table
-//! (it counts its changes), the time of its stamps has gone on, or this sender itself brings news: so
+//! (it counts its changes), the time of its stamps has gone on, or a second has passed: so
 //! what is remembered is what the table would say now, or could have said when this txsync began.
 //! Private memory; the pages of a table are there once they are used.
 
@@ -28,29 +28,30 @@ pub struct Memo {
     /// Never 0, which empty words have.
     epoch: u8,
     /// Changes and stamp of the table in this epoch.
-    of: (u64, u8),
+    of: (u64, u8, u32),
 }
 
 impl Memo {
     /// Nothing yet.
     pub fn new() -> Self {
         let words = || vec![0; WORDS].into_boxed_slice();
-        Self { destinations: words(), sources: words(), epoch: 1, of: (0, 0) }
+        Self { destinations: words(), sources: words(), epoch: 1, of: (0, 0, 0) }
     }
 
-    /// Forgets what may not be so any more: the table has changed as often as `changes` says, and stamps
-    /// addresses with `stamp`.
+    /// Forgets what may not be so any more: the table has changed as often as `changes` says, stamps
+    /// addresses with `stamp`, and it is `second`. (Who dies between a change and its count leaves
+    /// the others with what they remember until then.)
     #[inline]
-    pub fn refresh(&mut self, changes: u64, stamp: u8) {
-        if self.of != (changes, stamp) {
-            self.of = (changes, stamp);
+    pub fn refresh(&mut self, changes: u64, stamp: u8, second: u32) {
+        if self.of != (changes, stamp, second) {
+            self.of = (changes, stamp, second);
             self.forget();
         }
     }
 
     /// Forgets everything.
     #[cold]
-    pub fn forget(&mut self) {
+    fn forget(&mut self) {
         if self.epoch == u8::MAX {
             self.destinations.fill(0);
             self.sources.fill(0);
@@ -72,6 +73,12 @@ impl Memo {
     pub fn note_destination(&mut self, mac: MacKey, port: Option<u8>) {
         let what = port.map_or(0, |port| u64::from(port) + 1);
         self.destinations[index(mac)] = mac | what << 48 | u64::from(self.epoch) << 56;
+    }
+
+    /// Forgets where an address is, which has just been learnt.
+    #[inline]
+    pub fn forget_destination(&mut self, mac: MacKey) {
+        self.destinations[index(mac)] = 0;
     }
 
     /// Whether a source needs not be learnt.
@@ -100,19 +107,19 @@ mod tests {
     #[test]
     fn what_is_noted_counts_until_the_table_or_its_stamp_changes() {
         let mut memo = Memo::new();
-        memo.refresh(7, 1);
+        memo.refresh(7, 1, 0);
         memo.note_destination(0x0200, Some(253));
         memo.note_destination(0x0300, None);
         memo.note_source(0x0400);
-        memo.refresh(7, 1);
+        memo.refresh(7, 1, 0);
         assert_eq!(memo.destination(0x0200), Some(Some(253)));
         assert_eq!(memo.destination(0x0300), Some(None));
         assert_eq!(memo.destination(0x0400), None);
         assert!(memo.knows_source(0x0400) && !memo.knows_source(0x0200));
-        memo.refresh(8, 1);
+        memo.refresh(8, 1, 0);
         assert_eq!(memo.destination(0x0200), None);
         memo.note_destination(0x0200, Some(1));
-        memo.refresh(8, 2);
+        memo.refresh(8, 2, 0);
         assert!(memo.destination(0x0200).is_none() && !memo.knows_source(0x0400));
     }
 
@@ -122,7 +129,7 @@ mod tests {
         memo.note_destination(0x0200, Some(1));
         memo.note_source(0);
         for changes in 1..1000 {
-            memo.refresh(changes, 0);
+            memo.refresh(changes, 0, 0);
             assert_eq!(memo.destination(0x0200), None, "{changes}");
             assert!(!memo.knows_source(0), "{changes}");
         }

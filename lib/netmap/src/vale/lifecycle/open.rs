@@ -153,6 +153,15 @@ impl Attached {
     }
 }
 
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if self.close().is_err() {
+            // The next reaper's: others of this process may have the switch's file open for long.
+            self.switch.abandon(self.id);
+        }
+    }
+}
+
 /// Whether a port with these rings is what the options ask for; what they leave open fits anything.
 fn fits(has: &RingCells, o: &Options) -> std::result::Result<(), String> {
     let check = |what, asked: Option<u32>, has: u32| match asked {

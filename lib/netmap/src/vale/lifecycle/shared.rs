@@ -32,8 +32,9 @@ fn find<T>(known: &mut Vec<Weak<T>>, is: impl Fn(&T) -> bool) -> Option<Arc<T>> 
 /// The switch of that name, made if there is none.
 pub fn switch(root: &Root, root_lock: &RootLock, name: &str) -> Result<(Arc<Switch>, Opened)> {
     let mut known = lock(&SWITCHES);
-    let here =
-        |s: &Switch| s.name() == name && s.root().is_same(root) && s.is_current() && s.is_whole();
+    let here = |s: &Switch| {
+        s.name() == name && s.root().is_same(root) && s.is_ours() && s.is_current() && s.is_whole()
+    };
     if let Some(found) = find(&mut known, here) {
         return Ok((found, Opened::Found));
     }

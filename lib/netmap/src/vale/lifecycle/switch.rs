@@ -32,6 +32,8 @@ pub struct Switch {
     root: Root,
     /// Its ports that this process has open.
     ports: Mutex<Vec<Weak<PortFiles>>>,
+    /// The process that opened it.
+    pid: u32,
 }
 
 impl Deref for Switch {
@@ -54,7 +56,13 @@ impl Switch {
         let dir =
             root.dir().make_subdir(name).map_err(Error::io("create", root.dir().join(name)))?;
         let file = SwitchFile::create(&dir, name, random(), random())?;
-        let switch = Self { file, dir, root: root.clone(), ports: Mutex::default() };
+        let switch = Self {
+            file,
+            dir,
+            root: root.clone(),
+            ports: Mutex::default(),
+            pid: std::process::id(),
+        };
         Ok((switch, if replaces { Opened::Replaced } else { Opened::Made }))
     }
 
@@ -62,7 +70,13 @@ impl Switch {
     pub fn open_existing(root: &Root, name: &str) -> Result<Option<Self>> {
         let Some(dir) = root.switch_dir(name)? else { return Ok(None) };
         let file = SwitchFile::open(&dir, name)?;
-        Ok(file.map(|file| Self { file, dir, root: root.clone(), ports: Mutex::default() }))
+        Ok(file.map(|file| Self {
+            file,
+            dir,
+            root: root.clone(),
+            ports: Mutex::default(),
+            pid: std::process::id(),
+        }))
     }
 
     /// The root it lives in.
@@ -73,6 +87,12 @@ impl Switch {
     /// Its ports that this process has open: see `shared`.
     pub fn ports(&self) -> &Mutex<Vec<Weak<PortFiles>>> {
         &self.ports
+    }
+
+    /// Whether this process opened it. A forked child must not use its parent's: the kernel would not
+    /// tell either of the other's handles.
+    pub fn is_ours(&self) -> bool {
+        self.pid == std::process::id()
     }
 
     /// The switch's directory.

@@ -71,23 +71,31 @@ pub fn mac(key: MacKey) -> [u8; 6] {
 pub struct Clock {
     stamp: u8,
     unit_ms: u64,
+    second: u32,
 }
 
 impl Clock {
     /// From milliseconds of CLOCK_MONOTONIC and the ageing time (0: never).
     #[must_use]
     pub fn new(now_ms: u64, ageing_ms: u64) -> Self {
+        let second = (now_ms >> 10) as u32;
         if ageing_ms == 0 {
-            return Self { stamp: 0, unit_ms: 0 };
+            return Self { stamp: 0, unit_ms: 0, second };
         }
         let unit_ms = ageing_ms.div_ceil(u64::from(AGE_UNITS)).max(1);
-        Self { stamp: (now_ms / unit_ms) as u8, unit_ms }
+        Self { stamp: (now_ms / unit_ms) as u8, unit_ms, second }
     }
 
     /// What addresses are stamped with now.
     #[inline]
     pub fn stamp(&self) -> u8 {
         self.stamp
+    }
+
+    /// Coarse time, in units of 1024 ms.
+    #[inline]
+    pub fn second(&self) -> u32 {
+        self.second
     }
 
     fn age_units(&self, word: u64) -> u8 {

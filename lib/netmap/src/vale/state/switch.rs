@@ -16,7 +16,7 @@
 //! root's lock may die in is one that `reap` cleans up, and every operation begins with `reap`.
 //! Generations never repeat, so that something that was remembered is recognised as gone.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -228,7 +228,7 @@ pub struct SwitchFile {
     path: PathBuf,
     name: String,
     /// Handles of this process: the kernel does not tell a file of its own locks.
-    own: Mutex<BTreeSet<u32>>,
+    own: Mutex<BTreeMap<u32, HandleId>>,
 }
 
 impl SwitchFile {
@@ -434,12 +434,12 @@ impl SwitchFile {
         used.filter(|h| self.is_alive(h.index)).collect()
     }
 
-    fn own(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+    fn own(&self) -> MutexGuard<'_, BTreeMap<u32, HandleId>> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_alive(&self, handle: u32) -> bool {
-        self.own().contains(&handle) || file::is_alive(&self.file, handle)
+        self.own().contains_key(&handle) || file::is_alive(&self.file, handle)
     }
 
     /// Whether the handle with that identity no longer exists. Exact for identities that this
@@ -560,7 +560,7 @@ impl SwitchFile {
             // An entry whose last owner left a copy of its file in a child that lives on stays
             // marked: the next one will do.
             if h.port.load(Ordering::Relaxed) == 0
-                && !own.contains(&(i as u32)) // should a peer have cleared the entry of our own
+                && !own.contains_key(&(i as u32)) // should a peer have cleared the entry of our own
                 && file::mark_alive(&self.file, i as u32).map_err(|e| self.no_locks(e))?
             {
                 free = Some(i);
@@ -574,15 +574,16 @@ impl SwitchFile {
                 limit: HANDLES as u64,
             });
         };
-        own.insert(index as u32);
         let generation = self.next_generation();
+        let id = generation << 16 | (index as u64 + 1);
+        own.insert(index as u32, id);
         let h = &self.handles()[index];
         h.generation.store(generation, Ordering::Relaxed);
         h.pid.store(std::process::id(), Ordering::Relaxed);
         h.if_cell.store(if_cell, Ordering::Relaxed);
         h.flags.store(flags, Ordering::Relaxed);
         h.port.store(u32::from(port) + 1, Ordering::Release);
-        Ok(generation << 16 | (index as u64 + 1))
+        Ok(id)
     }
 
     fn no_locks(&self, e: nix::errno::Errno) -> Error {
@@ -611,8 +612,17 @@ impl SwitchFile {
         if let Some(h) = self.handles().get(index as usize) {
             h.port.store(0, Ordering::Release);
         }
-        if self.own().remove(&index) {
+        if self.own().remove(&index).is_some() {
             file::mark_dead(&self.file, index);
+        }
+    }
+
+    /// Lets a handle of this process be dead, whose entry could not be freed: for the next reaper.
+    pub fn abandon(&self, id: HandleId) {
+        let mut own = self.own();
+        if own.get(&index_of(id)) == Some(&id) {
+            own.remove(&index_of(id));
+            file::mark_dead(&self.file, index_of(id));
         }
     }
 
