@@ -256,6 +256,10 @@ impl Device for Tap {
 }
 
 #[cfg(test)]
+#[path = "../../../nm-cli/tests/skip/mod.rs"]
+mod skip;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -267,7 +271,7 @@ mod tests {
             Err(Error::Invalid { why, .. })
                 if why.contains("needs CAP") || why.contains("no /dev") =>
             {
-                eprintln!("SKIPPED tap: {why}");
+                skip::skip("tap", &why);
                 None
             }
             Err(error) => panic!("{error}"),

@@ -11,7 +11,7 @@ use crate::vale::forward::job::{Destinations, Done, Job, Stall};
 use crate::vale::forward::stage::Copies;
 use crate::vale::forward::writer::{self, Lease, NotHeld, WaitBudget, Writer};
 use crate::vale::state::MAX_PORTS;
-use crate::vale::state::switch::PortSet;
+use crate::vale::state::portset::PortSet;
 
 /// A held ring and what goes there.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,8 @@
 //! holds up who is watched.
 
 use crate::vale::forward::batch::{Batch, Outcome};
-use crate::vale::state::switch::{PortSet, SwitchFile};
+use crate::vale::state::portset::PortSet;
+use crate::vale::state::switch::SwitchFile;
 
 /// Copies of packets, by the port that they go to.
 #[derive(Debug, Default)]

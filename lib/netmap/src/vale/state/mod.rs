@@ -15,6 +15,8 @@ pub mod portfile;
 #[cfg(not(loom))]
 pub mod portfiles;
 #[cfg(not(loom))]
+pub mod portset;
+#[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod switch;
 #[allow(unsafe_code)]

@@ -33,6 +33,7 @@ use crate::time::now_ms;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::fdb::{self, Fdb};
 use crate::vale::state::place::Place;
+use crate::vale::state::portset::PortSet;
 
 /// Name of the file in the switch's directory.
 pub const FILE: &str = "switch";
@@ -150,65 +151,6 @@ pub struct Settings {
     pub backpressure: bool,
     /// Time after which an address that was not seen is forgotten; 0: never.
     pub ageing_ms: u64,
-}
-
-/// A set of ports of a switch, by index.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortSet(pub [u64; 4]);
-
-impl PortSet {
-    /// All that a switch can have.
-    pub const ALL: Self = Self([u64::MAX, u64::MAX, u64::MAX, (1 << (MAX_PORTS % 64)) - 1]);
-
-    /// Puts a port in.
-    #[inline]
-    pub fn insert(&mut self, port: u8) {
-        self.0[usize::from(port / 64)] |= 1 << (port % 64);
-    }
-
-    /// Whether a port is in it.
-    #[inline]
-    pub fn contains(self, port: u8) -> bool {
-        self.0[usize::from(port / 64)] & 1 << (port % 64) != 0
-    }
-
-    /// The ports in both.
-    #[inline]
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] & other.0[i]))
-    }
-
-    /// All but one.
-    #[inline]
-    #[must_use]
-    pub fn without(mut self, port: u8) -> Self {
-        self.0[usize::from(port / 64)] &= !(1 << (port % 64));
-        self
-    }
-
-    /// The port in it, if there is just one.
-    pub fn only(self) -> Option<u8> {
-        let mut ports = self.iter();
-        ports.next().filter(|_| ports.next().is_none())
-    }
-
-    /// Its ports, ascending.
-    pub fn iter(self) -> impl Iterator<Item = u8> {
-        let Self(mut words) = self;
-        let mut word = 0;
-        std::iter::from_fn(move || {
-            while word < words.len() {
-                let bits = words[word];
-                if bits != 0 {
-                    words[word] = bits & (bits - 1);
-                    return Some((word * 64) as u8 + bits.trailing_zeros() as u8);
-                }
-                word += 1;
-            }
-            None
-        })
-    }
 }
 
 /// What the senders on a switch have to heed.
