@@ -21,6 +21,7 @@ mod output;
 mod pcap;
 mod pcapng;
 mod reader;
+mod record;
 mod source;
 mod unpack;
 mod writer;

@@ -9,7 +9,7 @@
 use crate::MAX_SNAPLEN;
 use crate::feed::{Feed, Fill};
 use crate::link::LinkType;
-use crate::reader::{Found, Record, Trouble, damaged, u16_at, u32_at};
+use crate::record::{Found, Record, Trouble, damaged, u16_at, u32_at};
 
 /// Timestamps in microseconds, the original format.
 pub const MAGIC_MICROS: u32 = 0xa1b2_c3d4;

@@ -10,7 +10,7 @@
 use crate::MAX_SNAPLEN;
 use crate::feed::{Feed, Fill};
 use crate::link::LinkType;
-use crate::reader::{Found, Record, Trouble, damaged, u16_at, u32_at};
+use crate::record::{Found, Record, Trouble, damaged, u16_at, u32_at};
 
 /// Section header, the first block of a file, the same in both byte orders.
 pub const SECTION: u32 = 0x0a0d_0d0a;
