@@ -8,6 +8,7 @@ mod chart;
 mod demo;
 mod distance;
 #[allow(unsafe_code)]
+mod judgement;
 mod lab;
 mod machine;
 mod netns;
@@ -156,7 +157,7 @@ fn measure(args: &Args) -> Result<()> {
             Case::Livelock => cases::livelock::run(&plan, &mut lab, &out)?,
         }
     }
-    out.judged.print(&out)?;
+    judgement::print(&out)?;
     if let Some((ring, rows)) = headline {
         cases::ladder::draw(&out, "ladder.svg", ring, &cases::ladder::bars(&rows, qemu_pps))?;
     }

@@ -3,11 +3,6 @@
 
 use std::cell::RefCell;
 
-use anyhow::Result;
-use serde_json::json;
-
-use crate::output::{Output, Table, rare};
-
 /// What a figure must be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
@@ -20,8 +15,10 @@ pub enum Bound {
 /// A requirement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Target {
-    what: &'static str,
-    bound: Bound,
+    /// The figure.
+    pub what: &'static str,
+    /// What it must be.
+    pub bound: Bound,
 }
 
 const fn least(what: &'static str, bound: f64) -> Target {
@@ -70,35 +67,12 @@ impl Target {
 
 /// Judged targets, in the order in which they were measured.
 #[derive(Debug, Default)]
-pub struct Judged(RefCell<Vec<(Target, f64)>>);
+pub struct Judged(pub RefCell<Vec<(Target, f64)>>);
 
 impl Judged {
     /// Adds one.
     pub fn add(&self, target: Target, figure: f64) {
         self.0.borrow_mut().push((target, figure));
-    }
-
-    /// Prints all.
-    pub fn print(&self, out: &Output) -> Result<()> {
-        let judged = self.0.borrow();
-        if judged.is_empty() {
-            return Ok(());
-        }
-        let columns = [("", -56), ("measured", 9), ("required", 11), ("", -7)];
-        let table = Table::new("What must be reached", &columns);
-        for (target, figure) in judged.iter() {
-            let (sign, bound) = match target.bound {
-                Bound::AtLeast(bound) => ("\u{2265}", bound),
-                Bound::Below(bound) => ("<", bound),
-            };
-            let met = target.met(*figure);
-            let word = if met { "yes" } else { "NO" };
-            table.row(&[target.what.into(), rare(*figure), format!("{sign} {bound}"), word.into()]);
-            let fields = json!({"target": target.what, "measured": figure, "required": bound,
-                "below": sign == "<", "met": met});
-            out.record("target", &fields)?;
-        }
-        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 mod actors;
 mod cases;
 mod peers;
+mod plan;
 #[allow(unsafe_code)]
 mod reference;
 mod roles;
@@ -20,7 +21,7 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    plan: cases::Plan,
+    plan: plan::Plan,
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use crate::actors::rate;
-use crate::cases::{Plan, median};
+use crate::plan::{Plan, median};
 use crate::rows::Rows;
 
 const PROGRAM: &str = "dpdk-testpmd";

@@ -5,7 +5,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::actors::rate;
-use crate::cases::{Plan, in_turns};
+use crate::plan::{Plan, in_turns};
 use crate::rows::Rows;
 
 const LEN: usize = 1514;
