@@ -4,14 +4,14 @@
 //! here once per sync, never once per packet: packets are in rings, which are the same for all kinds.
 
 use std::fmt::Debug;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::PollFlags;
 
 use crate::error::{Error, Result};
 use crate::name::{Capabilities, PortName, Scheme};
-use crate::options::{MemoryRef, Options};
+use crate::options::{BoundRings, MemoryRef, Options};
 use crate::ring::RingRef;
 use crate::stats::Counters;
 use crate::wait::Interest;
@@ -120,6 +120,16 @@ pub trait Adapter: Debug + Send {
     /// Hardware address.
     fn mac(&self) -> Option<[u8; 6]> {
         None
+    }
+
+    /// Gives up the port, and keeps the handle in the descriptor that names it, if there is such a one.
+    fn into_fd(self: Box<Self>) -> Option<OwnedFd> {
+        None
+    }
+
+    /// Lets another handle have some rings, numbered as bound; those that stay are numbered anew.
+    fn give_away(&mut self, _rings: &BoundRings) -> Result<Box<dyn Adapter>> {
+        Err(unsupported("handle", "its rings cannot be given away"))
     }
 
     /// What tells the memory of its buffers from others'.

@@ -1,5 +1,6 @@
 //! The kinds of ports there are. To add one is to write its file and to name it here.
 
+use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
 use crate::adapter::{Adapter, Kind, unsupported};
@@ -70,3 +71,9 @@ impl PortName {
 
 #[cfg(test)]
 mod tests;
+
+/// Takes over the handle that a descriptor names, on a port of whatever kind has such descriptors.
+pub fn adopt(fd: OwnedFd) -> Result<(PortName, Box<dyn Adapter>)> {
+    let (name, port) = vale::ValePort::adopt(fd)?;
+    Ok((name, Box::new(port)))
+}

@@ -34,11 +34,12 @@ use crate::ring::{RxRing, TxRing};
 use crate::stats::Counters;
 use crate::wait::{Interest, Wait};
 
+mod handles;
 mod space;
 
 /// A handle on a port. Others may have the same port open, and the same rings: syncs of a ring exclude
-/// each other. It can move to another thread, but has one user at a time: threads that
-/// share a port open one handle each, on a ring each.
+/// each other. It can move to another thread, but has one user at a time: threads that share a port open a
+/// handle each, or `split` one.
 #[derive(Debug)]
 pub struct Port {
     name: PortName,

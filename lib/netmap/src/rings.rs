@@ -45,11 +45,6 @@ impl RingCells {
         RingRef::new(region, *self.rx.get(i)?, self.rx_slots)
     }
 
-    /// Ring pairs: the larger of the two numbers of rings.
-    pub fn pairs(&self) -> usize {
-        self.tx.len().max(self.rx.len())
-    }
-
     /// Numbers of the buffers that the rings name now.
     pub fn buffers<'a>(&'a self, region: &'a Region) -> impl Iterator<Item = u32> + 'a {
         let rings = self.all().filter_map(|(cell, n)| RingRef::new(region, cell, n));
@@ -147,16 +142,7 @@ pub fn make_if(
     nif.ni_rx_rings.store(rings.rx.len() as u32, Ordering::Relaxed);
     nif.ni_host_tx_rings.store(0, Ordering::Relaxed);
     nif.ni_host_rx_rings.store(0, Ordering::Relaxed);
-    let offset = |i: usize| -> &AtomicU64 {
-        region.at(cell, IF_HEADER_BYTES + 8 * i).expect("fits the cell")
-    };
-    let all = rings.tx.iter().enumerate().map(|(i, c)| (*c, bound.tx.contains(&i)));
-    let all = all.chain(rings.rx.iter().enumerate().map(|(i, c)| (*c, bound.rx.contains(&i))));
-    for (i, (ring, bound)) in all.enumerate() {
-        let distance = Region::offset(ring) as i64 - Region::offset(cell) as i64;
-        // 0 tells the program that the ring is not its business.
-        offset(i).store(if bound { distance as u64 } else { 0 }, Ordering::Relaxed);
-    }
+    bind_if(region, rings, cell, bound);
     // A chain through the first word of each buffer, ended by 0.
     let mut next = 0;
     for &buffer in extra.iter().rev() {
@@ -165,6 +151,20 @@ pub fn make_if(
     }
     nif.ni_bufs_head.store(next, Ordering::Relaxed);
     Ok(cell)
+}
+
+/// Says in a netmap_if which rings its handle binds.
+pub fn bind_if(region: &Region, rings: &RingCells, cell: u32, bound: &BoundRings) {
+    let offset = |i: usize| -> &AtomicU64 {
+        region.at(cell, IF_HEADER_BYTES + 8 * i).expect("one cell holds the largest netmap_if")
+    };
+    let all = rings.tx.iter().enumerate().map(|(i, c)| (*c, bound.tx.contains(&i)));
+    let all = all.chain(rings.rx.iter().enumerate().map(|(i, c)| (*c, bound.rx.contains(&i))));
+    for (i, (ring, bound)) in all.enumerate() {
+        let distance = Region::offset(ring) as i64 - Region::offset(cell) as i64;
+        // 0 tells the program that the ring is not its business.
+        offset(i).store(if bound { distance as u64 } else { 0 }, Ordering::Relaxed);
+    }
 }
 
 /// The extra buffers that a netmap_if lists now. A chain that a peer has damaged ends where it

@@ -100,7 +100,7 @@ impl Rig {
             let at = open::open(&root, "valeFuzzS", name, &options, |_| {
                 Ok(BoundRings { tx: all(), rx: all() })
             })?;
-            let mut port = ValePort::new(at)?;
+            let mut port = ValePort::new(at);
             port.allow_indirect(window, WINDOW);
             ports.push(port);
         }
@@ -149,8 +149,8 @@ impl Rig {
                 tx.reinit(0, tx.n() - 1);
                 kring.publish(0);
                 kring.free(0);
-                kring.clear_kick();
-                let _ = kring.take_waiting();
+                let _ = kring.take_sleepers();
+                let _ = kring.take_waiters();
                 port.rx_ring(i).reinit(0, 0);
             }
         }

@@ -161,12 +161,15 @@ impl Dir {
         made
     }
 
-    /// Opens what is there for reading and writing.
+    /// Opens what is there for reading and writing. A process that has no descriptor left uses the one
+    /// that is kept for that.
     ///
     /// # Errors
     /// As openat(2); a link is an error.
     pub fn open_rw(&self, name: &str) -> io::Result<File> {
-        Ok(openat(self, plain(name)?, FLAGS | OFlag::O_RDWR, Mode::empty())?.into())
+        let name = plain(name)?;
+        let open = || openat(self, name, FLAGS | OFlag::O_RDWR, Mode::empty());
+        Ok(crate::shm::spare::or_spare(open)?.into())
     }
 
     /// Opens what is there for reading.

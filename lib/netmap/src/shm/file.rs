@@ -144,11 +144,17 @@ pub fn mark_alive(file: &File, index: u32) -> nix::Result<bool> {
     }
 }
 
-/// Takes the mark back, so that the index can be used again at once.
-pub fn mark_dead(file: &File, index: u32) {
-    let lock = lock_spec(libc::F_UNLCK, LOCK_BASE + i64::from(index), 1);
-    // Unlocking what is ours cannot fail; should it, closing the file does the same.
-    let _ = nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock));
+/// The error of a mark that could not be made on the file at `path`.
+pub fn not_marked(path: &Path, e: nix::errno::Errno) -> Error {
+    use nix::errno::Errno::{EINVAL, ENOLCK, ENOSYS, EOPNOTSUPP};
+    match e {
+        EINVAL | ENOLCK | ENOSYS | EOPNOTSUPP => Error::FileSystem {
+            path: path.into(),
+            lacks: "open-file-description locks (F_OFD_SETLK)",
+            source: e.into(),
+        },
+        _ => Error::errno("lock", path)(e),
+    }
 }
 
 /// Whether another open file description holds the mark `index`. An error counts as alive: the

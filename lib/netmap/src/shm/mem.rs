@@ -94,11 +94,20 @@ impl BufferView<'_> {
     }
 }
 
+/// Where a region's file is. A mapping needs none open, and a process may have very many regions mapped.
+#[derive(Debug)]
+enum Home {
+    /// Under a name, as long as that leads to it.
+    Named(Dir, String),
+    /// Nowhere else than here.
+    Anonymous(File),
+}
+
 /// A mapped region.
 #[derive(Debug)]
 pub struct Region {
     map: Map,
-    file: File,
+    home: Home,
     path: PathBuf,
     id: (u64, u64),
     /// Cells known to be backed by the file. Private: a peer cannot raise it.
@@ -108,16 +117,20 @@ pub struct Region {
 impl Region {
     /// Creates an empty region file.
     pub fn create(dir: &Dir, name: &str) -> Result<Self> {
-        Self::fill(file::create(dir, name, DATA_OFF as u64)?, &dir.join(name))
+        let file = file::create(dir, name, DATA_OFF as u64)?;
+        Self::fill(&file, Home::Named(dir.clone(), name.into()), &dir.join(name))
     }
 
     /// Creates a region that no other process can open.
     pub fn anonymous() -> Result<Self> {
-        Self::fill(file::anonymous(DATA_OFF as u64)?, Path::new("private memory"))
+        let file = file::anonymous(DATA_OFF as u64)?;
+        let path = Path::new("private memory");
+        let home = file.try_clone().map(Home::Anonymous).map_err(Error::io("open", path))?;
+        Self::fill(&file, home, path)
     }
 
-    fn fill(file: File, path: &Path) -> Result<Self> {
-        let region = Self::mapped(file, path)?;
+    fn fill(file: &File, home: Home, path: &Path) -> Result<Self> {
+        let region = Self::mapped(file, home, path)?;
         let h = region.header();
         h.version.store(VERSION, Ordering::Relaxed);
         h.stride.store(STRIDE as u32, Ordering::Relaxed);
@@ -144,7 +157,7 @@ impl Region {
         if file::len(&file) < DATA_OFF as u64 {
             return Err(damaged(path, "it is shorter than its header (truncated?)"));
         }
-        let region = Self::mapped(file, path)?;
+        let region = Self::mapped(&file, Home::Named(dir.clone(), name.into()), path)?;
         let h = region.header();
         if h.magic.load(Ordering::Acquire) != MAGIC {
             return Err(damaged(path, "it does not begin as a memory region does"));
@@ -171,13 +184,13 @@ impl Region {
         }
     }
 
-    fn mapped(file: File, path: &Path) -> Result<Self> {
+    fn mapped(file: &File, home: Home, path: &Path) -> Result<Self> {
         // All of the address range at once: the region may grow, its base never moves.
         let len = DATA_OFF + MAX_CELLS as usize * STRIDE;
-        let map = Map::new(&file, len).map_err(Error::io("map", path))?;
+        let map = Map::new(file, len).map_err(Error::io("map", path))?;
         let meta = file.metadata().map_err(Error::io("inspect", path))?;
         let id = (meta.dev(), meta.ino());
-        Ok(Self { map, file, path: path.into(), id, cells: AtomicU32::new(0) })
+        Ok(Self { map, home, path: path.into(), id, cells: AtomicU32::new(0) })
     }
 
     fn header(&self) -> &Header {
@@ -188,7 +201,7 @@ impl Region {
     /// the file, the pages beyond read as zeros (`map`).
     #[cold]
     pub fn refresh(&self) -> u32 {
-        let bytes = file::len(&self.file).saturating_sub(DATA_OFF as u64);
+        let bytes = self.bytes().saturating_sub(DATA_OFF as u64);
         let cells = (bytes / STRIDE as u64).min(u64::from(MAX_CELLS)) as u32;
         self.cells.fetch_max(cells, Ordering::Relaxed).max(cells)
     }
@@ -199,9 +212,15 @@ impl Region {
         self.cells.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the file.
+    /// Bytes of the file; 0 if its name leads elsewhere: nobody lets it grow any more.
     pub fn bytes(&self) -> u64 {
-        file::len(&self.file)
+        match &self.home {
+            Home::Anonymous(file) => file::len(file),
+            Home::Named(dir, name) => match dir.stat_at(name) {
+                Ok(there) if (there.st_dev, there.st_ino) == self.id => there.st_size as u64,
+                _ => 0,
+            },
+        }
     }
 
     /// What tells two regions apart: device and inode of the file.
@@ -296,7 +315,17 @@ impl Region {
                 limit: u64::from(MAX_CELLS),
             });
         }
-        file::reserve(&self.file, &self.path, Self::offset(cells) as u64)?;
+        let bytes = Self::offset(cells) as u64;
+        match &self.home {
+            Home::Anonymous(file) => file::reserve(file, &self.path, bytes)?,
+            Home::Named(dir, name) => {
+                let file = file::open(dir, name)?;
+                if file::id(&file) != self.id {
+                    return Err(damaged(&self.path, "another file has its name"));
+                }
+                file::reserve(&file, &self.path, bytes)?;
+            }
+        }
         if self.refresh() < cells {
             return Err(damaged(&self.path, "it was truncated while it grew"));
         }

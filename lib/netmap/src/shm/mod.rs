@@ -5,9 +5,12 @@
 pub mod bell;
 pub mod dir;
 pub mod file;
+#[allow(unsafe_code)]
+pub mod fork;
 pub mod lock;
 #[allow(unsafe_code)]
 pub mod map;
 #[allow(unsafe_code)]
 pub mod mem;
+pub mod spare;
 pub mod text;

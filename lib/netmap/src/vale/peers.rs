@@ -18,7 +18,7 @@ use crate::vale::state::portfiles::PortFiles;
 #[cold]
 fn open(switch: &Switch, index: u8, generation: u64) -> Option<Arc<PortFiles>> {
     let listed = switch.listed(index).filter(|l| l.generation == generation)?;
-    let (files, _) = shared::port(switch, &listed.name, false).ok()?;
+    let (files, _) = shared::port(switch, &listed.name).ok()?;
     let shape = &files.file.shape;
     (shape.generation == generation && shape.index == index).then_some(files)
 }
@@ -89,6 +89,10 @@ impl Destinations for PeersOf<'_> {
     #[inline]
     fn get(&self, index: u8) -> Option<&PortFiles> {
         self.peers.get(index)
+    }
+
+    fn ring(&self, handle: u32) -> bool {
+        self.switch.ring(handle)
     }
 }
 

@@ -1,16 +1,16 @@
-//! A handle on a VALE port: rings bound, doorbells, and what sync means for it.
+//! A handle on a VALE port: rings bound, its bell, and what sync means for it.
 //!
 //! Invariant: between `arm` for RX and `disarm` every bound RX ring asks for kicks and has been looked at
-//! after asking, so a sleep in between ends with the next packet; outside, nobody kicks in vain.
+//! after asking, so a sleep in between ends with the next packet; outside, nobody kicks in vain. Handles on one ring do
+//! not know of each other: each is in the sets of those who sleep there, and has its own bell.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::PollFlags;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::adapter::{Adapter, Kind};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::name::{Capabilities, PortName, Scheme, Syntax};
 use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options};
 use crate::ring::RingRef;
@@ -24,7 +24,9 @@ use crate::vale::lifecycle::open::{self, Attached};
 use crate::vale::lifecycle::reap;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::peers::Peers;
-use crate::vale::state::owner::Taken;
+use crate::vale::state::handleset::Taken;
+use crate::vale::state::owner;
+use crate::vale::state::participants::ParticipantId;
 use crate::vale::state::portfile::Shape;
 use crate::wait::Interest;
 
@@ -42,7 +44,8 @@ const CAPABILITIES: Capabilities = Capabilities::RECEIVE
     .union(Capabilities::BACKPRESSURE)
     .union(Capabilities::PERSISTENT)
     .union(Capabilities::SEVERAL_RINGS)
-    .union(Capabilities::SEVERAL_HANDLES);
+    .union(Capabilities::SEVERAL_HANDLES)
+    .union(Capabilities::PASSABLE);
 
 /// The kind.
 pub const KIND: Kind = Kind {
@@ -58,6 +61,8 @@ pub const KIND: Kind = Kind {
 /// A bound handle.
 #[derive(Debug)]
 pub struct ValePort {
+    /// Before `at`: a handle is closed by closing its bell.
+    bell: Bell,
     pub(crate) at: Attached,
     forwarder: Forwarder,
     peers: Peers,
@@ -66,10 +71,6 @@ pub struct ValePort {
     armed: [Option<Stall>; MAX_RINGS as usize],
     /// What `arm` was called for.
     armed_for: Interest,
-    /// Ring pairs bound: their doorbells are ours.
-    mine: Vec<usize>,
-    /// Joins the doorbells when there are several.
-    epoll: Option<Epoll>,
 }
 
 impl ValePort {
@@ -80,30 +81,24 @@ impl ValePort {
             let (tx, rx) = (shape.rings.tx.len(), shape.rings.rx.len());
             BoundRings::chosen(&name.to_string(), name.rings, options.direction, tx, rx)
         };
-        Self::new(open::open(&Root::open()?, switch, port, options, bound)?)
+        Ok(Self::new(open::open(&Root::open()?, switch, port, options, bound)?))
     }
 
-    /// Binds rings of an attached port.
-    pub fn new(at: Attached) -> Result<Self> {
-        let mut mine: Vec<usize> = at.bound.tx.iter().chain(&at.bound.rx).copied().collect();
-        mine.sort_unstable();
-        mine.dedup();
-        let epoll = if mine.len() > 1 {
-            let failed = |e| Error::errno("watch the doorbells of", at.switch.name())(e);
-            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
-            for &i in &mine {
-                let event = EpollEvent::new(EpollFlags::EPOLLIN, i as u64);
-                epoll.add(&at.port.bells[i], event).map_err(failed)?;
-            }
-            Some(epoll)
-        } else {
-            None
-        };
-        let forwarder = Forwarder::new(at.port.file.shape.index, at.id);
+    /// Takes over the handle that a descriptor names, with its port's name.
+    pub fn adopt(fd: OwnedFd) -> Result<(PortName, Self)> {
+        let port = Self::new(open::adopt(fd)?);
+        let listed = port.at.switch.listed(port.at.port.file.shape.index);
+        let name = listed.map_or_else(String::new, |listed| listed.name);
+        Ok((format!("{}:{name}", port.at.switch.name()).parse()?, port))
+    }
+
+    /// Of an attached port.
+    pub fn new((bell, at): (Bell, Attached)) -> Self {
+        let forwarder = Forwarder::new(at.port.file.shape.index);
         let (armed, armed_for) = ([None; MAX_RINGS as usize], Interest::empty());
         let last_death_check_ms = 0;
         let peers = Peers::new();
-        Ok(Self { at, forwarder, peers, armed, armed_for, last_death_check_ms, mine, epoll })
+        Self { bell, at, forwarder, peers, armed, armed_for, last_death_check_ms }
     }
 
     /// TX ring `i` in memory.
@@ -120,7 +115,7 @@ impl ValePort {
 
     /// Sends what is queued on TX ring `i`, unless another handle is doing that at this moment.
     #[inline]
-    pub(crate) fn send_ring(&mut self, i: usize) {
+    pub(crate) fn send_ring(&mut self, me: ParticipantId, i: usize) {
         let ring = self.at.port.file.shape.rings.tx_ring(&self.at.port.region, i).expect(WITHIN);
         let counters = self.at.port.file.tx_counters(i);
         let state = self.at.port.file.tx_state(i);
@@ -134,7 +129,7 @@ impl ValePort {
             return; // nothing queued, nothing to be shown
         }
         let switch = &self.at.switch;
-        let Some(begun) = state.begin(self.at.id, |owner| switch.is_dead(owner)) else { return };
+        let Some(begun) = state.begin(me, |owner| switch.is_dead(owner)) else { return };
         let mut hwcur = begun.hwcur;
         let known = hwcur < n; // a peer may have scribbled over it
         if !known {
@@ -152,7 +147,7 @@ impl ValePort {
         let mut full = None;
         if let Some(head) = ring.head_in_order(hwcur, tail(hwcur)).filter(|_| known) {
             if hwcur != head {
-                let from = Source { ring, state, number: i, hwcur, head, counters };
+                let from = Source { me, ring, state, number: i, hwcur, head, counters };
                 let sent = self.forwarder.txsync(switch, &mut self.peers.of(switch), &from);
                 hwcur = sent.hwcur;
                 state.set_stall(sent.stall.map(|stall| (stall.port, stall.ring)));
@@ -167,7 +162,7 @@ impl ValePort {
             ring.reinit(hwcur, tail(hwcur));
             counters.add(C::reinits, 1);
         }
-        state.end(self.at.id);
+        state.end(me);
         if let Some(port) = full {
             self.look_for_dead(port);
         }
@@ -188,7 +183,7 @@ impl ValePort {
     /// Gives back what was read on RX ring `i` and shows what came, unless another handle is doing that
     /// at this moment.
     #[inline]
-    pub(crate) fn receive_ring(&mut self, i: usize) {
+    pub(crate) fn receive_ring(&mut self, me: ParticipantId, i: usize) {
         let ring = self.at.port.file.shape.rings.rx_ring(&self.at.port.region, i).expect(WITHIN);
         let kring = self.at.port.file.kring(i);
         let n = ring.n();
@@ -197,7 +192,7 @@ impl ValePort {
             return; // nothing read, nothing new
         }
         let switch = &self.at.switch;
-        if kring.reader.take(self.at.id, |owner| switch.is_dead(owner)) == Taken::No {
+        if kring.reader.take(me, |owner| switch.is_dead(owner)) == owner::Taken::No {
             return;
         }
         let (mut hwcur, mut hwtail) = (kring.consumer_cur(), kring.published());
@@ -223,15 +218,15 @@ impl ValePort {
             // Senders that wait for space are woken for a worthwhile batch: half the ring.
             if head != hwcur && switch.modes().backpressure && ring.distance(head, hwtail) <= n / 2
             {
-                waiting = kring.take_waiting();
+                waiting = kring.take_waiters();
             }
         } else {
             ring.reinit(hwcur, hwtail);
             self.at.port.file.rx_counters(i).add(C::reinits, 1);
         }
-        kring.reader.give(self.at.id);
+        kring.reader.give(me);
         if let Some(waiting) = waiting {
-            wake(&self.at, &mut self.peers, waiting, i);
+            wake(&self.at, waiting, i);
         }
     }
 
@@ -281,19 +276,28 @@ impl Adapter for ValePort {
 
     fn txsync_ring(&mut self, ring: usize) -> Result<()> {
         self.forwarder.begin();
-        self.send_ring(self.at.bound.tx[ring]);
+        self.send_ring(self.at.switch.me()?, self.at.bound.tx[ring]);
         Ok(())
     }
 
     fn rxsync_ring(&mut self, ring: usize) -> Result<()> {
-        self.receive_ring(self.at.bound.rx[ring]);
+        self.receive_ring(self.at.switch.me()?, self.at.bound.rx[ring]);
         Ok(())
     }
 
     fn txsync(&mut self) -> Result<()> {
         self.forwarder.begin();
+        let me = self.at.switch.me()?;
         for ring in 0..self.at.bound.tx.len() {
-            self.send_ring(self.at.bound.tx[ring]);
+            self.send_ring(me, self.at.bound.tx[ring]);
+        }
+        Ok(())
+    }
+
+    fn rxsync(&mut self) -> Result<()> {
+        let me = self.at.switch.me()?;
+        for ring in 0..self.at.bound.rx.len() {
+            self.receive_ring(me, self.at.bound.rx[ring]);
         }
         Ok(())
     }
@@ -305,19 +309,12 @@ impl Adapter for ValePort {
         })
     }
 
-    /// The doorbell, or what joins several.
     fn fd(&self) -> BorrowedFd<'_> {
-        match &self.epoll {
-            Some(epoll) => epoll.0.as_fd(),
-            None => {
-                let i = self.at.bound.rx.first().or(self.at.bound.tx.first()).copied().unwrap_or(0);
-                self.at.port.bells[i].as_fd()
-            }
-        }
+        self.bell.as_fd()
     }
 
     fn events(&self, _what: Interest) -> PollFlags {
-        PollFlags::POLLIN // a doorbell rings for everything
+        PollFlags::POLLIN // a bell rings for everything
     }
 
     fn arm(&mut self, what: Interest) {
@@ -326,22 +323,20 @@ impl Adapter for ValePort {
         for &i in &self.at.bound.rx {
             let kring = self.at.port.file.kring(i);
             if what.contains(Interest::RX) {
-                kring.ask_kick();
+                kring.sleep_for_packets(self.at.index());
             }
             // About to sleep: whoever waits for space gets what there is.
             if self.at.switch.modes().backpressure
-                && let Some(waiting) = kring.take_waiting()
+                && let Some(waiting) = kring.take_waiters()
             {
-                wake(&self.at, &mut self.peers, waiting, i);
+                wake(&self.at, waiting, i);
             }
         }
         if what.contains(Interest::TX) {
             for stall in self.armed.into_iter().flatten() {
                 self.peers.update(&self.at.switch, stall.port);
                 if let Some(peer) = self.peers.get(stall.port) {
-                    peer.file
-                        .kring(stall.ring.into())
-                        .wait_for_space(self.at.port.file.shape.index);
+                    peer.file.kring(stall.ring.into()).wait_for_space(self.at.index());
                 }
             }
         }
@@ -354,11 +349,9 @@ impl Adapter for ValePort {
 
     fn disarm(&mut self, slept: bool) {
         for &i in &self.at.bound.rx {
-            self.at.port.file.kring(i).clear_kick();
+            self.at.port.file.kring(i).stay_awake(self.at.index());
         }
-        for &i in &self.mine {
-            self.at.port.bells[i].clear();
-        }
+        self.bell.clear(self.at.switch.dir(), || self.at.bell());
         if slept && let Some(&i) = self.at.bound.rx.first() {
             self.at.port.file.rx_counters(i).add(C::wakeups, 1);
         }
@@ -379,6 +372,18 @@ impl Adapter for ValePort {
 
     fn allow_indirect(&mut self, start: usize, len: usize) {
         self.forwarder.allow(start, len);
+    }
+
+    fn into_fd(self: Box<Self>) -> Option<OwnedFd> {
+        let Self { bell, .. } = *self;
+        Some(bell.into_fd()) // the rest is dropped and finds the handle alive
+    }
+
+    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
+        let of = |all: &[usize], some: &[usize]| some.iter().map(|&i| all[i]).collect();
+        let bound = &self.at.bound;
+        let rings = BoundRings { tx: of(&bound.tx, &rings.tx), rx: of(&bound.rx, &rings.rx) };
+        Ok(Box::new(Self::new(self.at.give_away(rings)?)))
     }
 
     fn held_up_by(&self) -> Option<String> {
@@ -403,21 +408,15 @@ impl Adapter for ValePort {
     }
 }
 
-/// Rings the senders in `waiting`, who found ring `i` full.
+/// Rings the handles that found ring `i` full.
 #[cold]
-fn wake(at: &Attached, peers: &mut Peers, mut waiting: [u64; 4], i: usize) {
+fn wake(at: &Attached, waiting: Taken, i: usize) {
     let counters = at.port.file.rx_counters(i);
-    for (word, bits) in waiting.iter_mut().enumerate() {
-        while *bits != 0 {
-            let port = (word * 64) as u32 + bits.trailing_zeros();
-            *bits &= *bits - 1;
-            peers.update(&at.switch, port as u8);
-            if let Some(peer) = peers.get(port as u8) {
-                // Which of its rings waits is not recorded; a ring too many costs a wake-up.
-                peer.bells.iter().for_each(Bell::ring);
-                counters.add(C::doorbells_rung, 1);
-            }
+    for handle in waiting.handles() {
+        if !at.switch.ring(handle) {
+            at.port.file.kring(i).wait_for_space(handle); // rung when more is freed
         }
+        counters.add(C::doorbells_rung, 1);
     }
 }
 
@@ -440,7 +439,7 @@ mod tests {
     fn open(root: &Root, name: &str) -> ValePort {
         let bound = |_: &Shape| Ok(BoundRings { tx: vec![0], rx: vec![0] });
         let at = open::open(root, "valeA", name, &Options::default(), bound).expect("opened");
-        ValePort::new(at).expect("bound")
+        ValePort::new(at)
     }
 
     fn root() -> (tempfile::TempDir, Root) {
@@ -526,20 +525,21 @@ mod tests {
     fn ring_that_another_handle_syncs_is_skipped() {
         let (_temp, root) = root();
         let (mut one, other, mut receiver) = (open(&root, "t"), open(&root, "t"), open(&root, "r"));
+        let me = one.at.switch.me().unwrap(); // threads of one process exclude each other, too
         queue(&one, 0..3);
-        assert!(other.at.port.file.tx_state(0).begin(other.at.id, |_| false).is_some());
+        assert!(other.at.port.file.tx_state(0).begin(me, |_| false).is_some());
         one.txsync().unwrap();
         assert_eq!(received(&mut receiver), []);
-        other.at.port.file.tx_state(0).end(other.at.id);
+        other.at.port.file.tx_state(0).end(me);
         one.txsync().unwrap();
         assert_eq!(received(&mut receiver), [0, 1, 2]);
         // The same for the reader's side.
         queue(&one, 3..4);
         one.txsync().unwrap();
         let kring = receiver.at.port.file.kring(0);
-        assert_eq!(kring.reader.take(one.at.id, |_| false), Taken::Free);
+        assert_eq!(kring.reader.take(me, |_| false), owner::Taken::Free);
         assert_eq!(received(&mut receiver), []);
-        receiver.at.port.file.kring(0).reader.give(one.at.id);
+        receiver.at.port.file.kring(0).reader.give(me);
         assert_eq!(received(&mut receiver), [3]);
     }
 
@@ -549,7 +549,7 @@ mod tests {
         let (mut sender, mut receiver) = (open(&root, "t"), open(&root, "r"));
         queue(&sender, 0..3);
         sender.txsync().unwrap();
-        assert_eq!(receiver.at.port.file.kring(0).reader.take(DEAD, |_| false), Taken::Free);
+        assert_eq!(receiver.at.port.file.kring(0).reader.take(DEAD, |_| false), owner::Taken::Free);
         assert_eq!(received(&mut receiver), [0, 1, 2]);
     }
 

@@ -69,7 +69,13 @@ pub fn deliver<I: Isa>(
                 Ok(lease) => {
                     let load = Load { port, which, lease };
                     if !job.lossless {
-                        if put::<I>(Writer::new(to, lease, job.me), batch, load, stop, job) {
+                        if put::<I>(
+                            Writer::new(to, lease, job.me),
+                            batch,
+                            load,
+                            stop,
+                            (job, &*destinations),
+                        ) {
                             done.full = Some(port);
                         }
                         continue;
@@ -99,7 +105,7 @@ pub fn deliver<I: Isa>(
     }
     for &load in &*loads {
         let to = destinations.get(load.port).expect("it was there when its ring was held");
-        put::<I>(Writer::new(to, load.lease, job.me), batch, load, stop, job);
+        put::<I>(Writer::new(to, load.lease, job.me), batch, load, stop, (job, &*destinations));
     }
     done.slots = stop as u32;
     done
@@ -126,7 +132,7 @@ pub fn deliver_copies<I: Isa>(
             put_packet::<I>(&mut out, batch, packet, most);
         }
         out.forgive();
-        out.finish(job.counters);
+        out.finish(job.counters, &*destinations);
     }
 }
 
@@ -160,7 +166,13 @@ fn first_misfit(batch: &Batch, load: Load, most: u32, stop: usize) -> Option<usi
 }
 
 /// Puts the packets of a load before fragment `stop` that fit. Returns whether some did not.
-fn put<I: Isa>(mut out: Writer<'_>, batch: &Batch, load: Load, stop: usize, job: &Job<'_>) -> bool {
+fn put<I: Isa>(
+    mut out: Writer<'_>,
+    batch: &Batch,
+    load: Load,
+    stop: usize,
+    (job, destinations): (&Job<'_>, &impl Destinations),
+) -> bool {
     let most = out.num_slots() - 1;
     let mut packets = batch.packets(load.port, load.which, stop);
     if !load.which.unicast {
@@ -174,7 +186,7 @@ fn put<I: Isa>(mut out: Writer<'_>, batch: &Batch, load: Load, stop: usize, job:
         }
     }
     let full = out.dropped > 0;
-    out.finish(job.counters);
+    out.finish(job.counters, destinations);
     full
 }
 

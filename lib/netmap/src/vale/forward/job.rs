@@ -3,8 +3,9 @@
 use crate::ring::RingRef;
 use crate::stats::SharedCounters;
 use crate::vale::state::fdb::Clock;
+use crate::vale::state::participants::ParticipantId;
 use crate::vale::state::portfiles::PortFiles;
-use crate::vale::state::switch::{HandleId, SwitchFile};
+use crate::vale::state::switch::SwitchFile;
 use crate::vale::state::txstate::TxState;
 
 /// The other ports, as far as a sender asks for them.
@@ -15,6 +16,9 @@ pub trait Destinations {
 
     /// The port at `index`, if `update` found one.
     fn get(&self, index: u8) -> Option<&PortFiles>;
+
+    /// Rings a handle. False: it may sleep on, and is to be rung another time.
+    fn ring(&self, handle: u32) -> bool;
 }
 
 /// Where a batch stopped in backpressure mode.
@@ -29,6 +33,8 @@ pub struct Stall {
 /// A TX ring to be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
+    /// The process that sends.
+    pub me: ParticipantId,
     /// The ring.
     pub ring: RingRef<'a>,
     /// Its number.
@@ -68,8 +74,8 @@ pub struct Done {
 /// What one txsync works on.
 #[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
-    /// The handle that sends.
-    pub me: HandleId,
+    /// The process that sends.
+    pub me: ParticipantId,
     /// Its port.
     pub port: u8,
     /// The switch that it is on.

@@ -15,7 +15,7 @@
 //!
 //! Everything read from shared memory is copied out and checked first; peers can cost packets, not
 //! safety. Whose rings and memory these are is not known here: the caller brings its ring, and
-//! `Destinations` those of the others.
+//! `Destinations` those of the others, and the bells of who sleeps there.
 
 mod batch;
 #[allow(unsafe_code)]
@@ -51,14 +51,13 @@ use crate::vale::forward::memo::Memo;
 use crate::vale::forward::stage::Copies;
 use crate::vale::forward::writer::WaitBudget;
 use crate::vale::state::fdb::{self, Clock};
-use crate::vale::state::switch::{HandleId, SwitchFile};
+use crate::vale::state::switch::SwitchFile;
 
 pub use job::{Destinations, Sent, Source, Stall};
 
 /// The forwarding state of one handle. Private memory: nobody else sees it.
 #[derive(Debug)]
 pub struct Forwarder {
-    me: HandleId,
     port: u8,
     isa: copy::Kind,
     windows: Vec<Window>,
@@ -76,10 +75,9 @@ pub struct Forwarder {
 unsafe impl Send for Forwarder {}
 
 impl Forwarder {
-    /// For the handle `me` on `port`.
-    pub fn new(port: u8, me: HandleId) -> Self {
+    /// For a handle on `port`.
+    pub fn new(port: u8) -> Self {
         Self {
-            me,
             port,
             isa: copy::detect(),
             windows: Vec::new(),
@@ -129,7 +127,7 @@ impl Forwarder {
         }
         let modes = switch.modes();
         let job = Job {
-            me: self.me,
+            me: from.me,
             port: self.port,
             switch,
             clock: &clock,

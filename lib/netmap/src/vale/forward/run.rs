@@ -76,7 +76,7 @@ pub fn run<I: Isa, S: Source>(
         at = ring.step(at, 1);
     }
     job.state.claim(at);
-    out.finish(job.counters);
+    out.finish(job.counters, &*destinations);
     done.slots = ring.distance(from, at);
     if done.slots > 0 {
         job.counters.add(C::tx_packets, done.slots.into());

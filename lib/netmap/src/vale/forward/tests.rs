@@ -24,6 +24,10 @@ impl Destinations for Ports {
     fn get(&self, index: u8) -> Option<&PortFiles> {
         self.0.get(usize::from(index)).map(|(_, port)| port)
     }
+
+    fn ring(&self, _: u32) -> bool {
+        true
+    }
 }
 
 struct Rig {
@@ -57,12 +61,11 @@ impl Rig {
         for i in 0..ports {
             let (index, generation) = switch.reserve_port(&lock, &format!("p{i}"), "r").unwrap();
             let (file, region) = half(index, generation);
-            destinations
-                .push((generation, PortFiles { file, region: region.into(), bells: Vec::new() }));
+            destinations.push((generation, PortFiles { file, region: region.into() }));
             senders.push(half(index, generation));
             switch.activate_port(&lock, index);
         }
-        let forwarders = (0..ports).map(|port| Forwarder::new(port, 7)).collect();
+        let forwarders = (0..ports).map(|port| Forwarder::new(port)).collect();
         let (ports, hwcur) = (Ports(destinations), vec![0; ports.into()]);
         Self { _temp: temp, lock, switch, ports, senders, hwcur, forwarders }
     }
@@ -100,7 +103,7 @@ impl Rig {
         let n = ring.n();
         let head = ring.head_in_order(hwcur, ring.step(hwcur, n - 1)).unwrap();
         let (state, counters) = (file.tx_state(0), file.tx_counters(0));
-        let from = Source { ring, state, number: 0, hwcur, head, counters };
+        let from = Source { me: 7, ring, state, number: 0, hwcur, head, counters };
         let sent = forwarders[index].txsync(switch, ports, &from);
         self.hwcur[index] = sent.hwcur;
         ring.raw

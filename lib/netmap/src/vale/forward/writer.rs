@@ -1,5 +1,5 @@
 //! Writing to a destination's receive ring: hold it, put packets, publish once, let go, ring the
-//! doorbell at most once.
+//! bells of who sleeps there.
 //!
 //! Invariant: between `hold` and `finish` nobody else writes to the ring; what was put is seen by
 //! the receiver only after `finish`, all at once; whoever dies in between has put nothing.
@@ -12,9 +12,11 @@ use crate::shm::mem::{RESERVED, Region};
 use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::forward::inner::{AHEAD, Buffers};
+use crate::vale::forward::job::Destinations;
 use crate::vale::state::kring::{Held, OnHeld};
+use crate::vale::state::participants::{ParticipantId, RETIRED};
 use crate::vale::state::portfiles::PortFiles;
-use crate::vale::state::switch::{HandleId, RETIRED, SwitchFile};
+use crate::vale::state::switch::SwitchFile;
 
 /// How long a sender waits for a ring that another sender holds before it gives up.
 const LONGEST_WAIT: Duration = Duration::from_millis(20);
@@ -57,7 +59,7 @@ pub fn hold(
     switch: &SwitchFile,
     to: &PortFiles,
     ring: u8,
-    me: HandleId,
+    me: ParticipantId,
     budget: &mut WaitBudget,
 ) -> std::result::Result<Lease, NotHeld> {
     let ring_no = usize::from(ring);
@@ -67,8 +69,7 @@ pub fn hold(
     let held = kring.hold(me, |owner| {
         let (since, asked) = waited.get_or_insert_with(|| (Instant::now(), 0));
         *asked += 1;
-        // Nobody waits for themselves: a lock with our own name was forged.
-        if owner == me || (*asked % 32 == 1 && switch.is_dead(owner)) {
+        if *asked % 32 == 1 && switch.is_dead(owner) {
             OnHeld::Dead
         } else if owner == RETIRED || since.elapsed() > most {
             OnHeld::GiveUp
@@ -100,7 +101,7 @@ pub fn hold(
 #[derive(Debug)]
 pub struct Writer<'a> {
     to: &'a PortFiles,
-    me: HandleId,
+    me: ParticipantId,
     ring: u8,
     slots: &'a [RawSlot],
     buffers: Buffers,
@@ -118,7 +119,7 @@ pub struct Writer<'a> {
 impl<'a> Writer<'a> {
     /// Writes where `lease` says; the ring is held for `me`.
     #[inline(always)]
-    pub fn new(to: &'a PortFiles, lease: Lease, me: HandleId) -> Self {
+    pub fn new(to: &'a PortFiles, lease: Lease, me: ParticipantId) -> Self {
         let ring = to.rx_ring(lease.ring.into()).expect("`hold` has seen it");
         Self {
             to,
@@ -207,9 +208,9 @@ impl<'a> Writer<'a> {
         self.packets += 1;
     }
 
-    /// Publishes, lets the ring go, and rings if the receiver sleeps. `counters` are the sender's.
+    /// Publishes, lets the ring go, and rings who sleeps there. `counters` are the sender's.
     #[inline]
-    pub fn finish(self, counters: &SharedCounters) {
+    pub fn finish(self, counters: &SharedCounters, destinations: &impl Destinations) {
         let ring_no = usize::from(self.ring);
         let kring = self.to.file.kring(ring_no);
         let rx = self.to.file.rx_counters(ring_no);
@@ -226,11 +227,13 @@ impl<'a> Writer<'a> {
         }
         kring.release_hold(self.me);
         if self.packets > 0 {
-            if kring.take_kick() {
-                if let Some(bell) = self.to.bells.get(ring_no) {
-                    bell.ring();
+            if let Some(sleepers) = kring.take_sleepers() {
+                for handle in sleepers.handles() {
+                    if !destinations.ring(handle) {
+                        kring.sleep_for_packets(handle); // the next publication tries again
+                    }
+                    counters.add(C::doorbells_rung, 1);
                 }
-                counters.add(C::doorbells_rung, 1);
             } else {
                 counters.add(C::doorbells_suppressed, 1);
             }

@@ -3,6 +3,8 @@
 //! Everything that changes them runs under the root's lock and may die at any instruction: the lock
 //! goes with the process, and every state that it may leave behind is one that `reap` cleans up.
 
+pub mod alive;
+pub mod bells;
 pub mod open;
 pub mod persist;
 pub mod reap;

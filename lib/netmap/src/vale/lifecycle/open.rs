@@ -11,15 +11,18 @@
 //! whose process is gone, and removes it with its files. Invariant: a port's files are removed
 //! before its place is free, so a name is never reused with old files in the way.
 
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::name::valid_name;
+use crate::name::{parse_switch, valid_name};
 use crate::options::{BoundRings, Memory, Options, Sizes};
 use crate::random::random;
 use crate::ring::RingRef;
-use crate::rings::{RingCells, make_if, make_rings, populate};
+use crate::rings::{RingCells, bind_if, make_if, make_rings, populate};
+use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::Region;
@@ -27,17 +30,21 @@ use crate::vale::lifecycle::reap::{self, Sweep, reap};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::{Opened, Switch};
+use crate::vale::state::handleset::HANDLES;
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portfiles::PortFiles;
-use crate::vale::state::switch::{EXCLUSIVE, HandleId, index_of, port_file};
+use crate::vale::state::switch::{
+    EXCLUSIVE, HandleId, ListedHandle, NewHandle, bell_file, bell_index, index_of, port_file,
+};
 
 /// How long an opener goes on clearing away what a port of that name left behind.
 const CLEARING_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A handle on a VALE port.
+/// A handle on a VALE port, as this process has it beside its bell. The bell is closed first: the handle
+/// then goes unless somebody else has a copy of it.
 #[derive(Debug)]
 pub struct Attached {
-    /// The switch; its open file keeps the handle alive.
+    /// The switch.
     pub switch: Arc<Switch>,
     /// The port.
     pub port: Arc<PortFiles>,
@@ -57,7 +64,7 @@ pub fn open(
     port: &str,
     options: &Options,
     bound: impl Fn(&Shape) -> Result<BoundRings>,
-) -> Result<Attached> {
+) -> Result<(Bell, Attached)> {
     let full = format!("{switch_name}:{port}");
     let (lock, switch) = lock_for_new(root, switch_name, port)?;
     // From here on an error leaves a port without handles, perhaps a switch without ports.
@@ -76,8 +83,12 @@ pub fn open(
         let extra = options.extra_bufs;
         let if_cell = make_if(&port.region, &shape.rings, &full, &bound, extra)?;
         let flags = if options.exclusive { EXCLUSIVE } else { 0 };
-        match switch.add_handle(&lock, shape.index, if_cell, flags) {
-            Ok(id) => Ok((Attached { switch: switch.clone(), port, id, if_cell, bound }, is_new)),
+        let new = NewHandle { port: shape.index, if_cell, flags, bound: &bound };
+        match enter(&switch, &lock, &new) {
+            Ok((bell, id)) => {
+                let attached = Attached { switch: switch.clone(), port, id, if_cell, bound };
+                Ok((bell, attached, is_new))
+            }
             Err(e) => {
                 let mut sweep = Sweep::new(&switch);
                 let cells = sweep.cells_of_if(&port.region, &shape.region, if_cell);
@@ -87,18 +98,74 @@ pub fn open(
         }
     })();
     match opened {
-        Ok((attached, is_new)) => {
+        Ok((bell, attached, is_new)) => {
             drop(lock);
             if is_new {
                 populate(&attached.port.file.shape.rings, &attached.port.region);
             }
-            Ok(attached)
+            Ok((bell, attached))
         }
         Err(e) => {
             let _ = reap(&switch, &lock); // the first error is the one to report
             Err(e)
         }
     }
+}
+
+/// Enters a handle, with a bell of its own.
+fn enter(switch: &Switch, lock: &RootLock, new: &NewHandle<'_>) -> Result<(Bell, HandleId)> {
+    switch.me()?; // before anybody hears of it
+    for index in 0..HANDLES as u32 {
+        // A free entry whose bell is held is one that a peer has scribbled over: the next one will do.
+        if switch.handle(index).is_none()
+            && let Some(bell) = Bell::create(switch.dir(), &bell_file(index))?
+        {
+            return Ok((bell, switch.enter_handle(lock, index, new)));
+        }
+    }
+    Err(switch.no_free_handle())
+}
+
+/// Takes over the handle that a descriptor names: its bell, opened by `open` in whatever process.
+pub fn adopt(fd: OwnedFd) -> Result<(Bell, Attached)> {
+    let place = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let path = std::fs::read_link(&place).map_err(Error::io("look up the descriptor", place))?;
+    let no_handle = || Error::Invalid {
+        name: path.display().to_string(),
+        why: "the descriptor is not that of a handle on a port that is there".into(),
+    };
+    let part = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    let index = part(&path).and_then(|name| bell_index(&name)).ok_or_else(no_handle)?;
+    let dir = path.parent().ok_or_else(no_handle)?;
+    let name = part(dir).filter(|name| parse_switch(name).is_ok()).ok_or_else(no_handle)?;
+    let root = Root::existing_at(dir.parent().ok_or_else(no_handle)?)?.ok_or_else(no_handle)?;
+
+    let lock = root.lock()?;
+    let switch = shared::existing_switch(&root, &name)?.ok_or_else(no_handle)?;
+    let bell = Bell::of_owner(fd, switch.dir(), &bell_file(index)).ok_or_else(no_handle)?;
+    let entry = switch.handle(index).ok_or_else(no_handle)?;
+    let listed = switch.listed(entry.port).ok_or_else(no_handle)?;
+    let (port, is_new) = shared::port(&switch, &listed.name)?;
+    let shape = &port.file.shape;
+    check_rings(shape, &port.region)?;
+    let within = |rings: &[usize], n: usize| rings.iter().all(|&i| i < n);
+    if (shape.index, shape.generation) != (listed.index, listed.generation)
+        || !within(&entry.bound.tx, shape.rings.tx.len())
+        || !within(&entry.bound.rx, shape.rings.rx.len())
+    {
+        return Err(Error::Damaged {
+            path: switch.dir().join(&port_file(&listed.name)),
+            why: "it belongs to another port; close the port in all programs".into(),
+        });
+    }
+    switch.me()?;
+    switch.take_handle(&lock, index);
+    drop(lock);
+    if is_new {
+        populate(&port.file.shape.rings, &port.region);
+    }
+    let ListedHandle { id, if_cell, bound, .. } = entry;
+    Ok((bell, Attached { switch, port, id, if_cell, bound }))
 }
 
 /// Takes the root's lock and opens a switch, making it if there is none, once nothing is left of an
@@ -135,19 +202,64 @@ pub fn open_switch(root: &Root, lock: &RootLock, name: &str) -> Result<(Arc<Swit
 }
 
 impl Attached {
-    /// Closes the handle; with the last one goes the port, with the last port the switch.
-    pub fn close(&self) -> Result<()> {
+    /// Index of the handle.
+    #[inline]
+    pub fn index(&self) -> u32 {
+        index_of(self.id)
+    }
+
+    /// Name of its bell.
+    pub fn bell(&self) -> String {
+        bell_file(self.index())
+    }
+
+    /// Lets a new handle have some of the rings; they are no longer this one's.
+    pub fn give_away(&mut self, rings: BoundRings) -> Result<(Bell, Self)> {
         let lock = self.switch.root().lock()?;
         let PortFiles { file, region, .. } = &*self.port;
-        let name = &file.shape.region;
-        let cells = Sweep::new(&self.switch).cells_of_if(region, name, self.if_cell);
-        self.switch.remove_handle(&lock, index_of(self.id));
-        // After the handle: who dies in between leaks cells, who did it the other way round
-        // would have them given back twice.
-        region.give_back(cells);
-        // Somebody removed the switch's directory: what was this port's alone goes with its user.
-        if !self.switch.is_current() && region.ports_ever() <= 1 {
-            region.remove(self.switch.memory()?, name)?;
+        let shape = &file.shape;
+        let listed = self.switch.listed(shape.index).filter(|l| l.generation == shape.generation);
+        let entry = self.switch.handle(self.index()).filter(|h| h.id == self.id);
+        let (Some(listed), Some(entry)) = (listed, entry) else {
+            return Err(Error::NotFound {
+                name: format!("port of {} any more", self.switch.name()),
+            });
+        };
+        let full = format!("{}:{}", self.switch.name(), listed.name);
+        let if_cell = make_if(region, &shape.rings, &full, &rings, 0)?;
+        let new = NewHandle { port: shape.index, if_cell, flags: entry.flags, bound: &rings };
+        let (bell, id) =
+            enter(&self.switch, &lock, &new).inspect_err(|_| region.give_back([if_cell]))?;
+        self.bound.tx.retain(|i| !rings.tx.contains(i));
+        self.bound.rx.retain(|i| !rings.rx.contains(i));
+        self.switch.bind_handle(&lock, self.index(), &self.bound);
+        bind_if(region, &shape.rings, self.if_cell, &self.bound);
+        let (switch, port) = (self.switch.clone(), self.port.clone());
+        Ok((bell, Self { switch, port, id, if_cell, bound: rings }))
+    }
+
+    /// Closes the handle, if nobody has a copy of its bell any more; with the last handle goes the port,
+    /// with the last port the switch.
+    fn close(&self) -> Result<()> {
+        let lock = self.switch.root().lock()?;
+        let ours = |h: ListedHandle| h.id == self.id;
+        let (entry, index) = (self.switch.handle(self.index()), self.index());
+        if entry.is_some_and(ours) {
+            if self.switch.is_alive(index) {
+                return Ok(());
+            }
+            let PortFiles { file, region, .. } = &*self.port;
+            let name = &file.shape.region;
+            let cells = Sweep::new(&self.switch).cells_of_if(region, name, self.if_cell);
+            self.switch.free_handle(&lock, index);
+            file::remove(self.switch.dir(), &self.bell())?;
+            // After the handle: who dies in between leaks cells, who did it the other way round
+            // would have them given back twice.
+            region.give_back(cells);
+            // Somebody removed the switch's directory: what was this port's alone goes with its user.
+            if !self.switch.is_current() && region.ports_ever() <= 1 {
+                region.remove(self.switch.memory()?, name)?;
+            }
         }
         reap(&self.switch, &lock).map(drop)
     }
@@ -155,10 +267,7 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if self.close().is_err() {
-            // The next reaper's: others of this process may have the switch's file open for long.
-            self.switch.abandon(self.id);
-        }
+        let _ = self.close(); // what is left is the next reaper's
     }
 }
 
@@ -195,7 +304,7 @@ pub fn find_or_make(
 ) -> Result<(Arc<PortFiles>, bool)> {
     let full = format!("{}:{port}", switch.name());
     if let Some(listed) = switch.find(port) {
-        let (found, is_new) = shared::port(switch, port, true)?;
+        let (found, is_new) = shared::port(switch, port)?;
         let shape = &found.file.shape;
         if shape.index != listed.index {
             return Err(Error::Damaged {
@@ -242,7 +351,7 @@ pub fn find_or_make(
     let shape = Shape { index, generation, region: region_name, rings };
     file::remove(switch.dir(), &port_file(port))?;
     PortFile::create(switch.dir(), &port_file(port), shape)?;
-    let (made, is_new) = shared::port(switch, port, true)?;
+    let (made, is_new) = shared::port(switch, port)?;
     // Last: from now on senders open all of the above.
     switch.activate_port(lock, index);
     Ok((made, is_new))

@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::name::valid_name;
-use crate::options::MAX_RINGS;
 use crate::ring::ring_bytes;
 use crate::rings::chain;
 use crate::shm::bell::Bell;
@@ -27,8 +26,9 @@ use crate::shm::mem::{MAX_CELLS, Region, cells_for};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::kring::{Held, OnHeld};
+use crate::vale::state::participants::RETIRED;
 use crate::vale::state::portfile::{PortFile, Shape};
-use crate::vale::state::switch::{RETIRED, bell_file, port_file};
+use crate::vale::state::switch::{bell_file, port_file};
 
 /// Extra buffers that one call looks at: as many as a region has cells, so that the longest honest
 /// chain is always finished by the call that begins it.
@@ -47,9 +47,9 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<u8>> {
         return Ok(Vec::new()); // somebody removed the directory: what is there now is not ours
     }
     let mut sweep = Sweep::new(switch);
-    let died = sweep.handles(lock);
+    let died = sweep.handles(lock) | switch.forget_dead(lock);
     let mut rest = Vec::new();
-    for index in switch.abandoned_ports(lock) {
+    for index in switch.ports_but(lock, switch.kept_ports()) {
         // What is in the way of one port is no other's trouble; it is tried again by the next call.
         if sweep.unfinished.contains(&index) || !sweep.remove_port(lock, index).unwrap_or(false) {
             switch.unlist_port(lock, index); // nobody begins to use it meanwhile
@@ -61,10 +61,10 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<u8>> {
     }
     if died {
         // Who died may have published without kicking: wake all who may sleep.
-        for listed in switch.list() {
-            let bells = (0..usize::from(MAX_RINGS)).map(|i| bell_file(&listed.name, i));
-            let open = |name: String| Bell::open(switch.dir(), &name).ok();
-            bells.map_while(open).for_each(|bell| bell.ring());
+        for handle in switch.all_handles() {
+            if let Ok(bell) = Bell::open(switch.dir(), &bell_file(handle.index)) {
+                bell.ring();
+            }
         }
     }
     Ok(rest)
@@ -175,7 +175,8 @@ impl<'a> Sweep<'a> {
                     self.unfinished.insert(handle.port);
                     continue;
                 };
-                self.switch.remove_handle(lock, handle.index);
+                self.switch.free_handle(lock, handle.index);
+                let _ = file::remove(self.switch.dir(), &bell_file(handle.index)); // the next one's
                 // After the handle: who dies in between leaks cells, who did it the other way round
                 // would have them given back twice.
                 if let Some((region, _)) = lives_on {
@@ -234,9 +235,6 @@ impl<'a> Sweep<'a> {
             };
             if matches!(left, Left::Later) {
                 return Ok(false);
-            }
-            for i in (0..usize::from(MAX_RINGS)).rev() {
-                file::remove(switch.dir(), &bell_file(&name, i))?;
             }
             file::remove(switch.dir(), &port_file(&name))?;
             // Cells go back after the port's file has gone: who dies in between leaks them, and

@@ -5,7 +5,7 @@
 //!  ROOT/mem/ID           memory regions (lib: shm::mem)
 //!  ROOT/valeA/switch     port table, handles, learning table (lib: vale::state::switch)
 //!  ROOT/valeA/port.x     rings' state and counters of port x (lib: vale::state::portfile)
-//!  ROOT/valeA/bell.x.0   doorbell of ring 0 of port x
+//!  ROOT/valeA/bell.0     bell of the handle at index 0 (lib: shm::bell)
 //!  ROOT/.aside.N         what was in the way of a switch and is not ours to delete
 //! ```
 //!
@@ -20,10 +20,11 @@ use nix::sys::stat::FileStat;
 
 use crate::error::{Error, Result};
 use crate::name::valid_name;
-use crate::options::MAX_RINGS;
 use crate::shm::dir::Dir;
 use crate::shm::lock::{self, RootLock};
 use crate::vale::state::MAX_PORTS;
+use crate::vale::state::handleset::HANDLES;
+use crate::vale::state::switch::bell_index;
 
 /// Environment variable that names the root directory.
 pub const ENV: &str = "NETMAP_ROOT";
@@ -101,9 +102,18 @@ impl Root {
         static LAST: Mutex<Option<Root>> = Mutex::new(None);
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
         if last.as_ref().is_none_or(|root| !root.is_current()) {
-            *last = Self::open_existing()?;
+            *last = Self::open_dir()?.map(Self::of_dir).transpose()?.flatten();
         }
         Ok(last.clone())
+    }
+
+    /// Opens the root at `path`, which the environment may not name, if it is one.
+    pub fn existing_at(path: &Path) -> Result<Option<Self>> {
+        if path == Self::locate() {
+            return Self::existing();
+        }
+        let dir = Dir::open(path, false).map_err(Error::io("open the root directory", path))?;
+        Self::of_dir(dir)
     }
 
     /// Whether the root is complete and still the directory that its name leads to.
@@ -119,8 +129,7 @@ impl Root {
             && memory.is_some_and(|(memory, there)| same(memory, there))
     }
 
-    fn open_existing() -> Result<Option<Self>> {
-        let Some(dir) = Self::open_dir()? else { return Ok(None) };
+    fn of_dir(dir: Dir) -> Result<Option<Self>> {
         match dir.stat_at(lock::NAME) {
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None), // no root
@@ -302,17 +311,14 @@ fn chosen() -> Option<PathBuf> {
 }
 
 /// Most files that a switch has.
-const MOST_FILES: usize = MAX_PORTS * (1 + MAX_RINGS as usize) + 1;
+const MOST_FILES: usize = 1 + MAX_PORTS + HANDLES;
 
 /// Whether an entry of a switch's directory has a name that the library gives, and is what it makes
 /// under that name.
 fn is_ours(dir: &Dir, name: &str) -> bool {
     let wanted = if name == "switch" || name.strip_prefix("port.").is_some_and(valid_name) {
         libc::S_IFREG
-    } else if let Some((port, ring)) = name.strip_prefix("bell.").and_then(|n| n.split_once('.'))
-        && valid_name(port)
-        && ring.parse::<u16>().is_ok_and(|ring| ring < MAX_RINGS)
-    {
+    } else if bell_index(name).is_some() {
         libc::S_IFIFO
     } else {
         return name.starts_with(crate::shm::dir::TEMPORARY);

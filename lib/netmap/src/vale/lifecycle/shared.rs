@@ -6,7 +6,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::Result;
-use crate::shm::bell::Bell;
 use crate::shm::dir::Dir;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::Region;
@@ -14,7 +13,7 @@ use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::{Opened, Switch};
 use crate::vale::state::portfile::PortFile;
 use crate::vale::state::portfiles::PortFiles;
-use crate::vale::state::switch::{bell_file, port_file};
+use crate::vale::state::switch::port_file;
 
 static SWITCHES: Mutex<Vec<Weak<Switch>>> = Mutex::new(Vec::new());
 static REGIONS: Mutex<Vec<Weak<Region>>> = Mutex::new(Vec::new());
@@ -32,10 +31,7 @@ fn find<T>(known: &mut Vec<Weak<T>>, is: impl Fn(&T) -> bool) -> Option<Arc<T>> 
 /// The switch of that name, made if there is none.
 pub fn switch(root: &Root, root_lock: &RootLock, name: &str) -> Result<(Arc<Switch>, Opened)> {
     let mut known = lock(&SWITCHES);
-    let here = |s: &Switch| {
-        s.name() == name && s.root().is_same(root) && s.is_ours() && s.is_current() && s.is_whole()
-    };
-    if let Some(found) = find(&mut known, here) {
+    if let Some(found) = find(&mut known, |s: &Switch| is_that(s, root, name)) {
         return Ok((found, Opened::Found));
     }
     let (switch, how) = Switch::open_or_create(root, root_lock, name)?;
@@ -63,9 +59,23 @@ pub fn add_region(region: Region) -> Arc<Region> {
     region
 }
 
-/// The files of the port `name` of a switch, and whether they were opened just now. With `make`, missing
-/// doorbells are made.
-pub fn port(switch: &Switch, name: &str, make: bool) -> Result<(Arc<PortFiles>, bool)> {
+/// The switch of that name, if there is one.
+pub fn existing_switch(root: &Root, name: &str) -> Result<Option<Arc<Switch>>> {
+    let mut known = lock(&SWITCHES);
+    if let Some(found) = find(&mut known, |s: &Switch| is_that(s, root, name)) {
+        return Ok(Some(found));
+    }
+    let switch = Switch::open_existing(root, name)?.map(Arc::new);
+    known.extend(switch.as_ref().map(Arc::downgrade));
+    Ok(switch)
+}
+
+fn is_that(switch: &Switch, root: &Root, name: &str) -> bool {
+    switch.name() == name && switch.root().is_same(root) && switch.is_current() && switch.is_whole()
+}
+
+/// The files of the port `name` of a switch, and whether they were opened just now.
+pub fn port(switch: &Switch, name: &str) -> Result<(Arc<PortFiles>, bool)> {
     let mut known = lock(switch.ports());
     let there = switch.dir().stat_at(&port_file(name)).ok().map(|s| (s.st_dev, s.st_ino));
     let here = |p: &PortFiles| Some(p.file.id()) == there && p.file.is_as_opened();
@@ -78,11 +88,7 @@ pub fn port(switch: &Switch, name: &str, make: bool) -> Result<(Arc<PortFiles>, 
         Some(region) => region,
         None => Arc::new(Region::open(memory, &file.shape.region)?), // the error says why
     };
-    let open = if make { Bell::create } else { Bell::open };
-    let bells = (0..file.shape.rings.pairs())
-        .map(|i| open(switch.dir(), &bell_file(name, i)))
-        .collect::<Result<_>>()?;
-    let files = Arc::new(PortFiles { file, region, bells });
+    let files = Arc::new(PortFiles { file, region });
     known.push(Arc::downgrade(&files));
     Ok((files, true))
 }

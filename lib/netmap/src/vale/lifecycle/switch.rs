@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::random::random;
 use crate::shm::dir::Dir;
 use crate::shm::lock::RootLock;
+use crate::vale::lifecycle::bells::Bells;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{FILE, SwitchFile};
@@ -32,8 +33,7 @@ pub struct Switch {
     root: Root,
     /// Its ports that this process has open.
     ports: Mutex<Vec<Weak<PortFiles>>>,
-    /// The process that opened it.
-    pid: u32,
+    bells: Bells,
 }
 
 impl Deref for Switch {
@@ -61,7 +61,7 @@ impl Switch {
             dir,
             root: root.clone(),
             ports: Mutex::default(),
-            pid: std::process::id(),
+            bells: Bells::default(),
         };
         Ok((switch, if replaces { Opened::Replaced } else { Opened::Made }))
     }
@@ -75,7 +75,7 @@ impl Switch {
             dir,
             root: root.clone(),
             ports: Mutex::default(),
-            pid: std::process::id(),
+            bells: Bells::default(),
         }))
     }
 
@@ -89,12 +89,6 @@ impl Switch {
         &self.ports
     }
 
-    /// Whether this process opened it. A forked child must not use its parent's: the kernel would not
-    /// tell either of the other's handles.
-    pub fn is_ours(&self) -> bool {
-        self.pid == std::process::id()
-    }
-
     /// The switch's directory.
     pub fn dir(&self) -> &Dir {
         &self.dir
@@ -103,6 +97,14 @@ impl Switch {
     /// Directory of memory regions.
     pub fn memory(&self) -> Result<&Dir> {
         self.root.memory()
+    }
+
+    /// Rings a handle, if it is there. False: it may sleep on, and is to be rung another time.
+    pub fn ring(&self, handle: u32) -> bool {
+        match self.handle(handle) {
+            Some(entry) => self.bells.ring(&self.dir, &entry),
+            None => true,
+        }
     }
 
     /// Whether the file is still the one that the name leads to. Otherwise somebody removed the

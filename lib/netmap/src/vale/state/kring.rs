@@ -10,22 +10,24 @@
 //! ```
 //!
 //! Who writes what: `lock` by producers; `hwtail` by the producer that holds `lock`; `hwcur` by the
-//! consumer, the handle that `reader` names; `want_kick` is set by the consumer and cleared by whoever kicks; `waiting` is set by
-//! senders that wait for space and cleared by the consumer.
+//! consumer, the participant that `reader` names. Handles that sleep until packets come put themselves into
+//! `sleepers`, those that sleep until there is space into `waiters`; whoever changes what they wait for
+//! takes them out and rings them.
 //!
 //! Invariants, each with a loom model below: what lies before `hwtail` is complete; a producer that
-//! dies loses only what it had not published; a consumer that sleeps with its flag set is kicked by
-//! the next publication. Values are masked or range-checked by the caller: any process may have
+//! dies loses only what it had not published; every handle that sleeps in a set is rung after
+//! the next change. Values are masked or range-checked by the caller: any process may have
 //! scribbled over them.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, spin_hint, yield_now};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, spin_hint, yield_now};
+use crate::vale::state::handleset::{Members, Summary, Taken};
 use crate::vale::state::owner::Owner;
 
 /// Shared state of one receive ring. Each writer has cache lines of its own.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Kring {
-    /// 0, or the identity of the producer that holds the ring (`vale::switch::HandleId`).
+    /// 0, or the identity of the participant that holds the ring as a producer (`ParticipantId`).
     lock: AtomicU64,
     #[cfg(not(loom))]
     _pad0: [u64; 7],
@@ -35,20 +37,26 @@ pub struct Kring {
     _pad1: [u32; 15],
     /// First slot not freed. Written by the consumer.
     hwcur: AtomicU32,
-    /// 1: the consumer is about to sleep and wants its doorbell rung.
-    want_kick: AtomicU32,
+    /// Whether handles sleep until packets come.
+    sleepers: Summary,
     #[cfg(not(loom))]
     _pad2: [u32; 14],
-    /// Ports (by index) whose senders wait for space in this ring.
-    waiting: [AtomicU64; 4],
-    /// The handle that syncs the ring as its consumer now. On this line, which producers seldom touch.
+    /// Whether handles sleep until there is space.
+    waiters: Summary,
+    #[cfg(not(loom))]
+    _pad3: u32,
+    /// The participant that syncs the ring as its consumer now. On this line, which producers seldom touch.
     pub reader: Owner,
     #[cfg(not(loom))]
-    _pad3: [u64; 3],
+    _pad4: [u64; 6],
+    /// Handles that sleep until packets come.
+    sleeping: Members,
+    /// Handles that sleep until there is space.
+    waiting: Members,
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(std::mem::size_of::<Kring>() == 256);
+const _: () = assert!(std::mem::size_of::<Kring>() == 768);
 #[cfg(not(loom))]
 // SAFETY: atomics and padding; the padding is never read.
 unsafe impl crate::shm::map::Shared for Kring {}
@@ -155,15 +163,11 @@ impl Kring {
         self.hwtail.store(tail, Ordering::Release);
     }
 
-    /// Producer, after `publish`: whether the consumer asked for a kick. At most one producer is
-    /// told so.
+    /// Producer, after `publish`: the handles that asked to be woken for packets. Each is given to one
+    /// caller, who rings it.
     #[inline]
-    pub fn take_kick(&self) -> bool {
-        // The rule's fence: the publication is visible before the flag is read. Pairs with the
-        // fence in `ask_kick`; one of the two sides sees the other.
-        fence(Ordering::SeqCst);
-        self.want_kick.load(Ordering::Relaxed) != 0
-            && self.want_kick.swap(0, Ordering::Relaxed) != 0
+    pub fn take_sleepers(&self) -> Option<Taken> {
+        self.sleepers.take(&self.sleeping)
     }
 
     /// Consumer: how far there is something to read.
@@ -186,36 +190,25 @@ impl Kring {
         self.hwcur.store(cur, Ordering::Release);
     }
 
-    /// Consumer, about to sleep: ask for a kick, then look again (`published`) before sleeping.
-    #[inline]
-    pub fn ask_kick(&self) {
-        self.want_kick.store(1, Ordering::Relaxed);
-        // Pairs with the fence in `take_kick`.
-        fence(Ordering::SeqCst);
+    /// Handle that is about to sleep until packets come: look again (`published`) before sleeping.
+    pub fn sleep_for_packets(&self, handle: u32) {
+        self.sleepers.insert(&self.sleeping, handle);
     }
 
-    /// Consumer, awake: kicks would be wasted.
-    #[inline]
-    pub fn clear_kick(&self) {
-        self.want_kick.store(0, Ordering::Relaxed);
+    /// Handle that is awake: to ring it would be in vain.
+    pub fn stay_awake(&self, handle: u32) {
+        self.sleepers.remove(&self.sleeping, handle);
     }
 
-    /// Sender that found no space: ask to be woken, then look again (`freed`) before sleeping.
-    pub fn wait_for_space(&self, port: u8) {
-        self.waiting[usize::from(port / 64)].fetch_or(1 << (port % 64), Ordering::Relaxed);
-        // Pairs with the fence in `take_waiting`.
-        fence(Ordering::SeqCst);
+    /// Handle that found no space: look again (`freed`) before sleeping.
+    pub fn wait_for_space(&self, handle: u32) {
+        self.waiters.insert(&self.waiting, handle);
     }
 
-    /// Consumer, after `free`: the senders to wake, by port. Clears them.
+    /// Consumer, after `free`: the handles that wait for space, to be rung.
     #[inline]
-    pub fn take_waiting(&self) -> Option<[u64; 4]> {
-        // Pairs with the fence in `wait_for_space`.
-        fence(Ordering::SeqCst);
-        if self.waiting.iter().all(|w| w.load(Ordering::Relaxed) == 0) {
-            return None;
-        }
-        Some(std::array::from_fn(|i| self.waiting[i].swap(0, Ordering::Relaxed)))
+    pub fn take_waiters(&self) -> Option<Taken> {
+        self.waiters.take(&self.waiting)
     }
 }
 
@@ -231,13 +224,27 @@ mod loom_models {
             lock: AtomicU64::new(0),
             hwtail: AtomicU32::new(0),
             hwcur: AtomicU32::new(0),
-            want_kick: AtomicU32::new(0),
-            waiting: [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)],
+            sleepers: Summary::new(),
+            waiters: Summary::new(),
             reader: Owner::new(),
+            sleeping: Members::new(),
+            waiting: Members::new(),
         })
     }
 
-    /// The doorbell: one bit that stays set until the sleeper takes it.
+    /// Bells of two handles: one bit each, that stays set until the sleeper takes it.
+    type Bells = [AtomicBool; 2];
+
+    fn bells() -> Arc<Bells> {
+        Arc::new([AtomicBool::new(false), AtomicBool::new(false)])
+    }
+
+    fn ring(taken: Option<Taken>, bells: &Bells) {
+        for handle in taken.into_iter().flat_map(Taken::handles) {
+            bells[handle as usize].store(true, Ordering::SeqCst);
+        }
+    }
+
     fn rung(bell: &AtomicBool) -> bool {
         bell.swap(false, Ordering::SeqCst)
     }
@@ -245,43 +252,88 @@ mod loom_models {
     #[test]
     fn loom_sleeping_consumer_is_always_kicked() {
         loom::model(|| {
-            let k = kring();
-            let bell = Arc::new(AtomicBool::new(false));
+            let (k, bells) = (kring(), bells());
             let producer = {
-                let (k, bell) = (k.clone(), bell.clone());
+                let (k, bells) = (k.clone(), bells.clone());
                 thread::spawn(move || {
                     k.publish(1);
-                    if k.take_kick() {
-                        bell.store(true, Ordering::SeqCst);
-                    }
+                    ring(k.take_sleepers(), &bells);
                 })
             };
             // The consumer decides to sleep only if it asked and then still saw nothing.
-            k.ask_kick();
+            k.sleep_for_packets(0);
             let sleeps = k.published() == 0;
             producer.join().unwrap();
-            assert!(!sleeps || rung(&bell), "asleep, a packet in the ring, and no kick");
+            assert!(!sleeps || rung(&bells[0]), "asleep, a packet in the ring, and no kick");
+        });
+    }
+
+    #[test]
+    fn loom_both_handles_that_sleep_at_a_ring_are_kicked() {
+        loom::model(|| {
+            let (k, bells) = (kring(), bells());
+            let sleeper = |handle: u32| {
+                let k = k.clone();
+                thread::spawn(move || {
+                    k.sleep_for_packets(handle);
+                    k.published() == 0
+                })
+            };
+            let other = sleeper(1);
+            let producer = {
+                let (k, bells) = (k.clone(), bells.clone());
+                thread::spawn(move || {
+                    k.publish(1);
+                    ring(k.take_sleepers(), &bells);
+                })
+            };
+            k.sleep_for_packets(0);
+            let sleeps = [k.published() == 0, other.join().unwrap()];
+            producer.join().unwrap();
+            for (handle, bell) in bells.iter().enumerate() {
+                assert!(!sleeps[handle] || rung(bell), "handle {handle} sleeps for ever");
+            }
+        });
+    }
+
+    #[test]
+    fn loom_handle_that_wakes_takes_no_other_out_of_the_set() {
+        loom::model(|| {
+            let (k, bells) = (kring(), bells());
+            // Handle 1 slept, and goes on while handle 0 goes to sleep.
+            k.sleep_for_packets(1);
+            let other = {
+                let k = k.clone();
+                thread::spawn(move || k.stay_awake(1))
+            };
+            k.sleep_for_packets(0);
+            let sleeps = k.published() == 0;
+            other.join().unwrap();
+            k.publish(1);
+            ring(k.take_sleepers(), &bells);
+            assert!(!sleeps || rung(&bells[0]));
+            assert!(!rung(&bells[1]));
         });
     }
 
     #[test]
     fn loom_sender_waiting_for_space_is_always_woken() {
         loom::model(|| {
-            let k = kring();
-            let bell = Arc::new(AtomicBool::new(false));
+            let (k, bells) = (kring(), bells());
             let consumer = {
-                let (k, bell) = (k.clone(), bell.clone());
+                let (k, bells) = (k.clone(), bells.clone());
                 thread::spawn(move || {
                     k.free(1);
-                    if k.take_waiting().is_some_and(|w| w[0] & 1 << 5 != 0) {
-                        bell.store(true, Ordering::SeqCst);
-                    }
+                    ring(k.take_waiters(), &bells);
                 })
             };
-            k.wait_for_space(5);
+            k.wait_for_space(1);
             let sleeps = k.freed() == 0;
             consumer.join().unwrap();
-            assert!(!sleeps || rung(&bell), "waiting for space that is there, and nobody rings");
+            assert!(
+                !sleeps || rung(&bells[1]),
+                "waiting for space that is there, and nobody rings"
+            );
         });
     }
 

@@ -3,10 +3,14 @@
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod fdb;
+pub mod handleset;
 #[allow(unsafe_code)]
 pub mod kring;
 #[allow(unsafe_code)]
 pub mod owner;
+#[cfg(not(loom))]
+#[allow(unsafe_code)]
+pub mod participants;
 #[allow(unsafe_code)]
 pub mod place;
 #[cfg(not(loom))]

@@ -1,11 +1,11 @@
-//! A lock word that is tried, never waited for: which handle syncs a ring now.
+//! A lock word that is tried, never waited for: which participant syncs a ring now.
 //!
-//! Invariant: a word that names a dead handle is taken over by exactly one other; identities are never
-//! used twice.
+//! Invariant: a word that names a dead process is taken over by exactly one other; identities are never
+//! used twice. Threads of one process share an identity, and exclude each other like others.
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// 0, or the identity of the handle that syncs the ring (`vale::state::switch::HandleId`).
+/// 0, or the identity of the process that syncs the ring (`ParticipantId`).
 #[repr(transparent)]
 #[derive(Debug)]
 pub struct Owner(AtomicU64);
@@ -19,9 +19,9 @@ unsafe impl crate::shm::map::Shared for Owner {}
 pub enum Taken {
     /// It was free.
     Free,
-    /// It was in the name of a dead handle, which may have been in the middle of a sync.
+    /// It was in the name of a dead process, which may have been in the middle of a sync.
     FromTheDead,
-    /// Another handle has it.
+    /// Somebody alive has it.
     No,
 }
 
@@ -38,10 +38,8 @@ impl Owner {
 
     #[cold]
     fn take_over(&self, owner: u64, me: u64, is_dead: impl FnOnce(u64) -> bool) -> Taken {
-        // Nobody meets themselves here: a word with our own name was forged.
-        let dead = owner == me || is_dead(owner);
         let take = || self.0.compare_exchange(owner, me, Ordering::Acquire, Ordering::Relaxed);
-        if dead && take().is_ok() { Taken::FromTheDead } else { Taken::No }
+        if is_dead(owner) && take().is_ok() { Taken::FromTheDead } else { Taken::No }
     }
 
     /// Gives the ring back. Does nothing if it is another's: a peer wrote over the word.

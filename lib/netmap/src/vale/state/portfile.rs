@@ -2,9 +2,9 @@
 //! in which memory region its rings are.
 //!
 //! ```text
-//!  0       | header: identity, sizes, region, cells of the rings
-//!  4096    | per RX ring: Kring (256) + counters (256)
-//!  +16*512 | per TX ring: TxState (64) + pad + counters (256)
+//!  0        | header: identity, sizes, region, cells of the rings
+//!  4096     | per RX ring: Kring (768) + counters (256)
+//!  +16*1024 | per TX ring: TxState (64) + pad + counters (256)
 //! ```
 //!
 //! Who writes what: the header by the port's creator, under the root's lock, before the port is
@@ -28,11 +28,11 @@ use crate::vale::state::kring::Kring;
 use crate::vale::state::txstate::TxState;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"NMVPORT\0");
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const RX_OFF: usize = 4096;
-const PER_RING: usize = 512;
+const PER_RING: usize = 1024;
 const TX_OFF: usize = RX_OFF + MAX_RINGS as usize * PER_RING;
-const COUNTERS_OFF: usize = 256;
+const COUNTERS_OFF: usize = 768;
 const BYTES: usize = TX_OFF + MAX_RINGS as usize * PER_RING;
 
 #[repr(C)]

@@ -1,9 +1,8 @@
-//! A port as whoever uses it has it: its file, its memory, its doorbells.
+//! A port as whoever uses it has it: its file and its memory.
 
 use std::sync::Arc;
 
 use crate::ring::RingRef;
-use crate::shm::bell::Bell;
 use crate::shm::mem::Region;
 use crate::vale::state::portfile::PortFile;
 
@@ -14,8 +13,6 @@ pub struct PortFiles {
     pub file: PortFile,
     /// Rings and buffers; ports in one region share it.
     pub region: Arc<Region>,
-    /// Doorbells, one per ring pair.
-    pub bells: Vec<Bell>,
 }
 
 impl PortFiles {

@@ -3,26 +3,26 @@
 //! ```text
 //!  0       | header: identity, settings, set of active ports
 //!  4096    | 254 ports:   place (state and generation), flags, name, region
-//!  20480   | 2048 handles: generation, port, pid, netmap_if
-//!  86016   | learning table (fdb)
+//!  20480   | 2048 handles: generation, port, pid, netmap_if, rings
+//!  86016   | 2048 participants: generation, pid
+//!  151552  | learning table (fdb)
 //! ```
 //!
-//! Who writes what: everything except the learning table by the holder of the root's lock (the
-//! functions that take a `&RootLock`). Senders read ports and the active set without a lock.
+//! Who writes what: everything except participants and the learning table by the holder of the root's lock
+//! (the functions that take a `&RootLock`). Senders read ports and the active set without a lock.
 //!
 //! Invariants. A port exists while it is persistent or some live handle refers to it. A handle is
-//! alive while the kernel holds the open-file-description lock on its byte of this file, so death
+//! alive while its bell is held (`shm::bell`), a participant while its mark on this file is, so death
 //! is known exactly and at once, whatever killed the process. Every state that a holder of the
 //! root's lock may die in is one that `reap` cleans up, and every operation begins with `reap`.
 //! Generations never repeat, so that something that was remembered is recognised as gone.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::name::valid_name;
+use crate::options::{BoundRings, MAX_RINGS};
 use crate::shm::dir::Dir;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
@@ -32,19 +32,21 @@ use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::time::now_ms;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::fdb::{self, Fdb};
+use crate::vale::state::handleset::HANDLES;
+use crate::vale::state::participants::{self, PARTICIPANTS, ParticipantId, Participation};
 use crate::vale::state::place::Place;
 use crate::vale::state::portset::PortSet;
 
 /// Name of the file in the switch's directory.
 pub const FILE: &str = "switch";
 const MAGIC: u64 = u64::from_le_bytes(*b"NMVALE\0\0");
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const PORTS_OFF: usize = 4096;
-const HANDLES: usize = 2048;
 const HANDLES_OFF: usize = PORTS_OFF + 256 * size_of::<PortEntry>();
-const FDB_OFF: usize = HANDLES_OFF + HANDLES * size_of::<HandleEntry>();
+const PARTICIPANTS_OFF: usize = HANDLES_OFF + HANDLES * size_of::<HandleEntry>();
+const FDB_OFF: usize = PARTICIPANTS_OFF + PARTICIPANTS * size_of::<participants::Entry>();
 const BYTES: usize = FDB_OFF + fdb::BYTES;
-const _: () = assert!(FDB_OFF == 86016);
+const _: () = assert!(PARTICIPANTS_OFF == 86016 && FDB_OFF == 151_552);
 
 /// Ageing time of a new switch.
 pub const DEFAULT_AGEING_MS: u64 = 300_000;
@@ -93,10 +95,13 @@ struct HandleEntry {
     pid: AtomicU32,
     if_cell: AtomicU32,
     flags: AtomicU32,
-    _pad: u64,
+    /// Rings bound: a bit for each TX ring, and above these one for each RX ring.
+    rings: AtomicU32,
+    _pad: u32,
 }
 // SAFETY: atomics and padding.
 unsafe impl Shared for HandleEntry {}
+const _: () = assert!(MAX_RINGS == 16);
 
 /// Flag of a handle: nobody else may bind the port.
 pub const EXCLUSIVE: u32 = 1;
@@ -109,8 +114,18 @@ pub fn index_of(id: HandleId) -> u32 {
     u32::from(id as u16).wrapping_sub(1)
 }
 
-/// Holder of the rings of a removed port: nobody may write there any more.
-pub const RETIRED: HandleId = u64::MAX;
+/// What a new handle is entered with.
+#[derive(Clone, Copy, Debug)]
+pub struct NewHandle<'a> {
+    /// Port it belongs to.
+    pub port: u8,
+    /// Cell of its netmap_if.
+    pub if_cell: u32,
+    /// `EXCLUSIVE` or 0.
+    pub flags: u32,
+    /// Rings that it binds.
+    pub bound: &'a BoundRings,
+}
 
 /// A port as the table lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,19 +142,23 @@ pub struct Listed {
     pub persistent: bool,
 }
 
-/// A live handle as the table lists it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A handle as the table lists it, alive or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedHandle {
     /// Index in the table.
     pub index: u32,
     /// Port it belongs to.
     pub port: u8,
-    /// Process that opened it, in that process's PID namespace.
+    /// Identity.
+    pub id: HandleId,
+    /// Process that opened it last, in that process's PID namespace.
     pub pid: u32,
     /// `EXCLUSIVE` or 0.
     pub flags: u32,
     /// Cell of its netmap_if.
     pub if_cell: u32,
+    /// Rings that it binds.
+    pub bound: BoundRings,
 }
 
 /// Settings of a switch.
@@ -166,11 +185,9 @@ pub struct Modes {
 #[derive(Debug)]
 pub struct SwitchFile {
     map: Map,
-    file: File,
+    process: Participation,
     path: PathBuf,
     name: String,
-    /// Handles of this process: the kernel does not tell a file of its own locks.
-    own: Mutex<BTreeMap<u32, HandleId>>,
 }
 
 impl SwitchFile {
@@ -233,20 +250,20 @@ impl SwitchFile {
     fn mapped(dir: &Dir, file: File, name: &str) -> Result<Self> {
         let path = dir.join(FILE);
         let map = Map::new(&file, BYTES).map_err(Error::io("map", &path))?;
-        Ok(Self { map, file, path, name: name.into(), own: Mutex::default() })
+        Ok(Self { map, process: Participation::new(file), path, name: name.into() })
     }
 
     /// Whether the file is still whole.
     pub fn is_whole(&self) -> bool {
         let h = self.header();
-        file::len(&self.file) >= BYTES as u64
+        file::len(self.file()) >= BYTES as u64
             && h.magic.load(Ordering::Acquire) == MAGIC
             && h.version.load(Ordering::Relaxed) == VERSION
     }
 
-    /// The open file: it keeps the handle alive.
+    /// The open file: its mark is this process's sign of life.
     pub fn file(&self) -> &File {
-        &self.file
+        self.process.file()
     }
 
     fn header(&self) -> &Header {
@@ -259,6 +276,10 @@ impl SwitchFile {
 
     fn handles(&self) -> &[HandleEntry] {
         self.map.slice(HANDLES_OFF, HANDLES).expect("within the file's fixed length")
+    }
+
+    fn participants(&self) -> &[participants::Entry] {
+        self.map.slice(PARTICIPANTS_OFF, PARTICIPANTS).expect("within the file's fixed length")
     }
 
     // ---- reading, without a lock ----
@@ -360,55 +381,63 @@ impl SwitchFile {
         self.list().into_iter().find(|p| p.name == name)
     }
 
-    /// Handles that are alive, this one among them.
-    pub fn live_handles(&self) -> Vec<ListedHandle> {
-        let used = self.handles().iter().enumerate().filter_map(|(i, h)| {
-            let port = h.port.load(Ordering::Relaxed);
-            let port = u8::try_from(port).ok().and_then(|p| p.checked_sub(1))?;
-            Some(ListedHandle {
-                index: i as u32,
-                port,
-                pid: h.pid.load(Ordering::Relaxed),
-                flags: h.flags.load(Ordering::Relaxed),
-                if_cell: h.if_cell.load(Ordering::Relaxed),
-            })
-        });
-        used.filter(|h| self.is_alive(h.index)).collect()
+    /// The handle at `index`, if the entry is in use and makes sense.
+    pub fn handle(&self, index: u32) -> Option<ListedHandle> {
+        let h = self.handles().get(index as usize)?;
+        let port = h.port.load(Ordering::Acquire).checked_sub(1)?;
+        let rings = h.rings.load(Ordering::Relaxed);
+        let of =
+            |bits: u32| (0..usize::from(MAX_RINGS)).filter(move |i| bits & 1 << i != 0).collect();
+        Some(ListedHandle {
+            index,
+            // A scribbled port number makes the handle one of no port; it is freed all the same.
+            port: u8::try_from(port).unwrap_or(u8::MAX),
+            id: h.generation.load(Ordering::Relaxed) << 16 | u64::from(index + 1),
+            pid: h.pid.load(Ordering::Relaxed),
+            flags: h.flags.load(Ordering::Relaxed),
+            if_cell: h.if_cell.load(Ordering::Relaxed),
+            bound: BoundRings { tx: of(rings), rx: of(rings >> MAX_RINGS) },
+        })
     }
 
-    fn own(&self) -> MutexGuard<'_, BTreeMap<u32, HandleId>> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    /// All entries of handles in use, alive or not.
+    pub fn all_handles(&self) -> impl Iterator<Item = ListedHandle> {
+        (0..HANDLES as u32).filter_map(|index| self.handle(index))
     }
 
-    fn is_alive(&self, handle: u32) -> bool {
-        self.own().contains_key(&handle) || file::is_alive(&self.file, handle)
+    // ---- participants ----
+
+    /// Identity of this process on the switch, which joins it if it has not.
+    ///
+    /// # Errors
+    /// There are too many processes; the file system has no locks.
+    #[inline]
+    pub fn me(&self) -> Result<ParticipantId> {
+        let generation = || self.next_generation();
+        self.process.me(self.participants(), generation).map_err(|e| self.not_joined(e))
     }
 
-    /// Whether the handle with that identity no longer exists. Exact for identities that this
-    /// switch gave out; a made-up one counts as dead, `RETIRED` never.
     #[cold]
-    pub fn is_dead(&self, id: HandleId) -> bool {
-        if id == RETIRED {
-            return false;
-        }
-        let Some(index) = (id as u16).checked_sub(1) else {
-            return true;
-        };
-        match self.handles().get(usize::from(index)) {
-            Some(h) if h.generation.load(Ordering::Relaxed) == id >> 16 => {
-                !self.is_alive(index.into())
-            }
-            _ => true,
+    fn not_joined(&self, e: nix::errno::Errno) -> Error {
+        match e {
+            nix::errno::Errno::ENOSPC => Error::Limit {
+                name: self.name.clone(),
+                what: "the switch has too many processes",
+                limit: PARTICIPANTS as u64,
+            },
+            _ => file::not_marked(&self.path, e),
         }
     }
 
-    /// Whether a port has a live handle or is persistent.
+    /// Whether the process with that identity no longer exists. A made-up one counts as dead.
     #[cold]
-    pub fn port_is_kept(&self, index: u8) -> bool {
-        self.listed(index).is_some_and(|p| p.persistent)
-            || self.handles().iter().enumerate().any(|(i, h)| {
-                h.port.load(Ordering::Relaxed) == u32::from(index) + 1 && self.is_alive(i as u32)
-            })
+    pub fn is_dead(&self, id: ParticipantId) -> bool {
+        self.process.is_dead(self.participants(), id)
+    }
+
+    /// Forgets the processes that died since the last call, and says whether there were any.
+    pub fn forget_dead(&self, _lock: &RootLock) -> bool {
+        self.process.forget_dead(self.participants())
     }
 
     // ---- changing, under the root's lock ----
@@ -433,12 +462,10 @@ impl SwitchFile {
     }
 
     fn next_generation(&self) -> u64 {
-        let g = &self.header().next_generation;
-        // Kept below 48 bits: it shares a word with a handle's index.
-        let next = g.load(Ordering::Relaxed).wrapping_add(1) & ((1 << 48) - 1);
+        // Kept below 48 bits: it shares a word with an index. Processes join without the root's lock.
         // Pairs with the Acquire in `epoch`.
-        g.store(next.max(1), Ordering::Release);
-        next.max(1)
+        let before = self.header().next_generation.fetch_add(1, Ordering::Release);
+        (before.wrapping_add(1) & ((1 << 48) - 1)).max(1)
     }
 
     /// Reserves a place for a port that is about to be made. It is not listed yet; if the caller
@@ -488,56 +515,37 @@ impl SwitchFile {
         h.flags.store(others | if any { MIRRORS } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Enters a handle of this process; it lives until it is removed, or as long as this file is open.
-    pub fn add_handle(
-        &self,
-        _lock: &RootLock,
-        port: u8,
-        if_cell: u32,
-        flags: u32,
-    ) -> Result<HandleId> {
-        let mut free = None;
-        let mut own = self.own();
-        for (i, h) in self.handles().iter().enumerate() {
-            // An entry whose last owner left a copy of its file in a child that lives on stays
-            // marked: the next one will do.
-            if h.port.load(Ordering::Relaxed) == 0
-                && !own.contains_key(&(i as u32)) // should a peer have cleared the entry of our own
-                && file::mark_alive(&self.file, i as u32).map_err(|e| self.no_locks(e))?
-            {
-                free = Some(i);
-                break;
-            }
-        }
-        let Some(index) = free else {
-            return Err(Error::Limit {
-                name: self.name.clone(),
-                what: "the switch has too many open handles",
-                limit: HANDLES as u64,
-            });
-        };
+    /// Enters a handle of this process at a free index.
+    pub fn enter_handle(&self, lock: &RootLock, index: u32, new: &NewHandle<'_>) -> HandleId {
         let generation = self.next_generation();
-        let id = generation << 16 | (index as u64 + 1);
-        own.insert(index as u32, id);
-        let h = &self.handles()[index];
+        let h = &self.handles()[index as usize];
         h.generation.store(generation, Ordering::Relaxed);
         h.pid.store(std::process::id(), Ordering::Relaxed);
-        h.if_cell.store(if_cell, Ordering::Relaxed);
-        h.flags.store(flags, Ordering::Relaxed);
-        h.port.store(u32::from(port) + 1, Ordering::Release);
-        Ok(id)
+        h.if_cell.store(new.if_cell, Ordering::Relaxed);
+        h.flags.store(new.flags, Ordering::Relaxed);
+        self.bind_handle(lock, index, new.bound);
+        h.port.store(u32::from(new.port) + 1, Ordering::Release);
+        generation << 16 | (u64::from(index) + 1)
     }
 
-    fn no_locks(&self, e: nix::errno::Errno) -> Error {
-        use nix::errno::Errno::{EINVAL, ENOLCK, ENOSYS, EOPNOTSUPP};
-        let path = self.path.clone();
-        match e {
-            EINVAL | ENOLCK | ENOSYS | EOPNOTSUPP => Error::FileSystem {
-                path,
-                lacks: "open-file-description locks (F_OFD_SETLK)",
-                source: e.into(),
-            },
-            _ => Error::errno("lock", path)(e),
+    /// Says which rings a handle binds.
+    pub fn bind_handle(&self, _lock: &RootLock, index: u32, bound: &BoundRings) {
+        let bits = |rings: &[usize]| rings.iter().fold(0u32, |bits, &i| bits | 1 << i);
+        let rings = bits(&bound.tx) | bits(&bound.rx) << MAX_RINGS;
+        self.handles()[index as usize].rings.store(rings, Ordering::Relaxed);
+    }
+
+    /// Says that a handle is this process's now: another one passed it on.
+    pub fn take_handle(&self, _lock: &RootLock, index: u32) {
+        self.handles()[index as usize].pid.store(std::process::id(), Ordering::Relaxed);
+    }
+
+    /// The error of a switch without a free entry for a handle.
+    pub fn no_free_handle(&self) -> Error {
+        Error::Limit {
+            name: self.name.clone(),
+            what: "the switch has too many open handles",
+            limit: HANDLES as u64,
         }
     }
 
@@ -550,52 +558,14 @@ impl SwitchFile {
     }
 
     /// Frees the entry of a handle.
-    pub fn remove_handle(&self, _lock: &RootLock, index: u32) {
+    pub fn free_handle(&self, _lock: &RootLock, index: u32) {
         if let Some(h) = self.handles().get(index as usize) {
             h.port.store(0, Ordering::Release);
         }
-        if self.own().remove(&index).is_some() {
-            file::mark_dead(&self.file, index);
-        }
     }
 
-    /// Lets a handle of this process be dead, whose entry could not be freed: for the next reaper.
-    pub fn abandon(&self, id: HandleId) {
-        let mut own = self.own();
-        if own.get(&index_of(id)) == Some(&id) {
-            own.remove(&index_of(id));
-            file::mark_dead(&self.file, index_of(id));
-        }
-    }
-
-    /// Entries of handles whose process is gone.
-    pub fn dead_handles(&self, _lock: &RootLock) -> Vec<ListedHandle> {
-        let used = self.handles().iter().enumerate().filter_map(|(i, h)| {
-            let port = h.port.load(Ordering::Relaxed).checked_sub(1)?;
-            Some(ListedHandle {
-                index: i as u32,
-                // A scribbled port number makes the handle one of no port; it is freed all the same.
-                port: u8::try_from(port).unwrap_or(u8::MAX),
-                pid: h.pid.load(Ordering::Relaxed),
-                flags: h.flags.load(Ordering::Relaxed),
-                if_cell: h.if_cell.load(Ordering::Relaxed),
-            })
-        });
-        used.filter(|h| !self.is_alive(h.index)).collect()
-    }
-
-    /// Ports that are kept by a live handle or because they are persistent.
-    pub fn kept_ports(&self) -> PortSet {
-        let live = self.live_handles().into_iter().map(|h| h.port);
-        let persistent = self.list().into_iter().filter(|l| l.persistent).map(|l| l.index);
-        let mut kept = PortSet::default();
-        live.chain(persistent).for_each(|port| kept.insert(port));
-        kept
-    }
-
-    /// Ports that nobody keeps: listed, half made or half removed.
-    pub fn abandoned_ports(&self, _lock: &RootLock) -> Vec<u8> {
-        let kept = self.kept_ports();
+    /// Ports that are listed, half made or half removed, but those in `kept` that are listed.
+    pub fn ports_but(&self, _lock: &RootLock, kept: PortSet) -> Vec<u8> {
         (0..MAX_PORTS as u8)
             .filter(|&i| {
                 let place = &self.ports()[usize::from(i)].place;
@@ -639,7 +609,19 @@ pub fn port_file(port: &str) -> String {
     format!("port.{port}")
 }
 
-/// Name of the doorbell of one ring of a port.
-pub fn bell_file(port: &str, ring: usize) -> String {
-    format!("bell.{port}.{ring}")
+/// Name of the bell of the handle at `index`.
+pub fn bell_file(index: u32) -> String {
+    format!("bell.{index}")
+}
+
+/// The handle whose bell has that name.
+pub fn bell_index(name: &str) -> Option<u32> {
+    let index = name.strip_prefix("bell.")?.parse().ok()?;
+    ((index as usize) < HANDLES && bell_file(index) == name).then_some(index)
+}
+
+impl Drop for SwitchFile {
+    fn drop(&mut self) {
+        self.process.leave(self.participants());
+    }
 }

@@ -45,7 +45,7 @@ impl TxState {
         self.hwcur.load(Ordering::Relaxed)
     }
 
-    /// Begins a txsync of the handle `me`; `None` if another one syncs the ring at this moment.
+    /// Begins a txsync for the process `me`; `None` if somebody else syncs the ring at this moment.
     #[inline]
     pub fn begin(&self, me: u64, is_dead: impl FnOnce(u64) -> bool) -> Option<Begun> {
         match self.owner.take(me, is_dead) {

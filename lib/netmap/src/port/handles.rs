@@ -1,0 +1,86 @@
+//! Handles that change hands: passed to another process, split among threads.
+//!
+//! A handle is named by a descriptor: `Port::fd`. The handle lives as long as a copy of that descriptor is
+//! open anywhere, in another process or on its way there (`SCM_RIGHTS`), and whoever has one can use it:
+//! `Port::from_fd`. Syncs of a ring exclude each other, whoever calls them.
+
+use std::os::fd::OwnedFd;
+
+use crate::adapter::unsupported;
+use crate::error::Result;
+use crate::kinds;
+use crate::name::Capabilities;
+use crate::options::BoundRings;
+use crate::port::Port;
+
+const NO_HANDLE: &str = "handles on this kind of port stay in the process that opened them";
+
+impl Port {
+    /// Takes over the handle that a descriptor names: a copy of what `fd` returned, in this process or
+    /// another one, inherited, kept across execve(2) or received in a message. The switch is found by the
+    /// descriptor alone.
+    ///
+    /// # Errors
+    /// `Invalid`: it is not the descriptor of a handle, or the port is gone; and as `open`.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        let (name, adapter) = kinds::adopt(fd)?;
+        Ok(Self { name, adapter })
+    }
+
+    /// Gives up the port, not the handle: that lives on in the descriptor returned, for `from_fd` or for
+    /// another process. It is closed on execve(2) unless its flag is cleared.
+    ///
+    /// # Errors
+    /// The port has no such handle: see `Capabilities::PASSABLE`.
+    pub fn into_fd(self) -> Result<OwnedFd> {
+        let Self { name, adapter } = self;
+        adapter.into_fd().ok_or_else(|| unsupported(&name, NO_HANDLE))
+    }
+
+    /// Splits the port into a sending and a receiving half, each of which can be used by a thread of its
+    /// own. Each is a handle with a descriptor of its own. Buffers beside those in rings stay with the
+    /// sending half.
+    ///
+    /// # Errors
+    /// As `open`; or the kind of port cannot do it.
+    pub fn split(mut self) -> Result<(Self, Self)> {
+        let (_, rx) = self.adapter.rings();
+        let receiver = self.give_away(&BoundRings { tx: Vec::new(), rx: (0..rx).collect() })?;
+        Ok((self, receiver))
+    }
+
+    /// As `split`, with a handle for each ring: those of TX rings, and those of RX rings.
+    ///
+    /// # Errors
+    /// As `split`.
+    pub fn split_rings(mut self) -> Result<(Vec<Self>, Vec<Self>)> {
+        let (tx, rx) = self.adapter.rings();
+        let one = |tx: Option<usize>, rx: Option<usize>| BoundRings {
+            tx: tx.into_iter().collect(),
+            rx: rx.into_iter().collect(),
+        };
+        // From the last one on, as the rings that stay are numbered from 0.
+        let mut receivers = (0..rx)
+            .rev()
+            .map(|i| self.give_away(&one(None, Some(i))))
+            .collect::<Result<Vec<_>>>()?;
+        let mut senders = (1..tx)
+            .rev()
+            .map(|i| self.give_away(&one(Some(i), None)))
+            .collect::<Result<Vec<_>>>()?;
+        receivers.reverse();
+        senders.reverse();
+        if tx > 0 {
+            senders.insert(0, self);
+        }
+        Ok((senders, receivers))
+    }
+
+    /// Lets another handle have some rings, numbered as bound.
+    fn give_away(&mut self, rings: &BoundRings) -> Result<Self> {
+        if !self.can(Capabilities::PASSABLE) {
+            return Err(unsupported(&self.name, NO_HANDLE));
+        }
+        Ok(Self { name: self.name.clone(), adapter: self.adapter.give_away(rings)? })
+    }
+}

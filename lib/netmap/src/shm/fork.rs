@@ -1,0 +1,131 @@
+//! What a forked child must not share with its parent: open file descriptions whose locks are the
+//! parent's sign of life.
+//!
+//! A child that kept such a description would keep a killed parent alive, and one that unlocked it would
+//! end a living one. So a handler that runs in the child of every fork(2) puts a description of the
+//! child's own behind the same descriptor, without locks. Closing the inherited one unlocks nothing, since
+//! the parent has it, too.
+//!
+//! Invariant: the handler calls only what may be called between fork and exec: it allocates nothing and
+//! waits for nobody. A child that was made by a bare clone(2) has not run it.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Once;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+use nix::errno::Errno;
+
+/// Descriptors that the handler renews. Others are renewed when they are next used.
+const FILES: usize = 64;
+const NONE: RawFd = -1;
+
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+static RENEWED: [AtomicI32; FILES] = [const { AtomicI32::new(NONE) }; FILES];
+
+/// How many forks lie between this process and the one that loaded the library.
+#[inline]
+pub fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Gives children of this process a description of their own in place of this one.
+pub fn renew_in_children(file: &File) {
+    static HANDLER: Once = Once::new();
+    // SAFETY: the handler keeps to what may be called there.
+    HANDLER.call_once(|| unsafe {
+        // Should it fail for want of memory, children renew what they use when they use it.
+        libc::pthread_atfork(None, None, Some(in_child));
+    });
+    let swap = |slot: &AtomicI32| {
+        slot.compare_exchange(NONE, file.as_raw_fd(), Ordering::Relaxed, Ordering::Relaxed)
+    };
+    let _ = RENEWED.iter().any(|slot| swap(slot).is_ok());
+}
+
+/// Takes that back: the file is about to be closed.
+pub fn forget(file: &File) {
+    for slot in &RENEWED {
+        let fd = file.as_raw_fd();
+        let _ = slot.compare_exchange(fd, NONE, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// Puts a new description of the same file behind its descriptor.
+///
+/// # Errors
+/// As of open(2).
+pub fn renew(file: &File) -> Result<(), Errno> {
+    renew_fd(file.as_raw_fd())
+}
+
+extern "C" fn in_child() {
+    let errno = Errno::last();
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    for slot in &RENEWED {
+        let fd = slot.load(Ordering::Relaxed);
+        if fd != NONE {
+            let _ = renew_fd(fd); // what fails is tried again when it is used
+        }
+    }
+    errno.set();
+}
+
+fn renew_fd(fd: RawFd) -> Result<(), Errno> {
+    let path = path(fd);
+    let flags = libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
+    // SAFETY: `path` ends with a zero byte.
+    let new = Errno::result(unsafe { libc::open(path.as_ptr().cast(), flags) })?;
+    // SAFETY: `new` is ours, and `fd` keeps naming the same file for whoever owns it.
+    let replaced = unsafe { libc::dup3(new, fd, libc::O_CLOEXEC) };
+    let replaced = Errno::result(replaced).map(drop);
+    // SAFETY: `new` is ours and not used any more.
+    unsafe { libc::close(new) };
+    replaced
+}
+
+/// `/proc/self/fd/N`, with a zero byte at its end.
+fn path(fd: RawFd) -> [u8; 32] {
+    const PREFIX: &[u8] = b"/proc/self/fd/";
+    let mut path = [0; 32];
+    path[..PREFIX.len()].copy_from_slice(PREFIX);
+    let mut digits = [0; 10];
+    let (mut at, mut rest) = (digits.len(), fd.unsigned_abs());
+    while rest > 0 || at == digits.len() {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    path[PREFIX.len()..][..digits.len() - at].copy_from_slice(&digits[at..]);
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_of_a_descriptor_is_what_the_kernel_calls_it() {
+        for fd in [0, 7, 10, 1023, i32::MAX] {
+            let path = path(fd);
+            let text = std::ffi::CStr::from_bytes_until_nul(&path).unwrap().to_str().unwrap();
+            assert_eq!(text, format!("/proc/self/fd/{fd}"));
+        }
+    }
+
+    #[test]
+    fn renewed_description_has_none_of_the_old_ones_locks_and_leaves_them_alone() {
+        use crate::shm::file;
+        let temp = tempfile::tempdir_in("/dev/shm").unwrap();
+        let dir = crate::shm::dir::Dir::open(temp.path(), false).unwrap();
+        let first = file::create(&dir, "f", 4096).unwrap();
+        assert!(file::mark_alive(&first, 1).unwrap());
+        // As after a fork: a second descriptor of the same description.
+        let inherited = first.try_clone().unwrap();
+        renew(&inherited).unwrap();
+        assert!(file::is_alive(&inherited, 1), "it is another description now");
+        drop(first);
+        assert!(!file::is_alive(&inherited, 1));
+        assert_eq!(file::id(&inherited), file::id(&file::open(&dir, "f").unwrap()));
+    }
+}

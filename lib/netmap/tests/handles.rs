@@ -1,0 +1,522 @@
+//! Handles that change hands: passed in messages, inherited, kept across exec, shared by fork, split among
+//! threads; and the deaths of those who have them.
+
+mod common;
+
+use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{frame, in_own_root, read, slots};
+use netmap::control::{Switch, SwitchOptions};
+use netmap::{Capabilities, Interest, Port, Wait};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::unistd::ForkResult;
+
+const ROLE: &str = "NM_TEST_HANDLES_ROLE";
+const LONG: Option<Duration> = Some(Duration::from_secs(20));
+
+fn number(packet: &[u8]) -> u32 {
+    u32::from_le_bytes(packet[14..18].try_into().expect("four bytes"))
+}
+
+fn numbers(port: &mut Port) -> Vec<u32> {
+    read(port, 0, usize::MAX).iter().map(|p| number(p)).collect()
+}
+
+fn ports_of(switch: &str) -> Vec<String> {
+    let Ok(switch) = Switch::open(switch) else { return Vec::new() };
+    let ports = switch.info().expect("read").ports;
+    let mut names: Vec<String> = ports.into_iter().map(|port| port.name).collect();
+    names.sort();
+    names
+}
+
+fn send(port: &mut Port, number: u32) {
+    assert!(port.tx(0).push(&frame(9, 1, number, 60)));
+    port.txsync().expect("synced");
+}
+
+/// A copy of the descriptor that names a handle.
+fn copy(port: &Port) -> OwnedFd {
+    port.fd().try_clone_to_owned().expect("a descriptor is left")
+}
+
+/// The descriptor that a child of these tests inherits.
+const INHERITED: i32 = 100;
+
+/// Starts this test again as `role` with a copy of `fd`, which it inherits across exec.
+fn child(test: &str, role: &str, fd: BorrowedFd<'_>) -> Child {
+    // SAFETY: the number is used for nothing else in this process.
+    let there = unsafe { nix::unistd::dup2_raw(fd, INHERITED) }.expect("duplicated");
+    fcntl(&there, FcntlArg::F_SETFD(FdFlag::empty())).expect("a flag");
+    Command::new(std::env::current_exe().expect("the test binary"))
+        .args([test, "--exact", "--nocapture"])
+        .env(ROLE, role)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a child starts")
+    // The copy of this process is closed here.
+}
+
+fn inherited() -> OwnedFd {
+    // SAFETY: the parent put it there, and nobody else takes it.
+    unsafe { OwnedFd::from_raw_fd(INHERITED) }
+}
+
+fn await_line(child: &mut Child, word: &str) {
+    let out = child.stdout.take().expect("piped");
+    let mut lines = BufReader::new(out).lines();
+    assert!(lines.any(|line| line.expect("text").contains(word)), "the child ended early");
+}
+
+fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+#[test]
+fn handle_passed_in_a_message_lives_in_flight_and_after_its_first_owner() {
+    in_own_root("handle_passed_in_a_message_lives_in_flight_and_after_its_first_owner", |_| {
+        let mut receiver = Port::open("valeA:r").expect("opened");
+        let mut sender = Port::open("valeA:s").expect("opened");
+        send(&mut sender, 1);
+        let (to, from) = UnixStream::pair().expect("a pair");
+        let fds = [sender.fd().as_raw_fd()];
+        let message = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"h")], &message, MsgFlags::empty(), None)
+            .expect("sent");
+        drop(sender); // the only descriptor is in flight
+        drop(Port::open("valeA:other").expect("opened")); // which clears away the dead
+        assert_eq!(ports_of("valeA"), ["r", "s"]);
+
+        let mut space = nix::cmsg_space!([i32; 1]);
+        let (mut byte, flags) = ([0], MsgFlags::MSG_CMSG_CLOEXEC);
+        let mut into = [IoSliceMut::new(&mut byte)];
+        let got = recvmsg::<()>(from.as_raw_fd(), &mut into, Some(&mut space), flags).unwrap();
+        let Some(ControlMessageOwned::ScmRights(fds)) = got.cmsgs().unwrap().next() else {
+            panic!("no descriptor came");
+        };
+        // SAFETY: the kernel just made it for this process.
+        let fd = unsafe { OwnedFd::from_raw_fd(fds[0]) };
+        let mut again = Port::from_fd(fd).expect("it names the handle");
+        assert_eq!(again.name().to_string(), "valeA:s");
+        send(&mut again, 2);
+        assert_eq!(numbers(&mut receiver), [1, 2]);
+        drop(again);
+        assert_eq!(ports_of("valeA"), ["r"]);
+    });
+}
+
+#[test]
+fn handle_survives_exec_of_another_program_and_ends_with_it() {
+    const NAME: &str = "handle_survives_exec_of_another_program_and_ends_with_it";
+    if role().is_some() {
+        let mut port = Port::from_fd(inherited()).expect("it names the handle");
+        send(&mut port, 7);
+        println!("sent");
+        let _ = std::io::stdin().read(&mut [0]); // until the parent says so
+        std::process::exit(0);
+    }
+    in_own_root(NAME, |_| {
+        let mut receiver = Port::open("valeA:r").expect("opened");
+        let sender = Port::open("valeA:s").expect("opened");
+        let mut child = child(NAME, "heir", sender.fd());
+        await_line(&mut child, "sent");
+        drop(sender);
+        assert_eq!(numbers(&mut receiver), [7]);
+        assert_eq!(ports_of("valeA"), ["r", "s"], "the child has the handle");
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+        assert_eq!(ports_of("valeA"), ["r"], "nobody has it any more");
+    });
+}
+
+#[test]
+fn port_given_up_for_its_descriptor_is_there_until_that_is_closed() {
+    in_own_root("port_given_up_for_its_descriptor_is_there_until_that_is_closed", |_| {
+        let mut port = Port::open("valeA:x").expect("opened");
+        assert!(port.tx(0).push(&frame(9, 1, 5, 60)));
+        let fd = port.into_fd().expect("a handle");
+        assert_eq!(ports_of("valeA"), ["x"]);
+        let mut receiver = Port::open("valeA:r").expect("opened");
+        // Only a copy names the handle, not whatever else leads to the same pipe.
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+        let other = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let e = Port::from_fd(other.into()).unwrap_err().to_string();
+        assert!(e.contains("not that of a handle"), "{e}");
+        let e = Port::from_fd(std::fs::File::open("/dev/null").unwrap().into()).unwrap_err();
+        assert!(e.to_string().contains("not that of a handle"), "{e}");
+        let mut port = Port::from_fd(fd).expect("it names the handle");
+        port.txsync().expect("synced");
+        assert_eq!(numbers(&mut receiver), [5], "what was queued is still queued");
+        drop((port, receiver));
+        assert_eq!(ports_of("valeA"), Vec::<String>::new());
+        let null = Port::open("null:").unwrap();
+        assert!(!null.can(Capabilities::PASSABLE));
+        let e = null.into_fd().unwrap_err().to_string();
+        assert!(e.contains("stay in the process"), "{e}");
+    });
+}
+
+#[test]
+fn descriptor_of_a_port_that_is_gone_names_nothing() {
+    in_own_root("descriptor_of_a_port_that_is_gone_names_nothing", |root| {
+        let fd = Port::open("valeA:x").expect("opened").into_fd().expect("a handle");
+        std::fs::remove_dir_all(root.join("valeA")).expect("removed by hand");
+        let e = Port::from_fd(fd).unwrap_err().to_string();
+        assert!(e.contains("not that of a handle"), "{e}");
+    });
+}
+
+/// Sends numbered packets for ever on the handle it was handed.
+fn send_for_ever(mut port: Port, from: u32) -> ! {
+    let mut next = from;
+    println!("ready");
+    loop {
+        while port.tx(0).push(&frame(9, 1, next, 60)) {
+            next += 1;
+        }
+        port.txsync().expect("synced");
+        if port.tx(0).space() == 0 {
+            port.wait(Interest::TX, Wait::default(), None).expect("waited");
+        }
+    }
+}
+
+/// Reads until the ring `heir` has sent all that is queued on it.
+fn drain(heir: &mut Port, receiver: &mut Port, seen: &mut Vec<u32>) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        heir.txsync().expect("synced");
+        seen.extend(numbers(receiver));
+        if heir.tx(0).pending() == 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} slots are not sent", heir.tx(0).pending());
+    }
+}
+
+#[test]
+fn clients_of_one_handle_are_killed_and_the_handle_goes_on() {
+    const NAME: &str = "clients_of_one_handle_are_killed_and_the_handle_goes_on";
+    if let Some(from) = role() {
+        send_for_ever(Port::from_fd(inherited()).expect("a handle"), from.parse().unwrap());
+    }
+    in_own_root(NAME, |_| {
+        let lossless = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
+        Switch::create("valeA", &lossless).expect("made");
+        let open = |name: &str| Port::open_with(&name.parse().unwrap(), &slots(256)).expect(name);
+        let (mut receiver, mut server) = (open("valeA:r"), open("valeA:s"));
+        for round in 1..=40u32 {
+            let first = round << 24;
+            let mut client = child(NAME, &first.to_string(), server.fd());
+            await_line(&mut client, "ready");
+            let before = server.counters().tx_drop_dead;
+            let mut seen = Vec::new();
+            let end = Instant::now() + Duration::from_micros(1000 + u64::from(round) * 41);
+            while Instant::now() < end || seen.is_empty() {
+                seen.extend(numbers(&mut receiver));
+            }
+            client.kill().expect("killed");
+            client.wait().expect("gone");
+            // The registration lives on, and the locks of the dead client are no obstacle.
+            drain(&mut server, &mut receiver, &mut seen);
+            assert!(seen.windows(2).all(|w| w[0] < w[1]), "round {round}: twice or out of order");
+            let lost = server.counters().tx_drop_dead - before;
+            let missing = u64::from(seen[seen.len() - 1] - first) + 1 - seen.len() as u64;
+            assert!(missing <= lost && lost < 256, "round {round}: {missing} of {lost} lost");
+        }
+        assert_eq!(ports_of("valeA"), ["r", "s"]);
+    });
+}
+
+/// Forks, and lets `body` run in the child until it is killed. The child says that it is there.
+fn fork(body: impl FnOnce(&mut dyn FnMut())) -> nix::unistd::Pid {
+    let (mut told, tell) = std::io::pipe().expect("a pipe");
+    // SAFETY: the only other thread of this process waits for this one, and holds no lock.
+    match unsafe { nix::unistd::fork() }.expect("forked") {
+        ForkResult::Child => {
+            body(&mut || (&tell).write_all(b"!").expect("written"));
+            loop {
+                std::thread::park(); // until it is killed
+            }
+        }
+        ForkResult::Parent { child } => {
+            drop(tell);
+            told.read_exact(&mut [0]).expect("the child got as far as that");
+            child
+        }
+    }
+}
+
+fn kill(child: nix::unistd::Pid) {
+    nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL).expect("killed");
+    nix::sys::wait::waitpid(child, None).expect("gone");
+}
+
+#[test]
+fn forked_child_uses_its_parents_handle_and_ends_it_for_nobody() {
+    in_own_root("forked_child_uses_its_parents_handle_and_ends_it_for_nobody", |_| {
+        let mut receiver = Port::open("valeA:r").expect("opened");
+        let mut sender = Port::open("valeA:s").expect("opened");
+        send(&mut sender, 1);
+        let child = fork(|ready| {
+            send(&mut sender, 2);
+            ready();
+        });
+        send(&mut sender, 3);
+        assert_eq!(numbers(&mut receiver), [1, 2, 3]);
+        kill(child);
+        drop(Port::open("valeA:other").expect("opened"));
+        assert_eq!(ports_of("valeA"), ["r", "s"], "the parent has it still");
+        send(&mut sender, 4);
+        // A child that drops what it inherited ends it for itself.
+        let child = fork(|ready| {
+            drop(std::mem::replace(&mut sender, Port::open("null:").expect("opened")));
+            ready();
+        });
+        send(&mut sender, 5);
+        assert_eq!(numbers(&mut receiver), [4, 5]);
+        drop(sender);
+        assert_eq!(ports_of("valeA"), ["r"], "and keeps nothing of it");
+        kill(child);
+    });
+}
+
+#[test]
+fn killed_parent_is_replaced_although_its_child_has_all_its_descriptors() {
+    const NAME: &str = "killed_parent_is_replaced_although_its_child_has_all_its_descriptors";
+    if role().is_some() {
+        let port = Port::from_fd(inherited()).expect("a handle");
+        let idle = fork(|ready| {
+            ready(); // and never uses what it inherited
+        });
+        println!("child {idle}");
+        send_for_ever(port, 1 << 24);
+    }
+    in_own_root(NAME, |_| {
+        let open = |name: &str| Port::open_with(&name.parse().unwrap(), &slots(256)).expect(name);
+        let (mut receiver, mut server) = (open("valeA:r"), open("valeA:s"));
+        for _ in 0..10 {
+            let mut parent = child(NAME, "parent", server.fd());
+            let mut lines = BufReader::new(parent.stdout.take().expect("piped")).lines();
+            let idle = lines.find_map(|line| {
+                let line = line.expect("text");
+                line.split_once("child ").map(|(_, pid)| pid.trim().parse::<i32>().unwrap())
+            });
+            let mut seen = Vec::new();
+            while seen.is_empty() {
+                seen.extend(numbers(&mut receiver));
+            }
+            parent.kill().expect("killed");
+            parent.wait().expect("gone");
+            // Wherever it was in a sync: nobody alive has its locks.
+            let before = server.counters().tx_packets;
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while server.counters().tx_packets < before + 100 {
+                while server.tx(0).push(&frame(9, 1, 1, 60)) {}
+                server.txsync().expect("synced");
+                receiver.rxsync().expect("synced");
+                let n = receiver.rx(0).available();
+                receiver.rx(0).advance(n);
+                assert!(Instant::now() < deadline, "the dead parent holds the ring");
+            }
+            // SAFETY: an ordinary signal to a process that this test started.
+            unsafe { libc::kill(idle.expect("it said so"), libc::SIGKILL) };
+        }
+    });
+}
+
+#[test]
+fn all_handles_that_sleep_at_a_ring_are_woken() {
+    in_own_root("all_handles_that_sleep_at_a_ring_are_woken", |_| {
+        let mut sender = Port::open("valeA:s").expect("opened");
+        let mut sleepers: Vec<Port> =
+            (0..5).map(|_| Port::open("valeA:r").expect("opened")).collect();
+        for round in 0..20 {
+            for port in &mut sleepers {
+                assert!(port.arm(Interest::RX).expect("armed").is_empty());
+            }
+            // One of them wakes by itself, which must not cost the others their ring.
+            sleepers[round % 5].disarm();
+            send(&mut sender, round as u32);
+            let mut polled: Vec<_> = sleepers
+                .iter()
+                .map(|port| nix::poll::PollFd::new(port.fd(), port.events(Interest::RX)))
+                .collect();
+            nix::poll::poll(&mut polled, 10_000u16).expect("polled");
+            let rung: Vec<bool> = polled.iter().map(|p| p.any().unwrap_or(false)).collect();
+            for (i, rung) in rung.into_iter().enumerate() {
+                assert_eq!(rung, i != round % 5, "handle {i} in round {round}");
+            }
+            sleepers.iter_mut().for_each(Port::disarm);
+            assert_eq!(numbers(&mut sleepers[0]), [round as u32]);
+        }
+    });
+}
+
+#[test]
+fn handles_in_two_processes_that_wait_for_space_are_both_woken() {
+    const NAME: &str = "handles_in_two_processes_that_wait_for_space_are_both_woken";
+    in_own_root(NAME, |_| {
+        let lossless = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
+        Switch::create("valeA", &lossless).expect("made");
+        let open = |name: &str| Port::open_with(&name.parse().unwrap(), &slots(64)).expect(name);
+        let (mut receiver, mut one, mut other) =
+            (open("valeA:r"), open("valeA:s"), open("valeA:s"));
+        while one.tx(0).push(&frame(9, 1, 0, 60)) {}
+        one.txsync().expect("synced");
+        while one.tx(0).push(&frame(9, 1, 0, 60)) {}
+        for port in [&mut one, &mut other] {
+            assert!(port.arm(Interest::TX).expect("armed").is_empty());
+        }
+        assert_eq!(numbers(&mut receiver).len(), 63);
+        receiver.rxsync().expect("synced");
+        for port in [&one, &other] {
+            let mut fds = [nix::poll::PollFd::new(port.fd(), port.events(Interest::TX))];
+            assert_eq!(nix::poll::poll(&mut fds, 10_000u16), Ok(1));
+        }
+    });
+}
+
+#[test]
+fn descriptor_that_was_told_to_wait_does_not_make_the_library_wait() {
+    in_own_root("descriptor_that_was_told_to_wait_does_not_make_the_library_wait", |_| {
+        let mut port = Port::open("valeA:x").expect("opened");
+        fcntl(port.fd(), FcntlArg::F_SETFL(OFlag::empty())).expect("a flag");
+        for _ in 0..3 {
+            assert!(port.arm(Interest::RX).expect("armed").is_empty());
+            port.disarm();
+        }
+    });
+}
+
+#[test]
+fn halves_of_a_port_work_in_threads_of_their_own() {
+    in_own_root("halves_of_a_port_work_in_threads_of_their_own", |_| {
+        const PACKETS: u32 = 20_000;
+        let lossless = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
+        Switch::create("valeA", &lossless).expect("made");
+        let split = |name: &str| Port::open(name).expect(name).split().expect("split");
+        let ((a_tx, a_rx), (b_tx, b_rx)) = (split("valeA:a"), split("valeA:b"));
+        assert_eq!((a_tx.tx_rings(), a_tx.rx_rings()), (1, 0));
+        assert_eq!((a_rx.tx_rings(), a_rx.rx_rings()), (0, 1));
+        let send = |mut port: Port| {
+            let mut next = 0;
+            while next < PACKETS {
+                while next < PACKETS && port.tx(0).push(&frame(0xff, 1, next, 60)) {
+                    next += 1;
+                }
+                port.wait(Interest::TX, Wait::default(), LONG).expect("waited");
+            }
+            while port.tx(0).pending() > 0 {
+                port.txsync().expect("synced");
+                std::thread::yield_now();
+            }
+            port
+        };
+        let receive = |mut port: Port| {
+            let mut next = 0;
+            while next < PACKETS {
+                let ready = port.wait(Interest::RX, Wait::default(), LONG).expect("waited");
+                assert!(!ready.is_empty(), "nothing came after {next} packets");
+                for number in numbers(&mut port) {
+                    assert_eq!(number, next);
+                    next += 1;
+                }
+            }
+            port
+        };
+        let ports = std::thread::scope(|scope| {
+            let threads = [
+                scope.spawn(|| send(a_tx)),
+                scope.spawn(|| send(b_tx)),
+                scope.spawn(|| receive(a_rx)),
+                scope.spawn(|| receive(b_rx)),
+            ];
+            threads.map(|thread| thread.join().expect("a thread"))
+        });
+        assert_eq!(ports_of("valeA"), ["a", "b"]);
+        drop(ports);
+        assert_eq!(ports_of("valeA"), Vec::<String>::new(), "halves close what they share");
+    });
+}
+
+#[test]
+fn port_splits_into_its_rings() {
+    in_own_root("port_splits_into_its_rings", |_| {
+        let options = netmap::Options { tx_rings: Some(3), rx_rings: Some(2), ..slots(64) };
+        let port = Port::open_with(&"valeA:x".parse().unwrap(), &options).expect("opened");
+        let mut receiver = Port::open_with(&"valeA:r".parse().unwrap(), &options).expect("opened");
+        let (mut tx, rx) = port.split_rings().expect("split");
+        assert_eq!((tx.len(), rx.len()), (3, 2));
+        for (i, port) in (0..).zip(&mut tx) {
+            assert_eq!((port.tx_rings(), port.rx_rings()), (1, 0));
+            send(port, i);
+        }
+        drop(rx);
+        let mut seen: Vec<u32> = Vec::new();
+        receiver.rxsync().expect("synced");
+        for ring in 0..2 {
+            seen.extend(read(&mut receiver, ring, 9).iter().map(|p| number(p)));
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 2]);
+        drop(tx.split_off(1));
+        send(&mut tx[0], 9);
+        assert_eq!(ports_of("valeA"), ["r", "x"]);
+    });
+}
+
+#[test]
+fn process_without_a_descriptor_left_still_sends_and_rings() {
+    const PORTS: usize = 60;
+    in_own_root("process_without_a_descriptor_left_still_sends_and_rings", |_| {
+        let open = |name: &str| Port::open_with(&name.parse().unwrap(), &slots(64)).expect(name);
+        let mut sender = open("valeA:s");
+        // Their descriptors are of this process, too, but all are open before none is left.
+        let mut receivers: Vec<Port> = (0..PORTS).map(|i| open(&format!("valeA:p{i}"))).collect();
+        for port in &mut receivers {
+            assert!(port.arm(Interest::RX).expect("armed").is_empty());
+        }
+        let mut all = Vec::new();
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 256, 256)
+            .expect("lowered");
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            all.push(file);
+        }
+        for number in 0..3 {
+            assert!(sender.tx(0).push(&frame(0xff, 1, number, 60)));
+            sender.txsync().expect("synced");
+            for (i, port) in receivers.iter_mut().enumerate() {
+                let mut fds = [nix::poll::PollFd::new(port.fd(), port.events(Interest::RX))];
+                assert_eq!(nix::poll::poll(&mut fds, 10_000u16), Ok(1), "port {i} is deaf");
+                port.disarm();
+                assert_eq!(numbers(port), [number], "port {i}");
+                assert!(port.arm(Interest::RX).expect("armed").is_empty());
+            }
+        }
+        assert_eq!(sender.counters().tx_drops(), 0);
+    });
+}
+
+#[test]
+fn copies_of_a_descriptor_are_one_handle() {
+    in_own_root("copies_of_a_descriptor_are_one_handle", |_| {
+        let port = Port::open("valeA:x").expect("opened");
+        let fd = copy(&port);
+        let again = Port::from_fd(fd.as_fd().try_clone_to_owned().unwrap()).expect("a handle");
+        let users = || Switch::open("valeA").unwrap().info().unwrap().ports[0].users.len();
+        assert_eq!(users(), 1);
+        drop(port);
+        assert_eq!(users(), 1);
+        drop(again);
+        assert_eq!(users(), 1);
+        drop(fd);
+        assert_eq!(ports_of("valeA"), Vec::<String>::new());
+    });
+}
