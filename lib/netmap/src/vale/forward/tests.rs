@@ -65,7 +65,7 @@ impl Rig {
             senders.push(half(index, generation));
             switch.activate_port(&lock, index);
         }
-        let forwarders = (0..ports).map(|port| Forwarder::new(port)).collect();
+        let forwarders = (0..ports).map(Forwarder::new).collect();
         let (ports, hwcur) = (Ports(destinations), vec![0; ports.into()]);
         Self { _temp: temp, lock, switch, ports, senders, hwcur, forwarders }
     }
