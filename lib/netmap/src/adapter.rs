@@ -128,9 +128,7 @@ pub trait Adapter: Debug + Send {
     }
 
     /// Lets another handle have some rings, numbered as bound; those that stay are numbered anew.
-    fn give_away(&mut self, _rings: &BoundRings) -> Result<Box<dyn Adapter>> {
-        Err(unsupported("handle", "its rings cannot be given away"))
-    }
+    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>>;
 
     /// What tells the memory of its buffers from others'.
     fn memory_id(&self) -> (u64, u64);

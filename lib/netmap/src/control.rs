@@ -275,7 +275,7 @@ impl Switch {
     /// None at present.
     pub fn info(&self) -> Result<SwitchInfo> {
         let settings = self.inner.settings();
-        let handles = self.inner.live_handles();
+        let handles = self.inner.look_at_handles().alive;
         let listed = self.inner.list();
         let ports: Vec<PortInfo> =
             listed.iter().map(|l| port_info(&self.inner, l, &handles)).collect();

@@ -59,7 +59,7 @@ bitflags! {
         const SEVERAL_RINGS = 1 << 8;
         /// Can be opened several times at once.
         const SEVERAL_HANDLES = 1 << 9;
-        /// A handle can be passed to another process, and its rings to other handles.
+        /// A handle can be passed to another process.
         const PASSABLE = 1 << 11;
         /// Rings towards the host stack.
         const HOST_RINGS = 1 << 10;

@@ -3,6 +3,7 @@
 //! Invariant: the rings behave as those of a VALE port do (head, cur, tail, one slot empty).
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use nix::sys::eventfd::EventFd;
 
@@ -12,24 +13,30 @@ use crate::ring::RingRef;
 use crate::rings::{RingCells, extra_buffers, make_if, make_rings};
 use crate::shm::mem::Region;
 use crate::stats::{C, Counters, SharedCounters};
-use crate::sync::core_atomic::Ordering;
+use crate::sync::core_atomic::{AtomicU32, Ordering};
 
-/// The ring pair, and what a netmap kernel would know of it.
+/// The ring pair, or one of its two rings, and what a netmap kernel would know of it.
 #[derive(Debug)]
 pub struct PrivateRings {
+    shared: Arc<Shared>,
+    /// Whether this handle has the TX ring.
+    has_tx: bool,
+    /// Whether this handle has the RX ring.
+    has_rx: bool,
+}
+
+/// Who writes what: the handle that has the TX ring `hwcur` and the counters of that ring, the one that has
+/// the RX ring the rest. They are atomics because the two may be in different threads.
+#[derive(Debug)]
+struct Shared {
     cells: RingCells,
     region: Region,
     if_cell: u32,
-    /// First slot of the TX ring that was not sent.
-    pub hwcur: u32,
-    /// First slot of the RX ring that was not given back.
-    pub freed: u32,
-    /// First slot of the RX ring that was not received.
-    pub hwtail: u32,
-    /// What happened on the TX ring.
-    pub tx_counters: SharedCounters,
-    /// What happened on the RX ring.
-    pub rx_counters: SharedCounters,
+    hwcur: AtomicU32,
+    freed: AtomicU32,
+    hwtail: AtomicU32,
+    tx_counters: SharedCounters,
+    rx_counters: SharedCounters,
     /// Never ready: for ports without a descriptor of their own.
     never: EventFd,
 }
@@ -48,59 +55,103 @@ impl PrivateRings {
         let bound = BoundRings { tx: vec![0], rx: vec![0] };
         let if_cell = make_if(&region, &cells, name, &bound, options.extra_bufs)?;
         let never = EventFd::new().map_err(Error::errno("make an event for", name))?;
-        Ok(Self {
+        let shared = Shared {
             cells,
             region,
             if_cell,
-            hwcur: 0,
-            freed: 0,
-            hwtail: 0,
+            hwcur: AtomicU32::new(0),
+            freed: AtomicU32::new(0),
+            hwtail: AtomicU32::new(0),
             tx_counters: SharedCounters::new(),
             rx_counters: SharedCounters::new(),
             never,
-        })
+        };
+        Ok(Self { shared: shared.into(), has_tx: true, has_rx: true })
+    }
+
+    /// Lets another handle have one of the two rings.
+    pub fn give_away(&mut self, rings: &BoundRings) -> Self {
+        let (has_tx, has_rx) = (!rings.tx.is_empty(), !rings.rx.is_empty());
+        self.has_tx &= !has_tx;
+        self.has_rx &= !has_rx;
+        Self { shared: self.shared.clone(), has_tx, has_rx }
+    }
+
+    /// Number of TX and RX rings that this handle has.
+    pub fn bound(&self) -> (usize, usize) {
+        (self.has_tx.into(), self.has_rx.into())
+    }
+
+    /// What happened on the TX ring.
+    pub fn tx_counters(&self) -> &SharedCounters {
+        &self.shared.tx_counters
+    }
+
+    /// What happened on the RX ring.
+    pub fn rx_counters(&self) -> &SharedCounters {
+        &self.shared.rx_counters
+    }
+
+    /// First slot of the TX ring that was not sent.
+    #[inline]
+    pub fn hwcur(&self) -> u32 {
+        self.shared.hwcur.load(Ordering::Relaxed)
+    }
+
+    /// First slot of the RX ring that was not given back.
+    pub fn freed(&self) -> u32 {
+        self.shared.freed.load(Ordering::Relaxed)
+    }
+
+    /// First slot of the RX ring that was not received.
+    pub fn hwtail(&self) -> u32 {
+        self.shared.hwtail.load(Ordering::Relaxed)
     }
 
     /// The TX ring.
     #[inline]
     pub fn tx(&self) -> RingRef<'_> {
-        self.cells.tx_ring(&self.region, 0).expect("private memory, sized for the ring")
+        assert!(self.has_tx, "this handle has no TX ring");
+        let Shared { cells, region, .. } = &*self.shared;
+        cells.tx_ring(region, 0).expect("private memory, sized for the ring")
     }
 
     /// The RX ring.
     #[inline]
     pub fn rx(&self) -> RingRef<'_> {
-        self.cells.rx_ring(&self.region, 0).expect("private memory, sized for the ring")
+        assert!(self.has_rx, "this handle has no RX ring");
+        let Shared { cells, region, .. } = &*self.shared;
+        cells.rx_ring(region, 0).expect("private memory, sized for the ring")
     }
 
     /// Begins a txsync: how far the program has queued, unless it broke the ring, which is mended.
     pub fn queued(&self) -> Option<u32> {
         let ring = self.tx();
-        let tail = ring.step(self.hwcur, ring.n() - 1);
-        let head = ring.head_in_order(self.hwcur, tail);
+        let tail = ring.step(self.hwcur(), ring.n() - 1);
+        let head = ring.head_in_order(self.hwcur(), tail);
         if head.is_none() {
-            ring.reinit(self.hwcur, tail);
-            self.tx_counters.add(C::reinits, 1);
+            ring.reinit(self.hwcur(), tail);
+            self.tx_counters().add(C::reinits, 1);
         }
         head
     }
 
     /// Ends a txsync: slots before `hwcur` have been sent, and are free.
-    pub fn sent(&mut self, hwcur: u32) {
-        self.hwcur = hwcur;
+    pub fn sent(&self, hwcur: u32) {
+        self.shared.hwcur.store(hwcur, Ordering::Relaxed);
         let ring = self.tx();
         ring.raw.tail.store(ring.step(hwcur, ring.n() - 1), Ordering::Release);
     }
 
     /// Begins an rxsync: takes back what the program has read. False: it broke the ring, which is
     /// mended.
-    pub fn take_back(&mut self) -> bool {
+    pub fn take_back(&self) -> bool {
         let ring = self.rx();
-        match ring.head_in_order(self.freed, self.hwtail) {
-            Some(head) => self.freed = head,
+        match ring.head_in_order(self.freed(), self.hwtail()) {
+            Some(head) => self.shared.freed.store(head, Ordering::Relaxed),
             None => {
-                ring.reinit(self.freed, self.hwtail);
-                self.rx_counters.add(C::reinits, 1);
+                ring.reinit(self.freed(), self.hwtail());
+                self.rx_counters().add(C::reinits, 1);
                 return false;
             }
         }
@@ -108,38 +159,38 @@ impl PrivateRings {
     }
 
     /// Ends an rxsync: slots before `hwtail` have been received.
-    pub fn received(&mut self, hwtail: u32) {
-        self.hwtail = hwtail;
+    pub fn received(&self, hwtail: u32) {
+        self.shared.hwtail.store(hwtail, Ordering::Relaxed);
         self.rx().raw.tail.store(hwtail, Ordering::Release);
     }
 
     /// Whether the program has read all that was received.
     pub fn is_read(&self) -> bool {
-        self.rx().raw.head.load(Ordering::Relaxed) == self.hwtail
+        !self.has_rx || self.rx().raw.head.load(Ordering::Relaxed) == self.hwtail()
     }
 
     /// A descriptor that is never ready.
     pub fn never(&self) -> BorrowedFd<'_> {
-        self.never.as_fd()
+        self.shared.never.as_fd()
     }
 
     /// Slots per TX and RX ring.
     pub fn slots(&self) -> (u32, u32) {
-        (self.cells.tx_slots, self.cells.rx_slots)
+        (self.shared.cells.tx_slots, self.shared.cells.rx_slots)
     }
 
     /// What tells this memory from others.
     pub fn memory_id(&self) -> (u64, u64) {
-        self.region.id()
+        self.shared.region.id()
     }
 
     /// Buffers beside those in the rings.
     pub fn extra_buffers(&self) -> Vec<u32> {
-        extra_buffers(&self.region, self.if_cell)
+        extra_buffers(&self.shared.region, self.shared.if_cell)
     }
 
     /// What happened on both rings.
     pub fn counters(&self) -> Counters {
-        self.tx_counters.read() + self.rx_counters.read()
+        self.tx_counters().read() + self.rx_counters().read()
     }
 }

@@ -5,6 +5,7 @@ mod common;
 
 use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -287,47 +288,140 @@ fn forked_child_uses_its_parents_handle_and_ends_it_for_nobody() {
     });
 }
 
+/// Where the participants are in a switch's file: 32 bytes each, generation and pid first.
+const PARTICIPANTS: u64 = 86016;
+
+/// Identity of the participant of that process.
+fn identity(switch: &std::fs::File, pid: u32) -> u64 {
+    for index in 0..2048 {
+        let mut entry = [0; 12];
+        switch.read_exact_at(&mut entry, PARTICIPANTS + 32 * index).expect("read");
+        let generation = u64::from_le_bytes(entry[..8].try_into().expect("eight"));
+        if generation != 0 && entry[8..] == pid.to_le_bytes() {
+            return generation << 16 | (index + 1);
+        }
+    }
+    panic!("process {pid} is no participant");
+}
+
 #[test]
 fn killed_parent_is_replaced_although_its_child_has_all_its_descriptors() {
     const NAME: &str = "killed_parent_is_replaced_although_its_child_has_all_its_descriptors";
-    if role().is_some() {
-        let port = Port::from_fd(inherited()).expect("a handle");
+    if let Some(role) = role() {
+        let mut port = Port::from_fd(inherited()).expect("a handle");
+        send(&mut port, 1);
+        if role == "many" {
+            // More files than the handler of the fork knows.
+            let many = (0..80).map(|i| Port::open(&format!("valeM{i}:x")).expect("opened"));
+            std::mem::forget(many.collect::<Vec<_>>());
+        }
         let idle = fork(|ready| {
+            if role == "many" {
+                // Looks after the dead, its living parent not among them.
+                drop(Port::open("valeM79:y").expect("opened"));
+                drop(Port::open("valeA:y").expect("opened"));
+            }
             ready(); // and never uses what it inherited
         });
         println!("child {idle}");
-        send_for_ever(port, 1 << 24);
+        let _ = std::io::stdin().read(&mut [0]);
+        unreachable!("it is killed before");
     }
-    in_own_root(NAME, |_| {
+    in_own_root(NAME, |root| {
         let open = |name: &str| Port::open_with(&name.parse().unwrap(), &slots(256)).expect(name);
         let (mut receiver, mut server) = (open("valeA:r"), open("valeA:s"));
-        for _ in 0..10 {
-            let mut parent = child(NAME, "parent", server.fd());
+        let switch = std::fs::File::open(root.join("valeA/switch")).expect("there");
+        let rw = |name: &str| std::fs::File::options().write(true).open(root.join(name)).unwrap();
+        for role in ["idle", "many"] {
+            let mut parent = child(NAME, role, server.fd());
             let mut lines = BufReader::new(parent.stdout.take().expect("piped")).lines();
             let idle = lines.find_map(|line| {
                 let line = line.expect("text");
                 line.split_once("child ").map(|(_, pid)| pid.trim().parse::<i32>().unwrap())
             });
-            let mut seen = Vec::new();
-            while seen.is_empty() {
-                seen.extend(numbers(&mut receiver));
-            }
+            assert_eq!(numbers(&mut receiver), [1]);
+            // As if it were in the middle of a sync: of the ring that it sends on, and of the one it sends to.
+            let id = identity(&switch, parent.id()).to_le_bytes();
+            rw("valeA/port.r").write_all_at(&id, 4096).expect("written");
+            rw("valeA/port.s").write_all_at(&id, 4096 + 16 * 1024).expect("written");
+            send(&mut server, 2);
+            assert_eq!(numbers(&mut receiver), [], "{role}: the parent lives");
             parent.kill().expect("killed");
             parent.wait().expect("gone");
-            // Wherever it was in a sync: nobody alive has its locks.
-            let before = server.counters().tx_packets;
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while server.counters().tx_packets < before + 100 {
-                while server.tx(0).push(&frame(9, 1, 1, 60)) {}
-                server.txsync().expect("synced");
-                receiver.rxsync().expect("synced");
-                let n = receiver.rx(0).available();
-                receiver.rx(0).advance(n);
-                assert!(Instant::now() < deadline, "the dead parent holds the ring");
-            }
+            server.txsync().expect("synced");
+            assert_eq!(numbers(&mut receiver), [2], "{role}: nobody alive has its locks");
             // SAFETY: an ordinary signal to a process that this test started.
             unsafe { libc::kill(idle.expect("it said so"), libc::SIGKILL) };
         }
+    });
+}
+
+#[test]
+fn children_forked_by_a_program_with_threads_find_no_lock_taken() {
+    in_own_root("children_forked_by_a_program_with_threads_find_no_lock_taken", |_| {
+        let mut sender = Port::open("valeA:s").expect("opened");
+        let mut receiver = Port::open("valeA:r").expect("opened");
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Opens, closes, rings: whatever takes a lock of the process.
+            let busy = scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = receiver.arm(Interest::RX).expect("armed");
+                    send(&mut sender, 1);
+                    receiver.disarm();
+                    let _ = numbers(&mut receiver);
+                    drop(Port::open("valeA:z").expect("opened"));
+                }
+            });
+            let mut children = Vec::new();
+            for _ in 0..40 {
+                // SAFETY: the child uses the library, whose locks are free in it, and ends.
+                match unsafe { nix::unistd::fork() }.expect("forked") {
+                    ForkResult::Child => {
+                        let name = format!("valeA:c{}", std::process::id() % 1000);
+                        let mut port = Port::open(&name).expect("opened");
+                        send(&mut port, 1);
+                        drop(port);
+                        // SAFETY: nothing is to be done at its exit.
+                        unsafe { libc::_exit(0) };
+                    }
+                    ForkResult::Parent { child } => children.push(child),
+                }
+            }
+            let deadline = Instant::now() + Duration::from_secs(60);
+            for child in children {
+                use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+                loop {
+                    match waitpid(child, Some(WaitPidFlag::WNOHANG)).expect("a child") {
+                        WaitStatus::StillAlive => {
+                            assert!(Instant::now() < deadline, "a child waits for ever");
+                            std::thread::yield_now();
+                        }
+                        status => break assert_eq!(status, WaitStatus::Exited(child, 0)),
+                    }
+                }
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            busy.join().expect("a thread");
+        });
+        assert_eq!(ports_of("valeA"), ["r", "s"]);
+    });
+}
+
+#[test]
+fn bell_that_a_peer_shut_makes_no_handle_immortal() {
+    use std::os::unix::fs::PermissionsExt;
+    in_own_root("bell_that_a_peer_shut_makes_no_handle_immortal", |root| {
+        let _kept = Port::open("valeA:k").expect("opened");
+        let victim = fork(|ready| {
+            std::mem::forget(Port::open("valeA:x").expect("opened"));
+            ready();
+        });
+        let bell = root.join("valeA/bell.1");
+        std::fs::set_permissions(bell, PermissionsExt::from_mode(0o000)).expect("ours");
+        kill(victim);
+        drop(Port::open("valeA:other").expect("opened"));
+        assert_eq!(ports_of("valeA"), ["k"]);
     });
 }
 
@@ -360,8 +454,8 @@ fn all_handles_that_sleep_at_a_ring_are_woken() {
 }
 
 #[test]
-fn handles_in_two_processes_that_wait_for_space_are_both_woken() {
-    const NAME: &str = "handles_in_two_processes_that_wait_for_space_are_both_woken";
+fn handles_that_wait_for_space_are_both_woken() {
+    const NAME: &str = "handles_that_wait_for_space_are_both_woken";
     in_own_root(NAME, |_| {
         let lossless = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
         Switch::create("valeA", &lossless).expect("made");
@@ -489,6 +583,7 @@ fn process_without_a_descriptor_left_still_sends_and_rings() {
         while let Ok(file) = std::fs::File::open("/dev/null") {
             all.push(file);
         }
+        assert!(Port::open("valeA:none").is_err(), "what stays open needs a descriptor of its own");
         for number in 0..3 {
             assert!(sender.tx(0).push(&frame(0xff, 1, number, 60)));
             sender.txsync().expect("synced");
@@ -518,5 +613,37 @@ fn copies_of_a_descriptor_are_one_handle() {
         assert_eq!(users(), 1);
         drop(fd);
         assert_eq!(ports_of("valeA"), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn halves_of_ports_on_no_switch_share_their_device() {
+    in_own_root("halves_of_ports_on_no_switch_share_their_device", |_| {
+        let temp = tempfile::tempdir().expect("a directory");
+        let pcap = format!("pcap:{}", temp.path().join("f.pcap").display());
+        let options = netmap::Options { direction: netmap::Direction::TxOnly, ..slots(64) };
+        let port = Port::open_with(&pcap.parse().unwrap(), &options).expect("opened");
+        let (mut tx, rx) = port.split().expect("split");
+        assert_eq!((tx.tx_rings(), tx.rx_rings(), rx.tx_rings(), rx.rx_rings()), (1, 0, 0, 1));
+        let writer = std::thread::spawn(move || {
+            (0..500).for_each(|number| send(&mut tx, number));
+            tx.finish().expect("written");
+            tx.counters().tx_packets
+        });
+        assert_eq!(writer.join().expect("a thread"), 500);
+        assert_eq!(rx.counters().tx_packets, 500, "they are one port");
+        drop(rx);
+        let (_, mut rx) = Port::open(&pcap).expect("opened").split().expect("split");
+        let mut seen = Vec::new();
+        while !rx.ended() {
+            rx.wait(Interest::RX, Wait::Block, LONG).expect("waited");
+            seen.extend(numbers(&mut rx));
+        }
+        assert_eq!(seen, (0..500).collect::<Vec<u32>>());
+
+        let (mut tx, mut rx) = Port::open("null:").expect("opened").split().expect("split");
+        send(&mut tx, 1);
+        rx.rxsync().expect("synced");
+        assert_eq!((tx.counters().tx_packets, rx.rx(0).available()), (1, 0));
     });
 }

@@ -337,3 +337,26 @@ fn counters_that_a_peer_has_scribbled_over_add_up_without_a_panic() {
     let c = info.counters + a.counters();
     let _ = (c.tx_drops(), c.rx_drops(), c.since(&a.counters()));
 }
+
+#[test]
+fn sets_that_say_that_all_handles_sleep_cost_a_bounded_number_of_rings() {
+    const FORGED: u32 = 1500;
+    let (mut a, _b) = (open("valeC9:a", &slots(64)), open("valeC9:b", &slots(64)));
+    let dir = root().join("valeC9");
+    // Entries of handles on b (port 1), each with a bell of its own.
+    let switch = file(&dir.join("switch"));
+    for i in 2..FORGED {
+        nix::unistd::mkfifo(&dir.join(format!("bell.{i}")), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        switch.write_all_at(&2u32.to_le_bytes(), 20480 + 32 * u64::from(i) + 8).unwrap();
+    }
+    let state = file(&dir.join("port.b"));
+    for round in 1..=3 {
+        state.write_all_at(&[0xff; 256], 4096 + 256).unwrap();
+        state.write_all_at(&[0xff; 4], 4096 + 132).unwrap();
+        assert!(a.tx(0).push(&frame(0xff, 1, round, 60)));
+        a.txsync().unwrap();
+        let rung = a.counters().doorbells_rung;
+        assert!(rung <= 1024 * u64::from(round), "{rung} bells rung in {round} syncs");
+        assert!(rung >= 1000, "{rung} bells rung: the sets were not read");
+    }
+}

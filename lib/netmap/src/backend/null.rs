@@ -12,7 +12,7 @@ use crate::adapter::{Adapter, Kind};
 use crate::backend::packets::one_ring_pair;
 use crate::error::Result;
 use crate::name::{Capabilities, PortName, Scheme, Syntax};
-use crate::options::Options;
+use crate::options::{BoundRings, Options};
 use crate::private_rings::PrivateRings;
 use crate::ring::RingRef;
 use crate::stats::{C, Counters};
@@ -49,7 +49,7 @@ impl Adapter for Null {
     }
 
     fn rings(&self) -> (usize, usize) {
-        (1, 1)
+        self.0.bound()
     }
 
     fn slots(&self) -> (u32, u32) {
@@ -58,7 +58,7 @@ impl Adapter for Null {
 
     fn tx(&self, ring: usize) -> (RingRef<'_>, u32) {
         assert_eq!(ring, 0);
-        (self.0.tx(), self.0.hwcur)
+        (self.0.tx(), self.0.hwcur())
     }
 
     fn rx(&self, ring: usize) -> RingRef<'_> {
@@ -68,8 +68,8 @@ impl Adapter for Null {
 
     fn txsync_ring(&mut self, _: usize) -> Result<()> {
         let Some(head) = self.0.queued() else { return Ok(()) };
-        let (ring, counters) = (self.0.tx(), &self.0.tx_counters);
-        let (mut at, mut packets, mut bytes, mut dropped) = (self.0.hwcur, 0, 0, 0);
+        let (ring, counters) = (self.0.tx(), self.0.tx_counters());
+        let (mut at, mut packets, mut bytes, mut dropped) = (self.0.hwcur(), 0, 0, 0);
         let slots = ring.distance(at, head);
         let (mut len, mut bad) = (0, false); // of the packet so far
         while at != head {
@@ -113,7 +113,11 @@ impl Adapter for Null {
     }
 
     fn disarm(&mut self, slept: bool) {
-        self.0.rx_counters.add(C::wakeups, slept.into());
+        self.0.rx_counters().add(C::wakeups, slept.into());
+    }
+
+    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
+        Ok(Box::new(Self(self.0.give_away(rings))))
     }
 
     fn memory_id(&self) -> (u64, u64) {

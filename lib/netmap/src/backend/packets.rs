@@ -2,7 +2,8 @@
 //!
 //! Invariant: a packet that the device cannot take now stays queued.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::poll::PollFlags;
 
@@ -11,7 +12,7 @@ use crate::adapter::{Adapter, unsupported};
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Result};
 use crate::name::{Capabilities, PortName, RingSel};
-use crate::options::Options;
+use crate::options::{BoundRings, Options};
 use crate::private_rings::PrivateRings;
 use crate::ring::RingRef;
 use crate::stats::{C, Counters};
@@ -29,11 +30,15 @@ pub fn one_ring_pair(name: &PortName) -> Result<()> {
     Ok(())
 }
 
-/// A device with rings.
+/// A device with rings, or with one of the two. The halves share the device, which each has to itself for
+/// the time of a sync.
 #[derive(Debug)]
 pub struct Packets<D> {
     rings: PrivateRings,
-    device: D,
+    device: Arc<Mutex<D>>,
+    /// A copy of the device's descriptor, once it has had one, and whether it has one now.
+    fd: Option<OwnedFd>,
+    has_fd: bool,
     capabilities: Capabilities,
     packet: Vec<u8>,
     /// The device failed after it had given packets; told once these were read.
@@ -49,17 +54,44 @@ impl<D: Device> Packets<D> {
         capabilities: Capabilities,
     ) -> Result<Self> {
         let rings = PrivateRings::new(&name.to_string(), options)?;
-        Ok(Self { rings, device, capabilities, packet: vec![0; PACKET_BYTES], failed: None })
+        Self::with(rings, Arc::new(Mutex::new(device)), capabilities)
+    }
+
+    fn with(
+        rings: PrivateRings,
+        device: Arc<Mutex<D>>,
+        capabilities: Capabilities,
+    ) -> Result<Self> {
+        let (fd, has_fd, packet, failed) = (None, false, vec![0; PACKET_BYTES], None);
+        let mut port = Self { rings, device, fd, has_fd, capabilities, packet, failed };
+        let device = port.device.clone();
+        port.look_at_fd(&lock(&device))?;
+        Ok(port)
+    }
+
+    /// A device may get a descriptor, and lose it, in a sync.
+    fn look_at_fd(&mut self, device: &D) -> Result<()> {
+        let now = device.fd();
+        self.has_fd = now.is_some();
+        if let (None, Some(now)) = (&self.fd, now) {
+            let copied = now.try_clone_to_owned();
+            self.fd = Some(copied.map_err(Error::io("copy the descriptor of", "the device"))?);
+        }
+        Ok(())
     }
 }
 
-impl<D: Device> Adapter for Packets<D> {
+fn lock<D>(device: &Mutex<D>) -> MutexGuard<'_, D> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<D: Device + 'static> Adapter for Packets<D> {
     fn capabilities(&self) -> Capabilities {
         self.capabilities
     }
 
     fn rings(&self) -> (usize, usize) {
-        (1, 1)
+        self.rings.bound()
     }
 
     fn slots(&self) -> (u32, u32) {
@@ -68,7 +100,7 @@ impl<D: Device> Adapter for Packets<D> {
 
     fn tx(&self, ring: usize) -> (RingRef<'_>, u32) {
         assert_eq!(ring, 0);
-        (self.rings.tx(), self.rings.hwcur)
+        (self.rings.tx(), self.rings.hwcur())
     }
 
     fn rx(&self, ring: usize) -> RingRef<'_> {
@@ -79,14 +111,16 @@ impl<D: Device> Adapter for Packets<D> {
     /// Offers queued packets to the device until it has no room.
     fn txsync_ring(&mut self, _: usize) -> Result<()> {
         let Some(head) = self.rings.queued() else { return Ok(()) };
-        let (ring, counters) = (self.rings.tx(), &self.rings.tx_counters);
-        let first = self.rings.hwcur;
+        let shared = self.device.clone();
+        let mut device = lock(&shared);
+        let (ring, counters) = (self.rings.tx(), self.rings.tx_counters());
+        let first = self.rings.hwcur();
         let mut hwcur = first;
         let mut done = Ok(());
         while hwcur != head {
             let (slots, bytes) = collect(ring, hwcur, head, &mut self.packet);
             let sent = match bytes {
-                Some(n) => self.device.send(&self.packet[..n]),
+                Some(n) => device.send(&self.packet[..n]),
                 None => Ok(Sent::Refused),
             };
             match sent {
@@ -105,11 +139,11 @@ impl<D: Device> Adapter for Packets<D> {
         }
         // What went is passed on and counted, whatever became of the rest.
         if hwcur != first {
-            done = done.and(self.device.flush());
+            done = done.and(device.flush());
             counters.add(C::tx_batches, 1);
         }
         self.rings.sent(hwcur);
-        done
+        done.and(self.look_at_fd(&device))
     }
 
     /// Takes packets from the device while there are some and the ring has room.
@@ -117,19 +151,21 @@ impl<D: Device> Adapter for Packets<D> {
         if !self.rings.take_back() {
             return Ok(());
         }
-        let (head, mut hwtail) = (self.rings.freed, self.rings.hwtail);
+        let (head, mut hwtail) = (self.rings.freed(), self.rings.hwtail());
         if head == hwtail
             && let Some(error) = self.failed.take()
         {
             return Err(error);
         }
-        let (ring, counters) = (self.rings.rx(), &self.rings.rx_counters);
+        let shared = self.device.clone();
+        let mut device = lock(&shared);
+        let (ring, counters) = (self.rings.rx(), self.rings.rx_counters());
         let (n, stride) = (ring.n(), ring.buffer_bytes());
-        let (mut got, left_out) = (0, self.device.left_out());
+        let (mut got, left_out) = (0, device.left_out());
         // A packet is taken only when the longest one would fit: a device cannot take it back.
         let most_slots = PACKET_BYTES.div_ceil(stride) as u32;
         while n - 1 - ring.distance(head, hwtail) >= most_slots.min(n - 1) {
-            let bytes = match self.device.receive(&mut self.packet) {
+            let bytes = match device.receive(&mut self.packet) {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => break,
                 Err(error) if head == hwtail => return Err(error),
@@ -149,14 +185,14 @@ impl<D: Device> Adapter for Packets<D> {
             counters.add(C::rx_packets, 1);
             counters.add(C::rx_bytes, packet.len() as u64);
         }
-        counters.add(C::rx_drop_bad, self.device.left_out() - left_out);
+        counters.add(C::rx_drop_bad, device.left_out() - left_out);
         counters.add(C::rx_batches, u64::from(got > 0));
         self.rings.received(hwtail);
-        Ok(())
+        self.look_at_fd(&device)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.device.fd().unwrap_or_else(|| self.rings.never())
+        self.fd.as_ref().filter(|_| self.has_fd).map_or(self.rings.never(), AsFd::as_fd)
     }
 
     fn events(&self, what: Interest) -> PollFlags {
@@ -167,23 +203,28 @@ impl<D: Device> Adapter for Packets<D> {
     }
 
     fn disarm(&mut self, slept: bool) {
-        self.rings.rx_counters.add(C::wakeups, slept.into());
+        self.rings.rx_counters().add(C::wakeups, slept.into());
     }
 
     fn finish(&mut self) -> Result<()> {
-        self.device.finish()
+        lock(&self.device).finish()
     }
 
     fn ended(&self) -> bool {
-        self.device.ended() && self.failed.is_none() && self.rings.is_read()
+        lock(&self.device).ended() && self.failed.is_none() && self.rings.is_read()
     }
 
     fn remarks(&self) -> Vec<String> {
-        self.device.remarks()
+        lock(&self.device).remarks()
     }
 
     fn mac(&self) -> Option<[u8; 6]> {
-        self.device.mac()
+        lock(&self.device).mac()
+    }
+
+    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
+        let rings = self.rings.give_away(rings);
+        Ok(Box::new(Self::with(rings, self.device.clone(), self.capabilities)?))
     }
 
     fn memory_id(&self) -> (u64, u64) {

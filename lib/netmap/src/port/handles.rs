@@ -9,7 +9,6 @@ use std::os::fd::OwnedFd;
 use crate::adapter::unsupported;
 use crate::error::Result;
 use crate::kinds;
-use crate::name::Capabilities;
 use crate::options::BoundRings;
 use crate::port::Port;
 
@@ -39,10 +38,10 @@ impl Port {
 
     /// Splits the port into a sending and a receiving half, each of which can be used by a thread of its
     /// own. Each is a handle with a descriptor of its own. Buffers beside those in rings stay with the
-    /// sending half.
+    /// sending half. Halves of a port that is not on a switch share its device, one sync at a time.
     ///
     /// # Errors
-    /// As `open`; or the kind of port cannot do it.
+    /// As `open`.
     pub fn split(mut self) -> Result<(Self, Self)> {
         let (_, rx) = self.adapter.rings();
         let receiver = self.give_away(&BoundRings { tx: Vec::new(), rx: (0..rx).collect() })?;
@@ -78,9 +77,6 @@ impl Port {
 
     /// Lets another handle have some rings, numbered as bound.
     fn give_away(&mut self, rings: &BoundRings) -> Result<Self> {
-        if !self.can(Capabilities::PASSABLE) {
-            return Err(unsupported(&self.name, NO_HANDLE));
-        }
         Ok(Self { name: self.name.clone(), adapter: self.adapter.give_away(rings)? })
     }
 }

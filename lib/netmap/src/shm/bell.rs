@@ -37,7 +37,7 @@ impl Bell {
         }
         // A new one: what is left of an earlier one may be open elsewhere.
         file::remove(dir, name)?;
-        let bell = file::fifo(dir, name, true)?;
+        let bell = file::make_fifo(dir, name)?;
         let held =
             file::mark_alive(&bell, HELD).map_err(|e| file::not_marked(&dir.join(name), e))?;
         Ok(held.then_some(Self(bell))) // else a peer was as quick, and means ill
@@ -48,13 +48,13 @@ impl Bell {
     /// # Errors
     /// There is none, or it must not be opened.
     pub fn open(dir: &Dir, name: &str) -> Result<Self> {
-        file::fifo(dir, name, false).map(Self)
+        file::fifo(dir, name).map(Self)
     }
 
     /// What somebody passed on, if it is a copy of the descriptor of the owner of the bell of that name.
     #[must_use]
     pub fn of_owner(fd: OwnedFd, dir: &Dir, name: &str) -> Option<Self> {
-        let (passed, there) = (File::from(fd), file::fifo(dir, name, false).ok()?);
+        let (passed, there) = (File::from(fd), file::fifo(dir, name).ok()?);
         // The kernel does not tell a description of its own locks, only of others'.
         let owner = file::id(&passed) == file::id(&there)
             && file::is_alive(&there, HELD)
@@ -62,17 +62,18 @@ impl Bell {
         owner.then_some(Self(passed))
     }
 
-    /// Whether somebody holds the bell of that name. What cannot be looked at counts as held.
+    /// Whether somebody holds the bell of that name. What cannot be told counts as held.
     #[must_use]
     pub fn is_held(dir: &Dir, name: &str) -> bool {
-        match dir.stat_at(name) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return false,
-            Ok(there) if there.st_mode & libc::S_IFMT != libc::S_IFIFO => return false,
-            _ => {}
-        }
-        match dir.open_rw(name) {
+        match dir.open_briefly(name) {
             Ok(there) => file::is_alive(&there, HELD),
-            Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+            // A peer that takes permissions away cannot make a handle immortal.
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) => dir.has_our_mode(name),
+            // Nothing, a directory, a link, a socket.
+            Err(e) => !matches!(
+                e.raw_os_error(),
+                Some(libc::ENOENT | libc::EISDIR | libc::ELOOP | libc::ENXIO)
+            ),
         }
     }
 
@@ -89,7 +90,7 @@ impl Bell {
         let flags = fcntl(&self.0, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
         if flags.is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK)) {
             let _ = (&self.0).read(&mut bytes); // EAGAIN: not rung
-        } else if let Ok(own) = file::fifo(dir, &name(), false) {
+        } else if let Ok(own) = file::fifo(dir, &name()) {
             let _ = (&own).read(&mut bytes);
         }
     }

@@ -161,12 +161,20 @@ impl Dir {
         made
     }
 
-    /// Opens what is there for reading and writing. A process that has no descriptor left uses the one
-    /// that is kept for that.
+    /// Opens what is there for reading and writing.
     ///
     /// # Errors
     /// As openat(2); a link is an error.
     pub fn open_rw(&self, name: &str) -> io::Result<File> {
+        Ok(openat(self, plain(name)?, FLAGS | OFlag::O_RDWR, Mode::empty())?.into())
+    }
+
+    /// As `open_rw`, for what is closed again soon: a process that has no descriptor left uses the one that
+    /// is kept for that.
+    ///
+    /// # Errors
+    /// As `open_rw`.
+    pub fn open_briefly(&self, name: &str) -> io::Result<File> {
         let name = plain(name)?;
         let open = || openat(self, name, FLAGS | OFlag::O_RDWR, Mode::empty());
         Ok(crate::shm::spare::or_spare(open)?.into())
@@ -277,6 +285,14 @@ impl Dir {
         let entries = listing.iter().filter_map(Result::ok);
         let names = entries.map(|e| OsString::from_vec(e.file_name().to_bytes().to_vec()));
         Ok(names.filter(|n| n != "." && n != "..").take(limit).collect())
+    }
+
+    /// Whether an entry has the permissions that this gives to files: nobody took any away.
+    #[must_use]
+    pub fn has_our_mode(&self, name: &str) -> bool {
+        let mode = self.file_mode().map(|mode| mode.bits());
+        let there = self.stat_at(name).map(|there| there.st_mode);
+        matches!((mode, there), (Ok(mode), Ok(there)) if there & mode == mode)
     }
 
     /// Mode of a new file: whoever may write the directory may use the file.

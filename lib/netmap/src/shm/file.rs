@@ -55,9 +55,14 @@ pub fn reserve(file: &File, path: &Path, len: u64) -> Result<()> {
     }
 }
 
-/// Opens an existing regular file for reading and writing; follows no link.
+/// Opens an existing regular file for reading and writing, for a moment; follows no link.
 pub fn open(dir: &Dir, name: &str) -> Result<File> {
-    open_kind(dir, name, "a regular file", FileType::is_file)
+    open_kind(dir, name, "a regular file", FileType::is_file, Dir::open_briefly)
+}
+
+/// As `open`, for a file that stays open.
+pub fn open_to_keep(dir: &Dir, name: &str) -> Result<File> {
+    open_kind(dir, name, "a regular file", FileType::is_file, Dir::open_rw)
 }
 
 /// Opens what is there, if it is of the kind that is wanted.
@@ -66,13 +71,14 @@ fn open_kind(
     name: &str,
     kind: &str,
     is_kind: impl Fn(&FileType) -> bool,
+    open: impl Fn(&Dir, &str) -> io::Result<File>,
 ) -> Result<File> {
     let path = dir.join(name);
     let not_that_kind = || {
         let why = format!("it is not {kind}; remove it");
         Error::Damaged { path: path.clone(), why }
     };
-    let file = match dir.open_rw(name) {
+    let file = match open(dir, name) {
         Ok(file) => file,
         // A directory, a link, a socket.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EISDIR | libc::ELOOP | libc::ENXIO)) => {
@@ -105,12 +111,15 @@ pub fn len(file: &File) -> u64 {
     file.metadata().map_or(0, |m| m.len())
 }
 
-/// Opens both ends of a named pipe, which is made first if `create` says so and it is missing.
-pub fn fifo(dir: &Dir, name: &str, create: bool) -> Result<File> {
-    if create {
-        dir.make_fifo(name).map_err(Error::io("create", dir.join(name)))?;
-    }
-    open_kind(dir, name, "a named pipe", FileType::is_fifo)
+/// Makes a named pipe, unless there is one, and opens both ends.
+pub fn make_fifo(dir: &Dir, name: &str) -> Result<File> {
+    dir.make_fifo(name).map_err(Error::io("create", dir.join(name)))?;
+    open_kind(dir, name, "a named pipe", FileType::is_fifo, Dir::open_rw)
+}
+
+/// Opens both ends of a named pipe, for a moment.
+pub fn fifo(dir: &Dir, name: &str) -> Result<File> {
+    open_kind(dir, name, "a named pipe", FileType::is_fifo, Dir::open_briefly)
 }
 
 /// Makes sure that there is no file of that name, nor anything else.
@@ -217,13 +226,13 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", temp.path().join("link")).unwrap();
         std::fs::create_dir(temp.path().join("dir")).unwrap();
         drop(std::os::unix::net::UnixListener::bind(temp.path().join("socket")).unwrap());
-        fifo(&dir, "pipe", true).unwrap();
+        make_fifo(&dir, "pipe").unwrap();
         for name in ["link", "dir", "socket", "pipe"] {
             let e = open(&dir, name).unwrap_err().to_string();
             assert!(e.contains("not a regular file; remove it"), "{name}: {e}");
         }
         for name in ["link", "dir", "socket"] {
-            let e = fifo(&dir, name, false).unwrap_err().to_string();
+            let e = fifo(&dir, name).unwrap_err().to_string();
             assert!(e.contains("not a named pipe; remove it"), "{name}: {e}");
         }
     }

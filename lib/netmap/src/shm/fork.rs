@@ -1,18 +1,23 @@
 //! What a forked child must not share with its parent: open file descriptions whose locks are the
-//! parent's sign of life.
+//! parent's sign of life, and locks of threads that it does not have.
 //!
 //! A child that kept such a description would keep a killed parent alive, and one that unlocked it would
 //! end a living one. So a handler that runs in the child of every fork(2) puts a description of the
 //! child's own behind the same descriptor, without locks. Closing the inherited one unlocks nothing, since
-//! the parent has it, too.
+//! the parent has it, too. (A mapping keeps a description as well: no file with such a lock is mapped
+//! through the same one.)
 //!
-//! Invariant: the handler calls only what may be called between fork and exec: it allocates nothing and
-//! waits for nobody. A child that was made by a bare clone(2) has not run it.
+//! Other threads may be in the middle of something when one forks. What they hold would be held in the
+//! child for ever. So a fork waits until no thread is in a `section`.
+//!
+//! Invariant: the handler in the child calls only what may be called between fork and exec: it allocates
+//! nothing and waits for nobody. A child that was made by a bare clone(2) has not run it.
 
+use std::cell::{Cell, UnsafeCell};
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Once;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
 
@@ -23,6 +28,64 @@ const NONE: RawFd = -1;
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 static RENEWED: [AtomicI32; FILES] = [const { AtomicI32::new(NONE) }; FILES];
 
+/// Held for reading in sections, for writing during a fork.
+static GATE: RwLock<()> = RwLock::new(());
+
+/// What a fork holds meanwhile.
+struct Closed(UnsafeCell<Option<RwLockWriteGuard<'static, ()>>>);
+// SAFETY: only the thread that holds the gate for writing looks in, between the handlers of its fork.
+unsafe impl Sync for Closed {}
+static CLOSED: Closed = Closed(UnsafeCell::new(None));
+
+thread_local! {
+    /// Sections that this thread is in.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A part of the program during which no thread of the process forks.
+#[derive(Debug)]
+pub struct Section {
+    _gate: Option<RwLockReadGuard<'static, ()>>,
+}
+
+/// Begins a section: the caller is about to take a lock of the process, or to open a file that a child must
+/// not share. Sections may lie within each other.
+pub fn section() -> Section {
+    install();
+    let outermost = DEPTH.with(|depth| depth.replace(depth.get() + 1) == 0);
+    let gate = || GATE.read().unwrap_or_else(PoisonError::into_inner);
+    Section { _gate: outermost.then(gate) }
+}
+
+impl Drop for Section {
+    fn drop(&mut self) {
+        DEPTH.with(|depth| depth.set(depth.get() - 1));
+    }
+}
+
+fn install() {
+    static HANDLERS: Once = Once::new();
+    // SAFETY: the handlers keep to what may be called there.
+    HANDLERS.call_once(|| unsafe {
+        // Should it fail for want of memory, children renew what they use when they use it.
+        libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child));
+    });
+}
+
+extern "C" fn before() {
+    if DEPTH.with(Cell::get) > 0 {
+        return; // this thread is in a section itself, and nobody forks there
+    }
+    let gate = GATE.write().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: this thread holds the gate.
+    unsafe { *CLOSED.0.get() = Some(gate) };
+}
+
+extern "C" fn in_parent() {
+    // SAFETY: this thread holds the gate since `before`.
+    drop(unsafe { (*CLOSED.0.get()).take() });
+}
+
 /// How many forks lie between this process and the one that loaded the library.
 #[inline]
 pub fn generation() -> u32 {
@@ -31,12 +94,7 @@ pub fn generation() -> u32 {
 
 /// Gives children of this process a description of their own in place of this one.
 pub fn renew_in_children(file: &File) {
-    static HANDLER: Once = Once::new();
-    // SAFETY: the handler keeps to what may be called there.
-    HANDLER.call_once(|| unsafe {
-        // Should it fail for want of memory, children renew what they use when they use it.
-        libc::pthread_atfork(None, None, Some(in_child));
-    });
+    install();
     let swap = |slot: &AtomicI32| {
         slot.compare_exchange(NONE, file.as_raw_fd(), Ordering::Relaxed, Ordering::Relaxed)
     };
@@ -60,6 +118,7 @@ pub fn renew(file: &File) -> Result<(), Errno> {
 }
 
 extern "C" fn in_child() {
+    in_parent(); // there, too, the gate is held
     let errno = Errno::last();
     GENERATION.fetch_add(1, Ordering::Relaxed);
     for slot in &RENEWED {
@@ -118,7 +177,8 @@ mod tests {
         use crate::shm::file;
         let temp = tempfile::tempdir_in("/dev/shm").unwrap();
         let dir = crate::shm::dir::Dir::open(temp.path(), false).unwrap();
-        let first = file::create(&dir, "f", 4096).unwrap();
+        drop(file::create(&dir, "f", 4096).unwrap());
+        let first = file::open(&dir, "f").unwrap();
         assert!(file::mark_alive(&first, 1).unwrap());
         // As after a fork: a second descriptor of the same description.
         let inherited = first.try_clone().unwrap();

@@ -14,10 +14,13 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
+use crate::shm::fork;
+
 static SPARE: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
 /// What `open` opens, in place of the spare descriptor if there is no other left.
 pub fn or_spare(open: impl Fn() -> nix::Result<OwnedFd>) -> nix::Result<OwnedFd> {
+    let _section = fork::section();
     let opened = open();
     let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
     match opened {
@@ -35,6 +38,7 @@ pub fn or_spare(open: impl Fn() -> nix::Result<OwnedFd>) -> nix::Result<OwnedFd>
 /// Keeps one again, if it was given up and what took its place has been closed. Returns whether there is
 /// one: if not, nothing may stay open for longer than it must.
 pub fn restore() -> bool {
+    let _section = fork::section();
     keep(&mut SPARE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 

@@ -5,6 +5,7 @@
 //! so a port that went and came again under the same index is opened anew; an attempt that failed is
 //! repeated after a while.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::time::now_ms;
@@ -12,6 +13,7 @@ use crate::vale::forward::Destinations;
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::MAX_PORTS;
+use crate::vale::state::handleset::Rung;
 use crate::vale::state::portfiles::PortFiles;
 
 /// Opens the port at `index`.
@@ -35,6 +37,9 @@ struct Known {
 /// Pause between two attempts to open a peer: what failed for want of descriptors or memory may
 /// work later, but not at every packet.
 const RETRY_MS: u64 = 20;
+
+/// Most bells that one sync of a ring rings: whoever is on a switch may say that all handles sleep.
+pub const MOST_RINGS: usize = 1024;
 
 /// The peers of one handle.
 #[derive(Debug)]
@@ -69,7 +74,7 @@ impl Peers {
     /// These, on their switch.
     #[inline]
     pub fn of<'a>(&'a mut self, switch: &'a Switch) -> PeersOf<'a> {
-        PeersOf { switch, peers: self }
+        PeersOf { switch, peers: self, rings_left: Cell::new(MOST_RINGS) }
     }
 }
 
@@ -78,6 +83,7 @@ impl Peers {
 pub struct PeersOf<'a> {
     switch: &'a Switch,
     peers: &'a mut Peers,
+    rings_left: Cell<usize>,
 }
 
 impl Destinations for PeersOf<'_> {
@@ -91,8 +97,10 @@ impl Destinations for PeersOf<'_> {
         self.peers.get(index)
     }
 
-    fn ring(&self, handle: u32) -> bool {
-        self.switch.ring(handle)
+    fn ring(&self, handle: u32, port: u8) -> Rung {
+        let left = self.rings_left.get();
+        self.rings_left.set(left.saturating_sub(1));
+        if left > 0 { self.switch.ring(handle, Some(port)) } else { Rung::Later }
     }
 }
 

@@ -16,15 +16,15 @@ use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options};
 use crate::ring::RingRef;
 use crate::rings::extra_buffers;
 use crate::shm::bell::Bell;
-use crate::stats::{C, Counters};
+use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::time::now_ms;
 use crate::vale::forward::{Forwarder, Source, Stall};
 use crate::vale::lifecycle::open::{self, Attached};
 use crate::vale::lifecycle::reap;
 use crate::vale::lifecycle::root::Root;
-use crate::vale::peers::Peers;
-use crate::vale::state::handleset::Taken;
+use crate::vale::peers::{MOST_RINGS, Peers};
+use crate::vale::state::handleset::{Rung, Taken};
 use crate::vale::state::owner;
 use crate::vale::state::participants::ParticipantId;
 use crate::vale::state::portfile::Shape;
@@ -71,6 +71,8 @@ pub struct ValePort {
     armed: [Option<Stall>; MAX_RINGS as usize],
     /// What `arm` was called for.
     armed_for: Interest,
+    /// TX rings that another handle was syncing when this one tried last: a bit each.
+    skipped: u32,
 }
 
 impl ValePort {
@@ -96,9 +98,9 @@ impl ValePort {
     pub fn new((bell, at): (Bell, Attached)) -> Self {
         let forwarder = Forwarder::new(at.port.file.shape.index);
         let (armed, armed_for) = ([None; MAX_RINGS as usize], Interest::empty());
-        let last_death_check_ms = 0;
+        let (last_death_check_ms, skipped) = (0, 0);
         let peers = Peers::new();
-        Self { bell, at, forwarder, peers, armed, armed_for, last_death_check_ms }
+        Self { bell, at, forwarder, peers, armed, armed_for, skipped, last_death_check_ms }
     }
 
     /// TX ring `i` in memory.
@@ -126,10 +128,15 @@ impl ValePort {
             if state.stall().is_some() {
                 state.set_stall(None);
             }
+            self.skipped &= !(1 << i);
             return; // nothing queued, nothing to be shown
         }
         let switch = &self.at.switch;
-        let Some(begun) = state.begin(me, |owner| switch.is_dead(owner)) else { return };
+        let Some(begun) = state.begin(me, |owner| switch.is_dead(owner)) else {
+            self.skipped |= 1 << i;
+            return;
+        };
+        self.skipped &= !(1 << i);
         let mut hwcur = begun.hwcur;
         let known = hwcur < n; // a peer may have scribbled over it
         if !known {
@@ -162,7 +169,12 @@ impl ValePort {
             ring.reinit(hwcur, tail(hwcur));
             counters.add(C::reinits, 1);
         }
-        state.end(me);
+        if let Some(waiting) = state.end(me) {
+            let counters = self.at.port.file.tx_counters(i);
+            wake(&self.at, waiting, counters, |handle| {
+                let _ = state.wait_for_end(handle); // rung at the next end
+            });
+        }
         if let Some(port) = full {
             self.look_for_dead(port);
         }
@@ -224,9 +236,11 @@ impl ValePort {
             ring.reinit(hwcur, hwtail);
             self.at.port.file.rx_counters(i).add(C::reinits, 1);
         }
-        kring.reader.give(me);
+        let _ = kring.reader.give(me); // readers look before they sleep
         if let Some(waiting) = waiting {
-            wake(&self.at, waiting, i);
+            wake(&self.at, waiting, self.at.port.file.rx_counters(i), |handle| {
+                kring.wait_for_space(handle); // rung when more is freed
+            });
         }
     }
 
@@ -329,7 +343,9 @@ impl Adapter for ValePort {
             if self.at.switch.modes().backpressure
                 && let Some(waiting) = kring.take_waiters()
             {
-                wake(&self.at, waiting, i);
+                wake(&self.at, waiting, self.at.port.file.rx_counters(i), |handle| {
+                    kring.wait_for_space(handle);
+                });
             }
         }
         if what.contains(Interest::TX) {
@@ -343,8 +359,14 @@ impl Adapter for ValePort {
     }
 
     fn is_armed(&self) -> bool {
-        // Another handle may have kept that sync from showing what has come.
-        self.stalls() == self.armed && !(self.armed_for.contains(Interest::RX) && self.peek())
+        // Another handle may have kept that sync from sending, or from showing what has come.
+        let told = |&i: &usize| {
+            self.skipped & 1 << i == 0
+                || self.at.port.file.tx_state(i).wait_for_end(self.at.index())
+        };
+        self.at.bound.tx.iter().all(told)
+            && self.stalls() == self.armed
+            && !(self.armed_for.contains(Interest::RX) && self.peek())
     }
 
     fn disarm(&mut self, slept: bool) {
@@ -408,15 +430,16 @@ impl Adapter for ValePort {
     }
 }
 
-/// Rings the handles that found ring `i` full.
+/// Rings those who wait, on whatever port, as many as one sync rings; the others are put `back`.
 #[cold]
-fn wake(at: &Attached, waiting: Taken, i: usize) {
-    let counters = at.port.file.rx_counters(i);
-    for handle in waiting.handles() {
-        if !at.switch.ring(handle) {
-            at.port.file.kring(i).wait_for_space(handle); // rung when more is freed
+fn wake(at: &Attached, waiting: Taken, counters: &SharedCounters, back: impl Fn(u32)) {
+    for (n, handle) in waiting.handles().enumerate() {
+        let rung = if n < MOST_RINGS { at.switch.ring(handle, None) } else { Rung::Later };
+        match rung {
+            Rung::Yes => counters.add(C::doorbells_rung, 1),
+            Rung::Nobody => {}
+            Rung::Later => back(handle),
         }
-        counters.add(C::doorbells_rung, 1);
     }
 }
 
@@ -530,7 +553,7 @@ mod tests {
         assert!(other.at.port.file.tx_state(0).begin(me, |_| false).is_some());
         one.txsync().unwrap();
         assert_eq!(received(&mut receiver), []);
-        other.at.port.file.tx_state(0).end(me);
+        assert_eq!(other.at.port.file.tx_state(0).end(me), None);
         one.txsync().unwrap();
         assert_eq!(received(&mut receiver), [0, 1, 2]);
         // The same for the reader's side.
@@ -539,8 +562,27 @@ mod tests {
         let kring = receiver.at.port.file.kring(0);
         assert_eq!(kring.reader.take(me, |_| false), owner::Taken::Free);
         assert_eq!(received(&mut receiver), []);
-        receiver.at.port.file.kring(0).reader.give(me);
+        assert!(!receiver.at.port.file.kring(0).reader.give(me));
         assert_eq!(received(&mut receiver), [3]);
+    }
+
+    #[test]
+    fn handle_that_sleeps_while_another_syncs_its_ring_is_rung_at_the_end() {
+        let (_temp, root) = root();
+        let (mut one, other) = (open(&root, "t"), open(&root, "t"));
+        queue(&one, 0..3);
+        let state = other.at.port.file.tx_state(0);
+        let me = one.at.switch.me().unwrap();
+        assert!(state.begin(me, |_| false).is_some());
+        one.arm(Interest::TX);
+        one.txsync().unwrap(); // skipped
+        assert!(one.is_armed(), "the other one will ring");
+        let told: Vec<u32> = state.end(me).into_iter().flat_map(Taken::handles).collect();
+        assert_eq!(told, [one.at.index()]);
+        // Too late to be told: look again instead.
+        assert!(!one.is_armed());
+        one.txsync().unwrap();
+        assert!(one.is_armed());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::ring::RingRef;
 use crate::stats::SharedCounters;
 use crate::vale::state::fdb::Clock;
+use crate::vale::state::handleset::Rung;
 use crate::vale::state::participants::ParticipantId;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::SwitchFile;
@@ -17,8 +18,8 @@ pub trait Destinations {
     /// The port at `index`, if `update` found one.
     fn get(&self, index: u8) -> Option<&PortFiles>;
 
-    /// Rings a handle. False: it may sleep on, and is to be rung another time.
-    fn ring(&self, handle: u32) -> bool;
+    /// Rings a handle, if it is on that port.
+    fn ring(&self, handle: u32, port: u8) -> Rung;
 }
 
 /// Where a batch stopped in backpressure mode.

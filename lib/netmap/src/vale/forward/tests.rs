@@ -7,6 +7,7 @@ use crate::rings::make_rings;
 use crate::shm::dir::Dir;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::Region;
+use crate::vale::state::handleset::Rung;
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::Settings;
@@ -25,8 +26,8 @@ impl Destinations for Ports {
         self.0.get(usize::from(index)).map(|(_, port)| port)
     }
 
-    fn ring(&self, _: u32) -> bool {
-        true
+    fn ring(&self, _: u32, _: u8) -> Rung {
+        Rung::Nobody
     }
 }
 

@@ -13,6 +13,7 @@ use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::forward::inner::{AHEAD, Buffers};
 use crate::vale::forward::job::Destinations;
+use crate::vale::state::handleset::Rung;
 use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::participants::{ParticipantId, RETIRED};
 use crate::vale::state::portfiles::PortFiles;
@@ -229,10 +230,11 @@ impl<'a> Writer<'a> {
         if self.packets > 0 {
             if let Some(sleepers) = kring.take_sleepers() {
                 for handle in sleepers.handles() {
-                    if !destinations.ring(handle) {
-                        kring.sleep_for_packets(handle); // the next publication tries again
+                    match destinations.ring(handle, self.to.file.shape.index) {
+                        Rung::Yes => counters.add(C::doorbells_rung, 1),
+                        Rung::Nobody => {}
+                        Rung::Later => kring.sleep_for_packets(handle), // the next publication's
                     }
-                    counters.add(C::doorbells_rung, 1);
                 }
             } else {
                 counters.add(C::doorbells_suppressed, 1);

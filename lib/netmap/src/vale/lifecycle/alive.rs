@@ -4,10 +4,19 @@
 //! living handle must never be taken for a dead one.
 
 use crate::shm::bell::Bell;
-use crate::shm::lock::RootLock;
 use crate::vale::lifecycle::switch::Switch;
+use crate::vale::state::MAX_PORTS;
 use crate::vale::state::portset::PortSet;
 use crate::vale::state::switch::{ListedHandle, bell_file};
+
+/// The handles of a switch at one moment.
+#[derive(Debug)]
+pub struct Handles {
+    /// Those that somebody holds.
+    pub alive: Vec<ListedHandle>,
+    /// Entries that nobody holds.
+    pub dead: Vec<ListedHandle>,
+}
 
 impl Switch {
     /// Whether somebody holds the handle at `index`.
@@ -15,29 +24,31 @@ impl Switch {
         Bell::is_held(self.dir(), &bell_file(index))
     }
 
-    /// Handles that are alive.
-    pub fn live_handles(&self) -> Vec<ListedHandle> {
-        self.all_handles().filter(|h| self.is_alive(h.index)).collect()
+    /// Who lives and who does not. What is to be decided by it is decided by one look: between two,
+    /// somebody may die.
+    pub fn look_at_handles(&self) -> Handles {
+        let (alive, dead) = self.all_handles().partition(|h| self.is_alive(h.index));
+        Handles { alive, dead }
     }
 
-    /// Entries of handles that nobody holds.
-    pub fn dead_handles(&self, _lock: &RootLock) -> Vec<ListedHandle> {
-        self.all_handles().filter(|h| !self.is_alive(h.index)).collect()
+    /// Handles on a port that are alive.
+    pub fn live_handles_of(&self, port: u8) -> impl Iterator<Item = ListedHandle> {
+        self.all_handles().filter(move |h| h.port == port && self.is_alive(h.index))
     }
 
     /// Whether a port has a live handle or is persistent.
     #[cold]
     pub fn port_is_kept(&self, index: u8) -> bool {
         self.listed(index).is_some_and(|p| p.persistent)
-            || self.all_handles().any(|h| h.port == index && self.is_alive(h.index))
+            || self.live_handles_of(index).next().is_some()
     }
 
-    /// Ports that are kept by a live handle or because they are persistent.
-    pub fn kept_ports(&self) -> PortSet {
-        let live = self.live_handles().into_iter().map(|h| h.port);
+    /// Ports that are kept by one of these handles or because they are persistent.
+    pub fn kept_ports(&self, alive: &[ListedHandle]) -> PortSet {
+        let live = alive.iter().map(|h| h.port).filter(|&port| usize::from(port) < MAX_PORTS);
         let persistent = self.list().into_iter().filter(|l| l.persistent).map(|l| l.index);
         let mut kept = PortSet::default();
-        live.chain(persistent).filter(|&port| port != u8::MAX).for_each(|port| kept.insert(port));
+        live.chain(persistent).for_each(|port| kept.insert(port));
         kept
     }
 }

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::{Error, Result};
 use crate::shm::bell::Bell;
 use crate::shm::dir::Dir;
-use crate::shm::spare;
-use crate::vale::state::switch::{HandleId, ListedHandle, bell_file};
+use crate::shm::{fork, spare};
+use crate::vale::state::handleset::Rung;
+use crate::vale::state::switch::{HandleId, bell_file, index_of};
 
 /// Bells that stay open.
 const OPEN: usize = 16;
@@ -20,36 +21,44 @@ const OPEN: usize = 16;
 pub struct Bells(Mutex<Vec<(HandleId, Arc<Bell>)>>);
 
 impl Bells {
-    /// Rings a handle. False: that failed for want of something, and may work another time.
-    pub fn ring(&self, dir: &Dir, handle: &ListedHandle) -> bool {
-        match self.find(dir, handle) {
+    /// Rings the handle `id`.
+    pub fn ring(&self, dir: &Dir, id: HandleId) -> Rung {
+        use nix::errno::Errno::{EMFILE, ENFILE, ENOMEM};
+        match self.find(dir, id) {
             Ok(bell) => {
                 bell.ring();
                 drop(bell);
                 let _ = spare::restore();
-                true
+                Rung::Yes
             }
-            // Nobody sleeps there any more, or a peer has put something else in its place.
-            Err(Error::Io { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,
-            Err(_) => true,
+            Err(Error::Io { source, .. }) => {
+                let errno = source.raw_os_error().map(nix::errno::Errno::from_raw);
+                match errno {
+                    Some(EMFILE | ENFILE | ENOMEM) => Rung::Later,
+                    _ => Rung::Nobody,
+                }
+            }
+            // A peer has put something else in its place.
+            Err(_) => Rung::Nobody,
         }
     }
 
-    fn find(&self, dir: &Dir, handle: &ListedHandle) -> Result<Arc<Bell>> {
+    fn find(&self, dir: &Dir, id: HandleId) -> Result<Arc<Bell>> {
+        let _section = fork::section();
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = open.iter().position(|(id, _)| *id == handle.id) {
+        if let Some(at) = open.iter().position(|(known, _)| *known == id) {
             open[at..].rotate_left(1);
             let (_, bell) = open.last().expect("it was found there");
             return Ok(bell.clone());
         }
-        let bell = Arc::new(Bell::open(dir, &bell_file(handle.index))?);
+        let bell = Arc::new(Bell::open(dir, &bell_file(index_of(id)))?);
         // An earlier handle of that index has gone.
-        open.retain(|(id, _)| *id as u16 != handle.id as u16);
+        open.retain(|(known, _)| index_of(*known) != index_of(id));
         if open.len() >= OPEN {
             open.remove(0);
         }
         if spare::restore() {
-            open.push((handle.id, bell.clone()));
+            open.push((id, bell.clone()));
         }
         Ok(bell)
     }

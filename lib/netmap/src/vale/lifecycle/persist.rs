@@ -44,7 +44,7 @@ pub fn delete_persistent(root: &Root, switch_name: &str, port: &str) -> Result<(
     let switch = Switch::open_existing(root, switch_name)?.ok_or_else(none)?;
     reap(&switch, &lock)?;
     let listed = switch.find(port).ok_or_else(none)?;
-    if let Some(user) = switch.live_handles().iter().find(|h| h.port == listed.index) {
+    if let Some(user) = switch.live_handles_of(listed.index).next() {
         let why = format!("process {} has it open; end it first", user.pid);
         return Err(Error::Busy { name: full, why });
     }

@@ -28,7 +28,8 @@ use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::participants::RETIRED;
 use crate::vale::state::portfile::{PortFile, Shape};
-use crate::vale::state::switch::{bell_file, port_file};
+use crate::vale::state::portset::PortSet;
+use crate::vale::state::switch::{ListedHandle, bell_file, port_file};
 
 /// Extra buffers that one call looks at: as many as a region has cells, so that the longest honest
 /// chain is always finished by the call that begins it.
@@ -46,10 +47,12 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<u8>> {
     if !switch.is_current() {
         return Ok(Vec::new()); // somebody removed the directory: what is there now is not ours
     }
+    let handles = switch.look_at_handles();
+    let kept = switch.kept_ports(&handles.alive);
     let mut sweep = Sweep::new(switch);
-    let died = sweep.handles(lock) | switch.forget_dead(lock);
+    let died = sweep.handles(lock, handles.dead, kept) | switch.forget_dead(lock);
     let mut rest = Vec::new();
-    for index in switch.ports_but(lock, switch.kept_ports()) {
+    for index in switch.ports_but(lock, kept) {
         // What is in the way of one port is no other's trouble; it is tried again by the next call.
         if sweep.unfinished.contains(&index) || !sweep.remove_port(lock, index).unwrap_or(false) {
             switch.unlist_port(lock, index); // nobody begins to use it meanwhile
@@ -147,14 +150,9 @@ impl<'a> Sweep<'a> {
 
     /// Removes dead handles and gives back what they had of regions that live on. Returns whether
     /// there were any.
-    fn handles(&mut self, lock: &RootLock) -> bool {
-        let kept = self.switch.kept_ports();
-        let mut dead: Vec<_> = self
-            .switch
-            .dead_handles(lock)
-            .into_iter()
-            .map(|handle| (self.switch.entry(handle.port).1, handle))
-            .collect();
+    fn handles(&mut self, lock: &RootLock, dead: Vec<ListedHandle>, kept: PortSet) -> bool {
+        let mut dead: Vec<_> =
+            dead.into_iter().map(|handle| (self.switch.entry(handle.port).1, handle)).collect();
         // One region at a time is open.
         dead.sort_by(|a, b| a.0.cmp(&b.0));
         for group in dead.chunk_by(|a, b| a.0 == b.0) {
@@ -409,6 +407,16 @@ mod tests {
         (temp, root)
     }
 
+    /// Lets a sweep remove the dead handles.
+    fn sweep_handles(sweep: &mut Sweep<'_>, switch: &Switch, lock: &RootLock) -> bool {
+        let handles = switch.look_at_handles();
+        sweep.handles(lock, handles.dead, switch.kept_ports(&handles.alive))
+    }
+
+    fn dead(switch: &Switch) -> usize {
+        switch.look_at_handles().dead.len()
+    }
+
     fn open(root: &Root) -> (Switch, Region) {
         let switch = Switch::open_existing(root, "valeA").unwrap().unwrap();
         let region = Region::open(root.memory().unwrap(), "1").unwrap();
@@ -443,10 +451,10 @@ mod tests {
             switch.forge_dead_handle(i, 0, if_cell);
         }
         let mut sweep = Sweep::new(&switch);
-        assert!(sweep.handles(&lock));
+        assert!(sweep_handles(&mut sweep, &switch, &lock));
         let walked = LINKS - sweep.links;
         assert!(walked <= EXTRA, "{walked} links of {EXTRA} cells were followed");
-        assert!(switch.dead_handles(&lock).is_empty() && sweep.unfinished.is_empty());
+        assert!((dead(&switch) == 0) && sweep.unfinished.is_empty());
         // All of it is free again, and was given back once.
         let again = region.take(EXTRA + HANDLES).unwrap();
         assert_eq!(again.iter().collect::<HashSet<_>>().len(), again.len());
@@ -462,10 +470,10 @@ mod tests {
             switch.forge_dead_handle(i as u32, 0, netmap_if(&region, cell));
         }
         let mut sweep = Sweep::new(&switch);
-        assert!(sweep.handles(&lock));
+        assert!(sweep_handles(&mut sweep, &switch, &lock));
         let looked_at = SLOTS - sweep.slots;
         assert_eq!(looked_at, 4 * 64, "two ports with two rings of 64 slots");
-        assert!(switch.dead_handles(&lock).is_empty());
+        assert!((dead(&switch) == 0));
     }
 
     #[test]
@@ -498,8 +506,8 @@ mod tests {
         for left in [2, 1, 0] {
             let mut sweep = Sweep::new(&switch);
             sweep.links = 150;
-            sweep.handles(&lock);
-            assert_eq!(switch.dead_handles(&lock).len(), left);
+            sweep_handles(&mut sweep, &switch, &lock);
+            assert_eq!(dead(&switch), left);
             // A port is not removed while its handles have memory to give back.
             assert_eq!(sweep.unfinished.contains(&port), left > 0);
         }
@@ -523,9 +531,27 @@ mod tests {
         unlist_if_dead(&switch, port).unwrap();
         assert!(switch.find("y").is_none());
         let lock = root.lock().unwrap();
-        assert_eq!(switch.dead_handles(&lock).len(), 1, "that is work for who opens or lists");
+        assert_eq!(dead(&switch), 1, "that is work for who opens or lists");
         assert!(reap(&switch, &lock).unwrap().is_empty());
-        assert!(switch.dead_handles(&lock).is_empty() && switch.entry(port).0.is_none());
+        assert!((dead(&switch) == 0) && switch.entry(port).0.is_none());
+    }
+
+    #[test]
+    fn port_whose_handle_dies_while_others_are_looked_at_waits_for_the_next_look() {
+        let (_temp, root) = rig();
+        let bound = |_: &Shape| Ok(crate::options::BoundRings { tx: vec![0], rx: vec![0] });
+        let (bell, at) =
+            crate::vale::lifecycle::open::open(&root, "valeA", "z", &Options::default(), bound)
+                .unwrap();
+        let (switch, lock) = (at.switch.clone(), root.lock().unwrap());
+        let handles = switch.look_at_handles();
+        drop(bell); // it is dead now, and its entry is there
+        let kept = switch.kept_ports(&handles.alive);
+        Sweep::new(&switch).handles(&lock, handles.dead, kept);
+        let index = switch.find("z").unwrap().index;
+        assert!(!switch.ports_but(&lock, kept).contains(&index), "an entry names that index");
+        assert!(reap(&switch, &lock).unwrap().is_empty());
+        assert!(switch.find("z").is_none() && dead(&switch) == 0);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use nix::sys::stat::FileStat;
 use crate::error::{Error, Result};
 use crate::name::valid_name;
 use crate::shm::dir::Dir;
+use crate::shm::fork;
 use crate::shm::lock::{self, RootLock};
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::handleset::HANDLES;
@@ -100,6 +101,7 @@ impl Root {
     pub fn existing() -> Result<Option<Self>> {
         // All handles of the process share the descriptors of the root that was opened last.
         static LAST: Mutex<Option<Root>> = Mutex::new(None);
+        let _section = fork::section();
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
         if last.as_ref().is_none_or(|root| !root.is_current()) {
             *last = Self::open_dir()?.map(Self::of_dir).transpose()?.flatten();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::Result;
 use crate::shm::dir::Dir;
+use crate::shm::fork;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::Region;
 use crate::vale::lifecycle::root::Root;
@@ -30,6 +31,7 @@ fn find<T>(known: &mut Vec<Weak<T>>, is: impl Fn(&T) -> bool) -> Option<Arc<T>> 
 
 /// The switch of that name, made if there is none.
 pub fn switch(root: &Root, root_lock: &RootLock, name: &str) -> Result<(Arc<Switch>, Opened)> {
+    let _section = fork::section();
     let mut known = lock(&SWITCHES);
     if let Some(found) = find(&mut known, |s: &Switch| is_that(s, root, name)) {
         return Ok((found, Opened::Found));
@@ -43,6 +45,7 @@ pub fn switch(root: &Root, root_lock: &RootLock, name: &str) -> Result<(Arc<Swit
 /// The region of that name; `None` if there is none.
 pub fn region(memory: &Dir, name: &str) -> Result<Option<Arc<Region>>> {
     let Ok(there) = memory.stat_at(name) else { return Ok(None) };
+    let _section = fork::section();
     let mut known = lock(&REGIONS);
     if let Some(found) = find(&mut known, |r: &Region| r.id() == (there.st_dev, there.st_ino)) {
         return Ok(Some(found));
@@ -54,6 +57,7 @@ pub fn region(memory: &Dir, name: &str) -> Result<Option<Arc<Region>>> {
 
 /// Makes a new region known.
 pub fn add_region(region: Region) -> Arc<Region> {
+    let _section = fork::section();
     let region = Arc::new(region);
     lock(&REGIONS).push(Arc::downgrade(&region));
     region
@@ -61,6 +65,7 @@ pub fn add_region(region: Region) -> Arc<Region> {
 
 /// The switch of that name, if there is one.
 pub fn existing_switch(root: &Root, name: &str) -> Result<Option<Arc<Switch>>> {
+    let _section = fork::section();
     let mut known = lock(&SWITCHES);
     if let Some(found) = find(&mut known, |s: &Switch| is_that(s, root, name)) {
         return Ok(Some(found));
@@ -76,6 +81,7 @@ fn is_that(switch: &Switch, root: &Root, name: &str) -> bool {
 
 /// The files of the port `name` of a switch, and whether they were opened just now.
 pub fn port(switch: &Switch, name: &str) -> Result<(Arc<PortFiles>, bool)> {
+    let _section = fork::section();
     let mut known = lock(switch.ports());
     let there = switch.dir().stat_at(&port_file(name)).ok().map(|s| (s.st_dev, s.st_ino));
     let here = |p: &PortFiles| Some(p.file.id()) == there && p.file.is_as_opened();

@@ -11,6 +11,7 @@ use crate::shm::dir::Dir;
 use crate::shm::lock::RootLock;
 use crate::vale::lifecycle::bells::Bells;
 use crate::vale::lifecycle::root::Root;
+use crate::vale::state::handleset::Rung;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{FILE, SwitchFile};
 
@@ -99,11 +100,13 @@ impl Switch {
         self.root.memory()
     }
 
-    /// Rings a handle, if it is there. False: it may sleep on, and is to be rung another time.
-    pub fn ring(&self, handle: u32) -> bool {
-        match self.handle(handle) {
-            Some(entry) => self.bells.ring(&self.dir, &entry),
-            None => true,
+    /// Rings a handle, if it is there and, with `port`, on that port.
+    pub fn ring(&self, handle: u32, port: Option<u8>) -> Rung {
+        match self.port_of(handle) {
+            Some((of, id)) if port.is_none_or(|port| u32::from(port) == of) => {
+                self.bells.ring(&self.dir, id)
+            }
+            _ => Rung::Nobody,
         }
     }
 

@@ -28,6 +28,17 @@ pub struct Summary(AtomicU32);
 #[derive(Debug)]
 pub struct Members([AtomicU64; WORDS]);
 
+/// What became of an attempt to ring a handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// It was rung.
+    Yes,
+    /// There is no such handle any more, or not there.
+    Nobody,
+    /// That failed for want of something: it may sleep on, and is to be rung another time.
+    Later,
+}
+
 /// What was taken out of a set, by words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken([u64; WORDS]);

@@ -25,6 +25,10 @@ pub enum Taken {
     No,
 }
 
+/// In the word: somebody who found it taken wants to be told when it is given back. Generations do not reach
+/// that bit.
+const WANTED: u64 = 1 << 63;
+
 impl Owner {
     /// Takes the ring for `me` (not 0), if nobody has it who lives.
     #[inline]
@@ -32,23 +36,40 @@ impl Owner {
         // Acquire pairs with the Release in `give`: the indices are those that the last one left.
         match self.0.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Taken::Free,
-            Err(owner) => self.take_over(owner, me, is_dead),
+            Err(word) => self.take_over(word, me, is_dead),
         }
     }
 
     #[cold]
-    fn take_over(&self, owner: u64, me: u64, is_dead: impl FnOnce(u64) -> bool) -> Taken {
-        let take = || self.0.compare_exchange(owner, me, Ordering::Acquire, Ordering::Relaxed);
-        if is_dead(owner) && take().is_ok() { Taken::FromTheDead } else { Taken::No }
+    fn take_over(&self, word: u64, me: u64, is_dead: impl FnOnce(u64) -> bool) -> Taken {
+        let mine = me | word & WANTED;
+        let take = || self.0.compare_exchange(word, mine, Ordering::Acquire, Ordering::Relaxed);
+        if is_dead(word & !WANTED) && take().is_ok() { Taken::FromTheDead } else { Taken::No }
     }
 
-    /// Gives the ring back. Does nothing if it is another's: a peer wrote over the word.
+    /// Asks whoever has the ring to tell when it is given back. False: nobody has it any more.
+    pub fn want(&self) -> bool {
+        // Release: whoever gives the ring back finds who asked.
+        let ask = |word| (word != 0).then_some(word | WANTED);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, ask).is_ok()
+    }
+
+    /// Gives the ring back; true if somebody wants to be told. Does nothing if it is another's: a peer
+    /// wrote over the word.
     #[inline]
-    pub fn give(&self, me: u64) {
-        if self.0.load(Ordering::Relaxed) == me {
-            // Pairs with the Acquire in `take`.
-            self.0.store(0, Ordering::Release);
+    pub fn give(&self, me: u64) -> bool {
+        // Release pairs with the Acquire in `take`.
+        match self.0.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed) {
+            Ok(_) => false,
+            Err(word) => self.give_and_tell(word, me),
         }
+    }
+
+    #[cold]
+    fn give_and_tell(&self, word: u64, me: u64) -> bool {
+        // Acquire pairs with the Release in `want`.
+        word == me | WANTED
+            && self.0.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Free.

@@ -2,7 +2,7 @@
 //!
 //! A process takes part in a switch by a mark on a byte of the switch's file (an open-file-description
 //! lock): it holds while the process has the file open, and ends with the process, whatever ended it.
-//! The mark belongs to an open file description, which a forked child inherits. So a child gets one of
+//! The mark belongs to an open file description, which a forked child inherits, and which nothing is mapped through. So a child gets one of
 //! its own instead (`shm::fork`), without a mark: it neither keeps its parent alive nor ends it, and
 //! becomes a participant of its own when it first syncs.
 //!
@@ -10,7 +10,7 @@
 //! used twice, so one that was remembered is recognised as gone.
 
 use std::fs::File;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
@@ -75,8 +75,10 @@ impl Participation {
         entries: &[Entry],
         generations: impl FnOnce() -> u64,
     ) -> Result<ParticipantId, Errno> {
+        // In this order: `me` is at least as new. Pairs with the Release in `make_ours`.
+        let since = self.since.load(Ordering::Acquire);
         let me = self.me.load(Ordering::Relaxed);
-        if me != 0 && self.since.load(Ordering::Relaxed) == fork::generation() {
+        if me != 0 && since == fork::generation() {
             return Ok(me);
         }
         self.join(entries, generations)
@@ -88,14 +90,8 @@ impl Participation {
         entries: &[Entry],
         generations: impl FnOnce() -> u64,
     ) -> Result<ParticipantId, Errno> {
-        let _one = self.joining.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = fork::generation();
-        if self.since.load(Ordering::Relaxed) != now {
-            // The handler of the fork has a limited number of files: this may be another one.
-            fork::renew(&self.file)?;
-            self.me.store(0, Ordering::Relaxed);
-            self.since.store(now, Ordering::Relaxed);
-        }
+        let (_section, _one) = (fork::section(), self.alone());
+        self.make_ours()?;
         let me = self.me.load(Ordering::Relaxed);
         if me != 0 {
             return Ok(me); // another thread was as quick
@@ -114,6 +110,22 @@ impl Participation {
         Err(Errno::ENOSPC)
     }
 
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.joining.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sure, under `joining`, that the file and `me` are this process's, and not its parent's. The
+    /// handler of the fork has a limited number of files: this may be another one.
+    fn make_ours(&self) -> Result<(), Errno> {
+        let now = fork::generation();
+        if self.since.load(Ordering::Relaxed) != now {
+            fork::renew(&self.file)?;
+            self.me.store(0, Ordering::Relaxed);
+            self.since.store(now, Ordering::Release);
+        }
+        Ok(())
+    }
+
     /// Whether the participant `id` no longer exists. Exact for identities that this switch gave out; a
     /// made-up one counts as dead, `RETIRED` never.
     #[cold]
@@ -124,21 +136,24 @@ impl Participation {
         let Some(index) = (id as u16).checked_sub(1) else { return true };
         match entries.get(usize::from(index)) {
             Some(e) if e.generation.load(Ordering::Acquire) == id >> 16 => {
+                let (_section, _one) = (fork::section(), self.alone());
                 !self.is_alive(index.into())
             }
             _ => true,
         }
     }
 
-    /// The kernel does not tell a file of its own marks.
+    /// Under `joining`. The kernel does not tell a file of its own marks, so it must be ours, and our own
+    /// is known. What cannot be told is alive.
     fn is_alive(&self, index: u32) -> bool {
+        let ours = self.make_ours().is_ok();
         let me = self.me.load(Ordering::Relaxed);
-        let ours = self.since.load(Ordering::Relaxed) == fork::generation();
-        (ours && me != 0 && u32::from(me as u16) == index + 1) || file::is_alive(&self.file, index)
+        !ours || (me != 0 && u32::from(me as u16) == index + 1) || file::is_alive(&self.file, index)
     }
 
     /// Forgets those who died since the last call, and says whether there were any.
     pub fn forget_dead(&self, entries: &[Entry]) -> bool {
+        let (_section, _one) = (fork::section(), self.alone());
         let mut any = false;
         for (index, entry) in (0..).zip(entries) {
             let generation = entry.generation.load(Ordering::Acquire);

@@ -25,6 +25,7 @@ use crate::name::valid_name;
 use crate::options::{BoundRings, MAX_RINGS};
 use crate::shm::dir::Dir;
 use crate::shm::file;
+use crate::shm::fork;
 use crate::shm::lock::RootLock;
 use crate::shm::map::{Map, Shared};
 use crate::shm::text::{load_text, store_text};
@@ -197,8 +198,9 @@ impl SwitchFile {
     /// addresses do not collide on purpose, and what was remembered of a switch of the same name
     /// before is not mistaken.
     pub fn create(dir: &Dir, name: &str, seed: u64, generation: u64) -> Result<Self> {
+        let _section = fork::section();
         let file = file::create(dir, FILE, BYTES as u64)?;
-        let switch = Self::mapped(dir, file, name)?;
+        let switch = Self::mapped(dir, &file, name)?.ok_or_else(|| damaged_by_others(dir))?;
         let h = switch.header();
         h.version.store(VERSION, Ordering::Relaxed);
         h.ageing_ms.store(DEFAULT_AGEING_MS, Ordering::Relaxed);
@@ -212,6 +214,7 @@ impl SwitchFile {
     /// Opens the file of a switch, if there is a whole one. What a dead process left half made counts
     /// as none.
     pub fn open(dir: &Dir, name: &str) -> Result<Option<Self>> {
+        let _section = fork::section();
         let path = dir.join(FILE);
         let file = match file::open(dir, FILE) {
             Ok(file) => file,
@@ -235,7 +238,7 @@ impl SwitchFile {
         if file::len(&file) < BYTES as u64 {
             return damaged("it is shorter than a switch's file (truncated?)".into());
         }
-        let switch = Self::mapped(dir, file, name)?;
+        let Some(switch) = Self::mapped(dir, &file, name)? else { return Ok(None) };
         let h = switch.header();
         if h.magic.load(Ordering::Acquire) != MAGIC {
             return damaged("it does not begin as a switch's file does".into());
@@ -247,10 +250,15 @@ impl SwitchFile {
         Ok(Some(switch))
     }
 
-    fn mapped(dir: &Dir, file: File, name: &str) -> Result<Self> {
+    /// `None`: another file has the name by now.
+    fn mapped(dir: &Dir, file: &File, name: &str) -> Result<Option<Self>> {
         let path = dir.join(FILE);
-        let map = Map::new(&file, BYTES).map_err(Error::io("map", &path))?;
-        Ok(Self { map, process: Participation::new(file), path, name: name.into() })
+        let map = Map::new(file, BYTES).map_err(Error::io("map", &path))?;
+        // Another description: the mapping keeps the first, and forked children have it, too.
+        let own = file::open_to_keep(dir, FILE)?;
+        let same = file::id(&own) == file::id(file);
+        let process = Participation::new(own);
+        Ok(same.then(|| Self { map, process, path, name: name.into() }))
     }
 
     /// Whether the file is still whole.
@@ -383,8 +391,8 @@ impl SwitchFile {
 
     /// The handle at `index`, if the entry is in use and makes sense.
     pub fn handle(&self, index: u32) -> Option<ListedHandle> {
-        let h = self.handles().get(index as usize)?;
-        let port = h.port.load(Ordering::Acquire).checked_sub(1)?;
+        let (port, id) = self.port_of(index)?;
+        let h = &self.handles()[index as usize];
         let rings = h.rings.load(Ordering::Relaxed);
         let of =
             |bits: u32| (0..usize::from(MAX_RINGS)).filter(move |i| bits & 1 << i != 0).collect();
@@ -392,12 +400,19 @@ impl SwitchFile {
             index,
             // A scribbled port number makes the handle one of no port; it is freed all the same.
             port: u8::try_from(port).unwrap_or(u8::MAX),
-            id: h.generation.load(Ordering::Relaxed) << 16 | u64::from(index + 1),
+            id,
             pid: h.pid.load(Ordering::Relaxed),
             flags: h.flags.load(Ordering::Relaxed),
             if_cell: h.if_cell.load(Ordering::Relaxed),
             bound: BoundRings { tx: of(rings), rx: of(rings >> MAX_RINGS) },
         })
+    }
+
+    /// Port and identity of the handle at `index`, if the entry is in use.
+    pub fn port_of(&self, index: u32) -> Option<(u32, HandleId)> {
+        let h = self.handles().get(index as usize)?;
+        let port = h.port.load(Ordering::Acquire).checked_sub(1)?;
+        Some((port, h.generation.load(Ordering::Relaxed) << 16 | u64::from(index + 1)))
     }
 
     /// All entries of handles in use, alive or not.
@@ -602,6 +617,11 @@ impl SwitchFile {
     pub fn ports_used(&self) -> usize {
         self.ports().iter().filter(|p| !p.place.is_free()).count()
     }
+}
+
+fn damaged_by_others(dir: &Dir) -> Error {
+    let why = "it was replaced while it was being made; try again".into();
+    Error::Damaged { path: dir.join(FILE), why }
 }
 
 /// Name of a port's file.

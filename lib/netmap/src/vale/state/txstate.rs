@@ -12,6 +12,7 @@
 //! at most one batch is lost, nothing is sent twice.
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::vale::state::handleset::{Members, Summary, Taken as Waiting};
 use crate::vale::state::owner::{Owner, Taken};
 
 /// Shared state of one transmit ring.
@@ -23,7 +24,15 @@ pub struct TxState {
     claimed: AtomicU32,
     /// Where the last batch stopped: 0, or 1 + port * 256 + ring.
     stall: AtomicU64,
+    /// Whether handles wait for the end of somebody else's sync.
+    waiters: Summary,
+    #[cfg(not(loom))]
+    _pad: [u32; 9],
+    waiting: Members,
 }
+
+#[cfg(not(loom))]
+const _: () = assert!(std::mem::size_of::<TxState>() == 320);
 
 #[cfg(not(loom))]
 // SAFETY: atomics and padding.
@@ -74,10 +83,16 @@ impl TxState {
         self.claimed.store(hwcur, Ordering::Release);
     }
 
-    /// Ends the txsync.
+    /// Ends the txsync; returns the handles that waited for it, to be rung.
     #[inline]
-    pub fn end(&self, me: u64) {
-        self.owner.give(me);
+    pub fn end(&self, me: u64) -> Option<Waiting> {
+        if self.owner.give(me) { self.waiters.take(&self.waiting) } else { None }
+    }
+
+    /// Lets a handle that could not `begin` be rung when the other one ends. False: that has happened.
+    pub fn wait_for_end(&self, handle: u32) -> bool {
+        self.waiters.insert(&self.waiting, handle);
+        self.owner.want()
     }
 
     /// Where backpressure stopped the last batch: port and ring.
@@ -107,6 +122,8 @@ mod loom_models {
             hwcur: AtomicU32::new(0),
             claimed: AtomicU32::new(0),
             stall: AtomicU64::new(0),
+            waiters: Summary::new(),
+            waiting: Members::new(),
         })
     }
 
@@ -123,7 +140,7 @@ mod loom_models {
             published[slot as usize].fetch_add(1, Ordering::Release);
             state.done(slot + 1);
         }
-        state.end(me);
+        let _ = state.end(me);
     }
 
     fn none() -> Arc<[AtomicU32; 2]> {
@@ -149,6 +166,32 @@ mod loom_models {
     }
 
     #[test]
+    fn loom_handle_that_found_the_ring_taken_is_told_of_the_end() {
+        loom::model(|| {
+            let state = state();
+            assert!(state.begin(1, |_| false).is_some());
+            let other = {
+                let state = state.clone();
+                thread::spawn(move || {
+                    state.done(1);
+                    let told = state.end(1).into_iter().flat_map(Waiting::handles);
+                    told.collect::<Vec<_>>() == [0]
+                })
+            };
+            // As a sync before a sleep: it begins, or it asks, and if that is too late it tries again.
+            let mut sleeps = false;
+            while state.begin(2, |_| false).is_none() {
+                if state.wait_for_end(0) {
+                    sleeps = true;
+                    break;
+                }
+            }
+            let told = other.join().unwrap();
+            assert_eq!(sleeps, told, "asleep and not told, or the other way round");
+        });
+    }
+
+    #[test]
     fn loom_heirs_of_the_dead_send_nothing_twice_and_lose_one_batch() {
         // The owner dies after each of its stores.
         for died_after in 0..=6 {
@@ -164,7 +207,9 @@ mod loom_models {
                 };
                 for slot in 0..2 {
                     step(&|| state.claim(slot + 1));
-                    step(&|| drop(published[slot as usize].fetch_add(1, Ordering::Release)));
+                    step(&|| {
+                        let _ = published[slot as usize].fetch_add(1, Ordering::Release);
+                    });
                     step(&|| state.done(slot + 1));
                 }
                 let spawn = |me: u64| {
