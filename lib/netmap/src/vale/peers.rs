@@ -14,11 +14,12 @@ use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::handleset::Rung;
+use crate::vale::state::ids::{Generation, HandleIndex};
 use crate::vale::state::portfiles::PortFiles;
 
 /// Opens the port at `index`.
 #[cold]
-fn open(switch: &Switch, index: u8, generation: u64) -> Option<Arc<PortFiles>> {
+fn open(switch: &Switch, index: u8, generation: Generation) -> Option<Arc<PortFiles>> {
     let listed = switch.listed(index).filter(|l| l.generation == generation)?;
     let (files, _) = shared::port(switch, &listed.name).ok()?;
     let shape = &files.file.shape;
@@ -28,7 +29,7 @@ fn open(switch: &Switch, index: u8, generation: u64) -> Option<Arc<PortFiles>> {
 /// What is known of the port at one index.
 #[derive(Debug, Default)]
 struct Known {
-    generation: u64,
+    generation: Generation,
     opened: Option<Arc<PortFiles>>,
     /// When opening it failed last.
     failed_ms: u64,
@@ -56,7 +57,7 @@ impl Peers {
     /// Makes sure that the port at `index` is open if it can be, and returns its generation. Call
     /// once per batch.
     #[inline]
-    pub fn update(&mut self, switch: &Switch, index: u8) -> Option<u64> {
+    pub fn update(&mut self, switch: &Switch, index: u8) -> Option<Generation> {
         let known = self.known.get_mut(usize::from(index))?;
         let generation = switch.port_generation(index);
         if known.generation != generation || known.opened.is_none() {
@@ -88,7 +89,7 @@ pub struct PeersOf<'a> {
 
 impl Destinations for PeersOf<'_> {
     #[inline]
-    fn update(&mut self, index: u8) -> Option<u64> {
+    fn update(&mut self, index: u8) -> Option<Generation> {
         self.peers.update(self.switch, index)
     }
 
@@ -97,7 +98,7 @@ impl Destinations for PeersOf<'_> {
         self.peers.get(index)
     }
 
-    fn ring(&self, handle: u32, port: u8) -> Rung {
+    fn ring(&self, handle: HandleIndex, port: u8) -> Rung {
         let left = self.rings_left.get();
         self.rings_left.set(left.saturating_sub(1));
         if left > 0 { self.switch.ring(handle, Some(port)) } else { Rung::Later }
@@ -106,10 +107,12 @@ impl Destinations for PeersOf<'_> {
 
 impl Known {
     #[cold]
-    fn open(&mut self, switch: &Switch, index: u8, generation: u64) {
+    fn open(&mut self, switch: &Switch, index: u8, generation: Generation) {
         let now = now_ms();
         let again = self.generation == generation;
-        if generation == 0 || (again && now.saturating_sub(self.failed_ms) < RETRY_MS) {
+        if generation == Generation::NONE
+            || (again && now.saturating_sub(self.failed_ms) < RETRY_MS)
+        {
             if !again {
                 *self = Self { generation, ..Self::default() };
             }

@@ -25,8 +25,8 @@ use crate::vale::lifecycle::reap;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::peers::{MOST_RINGS, Peers};
 use crate::vale::state::handleset::{Rung, Taken};
+use crate::vale::state::ids::{HandleIndex, ParticipantId};
 use crate::vale::state::owner;
-use crate::vale::state::participants::ParticipantId;
 use crate::vale::state::portfile::Shape;
 use crate::wait::Interest;
 
@@ -432,7 +432,7 @@ impl Adapter for ValePort {
 
 /// Rings those who wait, on whatever port, as many as one sync rings; the others are put `back`.
 #[cold]
-fn wake(at: &Attached, waiting: Taken, counters: &SharedCounters, back: impl Fn(u32)) {
+fn wake(at: &Attached, waiting: Taken, counters: &SharedCounters, back: impl Fn(HandleIndex)) {
     for (n, handle) in waiting.handles().enumerate() {
         let rung = if n < MOST_RINGS { at.switch.ring(handle, None) } else { Rung::Later };
         match rung {
@@ -457,6 +457,7 @@ fn stamp(ring: &RingRef<'_>) {
 mod tests {
     use super::*;
     use crate::ring::{RxRing, TxRing};
+    use crate::vale::state::ids::Generation;
 
     /// Opens a port below a root of its own.
     fn open(root: &Root, name: &str) -> ValePort {
@@ -488,8 +489,10 @@ mod tests {
         numbers
     }
 
-    /// An identity that no living handle has.
-    const DEAD: u64 = 1 << 40 | 7;
+    /// An identity that nobody alive has.
+    fn dead() -> ParticipantId {
+        ParticipantId::new(6, Generation(1 << 24))
+    }
 
     #[test]
     fn ring_of_a_handle_that_died_while_it_published_goes_on_behind_its_batch() {
@@ -497,7 +500,7 @@ mod tests {
         let (mut heir, mut receiver) = (open(&root, "t"), open(&root, "r"));
         queue(&heir, 0..10);
         let state = heir.at.port.file.tx_state(0);
-        assert!(state.begin(DEAD, |_| false).is_some());
+        assert!(state.begin(dead(), |_| false).is_some());
         state.claim(4); // and no more was heard of it
         heir.txsync().unwrap();
         assert_eq!(received(&mut receiver), [4, 5, 6, 7, 8, 9]);
@@ -530,7 +533,7 @@ mod tests {
         let (mut heir, mut receiver) = (open(&root, "t"), open(&root, "r"));
         queue(&heir, 0..10);
         let state = heir.at.port.file.tx_state(0);
-        assert!(state.begin(DEAD, |_| false).is_some());
+        assert!(state.begin(dead(), |_| false).is_some());
         state.claim(10);
         let (ring, hwcur) = heir.tx(0);
         assert_eq!(TxRing::new(ring, hwcur).withdraw(), 10);
@@ -577,7 +580,7 @@ mod tests {
         one.arm(Interest::TX);
         one.txsync().unwrap(); // skipped
         assert!(one.is_armed(), "the other one will ring");
-        let told: Vec<u32> = state.end(me).into_iter().flat_map(Taken::handles).collect();
+        let told: Vec<HandleIndex> = state.end(me).into_iter().flat_map(Taken::handles).collect();
         assert_eq!(told, [one.at.index()]);
         // Too late to be told: look again instead.
         assert!(!one.is_armed());
@@ -591,7 +594,10 @@ mod tests {
         let (mut sender, mut receiver) = (open(&root, "t"), open(&root, "r"));
         queue(&sender, 0..3);
         sender.txsync().unwrap();
-        assert_eq!(receiver.at.port.file.kring(0).reader.take(DEAD, |_| false), owner::Taken::Free);
+        assert_eq!(
+            receiver.at.port.file.kring(0).reader.take(dead(), |_| false),
+            owner::Taken::Free
+        );
         assert_eq!(received(&mut receiver), [0, 1, 2]);
     }
 

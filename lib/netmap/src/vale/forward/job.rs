@@ -4,7 +4,7 @@ use crate::ring::RingRef;
 use crate::stats::SharedCounters;
 use crate::vale::state::fdb::Clock;
 use crate::vale::state::handleset::Rung;
-use crate::vale::state::participants::ParticipantId;
+use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::SwitchFile;
 use crate::vale::state::txstate::TxState;
@@ -13,13 +13,13 @@ use crate::vale::state::txstate::TxState;
 pub trait Destinations {
     /// Makes sure that the port at `index` can be used if that is possible, and returns its
     /// generation. Called once per run or batch and port.
-    fn update(&mut self, index: u8) -> Option<u64>;
+    fn update(&mut self, index: u8) -> Option<Generation>;
 
     /// The port at `index`, if `update` found one.
     fn get(&self, index: u8) -> Option<&PortFiles>;
 
     /// Rings a handle, if it is on that port.
-    fn ring(&self, handle: u32, port: u8) -> Rung;
+    fn ring(&self, handle: HandleIndex, port: u8) -> Rung;
 }
 
 /// Where a batch stopped in backpressure mode.
@@ -97,5 +97,5 @@ pub struct Job<'a> {
     pub lossless: bool,
     /// Generations up to this one were given out before anything was looked up: a port of a later
     /// one cannot be the one that was meant.
-    pub epoch: u64,
+    pub epoch: Generation,
 }

@@ -8,6 +8,7 @@ use crate::shm::dir::Dir;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::Region;
 use crate::vale::state::handleset::Rung;
+use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId};
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::Settings;
@@ -15,10 +16,10 @@ use crate::vale::state::switch::Settings;
 const SLOTS: u32 = 64;
 
 /// Ports that are all there.
-struct Ports(Vec<(u64, PortFiles)>);
+struct Ports(Vec<(Generation, PortFiles)>);
 
 impl Destinations for Ports {
-    fn update(&mut self, index: u8) -> Option<u64> {
+    fn update(&mut self, index: u8) -> Option<Generation> {
         self.0.get(usize::from(index)).map(|(generation, _)| *generation)
     }
 
@@ -26,7 +27,7 @@ impl Destinations for Ports {
         self.0.get(usize::from(index)).map(|(_, port)| port)
     }
 
-    fn ring(&self, _: u32, _: u8) -> Rung {
+    fn ring(&self, _: HandleIndex, _: u8) -> Rung {
         Rung::Nobody
     }
 }
@@ -51,7 +52,7 @@ impl Rig {
         let dir = Dir::open(temp.path(), false).unwrap();
         let lock = RootLock::acquire(&dir).unwrap();
         let switch = SwitchFile::create(&dir, "valeT", 1, 1 << 30).unwrap();
-        let half = |index: u8, generation: u64| {
+        let half = |index: u8, generation: Generation| {
             let sizes = Sizes { tx_rings: 1, rx_rings: 1, tx_slots: SLOTS, rx_slots: SLOTS };
             let region = Region::anonymous().unwrap();
             let rings = make_rings(&region, sizes).unwrap();
@@ -104,7 +105,15 @@ impl Rig {
         let n = ring.n();
         let head = ring.head_in_order(hwcur, ring.step(hwcur, n - 1)).unwrap();
         let (state, counters) = (file.tx_state(0), file.tx_counters(0));
-        let from = Source { me: 7, ring, state, number: 0, hwcur, head, counters };
+        let from = Source {
+            me: ParticipantId::new(6, Generation(1)),
+            ring,
+            state,
+            number: 0,
+            hwcur,
+            head,
+            counters,
+        };
         let sent = forwarders[index].txsync(switch, ports, &from);
         self.hwcur[index] = sent.hwcur;
         ring.raw

@@ -14,8 +14,8 @@ use crate::sync::core_atomic::Ordering;
 use crate::vale::forward::inner::{AHEAD, Buffers};
 use crate::vale::forward::job::Destinations;
 use crate::vale::state::handleset::Rung;
+use crate::vale::state::ids::{ParticipantId, RETIRED};
 use crate::vale::state::kring::{Held, OnHeld};
-use crate::vale::state::participants::{ParticipantId, RETIRED};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::SwitchFile;
 

@@ -6,6 +6,7 @@
 use crate::shm::bell::Bell;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::MAX_PORTS;
+use crate::vale::state::ids::HandleIndex;
 use crate::vale::state::portset::PortSet;
 use crate::vale::state::switch::{ListedHandle, bell_file};
 
@@ -20,7 +21,7 @@ pub struct Handles {
 
 impl Switch {
     /// Whether somebody holds the handle at `index`.
-    pub fn is_alive(&self, index: u32) -> bool {
+    pub fn is_alive(&self, index: HandleIndex) -> bool {
         Bell::is_held(self.dir(), &bell_file(index))
     }
 

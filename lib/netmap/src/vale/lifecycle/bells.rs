@@ -11,7 +11,8 @@ use crate::shm::bell::Bell;
 use crate::shm::dir::Dir;
 use crate::shm::{fork, spare};
 use crate::vale::state::handleset::Rung;
-use crate::vale::state::switch::{HandleId, bell_file, index_of};
+use crate::vale::state::ids::HandleId;
+use crate::vale::state::switch::bell_file;
 
 /// Bells that stay open.
 const OPEN: usize = 16;
@@ -51,9 +52,9 @@ impl Bells {
             let (_, bell) = open.last().expect("it was found there");
             return Ok(bell.clone());
         }
-        let bell = Arc::new(Bell::open(dir, &bell_file(index_of(id)))?);
+        let bell = Arc::new(Bell::open(dir, &bell_file(id.index))?);
         // An earlier handle of that index has gone.
-        open.retain(|(known, _)| index_of(*known) != index_of(id));
+        open.retain(|(known, _)| known.index != id.index);
         if open.len() >= OPEN {
             open.remove(0);
         }

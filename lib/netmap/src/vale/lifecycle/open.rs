@@ -31,10 +31,11 @@ use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::{Opened, Switch};
 use crate::vale::state::handleset::HANDLES;
+use crate::vale::state::ids::{HandleId, HandleIndex};
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{
-    EXCLUSIVE, HandleId, ListedHandle, NewHandle, bell_file, bell_index, index_of, port_file,
+    EXCLUSIVE, ListedHandle, NewHandle, bell_file, bell_index, port_file,
 };
 
 /// How long an opener goes on clearing away what a port of that name left behind.
@@ -115,7 +116,7 @@ pub fn open(
 /// Enters a handle, with a bell of its own.
 fn enter(switch: &Switch, lock: &RootLock, new: &NewHandle<'_>) -> Result<(Bell, HandleId)> {
     switch.me()?; // before anybody hears of it
-    for index in 0..HANDLES as u32 {
+    for index in (0..HANDLES as u32).map(HandleIndex) {
         // A free entry whose bell is held is one that a peer has scribbled over: the next one will do.
         if switch.handle(index).is_none()
             && let Some(bell) = Bell::create(switch.dir(), &bell_file(index))?
@@ -204,8 +205,8 @@ pub fn open_switch(root: &Root, lock: &RootLock, name: &str) -> Result<(Arc<Swit
 impl Attached {
     /// Index of the handle.
     #[inline]
-    pub fn index(&self) -> u32 {
-        index_of(self.id)
+    pub fn index(&self) -> HandleIndex {
+        self.id.index
     }
 
     /// Name of its bell.

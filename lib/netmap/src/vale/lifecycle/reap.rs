@@ -25,8 +25,8 @@ use crate::shm::lock::RootLock;
 use crate::shm::mem::{MAX_CELLS, Region, cells_for};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
+use crate::vale::state::ids::{Generation, RETIRED};
 use crate::vale::state::kring::{Held, OnHeld};
-use crate::vale::state::participants::RETIRED;
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portset::PortSet;
 use crate::vale::state::switch::{ListedHandle, bell_file, port_file};
@@ -77,7 +77,7 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<u8>> {
 /// path, where a full ring may be a dead one.
 #[cold]
 pub fn unlist_if_dead(switch: &Switch, index: u8) -> Result<()> {
-    if switch.port_generation(index) == 0 || switch.port_is_kept(index) {
+    if switch.port_generation(index) == Generation::NONE || switch.port_is_kept(index) {
         return Ok(());
     }
     let Some(lock) = switch.root().try_lock()? else { return Ok(()) };

@@ -9,6 +9,7 @@
 //! told of the next one. A bit of the summary without members costs one look at its word.
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::vale::state::ids::HandleIndex;
 
 /// Most handles of a switch.
 #[cfg(not(loom))]
@@ -45,7 +46,7 @@ pub struct Taken([u64; WORDS]);
 
 impl Summary {
     /// Puts a handle in; the caller then looks again at what it waits for.
-    pub fn insert(&self, members: &Members, handle: u32) {
+    pub fn insert(&self, members: &Members, handle: HandleIndex) {
         let (word, bit) = place(handle);
         members.0[word].fetch_or(bit, Ordering::Relaxed);
         // Release pairs with the Acquire in `take`: who sees the summary sees the member.
@@ -55,7 +56,7 @@ impl Summary {
     }
 
     /// Takes a handle out.
-    pub fn remove(&self, members: &Members, handle: u32) {
+    pub fn remove(&self, members: &Members, handle: HandleIndex) {
         // The summary stays: to clear it would race with another member of the same word.
         let (word, bit) = place(handle);
         members.0[word].fetch_and(!bit, Ordering::Relaxed);
@@ -81,18 +82,18 @@ impl Summary {
 }
 
 /// Word and bit of a handle.
-fn place(handle: u32) -> (usize, u64) {
+fn place(HandleIndex(handle): HandleIndex) -> (usize, u64) {
     (handle as usize / 64 % WORDS, 1 << (handle % 64))
 }
 
 impl Taken {
     /// The handles, ascending.
-    pub fn handles(self) -> impl Iterator<Item = u32> {
+    pub fn handles(self) -> impl Iterator<Item = HandleIndex> {
         self.0.into_iter().zip(0u32..).flat_map(|(mut bits, word)| {
             std::iter::from_fn(move || {
                 let bit = bits.trailing_zeros();
                 bits &= bits.wrapping_sub(1);
-                (bit < 64).then_some(word * 64 + bit)
+                (bit < 64).then_some(HandleIndex(word * 64 + bit))
             })
         })
     }
@@ -124,15 +125,16 @@ mod tests {
         let members = Members(std::array::from_fn(|_| AtomicU64::new(0)));
         assert_eq!(summary.take(&members), None);
         for handle in [2047, 0, 63, 64, 1000, 5] {
-            summary.insert(&members, handle);
+            summary.insert(&members, HandleIndex(handle));
         }
-        summary.remove(&members, 5);
-        summary.remove(&members, 1000);
-        let taken: Vec<u32> = summary.take(&members).unwrap().handles().collect();
+        summary.remove(&members, HandleIndex(5));
+        summary.remove(&members, HandleIndex(1000));
+        let taken: Vec<u32> =
+            summary.take(&members).unwrap().handles().map(|handle| handle.0).collect();
         assert_eq!(taken, [0, 63, 64, 2047]);
         assert_eq!(summary.take(&members), None);
-        summary.insert(&members, 7);
-        summary.remove(&members, 7);
+        summary.insert(&members, HandleIndex(7));
+        summary.remove(&members, HandleIndex(7));
         assert_eq!(summary.take(&members), None, "a summary without members is nobody");
     }
 }

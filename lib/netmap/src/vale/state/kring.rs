@@ -21,6 +21,7 @@
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering, spin_hint, yield_now};
 use crate::vale::state::handleset::{Members, Summary, Taken};
+use crate::vale::state::ids::{HandleIndex, ParticipantId};
 use crate::vale::state::owner::Owner;
 
 /// Shared state of one receive ring. Each writer has cache lines of its own.
@@ -87,20 +88,24 @@ pub enum Held {
 const SPINS: u32 = 128;
 
 impl Kring {
-    /// Holds the ring for `me` (not 0). While another has it, `judge` is asked about that holder
+    /// Holds the ring for `me`. While another has it, `judge` is asked about that holder
     /// each time that spinning and yielding did not help.
     #[inline]
-    pub fn hold(&self, me: u64, judge: impl FnMut(u64) -> OnHeld) -> Held {
+    pub fn hold(&self, me: ParticipantId, judge: impl FnMut(ParticipantId) -> OnHeld) -> Held {
         // Acquire pairs with the Release in `release_hold`: slots written by the last holder are
         // ours to overwrite.
-        match self.lock.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
+        match self.lock.compare_exchange(0, me.word(), Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Held::Fresh,
             Err(_) => self.hold_contended(me, judge),
         }
     }
 
     #[cold]
-    fn hold_contended(&self, me: u64, mut judge: impl FnMut(u64) -> OnHeld) -> Held {
+    fn hold_contended(
+        &self,
+        me: ParticipantId,
+        mut judge: impl FnMut(ParticipantId) -> OnHeld,
+    ) -> Held {
         loop {
             let mut owner = 0;
             for _ in 0..if cfg!(loom) { 1 } else { SPINS } {
@@ -112,20 +117,18 @@ impl Kring {
             }
             // A dead holder is replaced only if it is still the very same one: identities are
             // never used twice, so of several thieves exactly one succeeds.
-            let (expect, won) = if owner == 0 {
-                (0, Held::Fresh)
-            } else {
-                match judge(owner) {
-                    OnHeld::Dead => (owner, Held::Stolen),
-                    OnHeld::GiveUp => return Held::No,
-                    OnHeld::Wait => {
-                        yield_now();
-                        continue;
-                    }
+            let won = match ParticipantId::from_word(owner).map(&mut judge) {
+                None => Held::Fresh,
+                Some(OnHeld::Dead) => Held::Stolen,
+                Some(OnHeld::GiveUp) => return Held::No,
+                Some(OnHeld::Wait) => {
+                    yield_now();
+                    continue;
                 }
             };
-            if self.lock.compare_exchange(expect, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
-            {
+            let take =
+                self.lock.compare_exchange(owner, me.word(), Ordering::Acquire, Ordering::Relaxed);
+            if take.is_ok() {
                 return won;
             }
         }
@@ -133,10 +136,10 @@ impl Kring {
 
     /// Lets go of the ring. Does nothing if `me` no longer holds it (a hostile peer took it).
     #[inline]
-    pub fn release_hold(&self, me: u64) {
+    pub fn release_hold(&self, me: ParticipantId) {
         // A plain store would do between honest peers; checking first costs nothing, since the
         // line is ours, and keeps a scribbled lock word from being turned into a free lock.
-        if self.lock.load(Ordering::Relaxed) == me {
+        if self.lock.load(Ordering::Relaxed) == me.word() {
             // Pairs with the Acquire in `hold`.
             self.lock.store(0, Ordering::Release);
         }
@@ -191,17 +194,17 @@ impl Kring {
     }
 
     /// Handle that is about to sleep until packets come: look again (`published`) before sleeping.
-    pub fn sleep_for_packets(&self, handle: u32) {
+    pub fn sleep_for_packets(&self, handle: HandleIndex) {
         self.sleepers.insert(&self.sleeping, handle);
     }
 
     /// Handle that is awake: to ring it would be in vain.
-    pub fn stay_awake(&self, handle: u32) {
+    pub fn stay_awake(&self, handle: HandleIndex) {
         self.sleepers.remove(&self.sleeping, handle);
     }
 
     /// Handle that found no space: look again (`freed`) before sleeping.
-    pub fn wait_for_space(&self, handle: u32) {
+    pub fn wait_for_space(&self, handle: HandleIndex) {
         self.waiters.insert(&self.waiting, handle);
     }
 
@@ -218,6 +221,10 @@ mod loom_models {
     use loom::sync::Arc;
     use loom::sync::atomic::AtomicBool;
     use loom::thread;
+
+    fn id(word: u64) -> ParticipantId {
+        ParticipantId::from_word(word).unwrap()
+    }
 
     fn kring() -> Arc<Kring> {
         Arc::new(Kring {
@@ -241,7 +248,7 @@ mod loom_models {
 
     fn ring(taken: Option<Taken>, bells: &Bells) {
         for handle in taken.into_iter().flat_map(Taken::handles) {
-            bells[handle as usize].store(true, Ordering::SeqCst);
+            bells[handle.0 as usize].store(true, Ordering::SeqCst);
         }
     }
 
@@ -261,7 +268,7 @@ mod loom_models {
                 })
             };
             // The consumer decides to sleep only if it asked and then still saw nothing.
-            k.sleep_for_packets(0);
+            k.sleep_for_packets(HandleIndex(0));
             let sleeps = k.published() == 0;
             producer.join().unwrap();
             assert!(!sleeps || rung(&bells[0]), "asleep, a packet in the ring, and no kick");
@@ -272,14 +279,14 @@ mod loom_models {
     fn loom_both_handles_that_sleep_at_a_ring_are_kicked() {
         loom::model(|| {
             let (k, bells) = (kring(), bells());
-            let sleeper = |handle: u32| {
+            let sleeper = |handle: HandleIndex| {
                 let k = k.clone();
                 thread::spawn(move || {
                     k.sleep_for_packets(handle);
                     k.published() == 0
                 })
             };
-            let other = sleeper(1);
+            let other = sleeper(HandleIndex(1));
             let producer = {
                 let (k, bells) = (k.clone(), bells.clone());
                 thread::spawn(move || {
@@ -287,7 +294,7 @@ mod loom_models {
                     ring(k.take_sleepers(), &bells);
                 })
             };
-            k.sleep_for_packets(0);
+            k.sleep_for_packets(HandleIndex(0));
             let sleeps = [k.published() == 0, other.join().unwrap()];
             producer.join().unwrap();
             for (handle, bell) in bells.iter().enumerate() {
@@ -301,12 +308,12 @@ mod loom_models {
         loom::model(|| {
             let (k, bells) = (kring(), bells());
             // Handle 1 slept, and goes on while handle 0 goes to sleep.
-            k.sleep_for_packets(1);
+            k.sleep_for_packets(HandleIndex(1));
             let other = {
                 let k = k.clone();
-                thread::spawn(move || k.stay_awake(1))
+                thread::spawn(move || k.stay_awake(HandleIndex(1)))
             };
-            k.sleep_for_packets(0);
+            k.sleep_for_packets(HandleIndex(0));
             let sleeps = k.published() == 0;
             other.join().unwrap();
             k.publish(1);
@@ -327,7 +334,7 @@ mod loom_models {
                     ring(k.take_waiters(), &bells);
                 })
             };
-            k.wait_for_space(1);
+            k.wait_for_space(HandleIndex(1));
             let sleeps = k.freed() == 0;
             consumer.join().unwrap();
             assert!(
@@ -345,11 +352,11 @@ mod loom_models {
             let spawn = |me: u64| {
                 let (k, slots) = (k.clone(), slots.clone());
                 thread::spawn(move || {
-                    assert_ne!(k.hold(me, |_| OnHeld::Wait), Held::No);
+                    assert_ne!(k.hold(id(me), |_| OnHeld::Wait), Held::No);
                     let t = k.producer_tail();
                     slots[t as usize].store(me as u32, Ordering::Relaxed);
                     k.publish(t + 1);
-                    k.release_hold(me);
+                    k.release_hold(id(me));
                 })
             };
             let (a, b) = (spawn(1), spawn(2));
@@ -370,16 +377,16 @@ mod loom_models {
         loom::model(|| {
             let k = kring();
             // A producer died after writing half of its batch and before publishing.
-            assert_eq!(k.hold(9, |_| OnHeld::GiveUp), Held::Fresh);
+            assert_eq!(k.hold(id(9), |_| OnHeld::GiveUp), Held::Fresh);
             let spawn = |me: u64| {
                 let k = k.clone();
                 thread::spawn(move || {
                     // Only 9 is dead; a living holder is waited for.
-                    let judge = |o| if o == 9 { OnHeld::Dead } else { OnHeld::Wait };
-                    let how = k.hold(me, judge);
+                    let judge = |o| if o == id(9) { OnHeld::Dead } else { OnHeld::Wait };
+                    let how = k.hold(id(me), judge);
                     let t = k.producer_tail();
                     k.publish(t + 1);
-                    k.release_hold(me);
+                    k.release_hold(id(me));
                     how == Held::Stolen
                 })
             };
@@ -387,14 +394,14 @@ mod loom_models {
             let thefts = u32::from(a.join().unwrap()) + u32::from(b.join().unwrap());
             assert_eq!(thefts, 1);
             assert_eq!(k.published(), 2, "a publication was lost");
-            assert_eq!(k.hold(3, |_| OnHeld::GiveUp), Held::Fresh);
+            assert_eq!(k.hold(id(3), |_| OnHeld::GiveUp), Held::Fresh);
         });
     }
 
     #[test]
     fn loom_retired_ring_is_never_written_again() {
         loom::model(|| {
-            const RETIRED: u64 = u64::MAX;
+            use crate::vale::state::ids::RETIRED;
             let k = kring();
             // The slot's memory: 0 while it is the port's, 1 once the reaper has given it away.
             let given = Arc::new(AtomicU32::new(0));
@@ -402,11 +409,11 @@ mod loom_models {
                 let (k, given) = (k.clone(), given.clone());
                 thread::spawn(move || {
                     let judge = |o| if o == RETIRED { OnHeld::GiveUp } else { OnHeld::Wait };
-                    if k.hold(1, judge) != Held::No {
+                    if k.hold(id(1), judge) != Held::No {
                         assert_eq!(given.load(Ordering::Relaxed), 0, "wrote to another's memory");
                         k.publish(1);
                         assert_eq!(given.load(Ordering::Relaxed), 0, "wrote to another's memory");
-                        k.release_hold(1);
+                        k.release_hold(id(1));
                     }
                 })
             };
@@ -414,7 +421,7 @@ mod loom_models {
             assert_ne!(k.hold(RETIRED, |_| OnHeld::Wait), Held::No);
             given.store(1, Ordering::Relaxed);
             sender.join().unwrap();
-            assert_eq!(k.hold(2, |_| OnHeld::GiveUp), Held::No);
+            assert_eq!(k.hold(id(2), |_| OnHeld::GiveUp), Held::No);
         });
     }
 }

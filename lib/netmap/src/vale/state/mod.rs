@@ -4,6 +4,7 @@
 #[allow(unsafe_code)]
 pub mod fdb;
 pub mod handleset;
+pub mod ids;
 #[allow(unsafe_code)]
 pub mod kring;
 #[allow(unsafe_code)]

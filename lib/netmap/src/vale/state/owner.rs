@@ -4,6 +4,7 @@
 //! used twice. Threads of one process share an identity, and exclude each other like others.
 
 use crate::sync::{AtomicU64, Ordering};
+use crate::vale::state::ids::ParticipantId;
 
 /// 0, or the identity of the process that syncs the ring (`ParticipantId`).
 #[repr(transparent)]
@@ -30,21 +31,27 @@ pub enum Taken {
 const WANTED: u64 = 1 << 63;
 
 impl Owner {
-    /// Takes the ring for `me` (not 0), if nobody has it who lives.
+    /// Takes the ring for `me`, if nobody has it who lives.
     #[inline]
-    pub fn take(&self, me: u64, is_dead: impl FnOnce(u64) -> bool) -> Taken {
+    pub fn take(&self, me: ParticipantId, is_dead: impl FnOnce(ParticipantId) -> bool) -> Taken {
         // Acquire pairs with the Release in `give`: the indices are those that the last one left.
-        match self.0.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
+        match self.0.compare_exchange(0, me.word(), Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Taken::Free,
             Err(word) => self.take_over(word, me, is_dead),
         }
     }
 
     #[cold]
-    fn take_over(&self, word: u64, me: u64, is_dead: impl FnOnce(u64) -> bool) -> Taken {
-        let mine = me | word & WANTED;
+    fn take_over(
+        &self,
+        word: u64,
+        me: ParticipantId,
+        is_dead: impl FnOnce(ParticipantId) -> bool,
+    ) -> Taken {
+        let mine = me.word() | word & WANTED;
         let take = || self.0.compare_exchange(word, mine, Ordering::Acquire, Ordering::Relaxed);
-        if is_dead(word & !WANTED) && take().is_ok() { Taken::FromTheDead } else { Taken::No }
+        let dead = ParticipantId::from_word(word & !WANTED).is_none_or(is_dead);
+        if dead && take().is_ok() { Taken::FromTheDead } else { Taken::No }
     }
 
     /// Asks whoever has the ring to tell when it is given back. False: nobody has it any more.
@@ -57,18 +64,18 @@ impl Owner {
     /// Gives the ring back; true if somebody wants to be told. Does nothing if it is another's: a peer
     /// wrote over the word.
     #[inline]
-    pub fn give(&self, me: u64) -> bool {
+    pub fn give(&self, me: ParticipantId) -> bool {
         // Release pairs with the Acquire in `take`.
-        match self.0.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed) {
+        match self.0.compare_exchange(me.word(), 0, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => false,
             Err(word) => self.give_and_tell(word, me),
         }
     }
 
     #[cold]
-    fn give_and_tell(&self, word: u64, me: u64) -> bool {
+    fn give_and_tell(&self, word: u64, me: ParticipantId) -> bool {
         // Acquire pairs with the Release in `want`.
-        word == me | WANTED
+        word == me.word() | WANTED
             && self.0.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 

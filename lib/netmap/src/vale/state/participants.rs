@@ -18,15 +18,10 @@ use crate::shm::file;
 use crate::shm::fork;
 use crate::shm::map::Shared;
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::vale::state::ids::{Generation, ParticipantId, RETIRED};
 
 /// Most processes of a switch.
 pub const PARTICIPANTS: usize = 2048;
-
-/// Identity of a participant, never 0 and never used twice: generation above 16 bits of index + 1.
-pub type ParticipantId = u64;
-
-/// Holder of the rings of a removed port: nobody may write there any more.
-pub const RETIRED: ParticipantId = u64::MAX;
 
 /// An entry of the table.
 #[repr(C)]
@@ -46,6 +41,7 @@ unsafe impl Shared for Entry {}
 pub struct Participation {
     /// The switch's file. Its marks are the process's, and nobody else's.
     file: File,
+    /// The word of its identity, 0 before it has joined.
     me: AtomicU64,
     /// `fork::generation` of the process that `me` is.
     since: AtomicU32,
@@ -73,12 +69,13 @@ impl Participation {
     pub fn me(
         &self,
         entries: &[Entry],
-        generations: impl FnOnce() -> u64,
+        generations: impl FnOnce() -> Generation,
     ) -> Result<ParticipantId, Errno> {
         // In this order: `me` is at least as new. Pairs with the Release in `make_ours`.
         let since = self.since.load(Ordering::Acquire);
-        let me = self.me.load(Ordering::Relaxed);
-        if me != 0 && since == fork::generation() {
+        if let Some(me) = self.joined()
+            && since == fork::generation()
+        {
             return Ok(me);
         }
         self.join(entries, generations)
@@ -88,26 +85,29 @@ impl Participation {
     fn join(
         &self,
         entries: &[Entry],
-        generations: impl FnOnce() -> u64,
+        generations: impl FnOnce() -> Generation,
     ) -> Result<ParticipantId, Errno> {
         let (_section, _one) = (fork::section(), self.alone());
         self.make_ours()?;
-        let me = self.me.load(Ordering::Relaxed);
-        if me != 0 {
+        if let Some(me) = self.joined() {
             return Ok(me); // another thread was as quick
         }
-        for (index, entry) in entries.iter().enumerate() {
-            if !file::mark_alive(&self.file, index as u32)? {
+        for (index, entry) in (0..).zip(entries) {
+            if !file::mark_alive(&self.file, u32::from(index))? {
                 continue;
             }
             let generation = generations();
             entry.pid.store(std::process::id(), Ordering::Relaxed);
-            entry.generation.store(generation, Ordering::Release);
-            let me = generation << 16 | (index as u64 + 1);
-            self.me.store(me, Ordering::Relaxed);
+            entry.generation.store(generation.0, Ordering::Release);
+            let me = ParticipantId::new(index, generation);
+            self.me.store(me.word(), Ordering::Relaxed);
             return Ok(me);
         }
         Err(Errno::ENOSPC)
+    }
+
+    fn joined(&self) -> Option<ParticipantId> {
+        ParticipantId::from_word(self.me.load(Ordering::Relaxed))
     }
 
     fn alone(&self) -> MutexGuard<'_, ()> {
@@ -133,11 +133,11 @@ impl Participation {
         if id == RETIRED {
             return false;
         }
-        let Some(index) = (id as u16).checked_sub(1) else { return true };
+        let Some(index) = id.index() else { return true };
         match entries.get(usize::from(index)) {
-            Some(e) if e.generation.load(Ordering::Acquire) == id >> 16 => {
+            Some(e) if e.generation.load(Ordering::Acquire) == id.generation().0 => {
                 let (_section, _one) = (fork::section(), self.alone());
-                !self.is_alive(index.into())
+                !self.is_alive(index)
             }
             _ => true,
         }
@@ -145,10 +145,10 @@ impl Participation {
 
     /// Under `joining`. The kernel does not tell a file of its own marks, so it must be ours, and our own
     /// is known. What cannot be told is alive.
-    fn is_alive(&self, index: u32) -> bool {
+    fn is_alive(&self, index: u16) -> bool {
         let ours = self.make_ours().is_ok();
-        let me = self.me.load(Ordering::Relaxed);
-        !ours || (me != 0 && u32::from(me as u16) == index + 1) || file::is_alive(&self.file, index)
+        let is_me = self.joined().and_then(ParticipantId::index) == Some(index);
+        !ours || is_me || file::is_alive(&self.file, index.into())
     }
 
     /// Forgets those who died since the last call, and says whether there were any.
@@ -173,17 +173,13 @@ impl Participation {
 
     /// Leaves the switch, so that nobody looks after the dead.
     pub fn leave(&self, entries: &[Entry]) {
-        let me = self.me.load(Ordering::Relaxed);
-        if me != 0
+        if let Some(me) = self.joined()
             && self.since.load(Ordering::Relaxed) == fork::generation()
-            && let Some(entry) = entries.get((me as u16).wrapping_sub(1) as usize)
+            && let Some(entry) = me.index().and_then(|index| entries.get(usize::from(index)))
         {
-            let _ = entry.generation.compare_exchange(
-                me >> 16,
-                0,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+            let mine = me.generation().0;
+            let _ =
+                entry.generation.compare_exchange(mine, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 }

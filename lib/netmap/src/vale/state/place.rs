@@ -10,6 +10,7 @@
 //! files and finds g in them has the files of g, whatever happened to the place meanwhile.
 
 use crate::sync::{AtomicU64, Ordering};
+use crate::vale::state::ids::Generation;
 
 /// State in the low bits, generation above: one word, so that they never disagree.
 #[repr(transparent)]
@@ -32,8 +33,8 @@ impl Place {
     }
 
     /// Takes the place for a port that is about to be made.
-    pub fn reserve(&self, generation: u64) {
-        self.0.store(generation << 2 | RESERVED, Ordering::Release);
+    pub fn reserve(&self, generation: Generation) {
+        self.0.store(generation.0 << 2 | RESERVED, Ordering::Release);
     }
 
     /// Lists the port: its files are complete.
@@ -43,12 +44,12 @@ impl Place {
         self.0.store(word | LISTED, Ordering::Release);
     }
 
-    /// Generation of the listed port, 0 if there is none.
+    /// Generation of the listed port, if there is one.
     #[inline]
-    pub fn active_generation(&self) -> u64 {
+    pub fn active_generation(&self) -> Generation {
         // Pairs with the Release in `activate`.
         let word = self.0.load(Ordering::Acquire);
-        if word & STATE == LISTED { word >> 2 } else { 0 }
+        if word & STATE == LISTED { Generation(word >> 2) } else { Generation::NONE }
     }
 
     /// Takes the port off the list; its files are about to go.
@@ -90,7 +91,7 @@ mod loom_models {
                 let (place, files, name) = (place.clone(), files.clone(), name.clone());
                 thread::spawn(move || {
                     for (i, generation) in [(0, 7), (1, 8)] {
-                        place.reserve(generation);
+                        place.reserve(Generation(generation));
                         files[i].contents.store(generation * 10, Ordering::Relaxed);
                         files[i].generation.store(generation, Ordering::Relaxed);
                         name.store(i as u64, Ordering::Release);
@@ -102,7 +103,7 @@ mod loom_models {
                     }
                 })
             };
-            let seen = place.active_generation();
+            let seen = place.active_generation().0;
             if seen != 0 {
                 let file = &files[name.load(Ordering::Acquire) as usize];
                 // `Peer::open`: a file of another generation is not used.
@@ -111,7 +112,7 @@ mod loom_models {
                 }
             }
             keeper.join().unwrap();
-            assert_eq!(place.active_generation(), 8);
+            assert_eq!(place.active_generation(), Generation(8));
         });
     }
 }

@@ -34,7 +34,8 @@ use crate::time::now_ms;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::fdb::{self, Fdb};
 use crate::vale::state::handleset::HANDLES;
-use crate::vale::state::participants::{self, PARTICIPANTS, ParticipantId, Participation};
+use crate::vale::state::ids::{Generation, HandleId, HandleIndex, ParticipantId};
+use crate::vale::state::participants::{self, PARTICIPANTS, Participation};
 use crate::vale::state::place::Place;
 use crate::vale::state::portset::PortSet;
 
@@ -107,14 +108,6 @@ const _: () = assert!(MAX_RINGS == 16);
 /// Flag of a handle: nobody else may bind the port.
 pub const EXCLUSIVE: u32 = 1;
 
-/// Identity of an open handle, never 0 and never used twice: generation above 16 bits of index + 1.
-pub type HandleId = u64;
-
-/// Index in the table of the handle with that identity.
-pub fn index_of(id: HandleId) -> u32 {
-    u32::from(id as u16).wrapping_sub(1)
-}
-
 /// What a new handle is entered with.
 #[derive(Clone, Copy, Debug)]
 pub struct NewHandle<'a> {
@@ -134,7 +127,7 @@ pub struct Listed {
     /// Index in the table.
     pub index: u8,
     /// Number of the port's life.
-    pub generation: u64,
+    pub generation: Generation,
     /// Name without the switch.
     pub name: String,
     /// File name of its memory region.
@@ -146,8 +139,8 @@ pub struct Listed {
 /// A handle as the table lists it, alive or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedHandle {
-    /// Index in the table.
-    pub index: u32,
+    /// Entry in the table.
+    pub index: HandleIndex,
     /// Port it belongs to.
     pub port: u8,
     /// Identity.
@@ -317,9 +310,9 @@ impl SwitchFile {
 
     /// Generations up to this one have been given out: a port of a later one was made later.
     #[inline]
-    pub fn epoch(&self) -> u64 {
+    pub fn epoch(&self) -> Generation {
         // Pairs with the Release in `next_generation`.
-        self.header().next_generation.load(Ordering::Acquire)
+        Generation(self.header().next_generation.load(Ordering::Acquire))
     }
 
     /// What senders have to heed, read in one go.
@@ -354,12 +347,12 @@ impl SwitchFile {
         PortSet(words).and(PortSet::ALL)
     }
 
-    /// Generation of the port at `index`, 0 if there is none.
+    /// Generation of the port at `index`, if there is one.
     #[inline]
-    pub fn port_generation(&self, index: u8) -> u64 {
+    pub fn port_generation(&self, index: u8) -> Generation {
         match self.ports().get(usize::from(index)) {
             Some(p) => p.place.active_generation(),
-            None => 0,
+            None => Generation::NONE,
         }
     }
 
@@ -367,7 +360,7 @@ impl SwitchFile {
     pub fn listed(&self, index: u8) -> Option<Listed> {
         let p = self.ports().get(usize::from(index))?;
         let generation = p.place.active_generation();
-        if generation == 0 {
+        if generation == Generation::NONE {
             return None;
         }
         Some(Listed {
@@ -390,9 +383,9 @@ impl SwitchFile {
     }
 
     /// The handle at `index`, if the entry is in use and makes sense.
-    pub fn handle(&self, index: u32) -> Option<ListedHandle> {
+    pub fn handle(&self, index: HandleIndex) -> Option<ListedHandle> {
         let (port, id) = self.port_of(index)?;
-        let h = &self.handles()[index as usize];
+        let h = &self.handles()[index.0 as usize];
         let rings = h.rings.load(Ordering::Relaxed);
         let of =
             |bits: u32| (0..usize::from(MAX_RINGS)).filter(move |i| bits & 1 << i != 0).collect();
@@ -409,15 +402,16 @@ impl SwitchFile {
     }
 
     /// Port and identity of the handle at `index`, if the entry is in use.
-    pub fn port_of(&self, index: u32) -> Option<(u32, HandleId)> {
-        let h = self.handles().get(index as usize)?;
+    pub fn port_of(&self, index: HandleIndex) -> Option<(u32, HandleId)> {
+        let h = self.handles().get(index.0 as usize)?;
         let port = h.port.load(Ordering::Acquire).checked_sub(1)?;
-        Some((port, h.generation.load(Ordering::Relaxed) << 16 | u64::from(index + 1)))
+        let generation = Generation(h.generation.load(Ordering::Relaxed));
+        Some((port, HandleId { index, generation }))
     }
 
     /// All entries of handles in use, alive or not.
     pub fn all_handles(&self) -> impl Iterator<Item = ListedHandle> {
-        (0..HANDLES as u32).filter_map(|index| self.handle(index))
+        (0..HANDLES as u32).filter_map(|index| self.handle(HandleIndex(index)))
     }
 
     // ---- participants ----
@@ -476,16 +470,21 @@ impl SwitchFile {
         }
     }
 
-    fn next_generation(&self) -> u64 {
+    fn next_generation(&self) -> Generation {
         // Kept below 48 bits: it shares a word with an index. Processes join without the root's lock.
         // Pairs with the Acquire in `epoch`.
         let before = self.header().next_generation.fetch_add(1, Ordering::Release);
-        (before.wrapping_add(1) & ((1 << 48) - 1)).max(1)
+        Generation((before.wrapping_add(1) & ((1 << 48) - 1)).max(1))
     }
 
     /// Reserves a place for a port that is about to be made. It is not listed yet; if the caller
     /// dies, `reap` frees it again.
-    pub fn reserve_port(&self, _lock: &RootLock, name: &str, region: &str) -> Result<(u8, u64)> {
+    pub fn reserve_port(
+        &self,
+        _lock: &RootLock,
+        name: &str,
+        region: &str,
+    ) -> Result<(u8, Generation)> {
         let free = self.ports().iter().position(|p| p.place.is_free());
         let Some(index) = free else {
             return Err(Error::Limit {
@@ -531,28 +530,33 @@ impl SwitchFile {
     }
 
     /// Enters a handle of this process at a free index.
-    pub fn enter_handle(&self, lock: &RootLock, index: u32, new: &NewHandle<'_>) -> HandleId {
+    pub fn enter_handle(
+        &self,
+        lock: &RootLock,
+        index: HandleIndex,
+        new: &NewHandle<'_>,
+    ) -> HandleId {
         let generation = self.next_generation();
-        let h = &self.handles()[index as usize];
-        h.generation.store(generation, Ordering::Relaxed);
+        let h = &self.handles()[index.0 as usize];
+        h.generation.store(generation.0, Ordering::Relaxed);
         h.pid.store(std::process::id(), Ordering::Relaxed);
         h.if_cell.store(new.if_cell, Ordering::Relaxed);
         h.flags.store(new.flags, Ordering::Relaxed);
         self.bind_handle(lock, index, new.bound);
         h.port.store(u32::from(new.port) + 1, Ordering::Release);
-        generation << 16 | (u64::from(index) + 1)
+        HandleId { index, generation }
     }
 
     /// Says which rings a handle binds.
-    pub fn bind_handle(&self, _lock: &RootLock, index: u32, bound: &BoundRings) {
+    pub fn bind_handle(&self, _lock: &RootLock, index: HandleIndex, bound: &BoundRings) {
         let bits = |rings: &[usize]| rings.iter().fold(0u32, |bits, &i| bits | 1 << i);
         let rings = bits(&bound.tx) | bits(&bound.rx) << MAX_RINGS;
-        self.handles()[index as usize].rings.store(rings, Ordering::Relaxed);
+        self.handles()[index.0 as usize].rings.store(rings, Ordering::Relaxed);
     }
 
     /// Says that a handle is this process's now: another one passed it on.
-    pub fn take_handle(&self, _lock: &RootLock, index: u32) {
-        self.handles()[index as usize].pid.store(std::process::id(), Ordering::Relaxed);
+    pub fn take_handle(&self, _lock: &RootLock, index: HandleIndex) {
+        self.handles()[index.0 as usize].pid.store(std::process::id(), Ordering::Relaxed);
     }
 
     /// The error of a switch without a free entry for a handle.
@@ -573,8 +577,8 @@ impl SwitchFile {
     }
 
     /// Frees the entry of a handle.
-    pub fn free_handle(&self, _lock: &RootLock, index: u32) {
-        if let Some(h) = self.handles().get(index as usize) {
+    pub fn free_handle(&self, _lock: &RootLock, index: HandleIndex) {
+        if let Some(h) = self.handles().get(index.0 as usize) {
             h.port.store(0, Ordering::Release);
         }
     }
@@ -584,7 +588,8 @@ impl SwitchFile {
         (0..MAX_PORTS as u8)
             .filter(|&i| {
                 let place = &self.ports()[usize::from(i)].place;
-                !(place.is_free() || (kept.contains(i) && place.active_generation() != 0))
+                !(place.is_free()
+                    || (kept.contains(i) && place.active_generation() != Generation::NONE))
             })
             .collect()
     }
@@ -630,14 +635,14 @@ pub fn port_file(port: &str) -> String {
 }
 
 /// Name of the bell of the handle at `index`.
-pub fn bell_file(index: u32) -> String {
+pub fn bell_file(index: HandleIndex) -> String {
     format!("bell.{index}")
 }
 
 /// The handle whose bell has that name.
-pub fn bell_index(name: &str) -> Option<u32> {
-    let index = name.strip_prefix("bell.")?.parse().ok()?;
-    ((index as usize) < HANDLES && bell_file(index) == name).then_some(index)
+pub fn bell_index(name: &str) -> Option<HandleIndex> {
+    let index = HandleIndex(name.strip_prefix("bell.")?.parse().ok()?);
+    ((index.0 as usize) < HANDLES && bell_file(index) == name).then_some(index)
 }
 
 impl Drop for SwitchFile {

@@ -13,6 +13,7 @@
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::state::handleset::{Members, Summary, Taken as Waiting};
+use crate::vale::state::ids::{HandleIndex, ParticipantId};
 use crate::vale::state::owner::{Owner, Taken};
 
 /// Shared state of one transmit ring.
@@ -56,7 +57,11 @@ impl TxState {
 
     /// Begins a txsync for the process `me`; `None` if somebody else syncs the ring at this moment.
     #[inline]
-    pub fn begin(&self, me: u64, is_dead: impl FnOnce(u64) -> bool) -> Option<Begun> {
+    pub fn begin(
+        &self,
+        me: ParticipantId,
+        is_dead: impl FnOnce(ParticipantId) -> bool,
+    ) -> Option<Begun> {
         match self.owner.take(me, is_dead) {
             Taken::Free => Some(Begun { hwcur: self.hwcur(), lost_from: None }),
             Taken::FromTheDead => {
@@ -85,12 +90,12 @@ impl TxState {
 
     /// Ends the txsync; returns the handles that waited for it, to be rung.
     #[inline]
-    pub fn end(&self, me: u64) -> Option<Waiting> {
+    pub fn end(&self, me: ParticipantId) -> Option<Waiting> {
         if self.owner.give(me) { self.waiters.take(&self.waiting) } else { None }
     }
 
     /// Lets a handle that could not `begin` be rung when the other one ends. False: that has happened.
-    pub fn wait_for_end(&self, handle: u32) -> bool {
+    pub fn wait_for_end(&self, handle: HandleIndex) -> bool {
         self.waiters.insert(&self.waiting, handle);
         self.owner.want()
     }
@@ -116,6 +121,10 @@ mod loom_models {
     use loom::sync::Arc;
     use loom::thread;
 
+    fn id(word: u64) -> ParticipantId {
+        ParticipantId::from_word(word).unwrap()
+    }
+
     fn state() -> Arc<TxState> {
         Arc::new(TxState {
             owner: Owner::new(),
@@ -130,9 +139,9 @@ mod loom_models {
     /// Sends the slots up to 2, one a batch; counts each in what was published of it.
     fn send(
         state: &TxState,
-        me: u64,
+        me: ParticipantId,
         published: &[AtomicU32; 2],
-        is_dead: impl FnOnce(u64) -> bool,
+        is_dead: impl FnOnce(ParticipantId) -> bool,
     ) {
         let Some(begun) = state.begin(me, is_dead) else { return };
         for slot in begun.hwcur..2 {
@@ -153,7 +162,7 @@ mod loom_models {
             let (state, published) = (state(), none());
             let spawn = |me: u64| {
                 let (state, published) = (state.clone(), published.clone());
-                thread::spawn(move || send(&state, me, &published, |_| false))
+                thread::spawn(move || send(&state, id(me), &published, |_| false))
             };
             let (a, b) = (spawn(1), spawn(2));
             a.join().unwrap();
@@ -169,19 +178,19 @@ mod loom_models {
     fn loom_handle_that_found_the_ring_taken_is_told_of_the_end() {
         loom::model(|| {
             let state = state();
-            assert!(state.begin(1, |_| false).is_some());
+            assert!(state.begin(id(1), |_| false).is_some());
             let other = {
                 let state = state.clone();
                 thread::spawn(move || {
                     state.done(1);
-                    let told = state.end(1).into_iter().flat_map(Waiting::handles);
-                    told.collect::<Vec<_>>() == [0]
+                    let told = state.end(id(1)).into_iter().flat_map(Waiting::handles);
+                    told.collect::<Vec<_>>() == [HandleIndex(0)]
                 })
             };
             // As a sync before a sleep: it begins, or it asks, and if that is too late it tries again.
             let mut sleeps = false;
-            while state.begin(2, |_| false).is_none() {
-                if state.wait_for_end(0) {
+            while state.begin(id(2), |_| false).is_none() {
+                if state.wait_for_end(HandleIndex(0)) {
                     sleeps = true;
                     break;
                 }
@@ -197,7 +206,7 @@ mod loom_models {
         for died_after in 0..=6 {
             loom::model(move || {
                 let (state, published) = (state(), none());
-                assert!(state.begin(9, |_| false).is_some());
+                assert!(state.begin(id(9), |_| false).is_some());
                 let mut steps = 0;
                 let mut step = |store: &dyn Fn()| {
                     if steps < died_after {
@@ -214,7 +223,7 @@ mod loom_models {
                 }
                 let spawn = |me: u64| {
                     let (state, published) = (state.clone(), published.clone());
-                    thread::spawn(move || send(&state, me, &published, |owner| owner == 9))
+                    thread::spawn(move || send(&state, id(me), &published, |owner| owner == id(9)))
                 };
                 let (a, b) = (spawn(1), spawn(2));
                 a.join().unwrap();
