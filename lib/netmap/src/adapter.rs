@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::poll::PollFlags;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::name::{Capabilities, PortName, Scheme};
 use crate::options::{BoundRings, MemoryRef, Options};
 use crate::ring::RingRef;
@@ -143,9 +143,4 @@ pub trait Adapter: Debug + Send {
 
     /// Counters of the whole port.
     fn counters(&self) -> Counters;
-}
-
-/// The error for what a kind cannot do.
-pub fn unsupported(name: impl ToString, why: &str) -> Error {
-    Error::Invalid { name: name.to_string(), why: why.into() }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Invalid, Result};
 use crate::name::PortName;
 use crate::options::Options;
 use crate::process;
@@ -370,8 +370,8 @@ impl Switch {
         reap::reap(&self.inner, &lock)?;
         let ports = self.inner.list();
         if let Some(first) = ports.first() {
-            let why = format!("it has {} ports, {} among them", ports.len(), first.name);
-            return Err(Error::Busy { name: self.inner.name().into(), why });
+            let by = InUse::HasPorts { ports: ports.len(), first: first.name.clone() };
+            return Err(Error::Busy { name: self.inner.name().into(), by });
         }
         let settings = self.inner.settings();
         self.inner.set(&lock, Settings { persistent: false, ..settings });
@@ -417,8 +417,8 @@ pub fn set_mirror(name: &PortName, to: Option<&PortName>) -> Result<()> {
     let (switch, port) = vale(name)?;
     let to = match to.map(vale).transpose()? {
         Some((other, _)) if other != switch => {
-            let why = format!("the mirror of a port of {switch} must be a port of {switch}, too");
-            return Err(Error::Invalid { name: format!("{other}:"), why });
+            let fault = Invalid::ForeignMirror { switch: switch.into() };
+            return Err(Error::invalid(format!("{other}:"), fault));
         }
         to => to.map(|(_, port)| port),
     };
@@ -429,10 +429,7 @@ pub fn set_mirror(name: &PortName, to: Option<&PortName>) -> Result<()> {
 
 fn vale(name: &PortName) -> Result<(&str, &str)> {
     name.check()?;
-    name.switch_port().ok_or_else(|| Error::Invalid {
-        name: name.to_string(),
-        why: "it is not a port of a switch; those are named valeSWITCH:PORT".into(),
-    })
+    name.switch_port().ok_or_else(|| Error::invalid(name, Invalid::NotOnASwitch))
 }
 
 fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle]) -> PortInfo {

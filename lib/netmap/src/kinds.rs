@@ -3,10 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
-use crate::adapter::{Adapter, Kind, unsupported};
+use crate::adapter::{Adapter, Kind};
 use crate::backend::{kernel, null, pcap, tap};
-use crate::error::Result;
-use crate::name::{Capabilities, NameError, NameFlags, PortName, RingSel, parse_with};
+use crate::error::{Error, Feature, Result};
+use crate::name::{Capabilities, NameError, NameFault, NameFlags, PortName, RingSel, parse_with};
 use crate::options::Options;
 use crate::vale::port as vale;
 
@@ -25,13 +25,12 @@ pub fn parse(name: &str) -> std::result::Result<PortName, NameError> {
 pub fn open(name: &PortName, options: &Options) -> Result<Box<dyn Adapter>> {
     name.check()?;
     if name.flags.intersects(NameFlags::ZCOPY_MON | NameFlags::MON_RX | NameFlags::MON_TX) {
-        let why = "monitors are not supported yet; open the port without them, or give it a mirror";
-        return Err(unsupported(name, why));
+        return Err(Error::unsupported(name, Feature::Monitors));
     }
     if matches!(name.rings, RingSel::Host | RingSel::HostOne(_))
         && !name.can(Capabilities::HOST_RINGS)
     {
-        return Err(unsupported(name, "this port has no host rings; bridge it to a tap instead"));
+        return Err(Error::unsupported(name, Feature::HostRings));
     }
     let kind = KINDS.iter().find(|kind| kind.scheme.prefix == name.scheme.prefix);
     let kind = kind.expect("a name has a scheme of the table");
@@ -64,8 +63,7 @@ impl PortName {
         if back == *self {
             return Ok(());
         }
-        let why = "these fields do not make a name; it would be read as another one".into();
-        Err(NameError { at: text.len(), name: text, why })
+        Err(NameError { at: text.len(), name: text, fault: NameFault::NotAName })
     }
 }
 

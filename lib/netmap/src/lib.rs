@@ -54,7 +54,7 @@ mod backend;
 #[cfg(not(loom))]
 pub mod control;
 #[cfg(not(loom))]
-mod error;
+pub mod error;
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub mod fuzz;

@@ -18,16 +18,21 @@
 //! Follows `nmport_parse` of libnetmap and netmap's naming rules in the kernel; what we cannot do
 //! (pipes, `@extmem`, ...) is refused at its character instead of being ignored.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bitflags::bitflags;
 
+mod error;
 mod parse;
 
+pub use error::{NameError, NameFault};
 pub use parse::parse_switch;
 pub(crate) use parse::parse_with;
+
+/// Most characters of a switch, a port or an interface: `IFNAMSIZ`, the kernel's room for an interface
+/// name and its NUL, whose number netmap borrows.
+const NAME_MOST: usize = 15;
 
 /// Whether a name is an identifier of the grammar, and so safe as a file name.
 #[must_use]
@@ -191,40 +196,6 @@ pub struct PortName {
     pub flags: NameFlags,
     /// `@conf:...`
     pub conf: Conf,
-}
-
-/// Why a name was refused, and at which of its bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NameError {
-    /// The name as it was given.
-    pub name: String,
-    /// Byte offset of the offending character; the length of the name when something is missing.
-    pub at: usize,
-    /// What is wrong there, and what would be right.
-    pub why: Cow<'static, str>,
-}
-
-impl std::error::Error for NameError {}
-
-impl fmt::Display for NameError {
-    /// Message, then the name, then a caret below the offending character. A long name is cut to
-    /// the part around the caret, and control characters are replaced: it goes to a terminal.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const BEFORE: usize = 60;
-        const AFTER: usize = 20;
-        let (before, after) = self.name.split_at_checked(self.at).unwrap_or((&self.name, ""));
-        let skipped = before.chars().count().saturating_sub(BEFORE);
-        let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-        let left: String = before.chars().skip(skipped).map(shown).collect();
-        let right: String = after.chars().take(AFTER).map(shown).collect();
-        let (cut_left, cut_right) = (
-            if skipped > 0 { "..." } else { "" },
-            if after.chars().nth(AFTER).is_some() { "..." } else { "" },
-        );
-        let column = cut_left.len() + left.chars().count();
-        write!(f, "bad port name: {}\n  {cut_left}{left}{right}{cut_right}\n", self.why)?;
-        write!(f, "  {:column$}^", "")
-    }
 }
 
 impl PortName {

@@ -1,6 +1,6 @@
 //! What a port should be like: as asked for by a program, and with the defaults filled in.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::name::{NameFlags, PortName, RingSel};
 
 /// Most ring pairs of one port.
@@ -112,16 +112,15 @@ impl Sizes {
             tx_slots: o.tx_slots.unwrap_or(DEFAULT_SLOTS),
             rx_slots: o.rx_slots.unwrap_or(DEFAULT_SLOTS),
         };
-        let invalid = |why: String| Err(Error::Invalid { name: name.into(), why });
-        for n in [sizes.tx_rings, sizes.rx_rings] {
-            if !(1..=MAX_RINGS).contains(&n) {
-                return invalid(format!("{n} rings; a port has 1 to {MAX_RINGS}"));
+        for asked in [sizes.tx_rings, sizes.rx_rings] {
+            if !(1..=MAX_RINGS).contains(&asked) {
+                return Err(Error::invalid(name, Invalid::Rings { asked, most: MAX_RINGS }));
             }
         }
-        for n in [sizes.tx_slots, sizes.rx_slots] {
-            if !SLOTS.contains(&n) {
-                let (least, most) = (SLOTS.start(), SLOTS.end());
-                return invalid(format!("{n} slots; a ring has {least} to {most}"));
+        for asked in [sizes.tx_slots, sizes.rx_slots] {
+            if !SLOTS.contains(&asked) {
+                let (least, most) = (*SLOTS.start(), *SLOTS.end());
+                return Err(Error::invalid(name, Invalid::Slots { asked, least, most }));
             }
         }
         Ok(sizes)
@@ -147,12 +146,12 @@ impl BoundRings {
         rx_rings: usize,
     ) -> Result<Self> {
         let (tx, rx) = match rings {
-            RingSel::One(i) => {
-                let i = usize::from(i);
-                let most = tx_rings.max(rx_rings);
-                if i >= most {
-                    let why = format!("there is no ring {i}: the port has {most}, numbered from 0");
-                    return Err(Error::Invalid { name: name.into(), why });
+            RingSel::One(asked) => {
+                let i = usize::from(asked);
+                let has = tx_rings.max(rx_rings);
+                if i >= has {
+                    let has = has as u16; // at most MAX_RINGS
+                    return Err(Error::invalid(name, Invalid::NoRing { asked, has }));
                 }
                 ((i..tx_rings.min(i + 1)).collect(), (i..rx_rings.min(i + 1)).collect())
             }

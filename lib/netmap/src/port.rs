@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use crate::adapter::{Adapter, unsupported};
-use crate::error::{Error, Result};
+use crate::adapter::Adapter;
+use crate::error::{Error, Feature, Result};
 use crate::kinds;
 use crate::name::{Capabilities, PortName};
 use crate::options::{MemoryRef, Options};
@@ -197,7 +197,7 @@ impl Port {
                 Ok(true) => {}
                 Ok(false) => self.adapter.overslept(),
                 Err(Errno::EINTR) => return sync(self),
-                Err(e) => return Err(Error::errno("wait for", self.name.to_string())(e)),
+                Err(e) => return Err(Error::io("wait for", self.name.to_string())(e)),
             }
             let ready = sync(self)?;
             if !ready.is_empty() {
@@ -330,9 +330,7 @@ impl Port {
 
     fn allow(&mut self, start: usize, len: usize) -> Result<()> {
         if !self.can(Capabilities::INDIRECT) {
-            let why =
-                "this kind of port sends from its own buffers only; send without indirect slots";
-            return Err(unsupported(&self.name, why));
+            return Err(Error::unsupported(&self.name, Feature::Indirect));
         }
         self.adapter.allow_indirect(start, len);
         Ok(())

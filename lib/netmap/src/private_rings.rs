@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nix::sys::eventfd::EventFd;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::options::{BoundRings, Options, Sizes};
 use crate::ring::RingRef;
 use crate::rings::{RingCells, extra_buffers, make_if, make_rings};
@@ -46,15 +46,14 @@ impl PrivateRings {
     pub fn new(name: &str, options: &Options) -> Result<Self> {
         let sizes = Sizes::from_options(name, options)?;
         if sizes.tx_rings != 1 || sizes.rx_rings != 1 {
-            let why = "this kind of port has one ring pair; leave the number of rings out".into();
-            return Err(Error::Invalid { name: name.into(), why });
+            return Err(Error::invalid(name, Invalid::OneRingPair));
         }
         let region = Region::anonymous()?;
         region.count_port();
         let cells = make_rings(&region, sizes)?;
         let bound = BoundRings { tx: vec![0], rx: vec![0] };
         let if_cell = make_if(&region, &cells, name, &bound, options.extra_bufs)?;
-        let never = EventFd::new().map_err(Error::errno("make an event for", name))?;
+        let never = EventFd::new().map_err(Error::io("make an event for", name))?;
         let shared = Shared {
             cells,
             region,

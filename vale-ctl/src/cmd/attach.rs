@@ -1,6 +1,5 @@
 //! `attach`: joins an interface of the host to a switch by a bridge process that goes on running.
 
-use netmap::Error;
 use nm_cli::exit::UsageError;
 use nm_cli::signal::Signals;
 use serde_json::json;
@@ -19,8 +18,8 @@ pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
         return Ok(out.done(&args.name, Did::Nothing, args.change.dry_run)?);
     }
     if let Some(port) = select::port(&args.name)?.filter(|port| !port.users.is_empty()) {
-        let why = format!("attached or open already, by {}", list::users(&port));
-        return Err(Error::Busy { name: args.name.to_string(), why }.into());
+        let users = list::users(&port);
+        anyhow::bail!("{} is busy: attached or open already, by {users}", args.name);
     }
     if args.change.dry_run {
         return Ok(out.done(&args.name, Did::Attach, true)?);

@@ -1,7 +1,7 @@
 //! `delete`: a persistent port, or a switch without users. What is in use is refused by the library
 //! with the names of its users.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use netmap::Error;
 use netmap::control::{self, PortInfo, Switch};
 
@@ -36,8 +36,8 @@ fn check(name: &Target) -> anyhow::Result<()> {
     let refuse = |ports: &[PortInfo]| match ports.iter().find(|port| !port.users.is_empty()) {
         None => Ok(()),
         Some(port) => {
-            let why = format!("in use by {}", list::users(port));
-            Err(Error::Busy { name: format!("{}:{}", name.switch, port.name), why }.into())
+            let users = list::users(port);
+            Err(anyhow!("{}:{} is busy: in use by {users}", name.switch, port.name))
         }
     };
     let missing = || Error::NotFound { name: name.to_string() };

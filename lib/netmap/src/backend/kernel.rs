@@ -1,7 +1,8 @@
 //! `netmap:IF`, or a bare interface name: a NIC through the netmap kernel module. The names are
 //! understood, so that what is missing can be said.
 
-use crate::adapter::{Kind, unsupported};
+use crate::adapter::Kind;
+use crate::error::{Error, Lack};
 use crate::name::{Capabilities, Scheme, Syntax};
 
 /// The kind.
@@ -17,7 +18,5 @@ pub const KIND: Kind = Kind {
             .union(Capabilities::LINK_STATE)
             .union(Capabilities::HARDWARE_ADDRESS),
     },
-    open: |name, _| {
-        Err(unsupported(name, "netmap: needs the kernel module, which is not supported"))
-    },
+    open: |name, _| Err(Error::Unavailable { name: name.to_string(), lack: Lack::Netmap }),
 };

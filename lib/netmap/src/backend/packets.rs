@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::poll::PollFlags;
 
 use crate::abi::{NETMAP_MAX_FRAGS, SlotFlags, SlotValue};
-use crate::adapter::{Adapter, unsupported};
+use crate::adapter::Adapter;
 use crate::backend::{Device, Sent};
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::name::{Capabilities, PortName, RingSel};
 use crate::options::{BoundRings, Options};
 use crate::private_rings::PrivateRings;
@@ -24,10 +24,12 @@ const PACKET_BYTES: usize = 65536 + 64;
 
 /// Refuses what a port with one private ring pair cannot be asked for.
 pub fn one_ring_pair(name: &PortName) -> Result<()> {
-    if matches!(name.rings, RingSel::One(n) if n > 0) {
-        return Err(unsupported(name, "this kind of port has one ring pair, number 0"));
+    match name.rings {
+        RingSel::One(asked) if asked > 0 => {
+            Err(Error::invalid(name, Invalid::NoRing { asked, has: 1 }))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// A device with rings, or with one of the two. The halves share the device, which each has to itself for

@@ -15,7 +15,7 @@ use nm_capture::{Addresses, Next, Options, Reader, Times, Writer, is_stdin, is_s
 use crate::adapter::Kind;
 use crate::backend::packets::Packets;
 use crate::backend::{Device, Sent};
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::name::{Capabilities, Scheme, Syntax};
 use crate::options::Direction;
 
@@ -74,10 +74,8 @@ impl PcapDevice {
 fn can_be_replayed(path: &Path) -> Result<bool> {
     if is_stdin(path) {
         if std::io::stdin().is_terminal() {
-            return Err(Error::Invalid {
-                name: format!("pcap:{}", path.display()),
-                why: "it is standard input here, and that is a terminal, no capture".into(),
-            });
+            let name = format!("pcap:{}", path.display());
+            return Err(Error::invalid(name, Invalid::Terminal));
         }
         return Ok(true);
     }

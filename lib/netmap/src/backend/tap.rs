@@ -19,7 +19,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use crate::adapter::Kind;
 use crate::backend::packets::{Packets, one_ring_pair};
 use crate::backend::{Device, Sent};
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Invalid, Lack, Privilege, Result};
 use crate::name::{Capabilities, Scheme, Syntax};
 
 const TUN: &str = "/dev/net/tun";
@@ -90,26 +90,20 @@ impl Tap {
             .custom_flags(libc::O_NONBLOCK)
             .open(TUN)
             .map_err(|error| match error.kind() {
-                ErrorKind::PermissionDenied => invalid(name, permission(name)),
-                ErrorKind::NotFound => invalid(
-                    name,
-                    format!("there is no {TUN}; load the kernel's tun module: `modprobe tun`"),
-                ),
+                ErrorKind::PermissionDenied => may_not_open(name),
+                ErrorKind::NotFound => Error::Unavailable { name: full(name), lack: Lack::Tun },
                 _ => Error::io("open", TUN)(error),
             })?;
         attach(&file, name)?;
         let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(Error::errno("make a socket to configure", name))?;
+            .map_err(Error::io("make a socket to configure", name))?;
         bring_up(&socket, name)?;
         let mac = hardware_address(&socket, name)?;
         Ok(Tap { file, name: name.to_owned(), mac })
     }
 
     fn deleted(&self) -> Error {
-        invalid(
-            &self.name,
-            "somebody deleted the interface; open it again to make a new one".into(),
-        )
+        Error::Unavailable { name: full(&self.name), lack: Lack::Interface }
     }
 }
 
@@ -131,24 +125,19 @@ fn attach(file: &File, name: &str) -> Result<()> {
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).expect("these three are below 0x8000");
     // SAFETY: the descriptor is open, and `request` is a whole ifreq that outlives the call.
-    unsafe { ioctl::tunsetiff(fd, &raw const request) }.map_err(|errno| {
-        let why = match errno {
-            Errno::EPERM | Errno::EACCES => permission(name),
-            Errno::EBUSY => "another program has it open; a tap has one user at a time".into(),
-            Errno::EINVAL => "an interface of this name exists and is not a plain tap (a \
-                              multi-queue tap, a tun or a NIC); take another name"
-                .into(),
-            _ => return Error::errno("attach to the tap", name)(errno),
-        };
-        invalid(name, why)
+    unsafe { ioctl::tunsetiff(fd, &raw const request) }.map_err(|errno| match errno {
+        Errno::EPERM | Errno::EACCES => may_not_open(name),
+        Errno::EBUSY => Error::Busy { name: full(name), by: InUse::Tap },
+        Errno::EINVAL => Error::invalid(full(name), Invalid::NotATap),
+        _ => Error::io("attach to the tap", name)(errno),
     })?;
     // SAFETY: the descriptor is open; the argument is an integer, no memory is touched.
     unsafe { ioctl::tunsetoffload(fd, 0) }
-        .map_err(Error::errno("switch off the offloads of", name))?;
+        .map_err(Error::io("switch off the offloads of", name))?;
     let header = libc::c_int::try_from(VNET_HEADER_BYTES).expect("10 fits");
     // SAFETY: the descriptor is open, and `header` is an int that outlives the call.
     unsafe { ioctl::tunsetvnethdrsz(fd, &raw const header) }
-        .map_err(Error::errno("set the virtio-net header of", name))?;
+        .map_err(Error::io("set the virtio-net header of", name))?;
     Ok(())
 }
 
@@ -156,7 +145,7 @@ fn bring_up(socket: &OwnedFd, name: &str) -> Result<()> {
     let mut request = ifreq(name);
     // SAFETY: the socket is open, and `request` is a whole ifreq that outlives the call.
     unsafe { ioctl::siocgifflags(socket.as_raw_fd(), &raw mut request) }
-        .map_err(Error::errno("read the flags of", name))?;
+        .map_err(Error::io("read the flags of", name))?;
     let up = i16::try_from(libc::IFF_UP).expect("IFF_UP is 1");
     // SAFETY: SIOCGIFFLAGS succeeded, so the kernel wrote this member of the union.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
@@ -167,13 +156,10 @@ fn bring_up(socket: &OwnedFd, name: &str) -> Result<()> {
     // SAFETY: as above.
     unsafe { ioctl::siocsifflags(socket.as_raw_fd(), &raw const request) }.map_err(|errno| {
         if errno == Errno::EPERM {
-            let why = format!(
-                "it is down, and bringing it up needs CAP_NET_ADMIN; let an administrator do \
-                 `ip link set {name} up`"
-            );
-            return invalid(name, why);
+            let privilege = Privilege::BringUp { interface: name.into() };
+            return Error::NotPermitted { name: full(name), privilege };
         }
-        Error::errno("bring up", name)(errno)
+        Error::io("bring up", name)(errno)
     })?;
     Ok(())
 }
@@ -182,21 +168,20 @@ fn hardware_address(socket: &OwnedFd, name: &str) -> Result<[u8; 6]> {
     let mut request = ifreq(name);
     // SAFETY: the socket is open, and `request` is a whole ifreq that outlives the call.
     unsafe { ioctl::siocgifhwaddr(socket.as_raw_fd(), &raw mut request) }
-        .map_err(Error::errno("read the hardware address of", name))?;
+        .map_err(Error::io("read the hardware address of", name))?;
     // SAFETY: SIOCGIFHWADDR succeeded, so the kernel wrote this member of the union.
     let address = unsafe { request.ifr_ifru.ifru_hwaddr };
     Ok(std::array::from_fn(|i| address.sa_data[i].cast_unsigned()))
 }
 
-fn permission(name: &str) -> String {
-    format!(
-        "needs CAP_NET_ADMIN, or a persistent tap of your own, made once by an administrator: \
-         `ip tuntap add mode tap user $USER name {name} && ip link set {name} up`"
-    )
+fn may_not_open(name: &str) -> Error {
+    let privilege = Privilege::OpenTap { interface: name.into() };
+    Error::NotPermitted { name: full(name), privilege }
 }
 
-fn invalid(name: &str, why: String) -> Error {
-    Error::Invalid { name: format!("tap:{name}"), why }
+/// The name of the port of an interface.
+fn full(name: &str) -> String {
+    format!("tap:{name}")
 }
 
 /// Whether a frame with this header needs nothing done to it.
@@ -268,10 +253,8 @@ mod tests {
         let name = format!("nmt{letter}{}", std::process::id());
         match Tap::open(&name) {
             Ok(tap) => Some(tap),
-            Err(Error::Invalid { why, .. })
-                if why.contains("needs CAP") || why.contains("no /dev") =>
-            {
-                skip::skip("tap", &why);
+            Err(error @ (Error::NotPermitted { .. } | Error::Unavailable { .. })) => {
+                skip::skip("tap", &error.to_string());
                 None
             }
             Err(error) => panic!("{error}"),

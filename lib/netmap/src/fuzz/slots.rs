@@ -70,7 +70,7 @@ pub fn slots(data: &[u8]) {
 
 /// A page between two that cannot be read: a packet taken from outside the window ends the process.
 fn guarded_window() -> Result<usize> {
-    let failed = |e| Error::errno("map", "a window")(e);
+    let failed = |e| Error::io("map", "a window")(e);
     let len = NonZeroUsize::new(3 * WINDOW).expect("not 0");
     // SAFETY: an anonymous mapping at an address that the kernel chooses.
     let base = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) };

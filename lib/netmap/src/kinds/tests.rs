@@ -133,7 +133,7 @@ fn parse_bad_name_points_at_offending_character() {
     for (given, at, why) in BAD {
         let error = parse(given).expect_err(given);
         assert_eq!((error.at, error.name.as_str()), (*at, *given), "{given}: {error}");
-        assert!(error.why.contains(why), "{given}: {error}");
+        assert!(error.fault.to_string().contains(why), "{given}: {error}");
     }
 }
 

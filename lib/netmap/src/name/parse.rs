@@ -3,13 +3,16 @@
 //!
 //! Invariant: never panics and never allocates more than the name's own length and a message.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 
-use super::{Address, Conf, FLAG_LETTERS, NameError, NameFlags, PortName, RingSel, Scheme, Syntax};
+use super::NameFault::{
+    Contradiction, Missing, NumberMissing, OutOfRange, Pipe, TooLong, Unexpected, UnknownKind,
+};
+use super::{
+    Address, Conf, FLAG_LETTERS, NAME_MOST, NameError, NameFault, NameFlags, PortName, RingSel,
+    Scheme, Syntax,
+};
 
-/// `IFNAMSIZ`: the kernel's room for an interface name and its NUL; netmap borrows the number.
-const NAME_ROOM: usize = 16;
 /// Ring numbers lie in `[0, NETMAP_RING_MASK)`.
 const RING_LIMIT: u32 = 0x0fff;
 /// Characters that end an interface name because they mean something after it.
@@ -37,11 +40,12 @@ pub fn parse_switch(name: &str) -> Result<String, NameError> {
     let mut cursor = Cursor { name, at: 0 };
     let switch = cursor.switch()?;
     if cursor.eat(b':') && cursor.peek().is_some() {
-        return cursor.fail("this names a port; a switch is written `valeA` or `valeA:`");
+        return cursor
+            .fail(Unexpected("this names a port; a switch is written `valeA` or `valeA:`"));
     }
     match cursor.peek() {
         None => Ok(switch),
-        Some(_) => cursor.fail("not allowed in a switch name (0-9, A-Z, a-z, _)"),
+        Some(_) => cursor.fail(Unexpected("not allowed in a switch name (0-9, A-Z, a-z, _)")),
     }
 }
 
@@ -80,12 +84,12 @@ impl<'a> Cursor<'a> {
         &self.name[from..self.at]
     }
 
-    fn fail<T>(&self, why: impl Into<Cow<'static, str>>) -> Result<T, NameError> {
-        self.fail_at(self.at, why)
+    fn fail<T>(&self, fault: NameFault) -> Result<T, NameError> {
+        self.fail_at(self.at, fault)
     }
 
-    fn fail_at<T>(&self, at: usize, why: impl Into<Cow<'static, str>>) -> Result<T, NameError> {
-        Err(NameError { name: self.name.to_owned(), at, why: why.into() })
+    fn fail_at<T>(&self, at: usize, fault: NameFault) -> Result<T, NameError> {
+        Err(NameError { name: self.name.to_owned(), at, fault })
     }
 
     fn address(
@@ -93,7 +97,7 @@ impl<'a> Cursor<'a> {
         schemes: impl Iterator<Item = &'static Scheme> + Clone,
     ) -> Result<(&'static Scheme, Address), NameError> {
         if self.name.is_empty() {
-            return self.fail("it is empty; try valeA:x, tap:t0, pcap:FILE or null:");
+            return self.fail(Missing("it is empty; try valeA:x, tap:t0, pcap:FILE or null:"));
         }
         for scheme in schemes.clone() {
             if scheme.syntax == Syntax::SwitchPort {
@@ -113,8 +117,7 @@ impl<'a> Cursor<'a> {
                     _ => format!("{}:", s.prefix),
                 })
                 .collect();
-            let why = format!("no such kind of port; known are {}", known.join(", "));
-            return self.fail(why);
+            return self.fail(UnknownKind { known: known.join(", ") });
         }
         for scheme in schemes {
             let dashes = scheme.syntax == Syntax::Interface { dashes: true };
@@ -135,7 +138,7 @@ impl<'a> Cursor<'a> {
                 }
             };
         }
-        self.fail("a kind of port is missing, as in tap:t0")
+        self.fail(Missing("a kind of port is missing, as in tap:t0"))
     }
 
     fn behind_colon(&mut self, syntax: Syntax) -> Result<Address, NameError> {
@@ -149,21 +152,22 @@ impl<'a> Cursor<'a> {
     fn path(&mut self) -> Result<PathBuf, NameError> {
         let path = self.rest_of_name();
         if path.is_empty() {
-            return self.fail("a file name is missing behind the colon (`-` is stdin or stdout)");
+            return self
+                .fail(Missing("a file name is missing behind the colon (`-` is stdin or stdout)"));
         }
         if let Some(nul) = path.find('\0') {
-            return self.fail_at(self.at + nul, "a file name cannot hold a NUL");
+            return self.fail_at(self.at + nul, Unexpected("a file name cannot hold a NUL"));
         }
         Ok(PathBuf::from(path))
     }
 
     fn switch(&mut self) -> Result<String, NameError> {
         if !self.name.starts_with("vale") {
-            return self.fail("the name of a switch begins with `vale`");
+            return self.fail(Unexpected("the name of a switch begins with `vale`"));
         }
         let switch = self.take_while(is_id);
-        if switch.len() >= NAME_ROOM {
-            return self.fail_at(NAME_ROOM - 1, "a switch name has at most 15 characters");
+        if switch.len() > NAME_MOST {
+            return self.fail_at(NAME_MOST, TooLong("a switch name"));
         }
         Ok(switch.to_owned())
     }
@@ -171,19 +175,21 @@ impl<'a> Cursor<'a> {
     fn switch_port(&mut self, switch: String) -> Result<Address, NameError> {
         if !self.eat(b':') {
             return match self.peek() {
-                None => self.fail("`:` and a port are missing after the switch, as in valeA:x"),
-                Some(_) => {
-                    self.fail("not allowed in a switch name (0-9, A-Z, a-z, _ and then `:`)")
+                None => {
+                    self.fail(Missing("`:` and a port are missing after the switch, as in valeA:x"))
                 }
+                Some(_) => self.fail(Unexpected(
+                    "not allowed in a switch name (0-9, A-Z, a-z, _ and then `:`)",
+                )),
             };
         }
         let from = self.at;
         let port = self.take_while(is_id);
         if port.is_empty() {
-            return self.fail("the port is missing after `:`, as in valeA:x");
+            return self.fail(Missing("the port is missing after `:`, as in valeA:x"));
         }
-        if port.len() >= NAME_ROOM {
-            return self.fail_at(from + NAME_ROOM - 1, "a port name has at most 15 characters");
+        if port.len() > NAME_MOST {
+            return self.fail_at(from + NAME_MOST, TooLong("a port name"));
         }
         self.after_name("not allowed in a port name (0-9, A-Z, a-z, _)")?;
         Ok(Address::SwitchPort { switch, port: port.to_owned() })
@@ -192,16 +198,15 @@ impl<'a> Cursor<'a> {
     fn interface(&mut self, dashes: bool) -> Result<String, NameError> {
         let from = self.at;
         let name = self.take_while(|byte| is_id(byte) || byte == b'.' || (dashes && byte == b'-'));
-        if name.len() >= NAME_ROOM {
-            return self
-                .fail_at(from + NAME_ROOM - 1, "an interface name has at most 15 characters");
+        if name.len() > NAME_MOST {
+            return self.fail_at(from + NAME_MOST, TooLong("an interface name"));
         }
         self.after_name(
             "not allowed in an interface name (0-9, A-Z, a-z, _, ., in that of a tap also -)",
         )?;
         match name {
-            "" => self.fail("the interface name is missing"),
-            "." | ".." => self.fail_at(from, "no interface can have this name"),
+            "" => self.fail(Missing("the interface name is missing")),
+            "." | ".." => self.fail_at(from, Unexpected("no interface can have this name")),
             name => Ok(name.to_owned()),
         }
     }
@@ -209,8 +214,8 @@ impl<'a> Cursor<'a> {
     /// What follows a name must be able to follow one.
     fn after_name(&self, why: &'static str) -> Result<(), NameError> {
         match self.peek() {
-            Some(b'{' | b'}') => self.fail("netmap pipes are not supported yet"),
-            Some(byte) if !AFTER_NAME.contains(&byte) => self.fail(why),
+            Some(b'{' | b'}') => self.fail(Pipe),
+            Some(byte) if !AFTER_NAME.contains(&byte) => self.fail(Unexpected(why)),
             _ => Ok(()),
         }
     }
@@ -237,15 +242,15 @@ impl<'a> Cursor<'a> {
     }
 
     /// A decimal number of `[low, high]`. An error about its value points at its first digit.
-    fn number(&mut self, what: &str, low: u32, high: u32) -> Result<u32, NameError> {
+    fn number(&mut self, what: &'static str, low: u32, high: u32) -> Result<u32, NameError> {
         let from = self.at;
         let digits = self.take_while(|byte| byte.is_ascii_digit());
         if digits.is_empty() {
-            return self.fail(format!("{what} is missing here"));
+            return self.fail(NumberMissing(what));
         }
         match digits.parse::<u32>() {
             Ok(value) if (low..=high).contains(&value) => Ok(value),
-            _ => self.fail_at(from, format!("{what} must be between {low} and {high}")),
+            _ => self.fail_at(from, OutOfRange { what, low, high }),
         }
     }
 
@@ -261,7 +266,7 @@ impl<'a> Cursor<'a> {
                     let from = self.at;
                     let id = self.number("a memory id", 1, u16::MAX.into())?;
                     if port.mem_id.is_some() {
-                        return self.fail_at(from, "the memory id is given twice");
+                        return self.fail_at(from, Contradiction("the memory id is given twice"));
                     }
                     port.mem_id = u16::try_from(id).ok();
                 } else {
@@ -270,9 +275,13 @@ impl<'a> Cursor<'a> {
                 }
             } else {
                 return match self.peek() {
-                    Some(b'{' | b'}') => self.fail("netmap pipes are not supported yet"),
-                    _ if options => self.fail("expected `,` and another key, `@` or the end"),
-                    _ => self.fail("expected `/` and flags, `@` and options, or the end"),
+                    Some(b'{' | b'}') => self.fail(Pipe),
+                    _ if options => {
+                        self.fail(Unexpected("expected `,` and another key, `@` or the end"))
+                    }
+                    _ => {
+                        self.fail(Unexpected("expected `/` and flags, `@` and options, or the end"))
+                    }
                 };
             }
         }
@@ -285,15 +294,17 @@ impl<'a> Cursor<'a> {
         let from = self.at;
         while let Some(byte) = self.peek().filter(|byte| !matches!(byte, b'/' | b'@')) {
             let Some((_, flag)) = FLAG_LETTERS.iter().find(|(letter, _)| *letter == byte) else {
-                return self.fail(EXPECTED);
+                return self.fail(Unexpected(EXPECTED));
             };
             *flags |= *flag;
             if flags.contains(NameFlags::RX_ONLY | NameFlags::TX_ONLY) {
-                return self.fail("R and T exclude each other; with neither, both are bound");
+                return self.fail(Contradiction(
+                    "R and T exclude each other; with neither, both are bound",
+                ));
             }
             self.at += 1;
         }
-        if self.at == from { self.fail(EXPECTED) } else { Ok(()) }
+        if self.at == from { self.fail(Unexpected(EXPECTED)) } else { Ok(()) }
     }
 
     fn option(&mut self, conf: &mut Conf) -> Result<(), NameError> {
@@ -301,13 +312,16 @@ impl<'a> Cursor<'a> {
         let key = self.take_while(|byte| byte.is_ascii_alphabetic());
         match key {
             "conf" => {}
-            "share" | "extmem" | "offset" => {
-                return self.fail_at(from, format!("option `{key}` is not supported yet"));
+            "share" => return self.fail_at(from, NameFault::Option("share")),
+            "extmem" => return self.fail_at(from, NameFault::Option("extmem")),
+            "offset" => return self.fail_at(from, NameFault::Option("offset")),
+            _ => {
+                return self
+                    .fail_at(from, Unexpected("expected a memory id (a number) or `conf:`"));
             }
-            _ => return self.fail_at(from, "expected a memory id (a number) or `conf:`"),
         }
         if !self.eat(b':') {
-            return self.fail("expected `:` and keys, as in @conf:rings=2,slots=512");
+            return self.fail(Missing("expected `:` and keys, as in @conf:rings=2,slots=512"));
         }
         loop {
             self.conf_key(conf)?;
@@ -330,12 +344,12 @@ impl<'a> Cursor<'a> {
             _ => (true, true, noun),
         };
         if noun != "rings" && (noun != "slots" || host) {
-            let why =
+            let expected =
                 "expected rings, slots, tx- or rx- of them, or host-rings, host-tx-, host-rx-";
-            return self.fail_at(from, why);
+            return self.fail_at(from, Unexpected(expected));
         }
         if !self.eat(b'=') {
-            return self.fail(format!("expected `=` and a number after `{key}`"));
+            return self.fail(Missing("expected `=` and a number after the key"));
         }
         if noun == "slots" {
             let slots = Some(self.number("a number of slots", 1, u32::MAX)?);

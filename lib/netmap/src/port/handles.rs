@@ -6,13 +6,10 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::adapter::unsupported;
-use crate::error::Result;
+use crate::error::{Error, Feature, Result};
 use crate::kinds;
 use crate::options::BoundRings;
 use crate::port::Port;
-
-const NO_HANDLE: &str = "handles on this kind of port stay in the process that opened them";
 
 impl Port {
     /// Takes over the handle that a descriptor names: a copy of what `fd` returned, in this process or
@@ -20,7 +17,7 @@ impl Port {
     /// descriptor alone.
     ///
     /// # Errors
-    /// `Invalid`: it is not the descriptor of a handle, or the port is gone; and as `open`.
+    /// `Unavailable`: it is not the descriptor of a handle, or the port is gone; and as `open`.
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
         let (name, adapter) = kinds::adopt(fd)?;
         Ok(Self { name, adapter })
@@ -33,7 +30,7 @@ impl Port {
     /// The port has no such handle: see `Capabilities::PASSABLE`.
     pub fn into_fd(self) -> Result<OwnedFd> {
         let Self { name, adapter } = self;
-        adapter.into_fd().ok_or_else(|| unsupported(&name, NO_HANDLE))
+        adapter.into_fd().ok_or_else(|| Error::unsupported(&name, Feature::Handles))
     }
 
     /// Splits the port into a sending and a receiving half, each of which can be used by a thread of its

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use nix::fcntl::FallocateFlags;
 
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result};
 use crate::shm::dir::Dir;
 
 /// Creates a file of `len` zero bytes, all of them allocated. Replaces nothing.
@@ -69,15 +69,12 @@ pub fn open_to_keep(dir: &Dir, name: &str) -> Result<File> {
 fn open_kind(
     dir: &Dir,
     name: &str,
-    kind: &str,
+    expected: &'static str,
     is_kind: impl Fn(&FileType) -> bool,
     open: impl Fn(&Dir, &str) -> io::Result<File>,
 ) -> Result<File> {
     let path = dir.join(name);
-    let not_that_kind = || {
-        let why = format!("it is not {kind}; remove it");
-        Error::Damaged { path: path.clone(), why }
-    };
+    let not_that_kind = || Error::Damaged { path: path.clone(), damage: Damage::Kind { expected } };
     let file = match open(dir, name) {
         Ok(file) => file,
         // A directory, a link, a socket.
@@ -94,7 +91,7 @@ fn open_kind(
 pub fn anonymous(len: u64) -> Result<File> {
     let path = Path::new("private memory");
     let fd = nix::sys::memfd::memfd_create(c"netmap", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
-        .map_err(Error::errno("create", path))?;
+        .map_err(Error::io("create", path))?;
     let file = File::from(fd);
     reserve(&file, path, len)?;
     Ok(file)
@@ -162,7 +159,7 @@ pub fn not_marked(path: &Path, e: nix::errno::Errno) -> Error {
             lacks: "open-file-description locks (F_OFD_SETLK)",
             source: e.into(),
         },
-        _ => Error::errno("lock", path)(e),
+        _ => Error::io("lock", path)(e),
     }
 }
 

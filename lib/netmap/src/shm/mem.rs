@@ -19,7 +19,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result, SharedFile};
 use crate::shm::dir::Dir;
 use crate::shm::file;
 use crate::shm::map::{Map, Shared};
@@ -155,22 +155,20 @@ impl Region {
         let file = file::open(dir, name)?;
         let path = &dir.join(name);
         if file::len(&file) < DATA_OFF as u64 {
-            return Err(damaged(path, "it is shorter than its header (truncated?)"));
+            return Err(damaged(path, Damage::Short(SharedFile::Region)));
         }
         let region = Self::mapped(&file, Home::Named(dir.clone(), name.into()), path)?;
         let h = region.header();
         if h.magic.load(Ordering::Acquire) != MAGIC {
-            return Err(damaged(path, "it does not begin as a memory region does"));
+            return Err(damaged(path, Damage::Magic(SharedFile::Region)));
         }
-        let version = h.version.load(Ordering::Relaxed);
-        if version != VERSION {
-            return Err(damaged(
-                path,
-                &format!("it has layout version {version}, this program knows {VERSION}"),
-            ));
+        let found = h.version.load(Ordering::Relaxed);
+        if found != VERSION {
+            let file = SharedFile::Region;
+            return Err(damaged(path, Damage::Version { file, found, known: VERSION }));
         }
         if h.stride.load(Ordering::Relaxed) as usize != STRIDE {
-            return Err(damaged(path, "its buffers have another size"));
+            return Err(damaged(path, Damage::Values(SharedFile::Region)));
         }
         region.refresh();
         Ok(region)
@@ -321,13 +319,13 @@ impl Region {
             Home::Named(dir, name) => {
                 let file = file::open(dir, name)?;
                 if file::id(&file) != self.id {
-                    return Err(damaged(&self.path, "another file has its name"));
+                    return Err(damaged(&self.path, Damage::Replaced(SharedFile::Region)));
                 }
                 file::reserve(&file, &self.path, bytes)?;
             }
         }
         if self.refresh() < cells {
-            return Err(damaged(&self.path, "it was truncated while it grew"));
+            return Err(damaged(&self.path, Damage::Short(SharedFile::Region)));
         }
         self.header().cells.store(self.cells(), Ordering::Relaxed);
         Ok(())
@@ -381,11 +379,8 @@ pub const fn cells_for(bytes: usize) -> u32 {
     bytes.div_ceil(STRIDE) as u32
 }
 
-fn damaged(path: &Path, why: &str) -> Error {
-    Error::Damaged {
-        path: path.into(),
-        why: format!("{why}; end the programs that use it and remove it"),
-    }
+fn damaged(path: &Path, damage: Damage) -> Error {
+    Error::Damaged { path: path.into(), damage }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, InUse, Invalid, Lack, Result};
 use crate::name::{parse_switch, valid_name};
 use crate::options::{BoundRings, Memory, Options, Sizes};
 use crate::random::random;
@@ -76,9 +76,12 @@ pub fn open(
         let mut users = switch.live_handles_of(shape.index);
         let taken = users.find(|h| options.exclusive || h.flags & EXCLUSIVE != 0);
         if let Some(user) = taken {
-            let how = if options.exclusive { "it is in use" } else { "it is open exclusively" };
-            let why = format!("{how} by process {}", user.pid);
-            return Err(Error::Busy { name: full.clone(), why });
+            let pid = user.pid;
+            let by = match user.flags & EXCLUSIVE {
+                0 => InUse::Open { pid },
+                _ => InUse::Exclusively { pid },
+            };
+            return Err(Error::Busy { name: full.clone(), by });
         }
         let bound = bound(shape)?;
         let extra = options.extra_bufs;
@@ -131,10 +134,7 @@ fn enter(switch: &Switch, lock: &RootLock, new: &NewHandle<'_>) -> Result<(Bell,
 pub fn adopt(fd: OwnedFd) -> Result<(Bell, Attached)> {
     let place = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let path = std::fs::read_link(&place).map_err(Error::io("look up the descriptor", place))?;
-    let no_handle = || Error::Invalid {
-        name: path.display().to_string(),
-        why: "the descriptor is not that of a handle on a port that is there".into(),
-    };
+    let no_handle = || Error::Unavailable { name: path.display().to_string(), lack: Lack::Handle };
     let part = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
     let index = part(&path).and_then(|name| bell_index(&name)).ok_or_else(no_handle)?;
     let dir = path.parent().ok_or_else(no_handle)?;
@@ -156,7 +156,7 @@ pub fn adopt(fd: OwnedFd) -> Result<(Bell, Attached)> {
     {
         return Err(Error::Damaged {
             path: switch.dir().join(&port_file(&listed.name)),
-            why: "it belongs to another port; close the port in all programs".into(),
+            damage: Damage::OtherPort,
         });
     }
     switch.me()?;
@@ -181,8 +181,7 @@ pub fn lock_for_new(root: &Root, switch: &str, port: &str) -> Result<(RootLock, 
         }
         // Each reaping does a bounded part of the work; others get the lock in between.
         if start.elapsed() > CLEARING_PATIENCE {
-            let why = "what its last users left behind is still being cleared away; try again";
-            return Err(Error::Busy { name: format!("{switch}:{port}"), why: why.into() });
+            return Err(Error::Busy { name: format!("{switch}:{port}"), by: InUse::ClearingAway });
         }
     }
 }
@@ -273,9 +272,9 @@ impl Drop for Attached {
 }
 
 /// Whether a port with these rings is what the options ask for; what they leave open fits anything.
-fn fits(has: &RingCells, o: &Options) -> std::result::Result<(), String> {
+fn fits(has: &RingCells, o: &Options) -> std::result::Result<(), Invalid> {
     let check = |what, asked: Option<u32>, has: u32| match asked {
-        Some(n) if n != has => Err(format!("it has {has} {what}, not {n}")),
+        Some(asked) if asked != has => Err(Invalid::Shape { what, asked, has }),
         _ => Ok(()),
     };
     check("tx rings", o.tx_rings.map(u32::from), has.tx.len() as u32)?;
@@ -289,8 +288,7 @@ fn check_rings(shape: &Shape, region: &Region) -> Result<()> {
     for (cell, n) in shape.rings.all() {
         if RingRef::new(region, cell, n).is_none() {
             let path = region.path().to_path_buf();
-            let why = "the port's rings lie beyond its end; close the port in all programs";
-            return Err(Error::Damaged { path, why: why.into() });
+            return Err(Error::Damaged { path, damage: Damage::Rings });
         }
     }
     Ok(())
@@ -310,23 +308,18 @@ pub fn find_or_make(
         if shape.index != listed.index {
             return Err(Error::Damaged {
                 path: switch.dir().join(&port_file(port)),
-                why: "it belongs to another port; close the port in all programs".into(),
+                damage: Damage::OtherPort,
             });
         }
         let misfit = fits(&shape.rings, options).err().or_else(|| match &options.memory {
             Memory::Private => None,
             Memory::Id(n) if n.to_string() == shape.region => None,
             Memory::With(m) if m.0 == shape.region => None,
-            Memory::Id(_) | Memory::With(_) => {
-                Some(format!("its memory region is {}", shape.region))
-            }
+            Memory::Id(_) | Memory::With(_) => Some(Invalid::Memory { has: shape.region.clone() }),
         });
         return match misfit {
             None => Ok((found, is_new)),
-            Some(why) => Err(Error::Invalid {
-                name: full,
-                why: format!("the port is open already and {why}; ask for what it has"),
-            }),
+            Some(fault) => Err(Error::invalid(full, fault)),
         };
     }
     let sizes = Sizes::from_options(&full, options)?;
@@ -336,10 +329,7 @@ pub fn find_or_make(
         Memory::With(m) => m.0.clone(),
     };
     if !valid_name(&region_name) {
-        return Err(Error::Invalid {
-            name: full,
-            why: "the other port's memory cannot be shared: it is not a VALE port's".into(),
-        });
+        return Err(Error::invalid(full, Invalid::NotShareable));
     }
     let (index, generation) = switch.reserve_port(lock, port, &region_name)?;
     let memory = switch.memory()?;

@@ -1,6 +1,6 @@
 //! Ports that stay when nobody has them open, and mirrors, which stay as long as their ports.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Invalid, Result};
 use crate::options::Options;
 use crate::vale::lifecycle::open::{find_or_make, lock_for_new};
 use crate::vale::lifecycle::reap::reap;
@@ -29,7 +29,7 @@ pub fn set_mirror(root: &Root, switch_name: &str, port: &str, to: Option<&str>) 
     let index = |port: &str| switch.find(port).map(|l| l.index).ok_or_else(|| none(port));
     if to == Some(port) {
         let name = format!("{switch_name}:{port}");
-        return Err(Error::Invalid { name, why: "a port cannot be its own mirror".into() });
+        return Err(Error::invalid(name, Invalid::OwnMirror));
     }
     let (of, to) = (index(port)?, to.map(index).transpose()?);
     switch.set_mirror(&lock, of, to);
@@ -45,8 +45,7 @@ pub fn delete_persistent(root: &Root, switch_name: &str, port: &str) -> Result<(
     reap(&switch, &lock)?;
     let listed = switch.find(port).ok_or_else(none)?;
     if let Some(user) = switch.live_handles_of(listed.index).next() {
-        let why = format!("process {} has it open; end it first", user.pid);
-        return Err(Error::Busy { name: full, why });
+        return Err(Error::Busy { name: full, by: InUse::Open { pid: user.pid } });
     }
     switch.set_port_persistent(&lock, listed.index, false);
     reap(&switch, &lock).map(drop)

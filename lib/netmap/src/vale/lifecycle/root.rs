@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::sys::stat::FileStat;
 
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result, RootFault};
 use crate::name::valid_name;
 use crate::shm::dir::Dir;
 use crate::shm::fork;
@@ -85,12 +85,8 @@ impl Root {
             name == lock::NAME || name == MEMORY || name.starts_with(crate::shm::dir::TEMPORARY)
         };
         if let Some(other) = names.iter().find(|name| !name.to_str().is_some_and(of_a_root)) {
-            let why = format!(
-                "it is no root yet and holds other things, {} for one; set {ENV} to a directory for \
-                 switches alone",
-                other.display()
-            );
-            return Err(Error::Root { path: path.into(), why });
+            let fault = RootFault::NotEmpty { found: other.into() };
+            return Err(Error::Root { path: path.into(), fault });
         }
         drop(RootLock::acquire(&dir)?); // makes the file that tells a root
         let memory = Self::open_memory(&dir)?;
@@ -148,15 +144,13 @@ impl Root {
             Ok(dir) => dir,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
-                let why = format!("it is not a directory; remove it or set {ENV}");
-                return Err(Error::Root { path, why });
+                return Err(Error::Root { path, fault: RootFault::NotADirectory });
             }
             Err(e) => return Err(Error::io("open the root directory", path)(e)),
         };
         let owner = dir.stat().map_err(Error::io("inspect the root directory", &path))?.st_uid;
         if !chosen && owner != nix::unistd::geteuid().as_raw() {
-            let why = format!("it belongs to user {owner}; set {ENV} to another directory");
-            return Err(Error::Root { path, why });
+            return Err(Error::Root { path, fault: RootFault::Foreign { owner } });
         }
         Ok(Some(dir))
     }
@@ -331,7 +325,8 @@ fn is_ours(dir: &Dir, name: &str) -> bool {
 fn not_a_directory(dir: &Dir, name: &str, e: io::Error) -> Error {
     match e.raw_os_error() {
         Some(libc::ENOTDIR | libc::ELOOP) => {
-            Error::Damaged { path: dir.join(name), why: "it is not a directory; remove it".into() }
+            let damage = Damage::Kind { expected: "a directory" };
+            Error::Damaged { path: dir.join(name), damage }
         }
         _ => Error::io("open", dir.join(name))(e),
     }

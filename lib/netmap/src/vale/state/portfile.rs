@@ -12,7 +12,7 @@
 //! is validated once, on open, against the limits and the file's length, and kept privately; the
 //! shared header is not looked at again.
 
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result, SharedFile};
 use crate::name::valid_name;
 use crate::options::{MAX_RINGS, SLOTS};
 use crate::ring::RingRef;
@@ -127,24 +127,21 @@ impl PortFile {
     /// Opens the file of a port.
     pub fn open(dir: &Dir, name: &str) -> Result<Self> {
         let path = &dir.join(name);
-        let bad = |why: String| Error::Damaged {
-            path: path.into(),
-            why: format!("{why}; close the port in all programs and open it again"),
-        };
+        let damaged = |damage| Error::Damaged { path: path.into(), damage };
         let file = file::open(dir, name)?;
         if file::len(&file) < BYTES as u64 {
-            return Err(bad("it is shorter than a port's file (truncated?)".into()));
+            return Err(damaged(Damage::Short(SharedFile::Port)));
         }
         let map = Map::new(&file, BYTES).map_err(Error::io("map", path))?;
         let h: &Header = map.at(0).expect("the mapping is longer than the header");
         if h.magic.load(Ordering::Acquire) != MAGIC {
-            return Err(bad("it does not begin as a port's file does".into()));
+            return Err(damaged(Damage::Magic(SharedFile::Port)));
         }
-        let version = h.version.load(Ordering::Relaxed);
-        if version != VERSION {
-            return Err(bad(format!("layout version {version}, this program knows {VERSION}")));
+        let found = h.version.load(Ordering::Relaxed);
+        if found != VERSION {
+            return Err(damaged(Damage::Version { file: SharedFile::Port, found, known: VERSION }));
         }
-        let shape = read(h).ok_or_else(|| bad("its header has values out of range".into()))?;
+        let shape = read(h).ok_or_else(|| damaged(Damage::Values(SharedFile::Port)))?;
         Ok(Self { map, id: file::id(&file), shape })
     }
 

@@ -20,7 +20,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result, SharedFile};
 use crate::name::valid_name;
 use crate::options::{BoundRings, MAX_RINGS};
 use crate::shm::dir::Dir;
@@ -219,26 +219,21 @@ impl SwitchFile {
             Err(e) => return Err(e),
         };
         let alive = file::anyone_alive(&file);
-        let damaged = |why: String| {
+        let damaged = |damage| {
             // With nobody on it, a bad file is a leftover: it is replaced.
-            if alive {
-                let why = format!("{why}; end the programs on the switch and try again");
-                Err(Error::Damaged { path: path.clone(), why })
-            } else {
-                Ok(None)
-            }
+            if alive { Err(Error::Damaged { path: path.clone(), damage }) } else { Ok(None) }
         };
         if file::len(&file) < BYTES as u64 {
-            return damaged("it is shorter than a switch's file (truncated?)".into());
+            return damaged(Damage::Short(SharedFile::Switch));
         }
         let Some(switch) = Self::mapped(dir, &file, name)? else { return Ok(None) };
         let h = switch.header();
         if h.magic.load(Ordering::Acquire) != MAGIC {
-            return damaged("it does not begin as a switch's file does".into());
+            return damaged(Damage::Magic(SharedFile::Switch));
         }
-        let version = h.version.load(Ordering::Relaxed);
-        if version != VERSION {
-            return damaged(format!("layout version {version}, this program knows {VERSION}"));
+        let found = h.version.load(Ordering::Relaxed);
+        if found != VERSION {
+            return damaged(Damage::Version { file: SharedFile::Switch, found, known: VERSION });
         }
         Ok(Some(switch))
     }
@@ -625,8 +620,7 @@ impl SwitchFile {
 }
 
 fn damaged_by_others(dir: &Dir) -> Error {
-    let why = "it was replaced while it was being made; try again".into();
-    Error::Damaged { path: dir.join(FILE), why }
+    Error::Damaged { path: dir.join(FILE), damage: Damage::Replaced(SharedFile::Switch) }
 }
 
 /// Name of a port's file.

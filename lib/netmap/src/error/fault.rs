@@ -1,0 +1,304 @@
+//! What exactly was wrong: the kinds of fault that the variants of [`Error`](super::Error) carry.
+//!
+//! Invariant: each displays as the half of a sentence that follows the name of what is concerned, with
+//! what to do about it.
+
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+/// Why a directory cannot hold switches.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RootFault {
+    /// It is something else, or a link.
+    #[error("it is not a directory; remove it or set NETMAP_ROOT")]
+    NotADirectory,
+    /// The default root is another user's.
+    #[error("it belongs to user {owner}; set NETMAP_ROOT to another directory")]
+    Foreign {
+        /// Whose it is.
+        owner: u32,
+    },
+    /// It is no root yet and may not become one, because it is not empty.
+    #[error(
+        "it is no root yet and holds other things, {} for one; set NETMAP_ROOT to a directory for \
+         switches alone",
+        .found.display()
+    )]
+    NotEmpty {
+        /// One of the things in it.
+        found: PathBuf,
+    },
+}
+
+/// A file that processes on a switch share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedFile {
+    /// A switch's tables.
+    Switch,
+    /// A port's rings and what belongs to them.
+    Port,
+    /// A memory region.
+    Region,
+}
+
+impl SharedFile {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Switch => "a switch's file",
+            Self::Port => "a port's file",
+            Self::Region => "a memory region",
+        }
+    }
+
+    fn cure(self) -> &'static str {
+        match self {
+            Self::Switch => "end the programs on the switch and try again",
+            Self::Port => "close the port in all programs and open it again",
+            Self::Region => "end the programs that use it and remove it",
+        }
+    }
+}
+
+/// What is wrong with a shared file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// It was removed, and another one has its name.
+    #[error("another file has its name; {}", .0.cure())]
+    Replaced(SharedFile),
+    /// Something else has its name.
+    #[error("it is not {expected}; remove it")]
+    Kind {
+        /// What should be there, with its article.
+        expected: &'static str,
+    },
+    /// It ends too early.
+    #[error("it is shorter than {} (truncated?); {}", .0.noun(), .0.cure())]
+    Short(SharedFile),
+    /// Its first bytes are not those of such a file.
+    #[error("it does not begin as {} does; {}", .0.noun(), .0.cure())]
+    Magic(SharedFile),
+    /// Another release made it.
+    #[error("it has layout version {found}, this program knows {known}; {}", .file.cure())]
+    Version {
+        /// What it is.
+        file: SharedFile,
+        /// The version in it.
+        found: u32,
+        /// The version that can be used.
+        known: u32,
+    },
+    /// Its header makes no sense.
+    #[error("its header has values out of range; {}", .0.cure())]
+    Values(SharedFile),
+    /// A port's rings do not lie in its region.
+    #[error("the port's rings lie beyond its end; close the port in all programs")]
+    Rings,
+    /// A port's file is not of the port that has its name.
+    #[error("it belongs to another port; close the port in all programs")]
+    OtherPort,
+}
+
+/// Who or what uses a port or switch in a way that excludes the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InUse {
+    /// The caller wants it exclusively, or gone, and it is open.
+    #[error("it is in use by process {pid}; end that first")]
+    Open {
+        /// One of those who have it open.
+        pid: u32,
+    },
+    /// Somebody has it open exclusively.
+    #[error("it is open exclusively by process {pid}")]
+    Exclusively {
+        /// Who.
+        pid: u32,
+    },
+    /// A switch that is to be deleted has ports.
+    #[error("it has {ports} ports, {first} among them")]
+    HasPorts {
+        /// How many.
+        ports: usize,
+        /// The name of one.
+        first: String,
+    },
+    /// What is left of an earlier port of the name has not been cleared away yet.
+    #[error("what its last users left behind is still being cleared away; try again")]
+    ClearingAway,
+    /// The kernel lets one program have a tap.
+    #[error("another program has it open; a tap has one user at a time")]
+    Tap,
+}
+
+/// What a request asks for that cannot be. Nothing but another request helps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Invalid {
+    /// The number of rings that a new port is to have.
+    #[error("{asked} rings; a port has 1 to {most}")]
+    Rings {
+        /// What was asked for.
+        asked: u16,
+        /// The limit.
+        most: u16,
+    },
+    /// The number of slots that a new port's rings are to have.
+    #[error("{asked} slots; a ring has {least} to {most}")]
+    Slots {
+        /// What was asked for.
+        asked: u32,
+        /// The lower limit.
+        least: u32,
+        /// The upper limit.
+        most: u32,
+    },
+    /// A number of rings was asked of a kind that has one pair.
+    #[error("this kind of port has one ring pair; leave the number of rings out")]
+    OneRingPair,
+    /// A ring that the port does not have.
+    #[error("there is no ring {asked}: the port has {has}, numbered from 0")]
+    NoRing {
+        /// The number that was asked for.
+        asked: u16,
+        /// How many rings there are.
+        has: u16,
+    },
+    /// The port is there, with other sizes.
+    #[error("the port is open already and it has {has} {what}, not {asked}; ask for what it has")]
+    Shape {
+        /// Which of its sizes.
+        what: &'static str,
+        /// What was asked for.
+        asked: u32,
+        /// What it is.
+        has: u32,
+    },
+    /// The port is there, in other memory.
+    #[error("the port is open already and its memory region is {has}; ask for what it has")]
+    Memory {
+        /// Name of its region.
+        has: String,
+    },
+    /// Memory of a port that is not on a switch was to be shared.
+    #[error("the other port's memory cannot be shared: it is not a VALE port's")]
+    NotShareable,
+    /// Something was asked for that only ports of switches have.
+    #[error("it is not a port of a switch; those are named valeSWITCH:PORT")]
+    NotOnASwitch,
+    /// A mirror of itself.
+    #[error("a port cannot be its own mirror")]
+    OwnMirror,
+    /// A mirror on another switch.
+    #[error("the mirror of a port of {switch} must be a port of {switch}, too")]
+    ForeignMirror {
+        /// The switch of the port that is to be mirrored.
+        switch: String,
+    },
+    /// A `tap:` name that an interface of another kind has.
+    #[error(
+        "an interface of this name exists and is not a plain tap (a multi-queue tap, a tun or a \
+         NIC); take another name"
+    )]
+    NotATap,
+    /// Standard input as a capture, and it is a terminal.
+    #[error("it is standard input here, and that is a terminal, no capture")]
+    Terminal,
+}
+
+/// What some ports can do and this one cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Feature {
+    /// Netmap's monitors.
+    #[error("monitors are not supported yet; open the port without them, or give it a mirror")]
+    Monitors,
+    /// Rings towards the host's network stack.
+    #[error("this port has no host rings; bridge it to a tap instead")]
+    HostRings,
+    /// Handles that a descriptor names.
+    #[error("handles on this kind of port stay in the process that opened them")]
+    Handles,
+    /// Slots that point to the program's own memory.
+    #[error("this kind of port sends from its own buffers only; send without indirect slots")]
+    Indirect,
+}
+
+impl Feature {
+    /// The error number that netmap gives for it.
+    pub(super) fn errno(self) -> Errno {
+        match self {
+            // As of a kernel that was built without monitors.
+            Self::Monitors | Self::Handles | Self::Indirect => Errno::EOPNOTSUPP,
+            Self::HostRings => Errno::EINVAL,
+        }
+    }
+}
+
+/// What there must be before there can be such a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Lack {
+    /// The kernel's module for taps.
+    #[error("there is no /dev/net/tun; load the kernel's tun module: `modprobe tun`")]
+    Tun,
+    /// The interface, which was there.
+    #[error("somebody deleted the interface; open it again to make a new one")]
+    Interface,
+    /// A handle behind a descriptor that was passed on.
+    #[error("the descriptor is not that of a handle on a port that is there")]
+    Handle,
+    /// The kernel's module for netmap ports of NICs.
+    #[error("netmap: needs the kernel module, which is not supported")]
+    Netmap,
+}
+
+/// What only an administrator may do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Privilege {
+    /// Make a tap, or open one of somebody else.
+    #[error(
+        "needs CAP_NET_ADMIN, or a persistent tap of your own, made once by an administrator: \
+         `ip tuntap add mode tap user $USER name {interface} && ip link set {interface} up`"
+    )]
+    OpenTap {
+        /// The interface.
+        interface: String,
+    },
+    /// Bring an interface up.
+    #[error(
+        "it is down, and bringing it up needs CAP_NET_ADMIN; let an administrator do `ip link set \
+         {interface} up`"
+    )]
+    BringUp {
+        /// The interface.
+        interface: String,
+    },
+}
+
+/// A process that holds a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockHolder {
+    /// Its number.
+    pub pid: u32,
+    /// Its command, if that can be seen.
+    pub command: String,
+}
+
+/// Who holds a lock, as the kernel tells, and what to do about it.
+pub(super) fn held_by(holder: Option<&LockHolder>) -> String {
+    match holder {
+        Some(LockHolder { pid, command }) => {
+            let command = if command.is_empty() { String::new() } else { format!(" ({command})") };
+            format!(
+                "process {pid}{command}: is it stopped? Continue it (kill -CONT {pid}), or end it"
+            )
+        }
+        None => "a process that cannot be seen from here (in another container, or another \
+                 user's): continue or end it where it runs"
+            .into(),
+    }
+}

@@ -1,0 +1,217 @@
+//! Each variant has the error number that netmap gives, and a text that says what to do.
+
+use super::*;
+use crate::name::{NameError, NameFault};
+
+/// Names each variant, so that a new one is missed here by the compiler and then in the table below.
+fn variant(error: &Error) -> &'static str {
+    match error {
+        Error::Name(_) => "Name",
+        Error::Capture(_) => "Capture",
+        Error::Io { .. } => "Io",
+        Error::Root { .. } => "Root",
+        Error::Denied { .. } => "Denied",
+        Error::Damaged { .. } => "Damaged",
+        Error::NoSpace { .. } => "NoSpace",
+        Error::FileSystem { .. } => "FileSystem",
+        Error::Locked { .. } => "Locked",
+        Error::Busy { .. } => "Busy",
+        Error::Exists { .. } => "Exists",
+        Error::NotFound { .. } => "NotFound",
+        Error::Unavailable { .. } => "Unavailable",
+        Error::NotPermitted { .. } => "NotPermitted",
+        Error::Limit { .. } => "Limit",
+        Error::Unsupported { .. } => "Unsupported",
+        Error::Invalid { .. } => "Invalid",
+    }
+}
+
+const VARIANTS: usize = 17;
+
+fn io(errno: Errno) -> io::Error {
+    io::Error::from_raw_os_error(errno as i32)
+}
+
+fn name(fault: NameFault) -> Error {
+    Error::Name(NameError { name: "valeA:x".into(), at: 5, fault })
+}
+
+fn failed(source: io::Error) -> Error {
+    Error::Io { what: "open", path: "/f".into(), source }
+}
+
+fn root(fault: RootFault) -> Error {
+    Error::Root { path: "/r".into(), fault }
+}
+
+fn damaged(damage: Damage) -> Error {
+    Error::Damaged { path: "/f".into(), damage }
+}
+
+fn busy(by: InUse) -> Error {
+    Error::Busy { name: "valeA:x".into(), by }
+}
+
+fn invalid(fault: Invalid) -> Error {
+    Error::invalid("valeA:x", fault)
+}
+
+fn unsupported(feature: Feature) -> Error {
+    Error::unsupported("null:", feature)
+}
+
+fn unavailable(lack: Lack) -> Error {
+    Error::Unavailable { name: "tap:t0".into(), lack }
+}
+
+fn not_permitted(privilege: Privilege) -> Error {
+    Error::NotPermitted { name: "tap:t0".into(), privilege }
+}
+
+fn capture(error: nm_capture::Error) -> Error {
+    Error::Capture(error)
+}
+
+fn table() -> Vec<(Error, Errno, &'static str)> {
+    use Errno::*;
+    use SharedFile::{Port, Region, Switch};
+    let interface = || "t0".to_owned();
+    let holder = |command: &str| Some(LockHolder { pid: 7, command: command.into() });
+    let locked = |holder| Error::Locked { path: "/l".into(), seconds: 10, holder };
+    let path = || PathBuf::from("/f");
+    vec![
+        (name(NameFault::Missing("the port is missing")), EINVAL, "bad port name"),
+        (name(NameFault::NumberMissing("a ring number")), EINVAL, "a ring number is missing here"),
+        (name(NameFault::Unexpected("not allowed")), EINVAL, "not allowed"),
+        (name(NameFault::TooLong("a port name")), EINVAL, "at most 15 characters"),
+        (
+            name(NameFault::OutOfRange { what: "a memory id", low: 1, high: 9 }),
+            EINVAL,
+            "a memory id must be between 1 and 9",
+        ),
+        (name(NameFault::Contradiction("given twice")), EINVAL, "given twice"),
+        (name(NameFault::UnknownKind { known: "tap:".into() }), EINVAL, "known are tap:"),
+        (name(NameFault::NotAName), EINVAL, "do not make a name"),
+        (name(NameFault::Pipe), EOPNOTSUPP, "not supported yet"),
+        (name(NameFault::Option("extmem")), EOPNOTSUPP, "`extmem` is not supported yet"),
+        (
+            capture(nm_capture::Error::Io { what: "open", path: path(), source: io(ENOENT) }),
+            ENOENT,
+            "Cannot open /f",
+        ),
+        (capture(nm_capture::Error::Stalled { path: path(), bytes: 9 }), EIO, "9 bytes are lost"),
+        (
+            capture(nm_capture::Error::LinkType { path: path(), link: nm_capture::LinkType(113) }),
+            EOPNOTSUPP,
+            "not Ethernet",
+        ),
+        (failed(io(ENOENT)), ENOENT, "Cannot open /f"),
+        (failed(io(EACCES)), EACCES, "Cannot open /f"),
+        (failed(io(EPERM)), EPERM, "Cannot open /f"),
+        (failed(io(EMFILE)), EMFILE, "Cannot open /f"),
+        (failed(io(ENOSPC)), ENOMEM, "Cannot open /f"),
+        (failed(io(EDQUOT)), ENOMEM, "Cannot open /f"),
+        (failed(io::ErrorKind::NotFound.into()), ENOENT, "Cannot open /f"),
+        (failed(io::ErrorKind::UnexpectedEof.into()), EIO, "Cannot open /f"),
+        (root(RootFault::NotADirectory), ENOTDIR, "set NETMAP_ROOT"),
+        (root(RootFault::Foreign { owner: 9 }), EACCES, "belongs to user 9; set NETMAP_ROOT"),
+        (root(RootFault::NotEmpty { found: "a".into() }), ENOTEMPTY, "a for one; set NETMAP_ROOT"),
+        (Error::Denied { switches: 1, root: "/r".into() }, EACCES, "look at 1 switch in /r"),
+        (damaged(Damage::Kind { expected: "a directory" }), EIO, "it is not a directory; remove"),
+        (damaged(Damage::Short(Switch)), EIO, "shorter than a switch's file (truncated?); end the"),
+        (damaged(Damage::Magic(Port)), EIO, "does not begin as a port's file does; close the"),
+        (
+            damaged(Damage::Version { file: Region, found: 1, known: 2 }),
+            EINVAL,
+            "layout version 1, this program knows 2; end the programs",
+        ),
+        (damaged(Damage::Values(Region)), EIO, "out of range; end the programs"),
+        (damaged(Damage::Replaced(Region)), EIO, "another file has its name; end the programs"),
+        (damaged(Damage::Rings), EIO, "close the port"),
+        (damaged(Damage::OtherPort), EIO, "close the port"),
+        (
+            Error::NoSpace { path: path(), bytes: 5, source: io(ENOSPC) },
+            ENOMEM,
+            "No room for 5 bytes in /f: free memory",
+        ),
+        (
+            Error::FileSystem { path: path(), lacks: "fallocate", source: io(ENOSYS) },
+            EOPNOTSUPP,
+            "has no fallocate, which switches need: set NETMAP_ROOT",
+        ),
+        (locked(holder("vi")), EBUSY, "process 7 (vi): is it stopped? Continue it (kill -CONT 7)"),
+        (locked(holder("")), EBUSY, "process 7: is it stopped?"),
+        (locked(None), EBUSY, "cannot be seen from here"),
+        (busy(InUse::Open { pid: 7 }), EBUSY, "in use by process 7; end that first"),
+        (busy(InUse::Exclusively { pid: 7 }), EBUSY, "open exclusively by process 7"),
+        (
+            busy(InUse::HasPorts { ports: 2, first: "x".into() }),
+            EBUSY,
+            "it has 2 ports, x among them",
+        ),
+        (busy(InUse::ClearingAway), EBUSY, "try again"),
+        (busy(InUse::Tap), EBUSY, "one user at a time"),
+        (Error::Exists { name: "valeA".into() }, EEXIST, "valeA exists already"),
+        (Error::NotFound { name: "switch valeA".into() }, ENXIO, "There is no switch valeA"),
+        (unavailable(Lack::Tun), ENXIO, "modprobe tun"),
+        (unavailable(Lack::Interface), ENXIO, "open it again"),
+        (unavailable(Lack::Handle), ENXIO, "not that of a handle"),
+        (unavailable(Lack::Netmap), ENXIO, "the kernel module"),
+        (
+            not_permitted(Privilege::OpenTap { interface: interface() }),
+            EPERM,
+            "`ip tuntap add mode tap user $USER name t0 && ip link set t0 up`",
+        ),
+        (
+            not_permitted(Privilege::BringUp { interface: interface() }),
+            EPERM,
+            "`ip link set t0 up`",
+        ),
+        (
+            Error::Limit { name: "valeA".into(), what: "it is full", limit: 254 },
+            ENOMEM,
+            "it is full (the limit is 254)",
+        ),
+        (unsupported(Feature::Monitors), EOPNOTSUPP, "give it a mirror"),
+        (unsupported(Feature::Handles), EOPNOTSUPP, "stay in the process"),
+        (unsupported(Feature::Indirect), EOPNOTSUPP, "send without indirect slots"),
+        (unsupported(Feature::HostRings), EINVAL, "bridge it to a tap"),
+        (invalid(Invalid::Rings { asked: 0, most: 16 }), EINVAL, "0 rings; a port has 1 to 16"),
+        (
+            invalid(Invalid::Slots { asked: 9, least: 64, most: 4096 }),
+            EINVAL,
+            "9 slots; a ring has 64 to 4096",
+        ),
+        (invalid(Invalid::OneRingPair), EINVAL, "leave the number of rings out"),
+        (invalid(Invalid::NoRing { asked: 4, has: 4 }), EINVAL, "no ring 4: the port has 4, numb"),
+        (
+            invalid(Invalid::Shape { what: "tx slots", asked: 64, has: 128 }),
+            EINVAL,
+            "it has 128 tx slots, not 64; ask for what it has",
+        ),
+        (invalid(Invalid::Memory { has: "3".into() }), EINVAL, "region is 3; ask for what it has"),
+        (invalid(Invalid::NotShareable), EINVAL, "not a VALE port's"),
+        (invalid(Invalid::NotOnASwitch), EINVAL, "valeSWITCH:PORT"),
+        (invalid(Invalid::OwnMirror), EINVAL, "its own mirror"),
+        (
+            invalid(Invalid::ForeignMirror { switch: "valeA".into() }),
+            EINVAL,
+            "must be a port of valeA, too",
+        ),
+        (invalid(Invalid::NotATap), EINVAL, "take another name"),
+        (invalid(Invalid::Terminal), EINVAL, "is a terminal"),
+    ]
+}
+
+#[test]
+fn every_variant_has_the_error_number_of_netmap_and_says_what_to_do() {
+    let table = table();
+    for (error, errno, text) in &table {
+        assert_eq!(error.errno(), *errno, "{error}");
+        assert!(error.to_string().contains(text), "{error}, {text}");
+    }
+    let mut seen: Vec<_> = table.iter().map(|(error, ..)| variant(error)).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), VARIANTS, "{seen:?}");
+}
