@@ -6,7 +6,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::damage::Damage;
 use crate::link::LinkType;
+use crate::unpack::Packing;
 
 /// Result of the library's calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -26,12 +28,14 @@ pub enum Error {
         source: io::Error,
     },
     /// The bytes are no capture, or stop being one.
-    #[error("{path} is not usable: {why}")]
+    #[error("{path} is not usable: {}{damage}", inside(*.packing))]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, where, and what to do.
-        why: String,
+        /// How it is compressed, in which case its content is meant.
+        packing: Option<Packing>,
+        /// What is wrong with it.
+        damage: Damage,
     },
     /// The packets are no Ethernet frames.
     #[error("{path} is not usable: {}", no_ethernet(*.link))]
@@ -49,6 +53,10 @@ pub enum Error {
         /// What was not written.
         bytes: usize,
     },
+}
+
+fn inside(packing: Option<Packing>) -> String {
+    packing.map_or_else(String::new, |packing| format!("inside its {packing} data, "))
 }
 
 fn no_ethernet(link: LinkType) -> String {

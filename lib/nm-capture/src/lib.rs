@@ -11,6 +11,7 @@
 //! How and why: `docs/design/captures.md`.
 #![forbid(unsafe_code)]
 
+mod damage;
 mod error;
 mod feed;
 #[doc(hidden)]
@@ -26,11 +27,13 @@ mod source;
 mod unpack;
 mod writer;
 
+pub use damage::{Corruption, Damage, Part};
 pub use error::{Error, Result};
 pub use link::{Addresses, LinkType};
 pub use notes::Notes;
 pub use reader::{Next, Options, Packet, Reader};
 pub use source::{is_stdin, is_stdout};
+pub use unpack::Packing;
 pub use writer::{Times, Writer};
 
 /// Longest record that is read or written: libpcap's `MAXIMUM_SNAPLEN`.

@@ -7,6 +7,7 @@
 //! more, and the two lengths exchanged before version 2.4.
 
 use crate::MAX_SNAPLEN;
+use crate::damage::{Damage, Part};
 use crate::feed::{Feed, Fill};
 use crate::link::LinkType;
 use crate::record::{Found, Record, Trouble, damaged, u16_at, u32_at};
@@ -73,17 +74,14 @@ impl Classic {
         match feed.need(FILE_HEADER_BYTES)? {
             Fill::Enough => {}
             Fill::Pending => return Ok(false),
-            Fill::Short(got) => {
-                return damaged(format!(
-                    "it ends after {got} bytes, a pcap file header has {FILE_HEADER_BYTES}"
-                ));
-            }
+            Fill::Short(bytes) => return damaged(Damage::Short { bytes }),
         }
         let header = feed.bytes();
         let big = self.big_endian;
         let major = u16_at(header, 4, big);
         if major != VERSION.0 {
-            return damaged(format!("pcap version {major} is unknown, 2 is expected"));
+            let known = VERSION.0;
+            return damaged(Damage::Version { format: "pcap", at: 0, found: major, known });
         }
         self.minor = u16_at(header, 6, big);
         self.snaplen = u32_at(header, 16, big);
@@ -104,10 +102,7 @@ impl Classic {
             Fill::Pending => return Ok(Found::Pending),
             Fill::Short(0) => return Ok(Found::End),
             Fill::Short(got) => {
-                return damaged(format!(
-                    "it is cut off: the record at byte {at} has {got} of its {header_bytes} header \
-                     bytes"
-                ));
+                return damaged(Damage::cut(Part::RecordHeader, at, got, header_bytes));
             }
         }
         let word = |offset| u32_at(feed.bytes(), offset, big);
@@ -116,10 +111,7 @@ impl Classic {
             std::mem::swap(&mut len, &mut orig_len);
         }
         if len > MAX_SNAPLEN {
-            return damaged(format!(
-                "the record at byte {at} claims {len} bytes; more than {MAX_SNAPLEN} is never \
-                 written, so the file is corrupt from here on"
-            ));
+            return damaged(Damage::too_long(Part::Record, at, len, MAX_SNAPLEN));
         }
         let total = header_bytes + len as usize;
         match feed.need(total)? {
@@ -127,9 +119,7 @@ impl Classic {
             Fill::Pending => return Ok(Found::Pending),
             Fill::Short(got) => {
                 let got = got - header_bytes;
-                return damaged(format!(
-                    "it is cut off: the record at byte {at} has {got} of its {len} bytes"
-                ));
+                return damaged(Damage::cut(Part::Record, at, got, len as usize));
             }
         }
         let nanos = if self.nanos { fraction.into() } else { u64::from(fraction) * 1000 };

@@ -8,6 +8,7 @@
 //! time unit and a frame check sequence of its own.
 
 use crate::MAX_SNAPLEN;
+use crate::damage::{Corruption, Damage, Part};
 use crate::feed::{Feed, Fill};
 use crate::link::LinkType;
 use crate::record::{Found, Record, Trouble, damaged, u16_at, u32_at};
@@ -59,6 +60,8 @@ struct Passing {
 #[derive(Debug, Default)]
 pub struct Ng {
     big_endian: bool,
+    /// Where the section begins.
+    section_at: u64,
     interfaces: Vec<Interface>,
     passing: Option<Passing>,
 }
@@ -80,9 +83,7 @@ impl Ng {
             Fill::Pending => return Ok(Found::Pending),
             Fill::Short(0) => return Ok(Found::End),
             Fill::Short(got) => {
-                return damaged(format!(
-                    "it is cut off: the block at byte {at} has {got} of its {HEAD_BYTES} header bytes"
-                ));
+                return damaged(Damage::cut(Part::BlockHeader, at, got, HEAD_BYTES));
             }
         }
         let kind = u32_at(feed.bytes(), 0, self.big_endian);
@@ -98,10 +99,8 @@ impl Ng {
             _ => 12,
         };
         if total < least || !total.is_multiple_of(4) {
-            return damaged(format!(
-                "the block at byte {at} claims a length of {total} bytes, which a block of type \
-                 {kind:#x} cannot have; the file is corrupt from here on"
-            ));
+            let what = Corruption::Length { block_type: kind, claimed: total };
+            return damaged(Damage::corrupt(Part::Block, at, what));
         }
         if !matches!(kind, SECTION | INTERFACE | OLD_PACKET | SIMPLE_PACKET | ENHANCED_PACKET) {
             feed.take(HEAD_BYTES);
@@ -110,18 +109,13 @@ impl Ng {
             return Ok(Found::Other);
         }
         if total > MAX_BLOCK {
-            return damaged(format!(
-                "the block at byte {at} claims {total} bytes; more than {MAX_BLOCK} is never \
-                 written, so the file is corrupt from here on"
-            ));
+            return damaged(Damage::too_long(Part::Block, at, total, MAX_BLOCK));
         }
         match feed.need(total as usize)? {
             Fill::Enough => {}
             Fill::Pending => return Ok(Found::Pending),
             Fill::Short(got) => {
-                return damaged(format!(
-                    "it is cut off: the block at byte {at} has {got} of its {total} bytes"
-                ));
+                return damaged(Damage::cut(Part::Block, at, got, total as usize));
             }
         }
         let block = &feed.bytes()[..total as usize];
@@ -132,9 +126,8 @@ impl Ng {
             INTERFACE => {
                 let interface = self.interface(body, at)?;
                 if self.interfaces.len() == MAX_INTERFACES {
-                    return damaged(format!(
-                        "at byte {at} it has more than {MAX_INTERFACES} interfaces"
-                    ));
+                    let what = Corruption::Interfaces(MAX_INTERFACES);
+                    return damaged(Damage::corrupt(Part::Section, self.section_at, what));
                 }
                 self.interfaces.push(interface);
             }
@@ -150,9 +143,7 @@ impl Ng {
             Fill::Enough => {}
             Fill::Pending => return Ok(false),
             Fill::Short(got) => {
-                return damaged(format!(
-                    "it is cut off: the section header at byte {at} has {got} bytes"
-                ));
+                return damaged(Damage::cut(Part::SectionHeader, at, got, HEAD_BYTES + 4));
             }
         }
         let order = |big_endian| u32_at(feed.bytes(), HEAD_BYTES, big_endian);
@@ -160,9 +151,8 @@ impl Ng {
             (BYTE_ORDER, _) => false,
             (_, BYTE_ORDER) => true,
             (_, word) => {
-                return damaged(format!(
-                    "the section header at byte {at} has the byte order {word:#010x}, which is none"
-                ));
+                let what = Corruption::ByteOrder(word);
+                return damaged(Damage::corrupt(Part::SectionHeader, at, what));
             }
         };
         Ok(true)
@@ -175,10 +165,8 @@ impl Ng {
             Fill::Enough => {}
             Fill::Pending => return Ok(Found::Pending),
             Fill::Short(got) => {
-                let got = total - left - TAIL_BYTES as u32 + got as u32;
-                return damaged(format!(
-                    "it is cut off: the block at byte {at} has {got} of its {total} bytes"
-                ));
+                let got = (total - left) as usize - TAIL_BYTES + got;
+                return damaged(Damage::cut(Part::Block, at, got, total as usize));
             }
         }
         if left == 0 {
@@ -195,23 +183,21 @@ impl Ng {
     }
 
     fn check_tail(&self, tail: &[u8], at: u64, total: u32) -> Result<(), Trouble> {
-        let again = u32_at(tail, 0, self.big_endian);
-        if again == total {
+        let behind = u32_at(tail, 0, self.big_endian);
+        if behind == total {
             return Ok(());
         }
-        damaged(format!(
-            "the block at byte {at} has a length of {total} bytes in front and of {again} behind; the \
-             file is corrupt from here on"
-        ))
+        let what = Corruption::Lengths { front: total, behind };
+        damaged(Damage::corrupt(Part::Block, at, what))
     }
 
     fn section(&mut self, body: &[u8], at: u64) -> Result<(), Trouble> {
         let major = u16_at(body, 12, self.big_endian);
         if major != VERSION {
-            return damaged(format!(
-                "the section at byte {at} is of pcapng version {major}, {VERSION} is expected"
-            ));
+            let (format, known) = ("pcapng", VERSION);
+            return damaged(Damage::Version { format, at, found: major, known });
         }
+        self.section_at = at;
         self.interfaces.clear();
         Ok(())
     }
@@ -236,10 +222,8 @@ impl Ng {
                     // The times themselves have 64 bits; a finer unit would count nothing.
                     let units = base.checked_pow(power.into()).filter(|n| *n <= u64::MAX.into());
                     let Some(units) = units else {
-                        return damaged(format!(
-                            "the interface at byte {at} counts time in units of {base}^-{power} s, \
-                             which is too fine"
-                        ));
+                        let what = Corruption::TimeUnit { base, power };
+                        return damaged(Damage::corrupt(Part::Interface, at, what));
                     };
                     interface.units = units;
                 }
@@ -267,11 +251,8 @@ impl Ng {
             _ => 0,
         };
         let Some(interface) = self.interfaces.get(number as usize) else {
-            let known = self.interfaces.len();
-            return damaged(format!(
-                "the packet at byte {at} is of interface {number}, but the section has described \
-                 {known} so far"
-            ));
+            let what = Corruption::NoInterface { number, described: self.interfaces.len() };
+            return damaged(Damage::corrupt(Part::Packet, at, what));
         };
         let total = body.len() + TAIL_BYTES;
         let (begin, len, orig_len, time) = if kind == SIMPLE_PACKET {
@@ -283,10 +264,8 @@ impl Ng {
             (28, word(20), word(24), Some(interface.time(ticks)))
         };
         if len as usize > body.len() - begin || len > MAX_SNAPLEN {
-            return damaged(format!(
-                "the packet at byte {at} claims {len} bytes in a block of {total}; the file is \
-                 corrupt from here on"
-            ));
+            let what = Corruption::Overlong { claimed: len, block: total };
+            return damaged(Damage::corrupt(Part::Packet, at, what));
         }
         let end = begin + len as usize;
         let mut fcs_bytes = interface.fcs_bytes;

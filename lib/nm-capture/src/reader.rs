@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::damage::Damage;
 use crate::error::{Error, Result};
 use crate::feed::{Feed, Fill};
 use crate::link::{Addresses, LinkType};
@@ -273,10 +274,8 @@ impl Reader {
         match filled.map_err(|error| self.error(Trouble::Io(error)))? {
             Fill::Enough => {}
             Fill::Pending => return Ok(false),
-            Fill::Short(0) => return self.refuse("it is empty: it ends after 0 bytes"),
-            Fill::Short(got) => {
-                return self.refuse(&format!("it ends after {got} bytes, too few for a capture"));
-            }
+            Fill::Short(0) => return self.refuse(Damage::Empty),
+            Fill::Short(bytes) => return self.refuse(Damage::Short { bytes }),
         }
         let bytes = self.feed.bytes();
         let magic = [bytes[0], bytes[1], bytes[2], bytes[3]];
@@ -290,7 +289,7 @@ impl Reader {
             let unpacked = packing.decoder(packed.rewound());
             self.feed = Feed::new(unpacked.map_err(|error| self.error(Trouble::Io(error)))?);
         } else {
-            return self.refuse(&stranger(magic));
+            return self.refuse(Damage::NoCapture { magic });
         }
         Ok(true)
     }
@@ -344,8 +343,8 @@ impl Reader {
         Err(Error::LinkType { path: self.path.clone(), link })
     }
 
-    fn refuse<T>(&self, why: &str) -> Result<T> {
-        Err(self.error(Trouble::Damaged(why.to_owned())))
+    fn refuse<T>(&self, damage: Damage) -> Result<T> {
+        Err(self.error(Trouble::Damaged(damage)))
     }
 
     fn error(&self, trouble: Trouble) -> Error {
@@ -360,40 +359,7 @@ impl Reader {
                 };
                 Error::Io { what, path, source }
             }
-            (Trouble::Damaged(why), None) => Error::Damaged { path, why },
-            (Trouble::Damaged(why), Some(packing)) => {
-                Error::Damaged { path, why: format!("inside its {packing} data, {why}") }
-            }
-        }
-    }
-}
-
-/// What a file that begins like this is, in words, and what to do about it.
-fn stranger(magic: [u8; 4]) -> String {
-    let known = match &magic {
-        [b'B', b'Z', b'h', _] => Some("compressed by bzip2; unpack it with `bzip2 -dc`"),
-        [0x04, 0x22, 0x4d, 0x18] => Some("compressed by lz4; unpack it with `lz4 -dc`"),
-        b"PK\x03\x04" => Some("a zip archive; unpack it first"),
-        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] | [0xfd, b'7', b'z', b'X'] => {
-            Some("compressed twice; unpack it once")
-        }
-        b"snoo" => Some("a snoop capture; convert it with `editcap -F nsecpcap IN OUT`"),
-        b"RTSS" | b"GMBU" => {
-            Some("a Network Monitor capture; convert it with `editcap -F nsecpcap IN OUT`")
-        }
-        b"TRSN" | b"XCP\0" => {
-            Some("a Sniffer capture; convert it with `editcap -F nsecpcap IN OUT`")
-        }
-        _ => None,
-    };
-    match known {
-        Some(known) => format!("it is {known}"),
-        None => {
-            let magic = u32::from_be_bytes(magic);
-            format!(
-                "it is no pcap or pcapng file, plain or compressed by gzip, zstd or xz: it begins \
-                 with {magic:#010x}"
-            )
+            (Trouble::Damaged(damage), packing) => Error::Damaged { path, packing, damage },
         }
     }
 }

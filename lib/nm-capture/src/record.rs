@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::damage::Damage;
 use crate::link::LinkType;
 
 /// What a format found in the feed.
@@ -31,7 +32,7 @@ pub(crate) struct Record {
 #[derive(Debug)]
 pub(crate) enum Trouble {
     Io(std::io::Error),
-    Damaged(String),
+    Damaged(Damage),
 }
 
 impl From<std::io::Error> for Trouble {
@@ -40,8 +41,8 @@ impl From<std::io::Error> for Trouble {
     }
 }
 
-pub(crate) fn damaged<T>(why: String) -> std::result::Result<T, Trouble> {
-    Err(Trouble::Damaged(why))
+pub(crate) fn damaged<T>(damage: Damage) -> std::result::Result<T, Trouble> {
+    Err(Trouble::Damaged(damage))
 }
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize, big_endian: bool) -> u16 {

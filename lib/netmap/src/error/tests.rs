@@ -101,6 +101,15 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         ),
         (capture(nm_capture::Error::Stalled { path: path(), bytes: 9 }), EIO, "9 bytes are lost"),
         (
+            capture(nm_capture::Error::Damaged {
+                path: path(),
+                packing: None,
+                damage: nm_capture::Damage::Empty,
+            }),
+            EIO,
+            "/f is not usable: it is empty",
+        ),
+        (
             capture(nm_capture::Error::LinkType { path: path(), link: nm_capture::LinkType(113) }),
             EOPNOTSUPP,
             "not Ethernet",

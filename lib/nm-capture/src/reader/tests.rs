@@ -218,6 +218,23 @@ fn hostile_lengths_are_refused_before_they_are_allocated() {
 }
 
 #[test]
+fn cut_file_and_corrupt_file_are_different_kinds() {
+    use crate::{Corruption, Damage, Part};
+    let damage = |file: &[u8]| match read_all(file).1 {
+        Err(crate::Error::Damaged { damage, .. }) => damage,
+        other => panic!("{other:?}"),
+    };
+    let mut file = header(MAGIC_MICROS, 4, 1, false);
+    file.extend(words(&[0, 0, 60, 60, 7], false));
+    assert_eq!(damage(&file), Damage::Cut { part: Part::Record, at: 24, got: 4, of: 60 });
+    let mut file = header(MAGIC_MICROS, 4, 1, false);
+    file.extend(words(&[0, 0, u32::MAX, 60], false));
+    let what = Corruption::TooLong { claimed: u32::MAX, most: MAX_SNAPLEN };
+    assert_eq!(damage(&file), Damage::Corrupt { part: Part::Record, at: 24, what });
+    assert_eq!(damage(b""), Damage::Empty);
+}
+
+#[test]
 fn blocks_that_contradict_themselves_are_refused() {
     let mut file = section(false);
     file.extend(interface(1, &[], false));
