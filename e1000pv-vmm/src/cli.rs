@@ -259,7 +259,7 @@ impl Switch {
 }
 
 fn busy_time(text: &str) -> Result<Duration, String> {
-    match duration::seconds(text)? {
+    match duration::seconds(text).map_err(|error| error.to_string())? {
         time if time > Duration::from_millis(1) => Err("at most 1ms".to_string()),
         time => Ok(time),
     }

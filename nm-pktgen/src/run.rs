@@ -285,7 +285,7 @@ fn work<'a>(
         Some(cpus) => cpulist::pin_thread(cpus[worker.index]),
         None => Ok(()),
     };
-    let done = pinned.and_then(|()| func::run(&mut worker));
+    let done = pinned.map_err(anyhow::Error::from).and_then(|()| func::run(&mut worker));
     if done.is_err() {
         // One failure ends the run: half of a test is no test.
         worker.control.stop.store(true, Ordering::Relaxed);

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use nm_cli::ring_config::RingConfig;
+use nm_cli::ring_config::{RingConfig, RingConfigError};
 
 use crate::cli::{
     Attach, BridgeOptions, Change, Cli, Command, Create, Delete, Detach, List, Poll, Show, Target,
@@ -138,7 +138,7 @@ fn command(flags: &Flags<'_>) -> Result<Cli, String> {
         'n' => Command::Create(Create {
             name: name()?,
             may_exist: false,
-            ring_config: flags.config.map(str::parse::<RingConfig>).transpose()?,
+            ring_config: flags.config.map(ring_config).transpose()?,
             mem_id: mem_id(flags.mem_id)?,
             change,
         }),
@@ -161,6 +161,10 @@ fn mem_id(text: Option<&str>) -> Result<Option<u16>, String> {
     let parse =
         |text: &str| text.parse().map_err(|_| format!("-m {text}: not a memory id (0-65535)"));
     text.map(parse).transpose()
+}
+
+fn ring_config(text: &str) -> Result<RingConfig, String> {
+    text.parse().map_err(|error: RingConfigError| error.to_string())
 }
 
 /// `-C x,y,z` of `-p`: x is 0 (all rings on CPU y) or 1 (z CPUs from y on, one a ring). A bridge is

@@ -21,24 +21,27 @@ pub struct AddrRange {
 }
 
 /// Why a range was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RangeError(String);
-
-impl fmt::Display for RangeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RangeError {
+    /// No IP address.
+    #[error("{0:?} is not an address; write 10.0.0.1:1234 or [fd00::1]:1234")]
+    Address(String),
+    /// No port.
+    #[error("{0:?} is not a port (0 to 65535)")]
+    Port(String),
+    /// From IPv4 to IPv6, or back.
+    #[error("the range begins and ends in different address families")]
+    Families,
+    /// The last address or port is below the first.
+    #[error("the range ends before it begins")]
+    Backwards,
 }
-
-impl std::error::Error for RangeError {}
 
 /// `10.0.0.1`, `10.0.0.1:80`, `fd00::1`, `[fd00::1]`, `[fd00::1]:80`.
 fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>), RangeError> {
-    let bad =
-        || RangeError(format!("{text:?} is not an address; write 10.0.0.1:1234 or [fd00::1]:1234"));
-    let port = |text: &str| {
-        text.parse().map_err(|_| RangeError(format!("{text:?} is not a port (0 to 65535)")))
-    };
+    let bad = || RangeError::Address(text.to_owned());
+    let port = |text: &str| text.parse().map_err(|_| RangeError::Port(text.to_owned()));
     if let Some(rest) = text.strip_prefix('[') {
         let (address, rest) = rest.split_once(']').ok_or_else(bad)?;
         let address: Ipv6Addr = address.parse().map_err(|_| bad())?;
@@ -69,12 +72,10 @@ impl FromStr for AddrRange {
         };
         let last_port = last_port.unwrap_or(first_port);
         if first.is_ipv4() != last.is_ipv4() {
-            return Err(RangeError(
-                "the range begins and ends in different address families".to_string(),
-            ));
+            return Err(RangeError::Families);
         }
         if last < first || last_port < first_port {
-            return Err(RangeError("the range ends before it begins".to_string()));
+            return Err(RangeError::Backwards);
         }
         Ok(AddrRange { first, last, first_port, last_port })
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::{Pid, getpid};
 
@@ -12,16 +13,52 @@ use nix::unistd::{Pid, getpid};
 pub struct CpuList(Vec<usize>);
 
 /// Why a list was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CpuListError(String);
-
-impl fmt::Display for CpuListError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CpuListError {
+    /// It is no list.
+    #[error("not a CPU list; write it as 0,2-3")]
+    NotAList,
+    /// No machine has such a CPU.
+    #[error("CPU {cpu} is beyond the largest, {largest}")]
+    TooLarge {
+        /// Its number.
+        cpu: usize,
+        /// The largest number there can be.
+        largest: usize,
+    },
+    /// The end of a range is below its beginning.
+    #[error("CPU range {low}-{high} ends before it begins")]
+    Backwards {
+        /// The beginning.
+        low: usize,
+        /// The end.
+        high: usize,
+    },
 }
 
-impl std::error::Error for CpuListError {}
+/// Why a thread was not pinned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PinError {
+    /// The process may not use that CPU.
+    #[error(
+        "CPU {cpu} is not one of those that this process may use, which are {}; see taskset(1)",
+        CpuList(allowed().to_vec())
+    )]
+    NotAllowed {
+        /// Its number.
+        cpu: usize,
+    },
+    /// The kernel refuses.
+    #[error("pinning a thread to CPU {cpu}: {}", .errno.desc())]
+    Refused {
+        /// The CPU's number.
+        cpu: usize,
+        /// Why.
+        errno: Errno,
+    },
+}
 
 impl CpuList {
     /// The CPU of the `index`-th thread; the list starts again after its end.
@@ -57,11 +94,8 @@ impl FromStr for CpuList {
     fn from_str(text: &str) -> Result<CpuList, CpuListError> {
         let number = |part: &str| match part.trim().parse::<usize>() {
             Ok(cpu) if cpu < CpuSet::count() => Ok(cpu),
-            Ok(cpu) => Err(CpuListError(format!(
-                "CPU {cpu} is beyond the largest, {}",
-                CpuSet::count() - 1
-            ))),
-            Err(_) => Err(CpuListError("not a CPU list; write it as 0,2-3".to_string())),
+            Ok(cpu) => Err(CpuListError::TooLarge { cpu, largest: CpuSet::count() - 1 }),
+            Err(_) => Err(CpuListError::NotAList),
         };
         let mut cpus = Vec::new();
         for part in text.split(',') {
@@ -70,9 +104,7 @@ impl FromStr for CpuList {
                 Some((low, high)) => {
                     let (low, high) = (number(low)?, number(high)?);
                     if low > high {
-                        return Err(CpuListError(format!(
-                            "CPU range {low}-{high} ends before it begins"
-                        )));
+                        return Err(CpuListError::Backwards { low, high });
                     }
                     cpus.extend(low..=high);
                 }
@@ -109,17 +141,14 @@ pub fn allowed() -> &'static [usize] {
 }
 
 /// Binds the calling thread to one CPU, which must be one of those that the process may use.
-pub fn pin_thread(cpu: usize) -> anyhow::Result<()> {
+pub fn pin_thread(cpu: usize) -> Result<(), PinError> {
     if !allowed().contains(&cpu) {
-        anyhow::bail!(
-            "CPU {cpu} is not one of those that this process may use, which are {}; see taskset(1)",
-            CpuList(allowed().to_vec())
-        );
+        return Err(PinError::NotAllowed { cpu });
     }
     let mut set = CpuSet::new();
     set.set(cpu)
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .map_err(|errno| anyhow::anyhow!("pinning a thread to CPU {cpu}: {}", errno.desc()))
+        .map_err(|errno| PinError::Refused { cpu, errno })
 }
 
 #[cfg(test)]

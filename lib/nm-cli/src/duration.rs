@@ -8,45 +8,61 @@ use std::time::Duration;
 /// Sums of a few such times still fit 64-bit nanoseconds; nobody waits longer.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// Why a time was refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DurationError {
+    /// It is none.
+    #[error("{0}; write it as 500ms, 10s, 2m or 1h30m")]
+    NotATime(humantime::DurationError),
+    /// Nobody waits that long.
+    #[error("too long: at most a year")]
+    TooLong,
+    /// It must not be 0.
+    #[error("must be longer than 0")]
+    Zero,
+    /// Reports cannot follow each other faster.
+    #[error("an interval is at least 1ms")]
+    TooShort,
+}
+
 /// Parses a time; a bare number is seconds (`10`, `0.5`, `10s`, `2m`).
-pub fn seconds(text: &str) -> Result<Duration, String> {
+pub fn seconds(text: &str) -> Result<Duration, DurationError> {
     parse(text, 1.0)
 }
 
 /// Parses a time; a bare number is milliseconds (`1000`, `1s`).
-pub fn milliseconds(text: &str) -> Result<Duration, String> {
+pub fn milliseconds(text: &str) -> Result<Duration, DurationError> {
     parse(text, 1e-3)
 }
 
 /// Parses the time between two reports: as [`milliseconds`], but not below 1 ms.
-pub fn interval(text: &str) -> Result<Duration, String> {
+pub fn interval(text: &str) -> Result<Duration, DurationError> {
     match milliseconds(text)? {
-        time if time < Duration::from_millis(1) => Err("an interval is at least 1ms".to_string()),
+        time if time < Duration::from_millis(1) => Err(DurationError::TooShort),
         time => Ok(time),
     }
 }
 
 /// Parses a time that must not be zero; a bare number is seconds.
-pub fn nonzero_seconds(text: &str) -> Result<Duration, String> {
+pub fn nonzero_seconds(text: &str) -> Result<Duration, DurationError> {
     match seconds(text)? {
-        Duration::ZERO => Err("must be longer than 0".to_string()),
+        Duration::ZERO => Err(DurationError::Zero),
         time => Ok(time),
     }
 }
 
-fn parse(text: &str, bare_unit_s: f64) -> Result<Duration, String> {
+fn parse(text: &str, bare_unit_s: f64) -> Result<Duration, DurationError> {
     let text = text.trim();
     // A number that begins as one: neither `inf` nor `-1`.
-    let bare =
-        text.starts_with(|c: char| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok();
-    let time = if bare {
-        let number: f64 = text.parse().map_err(|_| "not a number".to_string())?;
-        Duration::try_from_secs_f64(number * bare_unit_s).map_err(|_| "too long".to_string())?
-    } else {
-        humantime::parse_duration(text)
-            .map_err(|why| format!("{why}; write it as 500ms, 10s, 2m or 1h30m"))?
+    let begins = text.starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    let time = match text.parse::<f64>() {
+        Ok(number) if begins => {
+            Duration::try_from_secs_f64(number * bare_unit_s).map_err(|_| DurationError::TooLong)?
+        }
+        _ => humantime::parse_duration(text).map_err(DurationError::NotATime)?,
     };
-    if time > LONGEST { Err("too long: at most a year".to_string()) } else { Ok(time) }
+    if time > LONGEST { Err(DurationError::TooLong) } else { Ok(time) }
 }
 
 #[cfg(test)]

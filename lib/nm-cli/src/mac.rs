@@ -21,16 +21,16 @@ pub struct MacRange {
 }
 
 /// Why an address was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MacError(&'static str);
-
-impl fmt::Display for MacError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MacError {
+    /// No address.
+    #[error("not a MAC address; write it as 02:00:00:00:00:01")]
+    Address,
+    /// The last address of a range is below the first.
+    #[error("the MAC range ends before it begins")]
+    Backwards,
 }
-
-impl std::error::Error for MacError {}
 
 impl Mac {
     /// ff:ff:ff:ff:ff:ff.
@@ -70,18 +70,17 @@ impl FromStr for Mac {
     type Err = MacError;
 
     fn from_str(text: &str) -> Result<Mac, MacError> {
-        const WHY: MacError = MacError("not a MAC address; write it as 02:00:00:00:00:01");
         let separator = if text.contains(':') { ':' } else { '-' };
         let mut octets = [0; 6];
         let mut parts = text.split(separator);
         for octet in &mut octets {
-            let part = parts.next().ok_or(WHY)?;
+            let part = parts.next().ok_or(MacError::Address)?;
             if part.is_empty() || part.len() > 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(WHY);
+                return Err(MacError::Address);
             }
-            *octet = u8::from_str_radix(part, 16).map_err(|_| WHY)?;
+            *octet = u8::from_str_radix(part, 16).map_err(|_| MacError::Address)?;
         }
-        if parts.next().is_some() { Err(WHY) } else { Ok(Mac(octets)) }
+        if parts.next().is_some() { Err(MacError::Address) } else { Ok(Mac(octets)) }
     }
 }
 
@@ -135,11 +134,7 @@ impl FromStr for MacRange {
         }
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         let range = MacRange { first: first.parse()?, last: last.parse()? };
-        if range.last < range.first {
-            Err(MacError("the MAC range ends before it begins"))
-        } else {
-            Ok(range)
-        }
+        if range.last < range.first { Err(MacError::Backwards) } else { Ok(range) }
     }
 }
 

@@ -18,19 +18,37 @@ pub struct RingConfig {
     pub rx_rings: Option<u16>,
 }
 
+/// Why a configuration was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RingConfigError {
+    /// More numbers than there are things to be configured.
+    #[error("at most four numbers: TX_SLOTS,RX_SLOTS,TX_RINGS,RX_RINGS")]
+    TooMany,
+    /// A field that is no number.
+    #[error("`{0}` is not a number")]
+    NotANumber(String),
+    /// A number of rings beyond all limits.
+    #[error("{0} rings are more than a port can have")]
+    TooManyRings(u32),
+}
+
 impl FromStr for RingConfig {
-    type Err = String;
+    type Err = RingConfigError;
 
     /// `1024`, `1024,2048`, `1024,2048,4`, `1024,2048,4,2`: a value left out follows the one it is
     /// paired with, and 0 asks for the default, as in upstream's parser.
-    fn from_str(text: &str) -> Result<RingConfig, String> {
+    fn from_str(text: &str) -> Result<RingConfig, RingConfigError> {
         let mut values = [0u32; 4];
         let fields: Vec<&str> = text.split(',').collect();
         if fields.len() > values.len() {
-            return Err("at most four numbers: TX_SLOTS,RX_SLOTS,TX_RINGS,RX_RINGS".to_owned());
+            return Err(RingConfigError::TooMany);
         }
         for (value, field) in values.iter_mut().zip(&fields) {
-            *value = field.trim().parse().map_err(|_| format!("`{field}` is not a number"))?;
+            *value = field
+                .trim()
+                .parse()
+                .map_err(|_| RingConfigError::NotANumber((*field).to_owned()))?;
         }
         if fields.len() < 2 {
             values[1] = values[0];
@@ -38,9 +56,8 @@ impl FromStr for RingConfig {
         if fields.len() < 4 {
             values[3] = values[2];
         }
-        let rings = |value: u32| {
-            u16::try_from(value).map_err(|_| format!("{value} rings are more than a port can have"))
-        };
+        let rings =
+            |value: u32| u16::try_from(value).map_err(|_| RingConfigError::TooManyRings(value));
         Ok(RingConfig {
             tx_slots: Some(values[0]).filter(|&v| v > 0),
             rx_slots: Some(values[1]).filter(|&v| v > 0),

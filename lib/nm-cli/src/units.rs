@@ -47,19 +47,42 @@ pub enum Sizes {
 }
 
 /// Why a number was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnitError(String);
-
-impl fmt::Display for UnitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for UnitError {}
-
-fn err<T>(why: impl Into<String>) -> Result<T, UnitError> {
-    Err(UnitError(why.into()))
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnitError {
+    /// It does not begin with a number.
+    #[error("not a number; write it as 64, 10k, 1.5M, 1G or 1e6")]
+    NotANumber,
+    /// It is below 0.
+    #[error("must not be negative")]
+    Negative,
+    /// It does not fit, or is beyond all that there is.
+    #[error("too large")]
+    TooLarge,
+    /// A count is whole.
+    #[error("not a whole number")]
+    NotWhole,
+    /// What follows a count.
+    #[error("unknown suffix {0:?}; k, M, G and T are known")]
+    Suffix(String),
+    /// What follows a rate.
+    #[error("unknown unit {0:?}; write 1M, 10Mpps, 1Gbps or 50%")]
+    Unit(String),
+    /// A percentage out of range.
+    #[error("a percentage is above 0 and at most 100")]
+    Percent,
+    /// A bit rate of 0.
+    #[error("a bit rate is above 0")]
+    NoRate,
+    /// A rate in packets, or in percent, where bits are meant.
+    #[error("not a bit rate; write it as 10Gbps")]
+    NotABitRate,
+    /// No frame sizes.
+    #[error("not a size; write it as 60, 60-1514 or imix")]
+    NotASize,
+    /// The second size is below the first.
+    #[error("the range ends before it begins")]
+    Backwards,
 }
 
 /// Splits `10Mpps` into its number and the text after it.
@@ -80,8 +103,8 @@ fn split(text: &str) -> Result<(f64, &str), UnitError> {
     let digits = text[..end].replace('_', "");
     match digits.parse::<f64>() {
         Ok(number) if number.is_finite() => Ok((number, text[end..].trim_start())),
-        _ if text.starts_with('-') => err("must not be negative"),
-        _ => err("not a number; write it as 64, 10k, 1.5M, 1G or 1e6"),
+        _ if text.starts_with('-') => Err(UnitError::Negative),
+        _ => Err(UnitError::NotANumber),
     }
 }
 
@@ -108,16 +131,16 @@ impl FromStr for Count {
         let (number, rest) = split(text)?;
         let (scale, rest) = prefix(rest);
         if !rest.is_empty() {
-            return err(format!("unknown suffix {rest:?}; k, M, G and T are known"));
+            return Err(UnitError::Suffix(rest.to_owned()));
         }
         let value = number * scale;
         if value >= 2f64.powi(63) {
-            return err("too large");
+            return Err(UnitError::TooLarge);
         }
         // 1.1M is 1100000.0000000001 in floating point, still a whole number to its writer.
         let whole = value.round();
         if (value - whole).abs() > 1e-6 * value.max(1.0) {
-            err("not a whole number")
+            Err(UnitError::NotWhole)
         } else {
             Ok(Count(whole as u64))
         }
@@ -133,19 +156,19 @@ impl FromStr for Rate {
             return if number > 0.0 && number <= 100.0 {
                 Ok(Rate::Percent(number))
             } else {
-                err("a percentage is above 0 and at most 100")
+                Err(UnitError::Percent)
             };
         }
         let (scale, unit) = prefix(rest);
         let value = number * scale;
         if value > 1e15 {
-            return err("too large");
+            return Err(UnitError::TooLarge);
         }
         match unit.to_ascii_lowercase().as_str() {
             "" | "pps" | "p/s" => Ok(Rate::Pps(Pps(value))),
             "bps" | "bit/s" | "b/s" if value > 0.0 => Ok(Rate::Bps(Bps(value))),
-            "bps" | "bit/s" | "b/s" => err("a bit rate is above 0"),
-            _ => err(format!("unknown unit {rest:?}; write 1M, 10Mpps, 1Gbps or 50%")),
+            "bps" | "bit/s" | "b/s" => Err(UnitError::NoRate),
+            _ => Err(UnitError::Unit(rest.to_owned())),
         }
     }
 }
@@ -156,7 +179,7 @@ impl FromStr for Bps {
     fn from_str(text: &str) -> Result<Bps, UnitError> {
         match text.parse()? {
             Rate::Bps(bps) => Ok(bps),
-            _ => err("not a bit rate; write it as 10Gbps"),
+            _ => Err(UnitError::NotABitRate),
         }
     }
 }
@@ -167,7 +190,7 @@ impl FromStr for Sizes {
     fn from_str(text: &str) -> Result<Sizes, UnitError> {
         let one = |text: &str| match text.trim().parse::<usize>() {
             Ok(size) => Ok(size),
-            Err(_) => err("not a size; write it as 60, 60-1514 or imix"),
+            Err(_) => Err(UnitError::NotASize),
         };
         if text.eq_ignore_ascii_case("imix") {
             return Ok(Sizes::Imix);
@@ -175,7 +198,7 @@ impl FromStr for Sizes {
         match text.split_once('-') {
             None => one(text).map(Sizes::Fixed),
             Some((low, high)) => match (one(low)?, one(high)?) {
-                (low, high) if low > high => err("the range ends before it begins"),
+                (low, high) if low > high => Err(UnitError::Backwards),
                 (low, high) if low == high => Ok(Sizes::Fixed(low)),
                 (low, high) => Ok(Sizes::Range(low, high)),
             },
