@@ -25,6 +25,7 @@
 //! device.
 
 #![deny(unsafe_code)]
+#![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod board;

@@ -58,6 +58,7 @@ impl GuestRam {
     ///
     /// # Errors
     /// There is not that much memory.
+    #[expect(clippy::missing_panics_doc, reason = "a mapping is not at address zero")]
     pub fn anonymous(len: u64) -> std::io::Result<Self> {
         let size = usize::try_from(len.next_multiple_of(PAGE_BYTES))
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::OutOfMemory))?;

@@ -263,6 +263,9 @@ pub fn host_tx_start(csb: &impl Csb) {
 }
 
 /// The guest's tail of the transmit ring.
+///
+/// # Errors
+/// `Wild`: the guest wrote an index that the ring does not have.
 #[inline]
 pub fn host_tx_tail(csb: &impl Csb, n: u32) -> Result<u32, Wild> {
     index(csb, Field::GuestTdt, n)
@@ -270,6 +273,9 @@ pub fn host_tx_tail(csb: &impl Csb, n: u32) -> Result<u32, Wild> {
 
 /// Asks for a kick. `Ok(true)`: nothing was published beyond `tdh`, and the host may sleep;
 /// `Ok(false)`: there is work, and the request is withdrawn.
+///
+/// # Errors
+/// `Wild`: the guest wrote an index that the ring does not have.
 pub fn host_tx_sleep(csb: &impl Csb, tdh: u32, n: u32) -> Result<bool, Wild> {
     csb.store(Field::HostNeedTxkick, 1);
     // Between our flag and the guest's index; pairs with the fence in `tx_publish`.
@@ -297,6 +303,9 @@ pub fn host_wants_tx_irq(csb: &impl Csb) -> bool {
 }
 
 /// The guest's tail of the receive ring.
+///
+/// # Errors
+/// `Wild`: the guest wrote an index that the ring does not have.
 #[inline]
 pub fn host_rx_tail(csb: &impl Csb, n: u32) -> Result<u32, Wild> {
     index(csb, Field::GuestRdt, n)
@@ -315,6 +324,9 @@ pub fn host_rx_start(csb: &impl Csb) {
 /// The kick is asked for when three quarters of what the guest still holds are free, so that the
 /// faster host does not make the guest write RDT for each single descriptor; but never at a point
 /// where `need` would not be met, or a host that waits for a long packet would wait for ever.
+///
+/// # Errors
+/// `Wild`: the guest wrote an index that the ring does not have.
 pub fn host_rx_wait(csb: &impl Csb, rdh: u32, need: u32, n: u32) -> Result<Option<u32>, Wild> {
     let rdt = host_rx_tail(csb, n)?;
     let free = distance(rdh, rdt, n);

@@ -6,6 +6,7 @@
 //! (RFC 1071, section 2): 2^16 is 1 in this arithmetic.
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 /// The sum of the 16-bit big-endian words; an odd last byte is padded with zero. Sums of parts can be
 /// added as long as all parts but the last have even length. Cannot overflow below 16 GiB.

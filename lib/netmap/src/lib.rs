@@ -37,6 +37,7 @@
 //! ```
 
 #![deny(unsafe_code)]
+#![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the shared-memory layout and the copy loops are written for x86-64");

@@ -174,7 +174,10 @@ impl<'a> RxRing<'a> {
         self.ring.distance(self.head, self.tail) as usize
     }
 
-    /// The `i`th received slot. Panics if there are not that many.
+    /// The `i`th received slot.
+    ///
+    /// # Panics
+    /// There are not that many.
     #[inline]
     #[must_use]
     pub fn slot(&self, i: usize) -> Slot<'a> {
@@ -205,7 +208,10 @@ impl<'a> RxRing<'a> {
         })
     }
 
-    /// Gives the first `n` slots back. Panics if there are not that many.
+    /// Gives the first `n` slots back.
+    ///
+    /// # Panics
+    /// There are not that many.
     #[inline]
     pub fn advance(&mut self, n: usize) {
         assert!(n <= self.available(), "head beyond tail");
@@ -313,7 +319,10 @@ impl<'a> TxRing<'a> {
         self.ring.distance(self.hwcur, self.head) as usize
     }
 
-    /// The `i`th free slot. Panics if there are not that many.
+    /// The `i`th free slot.
+    ///
+    /// # Panics
+    /// There are not that many.
     #[inline]
     #[must_use]
     pub fn slot(&mut self, i: usize) -> TxSlot<'a> {
@@ -321,7 +330,10 @@ impl<'a> TxRing<'a> {
         TxSlot { ring: self.ring, index: self.ring.step(self.head, i as u32) }
     }
 
-    /// Queues the first `n` slots for the next txsync. Panics if there are not that many.
+    /// Queues the first `n` slots for the next txsync.
+    ///
+    /// # Panics
+    /// There are not that many.
     #[inline]
     pub fn advance(&mut self, n: usize) {
         assert!(n <= self.space(), "head beyond tail");
@@ -393,6 +405,9 @@ impl<'a> TxSlot<'a> {
     }
 
     /// Says how many bytes of the buffer to send. `INDIRECT` is ignored here: see `set_indirect`.
+    ///
+    /// # Panics
+    /// `len` is more than the buffer holds.
     #[inline]
     pub fn set(&self, len: usize, flags: SlotFlags) {
         assert!(len <= self.capacity(), "longer than the buffer");
@@ -406,6 +421,9 @@ impl<'a> TxSlot<'a> {
     /// Sends `len` bytes at `data` instead of the buffer: they are copied inside txsync. The bytes
     /// must lie in memory that the port was told about (`Port::allow_indirect`), else txsync drops
     /// the packet: the slot itself is in shared memory, where a peer could write any address.
+    ///
+    /// # Panics
+    /// `len` is more than a destination's buffer holds.
     #[inline]
     pub fn set_indirect(&self, data: *const u8, len: usize, flags: SlotFlags) {
         assert!(len <= self.capacity(), "longer than a destination's buffer");

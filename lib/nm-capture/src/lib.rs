@@ -10,6 +10,7 @@
 //!
 //! How and why: `docs/design/captures.md`.
 #![forbid(unsafe_code)]
+#![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod damage;
 mod error;

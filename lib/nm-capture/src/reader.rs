@@ -114,6 +114,10 @@ impl fmt::Debug for Reader {
 impl Reader {
     /// Opens a file or FIFO; `-` is standard input. A file that is no capture is an error here, a live
     /// stream that is none when it turns out to be.
+    ///
+    /// # Errors
+    /// It cannot be opened or read; a file is no capture, or its packets are no Ethernet frames
+    /// and cannot become such.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Reader> {
         let path = path.as_ref();
         let source = Source::open(path).map_err(Error::io("open", path))?;
@@ -126,6 +130,9 @@ impl Reader {
 
     /// Reads from anything that gives bytes; they are buffered here. What it says with `WouldBlock` is
     /// [`Next::Pending`].
+    ///
+    /// # Errors
+    /// What there is to read at once is no capture, or cannot be read.
     pub fn new(input: impl Read + Send + 'static, options: Options) -> Result<Reader> {
         let mut reader = Reader::over(Box::new(input), Path::new("capture stream"), options);
         reader.begin()?;
@@ -147,6 +154,11 @@ impl Reader {
     }
 
     /// Looks for the next packet, without waiting.
+    ///
+    /// # Errors
+    /// `Damaged`: the capture is cut off or corrupt here. `LinkType`: a packet is no Ethernet
+    /// frame and cannot become one. `Io`: it cannot be read, or unpacked. The capture ends with
+    /// any of them.
     pub fn advance(&mut self) -> Result<Next> {
         self.feed.take(std::mem::take(&mut self.current.total));
         if self.ended {
@@ -185,6 +197,9 @@ impl Reader {
 
     /// The next packet, which is waited for; `None` at the end of the file and for ever after it or
     /// after an error.
+    ///
+    /// # Errors
+    /// As [`Reader::advance`].
     #[expect(clippy::should_implement_trait, reason = "lends its buffer, which Iterator cannot")]
     pub fn next(&mut self) -> Result<Option<Packet<'_>>> {
         loop {
@@ -198,6 +213,9 @@ impl Reader {
     }
 
     /// After [`Next::Pending`]: waits until there may be more, a signal arrives, or the time is over.
+    ///
+    /// # Errors
+    /// `Io`: poll(2) failed.
     pub fn wait(&self, timeout: Duration) -> Result<()> {
         let Some(fd) = self.fd() else {
             return Ok(());

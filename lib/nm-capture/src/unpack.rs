@@ -50,6 +50,9 @@ impl Packing {
     }
 
     /// The content of `input`.
+    ///
+    /// # Errors
+    /// There is no memory for the decoder.
     pub fn decoder(self, input: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
         let input = BufReader::with_capacity(INPUT_BYTES, input);
         Ok(match self {

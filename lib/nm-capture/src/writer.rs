@@ -51,6 +51,9 @@ impl fmt::Debug for Writer {
 
 impl Writer {
     /// Creates or replaces a file; `-` is standard output. `snaplen` 0 keeps whole packets.
+    ///
+    /// # Errors
+    /// `Io`: it cannot be made, or its header cannot be written.
     pub fn create(path: impl AsRef<Path>, snaplen: u32) -> Result<Writer> {
         let path = path.as_ref();
         let output = Output::create(path).map_err(Error::io("create", path))?;
@@ -72,6 +75,9 @@ impl Writer {
 
     /// Appends a packet, cut to the capture length. `orig_len` is its length on the wire, at least
     /// that of `data`. Waits while there is no room.
+    ///
+    /// # Errors
+    /// `Io`: it cannot be written.
     pub fn write(&mut self, ts: Duration, orig_len: u32, data: &[u8]) -> Result<()> {
         while !self.has_room() && !self.stopped() {
             self.wait(LOOK)?;
@@ -88,11 +94,18 @@ impl Writer {
     }
 
     /// Hands on what was written so far, to a file all of it, to a live reader what it takes now.
+    ///
+    /// # Errors
+    /// `Io`: it cannot be written.
     pub fn flush(&mut self) -> Result<()> {
         self.push()
     }
 
     /// Hands on all that was written, and waits for a live reader as long as it takes something.
+    ///
+    /// # Errors
+    /// `Io`: it cannot be written. `Stalled`: the reader takes nothing for a second, and what is
+    /// left is lost.
     pub fn finish(&mut self) -> Result<()> {
         let mut since = Instant::now();
         loop {

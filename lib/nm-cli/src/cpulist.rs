@@ -141,6 +141,9 @@ pub fn allowed() -> &'static [usize] {
 }
 
 /// Binds the calling thread to one CPU, which must be one of those that the process may use.
+///
+/// # Errors
+/// The process may not use that CPU, or the kernel refuses.
 pub fn pin_thread(cpu: usize) -> Result<(), PinError> {
     if !allowed().contains(&cpu) {
         return Err(PinError::NotAllowed { cpu });

@@ -27,16 +27,25 @@ pub enum DurationError {
 }
 
 /// Parses a time; a bare number is seconds (`10`, `0.5`, `10s`, `2m`).
+///
+/// # Errors
+/// It is no time, or a longer one than a year.
 pub fn seconds(text: &str) -> Result<Duration, DurationError> {
     parse(text, 1.0)
 }
 
 /// Parses a time; a bare number is milliseconds (`1000`, `1s`).
+///
+/// # Errors
+/// As [`seconds`].
 pub fn milliseconds(text: &str) -> Result<Duration, DurationError> {
     parse(text, 1e-3)
 }
 
 /// Parses the time between two reports: as [`milliseconds`], but not below 1 ms.
+///
+/// # Errors
+/// As [`seconds`]; or it is too short.
 pub fn interval(text: &str) -> Result<Duration, DurationError> {
     match milliseconds(text)? {
         time if time < Duration::from_millis(1) => Err(DurationError::TooShort),
@@ -45,6 +54,9 @@ pub fn interval(text: &str) -> Result<Duration, DurationError> {
 }
 
 /// Parses a time that must not be zero; a bare number is seconds.
+///
+/// # Errors
+/// As [`seconds`]; or it is 0.
 pub fn nonzero_seconds(text: &str) -> Result<Duration, DurationError> {
     match seconds(text)? {
         Duration::ZERO => Err(DurationError::Zero),

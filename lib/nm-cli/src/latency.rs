@@ -47,6 +47,7 @@ impl Default for Latency {
 
 impl Latency {
     /// An empty histogram.
+    #[expect(clippy::missing_panics_doc, reason = "constant bounds are valid")]
     pub fn new() -> Latency {
         let histogram =
             Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("constant bounds are valid");
@@ -59,6 +60,7 @@ impl Latency {
     }
 
     /// Adds all samples of another histogram.
+    #[expect(clippy::missing_panics_doc, reason = "all histograms have the same bounds")]
     pub fn merge(&mut self, other: &Latency) {
         self.histogram.add(&other.histogram).expect("both have the same bounds");
     }
@@ -94,6 +96,9 @@ impl Latency {
     }
 
     /// Writes the percentile distribution, five steps per halving of the distance to 100 %.
+    ///
+    /// # Errors
+    /// It cannot be written.
     pub fn write_hgrm(&self, out: &mut impl Write) -> io::Result<()> {
         let h = &self.histogram;
         writeln!(

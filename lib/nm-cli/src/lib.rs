@@ -12,6 +12,7 @@
 //! * `--help` and `-V/--version` exit 0 on stdout; `--help` ends with [`exit::HELP`], so that every
 //!   man page has the same EXIT STATUS. Put it in with `#[command(after_long_help = exit::HELP)]`.
 #![deny(unsafe_code)]
+#![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 pub mod addr;
 pub mod args;

@@ -33,6 +33,7 @@ pub fn interactive(output: &OutputArgs) -> bool {
 
 impl Live {
     /// A bar for a bounded run; without a goal, or where no bar can be drawn, all calls do nothing.
+    #[expect(clippy::missing_panics_doc, reason = "a constant template is valid")]
     pub fn new(goal: Option<Goal>, output: &OutputArgs) -> Live {
         let (Some(goal), true) = (goal, interactive(output)) else {
             return Live { bar: None, goal: Goal::Packets(0) };

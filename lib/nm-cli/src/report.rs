@@ -44,6 +44,9 @@ pub enum Kind {
 /// Something that can be printed: serialisable for programs, and in words for people.
 pub trait Record: Serialize {
     /// Writes the record for people, without the final newline. Writing nothing prints nothing.
+    ///
+    /// # Errors
+    /// The formatter's.
     fn human(&self, f: &mut dyn fmt::Write, units: Units) -> fmt::Result;
 }
 
@@ -126,6 +129,9 @@ impl Reporter {
     }
 
     /// Prints one record, if this kind is wanted, above the progress bar.
+    ///
+    /// # Errors
+    /// It cannot be written, or the record cannot be serialised.
     pub fn emit(&mut self, live: &Live, kind: Kind, record: &impl Record) -> anyhow::Result<()> {
         if !self.wants(kind) {
             return Ok(());
@@ -154,17 +160,26 @@ impl Reporter {
 }
 
 /// One record as a line of JSON, for tools that print it themselves.
+///
+/// # Errors
+/// The record cannot be serialised.
 pub fn json(kind: Kind, record: &impl Serialize) -> anyhow::Result<String> {
     Ok(serde_json::to_string(&Envelope { kind, schema: SCHEMA, record })?)
 }
 
 /// One record as comma-separated values: the header, and the row.
+///
+/// # Errors
+/// The record cannot be serialised.
 pub fn csv(kind: Kind, record: &impl Serialize) -> anyhow::Result<[String; 2]> {
     csv_row(&Envelope { kind, schema: SCHEMA, record })
 }
 
 /// Any structure as comma-separated values. What is nested has a column a value, named by the way to it
 /// (`counters.nics.0.kicks`).
+///
+/// # Errors
+/// The structure cannot be serialised, or is none.
 pub fn csv_row(record: &impl Serialize) -> anyhow::Result<[String; 2]> {
     let row: Row = serde_json::from_str(&serde_json::to_string(record)?)?;
     let mut flat = Vec::new();

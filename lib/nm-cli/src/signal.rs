@@ -94,6 +94,9 @@ impl Waker {
 
 impl Signals {
     /// Installs the handlers.
+    ///
+    /// # Errors
+    /// There is no descriptor left, or no handler can be installed.
     pub fn install() -> anyhow::Result<Signals> {
         let stop = Arc::new(AtomicBool::new(false));
         let hurry = Arc::new(AtomicBool::new(false));
@@ -149,6 +152,9 @@ impl Signals {
     }
 
     /// A handle for another thread that has something to tell the waiting one.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
     pub fn waker(&self) -> anyhow::Result<Waker> {
         Ok(Waker(self.ring.try_clone().context("copying the signal pipe")?))
     }

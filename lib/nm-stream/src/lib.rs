@@ -3,6 +3,7 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 mod mark;
 mod streams;

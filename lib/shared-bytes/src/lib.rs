@@ -11,6 +11,7 @@
 //! nothing worse. What is used twice is copied out once.
 
 #![deny(unsafe_code)]
+#![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
 #[allow(unsafe_code)]
 mod arch;

@@ -74,6 +74,9 @@ impl<'a> Span<'a> {
     }
 
     /// The first `n` bytes.
+    ///
+    /// # Panics
+    /// The span is shorter.
     #[inline]
     #[must_use]
     pub fn first(self, n: usize) -> Self {
@@ -82,6 +85,9 @@ impl<'a> Span<'a> {
     }
 
     /// What follows the first `n` bytes.
+    ///
+    /// # Panics
+    /// The span is shorter.
     #[inline]
     #[must_use]
     pub fn after(self, n: usize) -> Self {
@@ -90,6 +96,9 @@ impl<'a> Span<'a> {
     }
 
     /// One byte.
+    ///
+    /// # Panics
+    /// It lies beyond the end.
     #[inline]
     #[must_use]
     pub fn u8_at(&self, at: usize) -> u8 {
@@ -99,6 +108,9 @@ impl<'a> Span<'a> {
     }
 
     /// Two bytes in network order.
+    ///
+    /// # Panics
+    /// They do not lie within the span.
     #[inline]
     #[must_use]
     pub fn be16_at(&self, at: usize) -> u16 {
@@ -108,6 +120,9 @@ impl<'a> Span<'a> {
     }
 
     /// Four bytes in network order.
+    ///
+    /// # Panics
+    /// They do not lie within the span.
     #[inline]
     #[must_use]
     pub fn be32_at(&self, at: usize) -> u32 {
@@ -117,6 +132,9 @@ impl<'a> Span<'a> {
     }
 
     /// Eight bytes in the CPU's order.
+    ///
+    /// # Panics
+    /// They do not lie within the span.
     #[inline]
     #[must_use]
     pub fn u64_at(&self, at: usize) -> u64 {
@@ -126,6 +144,9 @@ impl<'a> Span<'a> {
     }
 
     /// Writes eight bytes in the CPU's order.
+    ///
+    /// # Panics
+    /// They do not lie within the span.
     #[inline]
     pub fn put_u64(&self, at: usize, value: u64) {
         let to = self.check(at, 8);
@@ -134,6 +155,9 @@ impl<'a> Span<'a> {
     }
 
     /// Writes `bytes` at `at`.
+    ///
+    /// # Panics
+    /// They do not fit behind `at`.
     #[inline]
     pub fn write(&self, at: usize, bytes: &[u8]) {
         let to = self.check(at, bytes.len());
@@ -160,6 +184,9 @@ impl<'a> Span<'a> {
 
     /// Copies another span to the span's beginning. Should the two overlap, what comes out is some
     /// mixture of their bytes.
+    ///
+    /// # Panics
+    /// The other span is longer.
     #[inline]
     pub fn write_span(self, from: Span<'_>) {
         assert!(from.len <= self.len, "beyond the span's end");
@@ -170,6 +197,9 @@ impl<'a> Span<'a> {
 
     /// Copies a packet to the span's beginning, which has room for the packet rounded up to whole lines
     /// of 64 bytes; what follows the packet in its last line may become zero.
+    ///
+    /// # Panics
+    /// The span is shorter than the packet rounded up to whole lines.
     #[inline(always)]
     pub fn write_packet(self, from: Span<'_>, mover: Mover) {
         assert!(from.len.next_multiple_of(64) <= self.len, "beyond the span's end");

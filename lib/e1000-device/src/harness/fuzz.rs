@@ -131,6 +131,9 @@ struct Run<'a> {
 }
 
 /// A guest, a network and an I/O thread, as `data` says.
+///
+/// # Panics
+/// The device broke one of the rules above: a finding.
 pub fn device(data: &[u8]) {
     let mut run = Run::new(data);
     for _ in 0..OPERATIONS_MAX {
@@ -146,6 +149,9 @@ pub fn device(data: &[u8]) {
 
 /// The same, and after `at` operations the state is saved, taken through `pass`, and restored into a
 /// second device with memory and network of its own. From then on the two must not differ.
+///
+/// # Panics
+/// The two differ: a finding.
 pub fn restored(data: &[u8], at: usize, pass: impl Fn(State) -> State) {
     let mut run = Run::new(data);
     for _ in 0..at.min(OPERATIONS_MAX) {

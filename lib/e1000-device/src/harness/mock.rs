@@ -94,6 +94,9 @@ impl MockPort {
     }
 
     /// Has always a ring full of copies of this packet to receive.
+    ///
+    /// # Panics
+    /// It is longer than a slot.
     #[must_use]
     pub fn endless(mut self, packet: &[u8]) -> Self {
         assert!(packet.len() <= SLOT_BYTES, "one slot");

@@ -36,6 +36,9 @@ pub fn parse_with(
 }
 
 /// Reads the name of a switch as control commands take it: `valeA`, or `valeA:`.
+///
+/// # Errors
+/// It is none; says at which of its characters.
 pub fn parse_switch(name: &str) -> Result<String, NameError> {
     let mut cursor = Cursor { name, at: 0 };
     let switch = cursor.switch()?;

@@ -125,6 +125,7 @@ impl Dir {
     ///
     /// # Errors
     /// As openat(2); `AlreadyExists`.
+    #[expect(clippy::missing_panics_doc, reason = "what appeared was made")]
     pub fn create(&self, name: &str) -> io::Result<File> {
         let mode = self.file_mode()?;
         let mut made = None;
