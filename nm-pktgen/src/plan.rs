@@ -419,7 +419,7 @@ fn sizes(
         // Varying sizes rewrite the length fields, so the headers must be there.
         template::header_bytes(family)
     };
-    let (low, high) = sizes.bounds();
+    let (low, high) = sizes.bounds().into_inner();
     if low < least {
         return usage(format!(
             "--size {sizes} is too short: these packets need at least {least} bytes"
@@ -436,7 +436,7 @@ fn sizes(
 fn cut(cli: &Cli, vnet: usize, sizes: Sizes) -> anyhow::Result<Cut> {
     let frags = cli.packet.frags.map(usize::from).filter(|&frags| frags > 1);
     let cut = Cut { frags, size: cli.packet.frag_size.map(usize::from) };
-    let (low, high) = sizes.bounds();
+    let (low, high) = sizes.bounds().into_inner();
     if let Some(frags) = frags
         && (low + vnet) / frags < 14
     {

@@ -14,7 +14,7 @@
 use e1000pv::bits::{Ctrl, Rah, Rctl};
 use e1000pv::regs;
 
-use super::registers::Registers;
+use super::registers::{ReceiveAddress, Registers};
 
 /// The six bytes of an address in a little-endian word.
 const MAC_MASK: u64 = (1 << 48) - 1;
@@ -32,7 +32,7 @@ pub fn accepts(registers: &Registers, header: &[u8; HEADER_BYTES]) -> bool {
     let [h0, h1, h2, h3, h4, h5, h6, h7, ..] = *header;
     let head = u64::from_le_bytes([h0, h1, h2, h3, h4, h5, h6, h7]);
     let exact = {
-        let (address, high) = registers.receive_address(0);
+        let ReceiveAddress { address, high } = registers.receive_address(0);
         high & (Rah::AV.bits() | ASEL) == Rah::AV.bits() && address == head & MAC_MASK
     };
     (exact || accepts_otherwise(registers, rctl, header, head & MAC_MASK))
@@ -66,7 +66,7 @@ fn accepts_otherwise(
         header[6], header[7], header[8], header[9], header[10], header[11], 0, 0,
     ]);
     (0..regs::RA_COUNT).any(|index| {
-        let (address, high) = registers.receive_address(index);
+        let ReceiveAddress { address, high } = registers.receive_address(index);
         let wanted = match high & ASEL {
             0 => destination,
             s if s == Rah::ASEL_SOURCE.bits() => source,

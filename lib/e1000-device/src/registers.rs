@@ -104,14 +104,23 @@ impl Registers {
         self.load(base + index * stride)
     }
 
-    /// Receive address `index`: the six bytes as the low 48 bits, first byte lowest, and RAH.
+    /// Receive address `index`.
     #[inline]
     #[must_use]
-    pub fn receive_address(&self, index: u32) -> (u64, u32) {
+    pub fn receive_address(&self, index: u32) -> ReceiveAddress {
         let low = self.element(regs::RAL, 8, index);
         let high = self.element(regs::RAH, 8, index);
-        (u64::from(low) | u64::from(high & 0xFFFF) << 32, high)
+        ReceiveAddress { address: u64::from(low) | u64::from(high & 0xFFFF) << 32, high }
     }
+}
+
+/// An entry of the table of receive addresses, RAL and RAH.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceiveAddress {
+    /// The six bytes as the low 48 bits, first byte lowest.
+    pub address: u64,
+    /// RAH, whose flags say what the address is for.
+    pub high: u32,
 }
 
 #[cfg(test)]

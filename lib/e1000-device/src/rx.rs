@@ -27,7 +27,7 @@ use crate::port::{NetPort, RxSlots};
 use crate::queue::{self, Queue};
 use crate::ring::{Ring, View};
 use crate::rx_modes::{Modes, Work};
-use crate::rx_packet::{Outcome, Packet};
+use crate::rx_packet::{Descriptors, Outcome, Packet};
 use crate::sizes::{CRC_BYTES, MAX_FRAME, MIN_FRAME};
 use crate::state::{self, BadState};
 use crate::stats::Tally;
@@ -228,7 +228,7 @@ impl Rx {
                 modes,
                 slots,
                 (ring, view),
-                (self.queue.next(), free),
+                Descriptors { next: self.queue.next(), count: free },
                 work,
             ) {
                 Outcome::Delivered { descriptors, passed } => {

@@ -38,7 +38,7 @@ impl Modes {
             buffer_bytes: rctl.buffer_bytes() as usize,
             crc_bytes: if rctl.contains(Rctl::SECRC) { 0 } else { CRC_BYTES },
             by_source: (0..regs::RA_COUNT).any(|index| {
-                let (_, high) = core.registers.receive_address(index);
+                let high = core.registers.receive_address(index).high;
                 high & (Rah::AV | Rah::ASEL_SOURCE).bits() == (Rah::AV | Rah::ASEL_SOURCE).bits()
             }),
         }

@@ -45,9 +45,17 @@ pub struct Packet {
     frame: Vec<u8>,
 }
 
+/// Descriptors in a row.
+#[derive(Clone, Copy, Debug)]
+pub struct Descriptors {
+    /// The first one.
+    pub next: u32,
+    /// How many they are.
+    pub count: u32,
+}
+
 impl Packet {
-    /// Deals with the packet whose first slot is number `work.slots`: `(next, free)` are the first
-    /// free descriptor and how many there are.
+    /// Deals with the packet whose first slot is number `work.slots`.
     #[inline(never)]
     pub fn deliver<M: GuestMemory, R: RxSlots>(
         &mut self,
@@ -55,7 +63,7 @@ impl Packet {
         modes: &Modes,
         slots: &R,
         (ring, view): (Ring, View<'_>),
-        (next, free): (u32, u32),
+        free: Descriptors,
         work: &mut Work,
     ) -> Outcome {
         let Some(count) = self.gather(slots, work.slots) else {
@@ -65,7 +73,7 @@ impl Packet {
             work.bad += 1;
             return Outcome::Dropped;
         };
-        let outcome = self.frame(core, modes, (ring, view), (next, free), work);
+        let outcome = self.frame(core, modes, (ring, view), free, work);
         if !matches!(outcome, Outcome::Waits { .. }) {
             work.slots += count;
             work.packets += 1;
@@ -95,7 +103,7 @@ impl Packet {
         core: &Core<M>,
         modes: &Modes,
         (ring, view): (Ring, View<'_>),
-        (next, free): (u32, u32),
+        free: Descriptors,
         work: &mut Work,
     ) -> Outcome {
         let len = self.frame.len();
@@ -144,20 +152,21 @@ impl Packet {
         // section 3.2.3).
         let (mut descriptors, mut missing) = (0, need);
         while missing > 0 {
-            if descriptors == free {
-                if free == ring.n() - 1 {
+            if descriptors == free.count {
+                if free.count == ring.n() - 1 {
                     // All descriptors that a ring can offer, too few of them with a buffer: to wait
                     // for more is to look at the same ones again, without end.
                     work.bad += 1;
                     return Outcome::Dropped;
                 }
-                return Outcome::Waits { descriptors: (free + missing).min(ring.n() - 1) };
+                return Outcome::Waits { descriptors: (free.count + missing).min(ring.n() - 1) };
             }
-            let address = view.address(ring.step(next, descriptors));
+            let address = view.address(ring.step(free.next, descriptors));
             missing -= u32::from(address != 0);
             descriptors += 1;
         }
-        self.scatter(core, modes, (ring, view), (next, descriptors), last, work);
+        let taken = Descriptors { count: descriptors, ..free };
+        self.scatter(core, modes, (ring, view), taken, last, work);
         work.tally.count(len as u32, first);
         let passed = tag.is_none().then_some(first);
         Outcome::Delivered { descriptors, passed }
@@ -171,12 +180,12 @@ impl Packet {
         core: &Core<M>,
         modes: &Modes,
         (ring, view): (Ring, View<'_>),
-        (next, descriptors): (u32, u32),
+        to: Descriptors,
         last: RxDesc,
         work: &mut Work,
     ) {
         let mut parts = self.frame.chunks(modes.buffer_bytes).peekable();
-        for at in (0..descriptors).map(|k| ring.step(next, k)) {
+        for at in (0..to.count).map(|k| ring.step(to.next, k)) {
             let [address, word] = view.load(at);
             if address == 0 {
                 // "All other bits unchanged."

@@ -5,6 +5,7 @@
 //! carries beside it (4 CRC + 8 preamble + 12 gap) and pads frames to Ethernet's minimum.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// CRC, preamble and gap: bytes that a frame occupies on the wire beside those in the slot.
@@ -211,11 +212,11 @@ impl Sizes {
     pub const IMIX: [(usize, usize); 3] = [(60, 7), (590, 4), (1514, 1)];
 
     /// Smallest and largest size that can occur.
-    pub fn bounds(self) -> (usize, usize) {
+    pub fn bounds(self) -> RangeInclusive<usize> {
         match self {
-            Sizes::Fixed(size) => (size, size),
-            Sizes::Range(low, high) => (low, high),
-            Sizes::Imix => (Self::IMIX[0].0, Self::IMIX[2].0),
+            Sizes::Fixed(size) => size..=size,
+            Sizes::Range(low, high) => low..=high,
+            Sizes::Imix => Self::IMIX[0].0..=Self::IMIX[2].0,
         }
     }
 
@@ -361,7 +362,7 @@ mod tests {
     fn sizes_fixed_range_and_imix() {
         assert_eq!("60".parse(), Ok(Sizes::Fixed(60)));
         assert_eq!("60-1514".parse(), Ok(Sizes::Range(60, 1514)));
-        assert_eq!("IMIX".parse::<Sizes>().map(Sizes::bounds), Ok((60, 1514)));
+        assert_eq!("IMIX".parse::<Sizes>().map(Sizes::bounds), Ok(60..=1514));
         for text in ["1514-60", "a", "60-", "-60", ""] {
             assert!(text.parse::<Sizes>().is_err(), "{text:?} was accepted");
         }

@@ -57,7 +57,7 @@ impl Filler {
         mark: Option<Mark>,
         by_reference: bool,
     ) -> anyhow::Result<Filler> {
-        let longest = plan.recipe.sizes.bounds().1 + plan.recipe.vnet;
+        let longest = plan.recipe.sizes.bounds().end() + plan.recipe.vnet;
         plan.cut.check(longest, capacity)?;
         let slots = plan.cut.slots(longest, capacity).0;
         let mode = match () {

@@ -74,7 +74,7 @@ pub struct Source {
 impl Source {
     /// The stream of one thread. Threads differ in what is random.
     pub fn new(recipe: &Recipe, thread: u64) -> Source {
-        let (low, high) = recipe.sizes.bounds();
+        let (low, high) = recipe.sizes.bounds().into_inner();
         let mut template = Template::new(recipe.family, recipe.vnet, high);
         let (src, dst) = (Cursor::new(recipe.src), Cursor::new(recipe.dst));
         for (end, cursor, mac) in
