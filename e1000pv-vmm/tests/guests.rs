@@ -11,7 +11,7 @@ mod support;
 use support::{kvm, output, record, root, stderr, vmm};
 
 /// Far beyond anything that works.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const RECEIVER: &str = "02:00:00:00:00:01";
 
 /// Killed when dropped.
@@ -40,7 +40,7 @@ fn finish(mut running: Running) -> (Option<i32>, Value) {
 
 /// Waits until the guest of `name` has given receive buffers to all of its NICs.
 fn ready(root: &Path, name: &str) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         let stats = output(vmm(root, &["--stats", name, "--json"]));
         if stats.status.success() {
@@ -50,7 +50,7 @@ fn ready(root: &Path, name: &str) {
                 return;
             }
         }
-        assert!(Instant::now() < end, "{name} is not ready within {PATIENCE:?}");
+        assert!(Instant::now() < end, "{name} is not ready within {TIMEOUT:?}");
     }
 }
 

@@ -60,9 +60,9 @@ fn nonsense_in_shared_memory_ends_no_monitor_without_its_report() {
         let rx = start(root.path(), "rx", &["--guest", "rx"]);
         let work = ["--guest", "tx dst=ff:ff:ff:ff:ff:ff", "--indirect", "off"];
         let tx = start(root.path(), "tx", &work);
-        let patience = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while nic(root.path(), "rx")["rx_packets"] == 0 {
-            assert!(Instant::now() < patience, "nothing arrives");
+            assert!(Instant::now() < deadline, "nothing arrives");
         }
         let mut found = Vec::new();
         files(root.path(), &mut found);

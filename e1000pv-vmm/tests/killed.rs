@@ -23,7 +23,7 @@ use support::{frame, kvm, output, record, root, stderr, vmm};
 
 const KILLS: u32 = 100;
 /// Far beyond anything that works.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// No victim lives longer without having sent; those that are killed early boot in this time.
 const BOOT: Duration = Duration::from_millis(80);
 /// The guest that victims send to.
@@ -99,7 +99,7 @@ impl Pair {
                     send(&mut from, &frame::make(PAIR[1], PAIR[0], frame::SEQ, sent, size));
                     sent += 1;
                 }
-                let ready = to.wait(Interest::RX, Wait::Block, Some(PATIENCE));
+                let ready = to.wait(Interest::RX, Wait::Block, Some(TIMEOUT));
                 assert_eq!(ready.expect("the port is ours"), Interest::RX, "the pair stands still");
                 let before = seen;
                 receive(&mut to, |packet| {
@@ -129,7 +129,7 @@ impl Pair {
         let (count, told) = &*self.received;
         let mut count = count.lock().expect("the pair's thread lives");
         let goal = *count + 2 * WINDOW;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while *count < goal {
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero() && !self.thread.is_finished(), "the pair stands still");
@@ -163,7 +163,7 @@ impl Machine {
 
     /// Waits until a counter of its first NIC is not 0 any more.
     fn until(&mut self, counter: &str) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let mut line = String::new();
         while Instant::now() < end {
             line.clear();
@@ -174,7 +174,7 @@ impl Machine {
                 return;
             }
         }
-        panic!("no {counter} within {PATIENCE:?}: {line}");
+        panic!("no {counter} within {TIMEOUT:?}: {line}");
     }
 
     /// Reads on, so that reports don't block the machine; the last one.
@@ -227,7 +227,7 @@ impl Bystander {
 /// Sends pings to the other guest until one is answered: its ring may still be full of what victims
 /// sent.
 fn guest_answers(asker: &mut Port, seq: &mut u32) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         send(asker, &frame::make(ECHO, ASKER, frame::PING, *seq, 60));
         *seq += 1;

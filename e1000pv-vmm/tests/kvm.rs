@@ -15,7 +15,7 @@ mod support;
 use support::{Asm, kvm, output, record, root, stderr, stdout, vmm};
 
 /// Far beyond anything that works.
-const PATIENCE: &str = "20s";
+const TIMEOUT: &str = "20s";
 
 macro_rules! need_kvm {
     ($name:literal) => {
@@ -71,7 +71,7 @@ fn guest_boots_prints_its_command_line_and_exits_well() {
     let path = kernel.path().to_str().expect("text");
     let got = output(vmm(
         root.path(),
-        &["--kernel", path, "--cmdline", "hello, guest", "--timeout", PATIENCE],
+        &["--kernel", path, "--cmdline", "hello, guest", "--timeout", TIMEOUT],
     ));
     assert_eq!(got.status.code(), Some(0), "{}", stderr(&got));
     assert_eq!(stdout(&got), "hello, guest\nend\n");
@@ -84,7 +84,7 @@ fn status_of_the_guest_is_the_exit_code() {
         let root = root();
         let kernel = Asm::new().exit(status).kernel();
         let path = kernel.path().to_str().expect("text");
-        let got = output(vmm(root.path(), &["--kernel", path, "--timeout", PATIENCE]));
+        let got = output(vmm(root.path(), &["--kernel", path, "--timeout", TIMEOUT]));
         assert_eq!(got.status.code(), Some(code), "{status}: {}", stderr(&got));
     }
 }
@@ -121,7 +121,7 @@ fn guest_that_sends_segments_of_two_bytes_leaves_its_monitor_alive() {
     let path = kernel.path().to_str().expect("text");
     for more in [&[][..], &["--tx-mode", "inline"], &["--csb", "off"], &["--indirect", "off"]] {
         let root = root();
-        let machine = ["--kernel", path, "--netdev", "port=null:", "--json", "--timeout", PATIENCE];
+        let machine = ["--kernel", path, "--netdev", "port=null:", "--json", "--timeout", TIMEOUT];
         let got = output(vmm(root.path(), &[&machine, more].concat()));
         assert_eq!(got.status.code(), Some(0), "{more:?}: {}", stderr(&got));
         let nic = &record(&got)["counters"]["nics"][0];
@@ -142,7 +142,7 @@ fn record_has_the_guests_result_and_exact_counters() {
         .exit(0)
         .kernel();
     let path = kernel.path().to_str().expect("text");
-    let got = output(vmm(root.path(), &["--kernel", path, "--json", "--timeout", PATIENCE]));
+    let got = output(vmm(root.path(), &["--kernel", path, "--json", "--timeout", TIMEOUT]));
     assert_eq!(got.status.code(), Some(0), "{}", stderr(&got));
     assert!(stderr(&got).contains("talk\n"), "{}", stderr(&got));
     assert_eq!(stdout(&got).lines().count(), 1, "{}", stdout(&got));
@@ -193,7 +193,7 @@ fn pci_has_a_bridge_and_the_nic_with_its_registers_behind_bar0() {
             "--device",
             "mac=02:00:00:00:12:34",
             "--timeout",
-            PATIENCE,
+            TIMEOUT,
             "--json",
         ],
     ));
@@ -208,7 +208,7 @@ fn crash_is_an_error_that_says_where() {
     let root = root();
     let kernel = Asm::new().print("about to\n").fault().kernel();
     let path = kernel.path().to_str().expect("text");
-    let got = output(vmm(root.path(), &["--kernel", path, "--timeout", PATIENCE]));
+    let got = output(vmm(root.path(), &["--kernel", path, "--timeout", TIMEOUT]));
     assert_eq!(got.status.code(), Some(1), "{}", stderr(&got));
     assert_eq!(stdout(&got), "about to\n");
     let text = stderr(&got);
@@ -296,7 +296,7 @@ fn name_is_taken_while_its_machine_runs_and_free_after_sigkill() {
     let kernel = Asm::new().exit(0).kernel();
     let path = kernel.path().to_str().expect("text");
     let third =
-        output(vmm(root.path(), &["--kernel", path, "--name", "one", "--timeout", PATIENCE]));
+        output(vmm(root.path(), &["--kernel", path, "--name", "one", "--timeout", TIMEOUT]));
     assert_eq!(third.status.code(), Some(0), "{}", stderr(&third));
 }
 

@@ -21,7 +21,7 @@ const GUEST: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const TEST: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SOMEBODY_ELSE: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 /// Far beyond anything that works.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// As typed, and as it is on a device without CSB.
 const DRIVERS: [(&str, &str); 3] = [("plain", "plain"), ("combine", "combine"), ("csb", "plain")];
 /// Frames without CRC: the shortest, one of an odd size, the longest.
@@ -69,8 +69,8 @@ impl Guest {
         std::fs::write(image.path(), e1000pv_vmm::guest::image::bytes())
             .expect("room for the image");
         let (net, theirs) = UnixDatagram::pair().expect("a pair of sockets");
-        net.set_read_timeout(Some(PATIENCE)).expect("not zero");
-        net.set_write_timeout(Some(PATIENCE)).expect("not zero");
+        net.set_read_timeout(Some(TIMEOUT)).expect("not zero");
+        net.set_write_timeout(Some(TIMEOUT)).expect("not zero");
         let mut command = Command::new(QEMU);
         command.args(["-accel", "tcg", "-M", "pc", "-m", "64", "-nodefaults", "-no-reboot"]);
         command.args(["-display", "none", "-serial", "file:/dev/stdout"]);
@@ -106,7 +106,7 @@ impl Guest {
     fn receive(&self, size: usize) -> Read {
         let mut buffer = [0; 2048];
         let len = match self.net.recv(&mut buffer) {
-            Err(e) if e.kind() == ErrorKind::WouldBlock => panic!("no packet in {PATIENCE:?}"),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => panic!("no packet in {TIMEOUT:?}"),
             other => other.expect("QEMU is there"),
         };
         frame::read(&buffer[..len], size).expect("a sound packet")

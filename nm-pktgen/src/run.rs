@@ -154,11 +154,11 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
     outcome.and(written)?;
     captured?;
     reported?;
-    verdict(plan, &tally, company.alone(&tally))
+    exit_outcome(plan, &tally, company.alone(&tally))
 }
 
 /// Whether the run was what was asked for.
-fn verdict(plan: &Plan, tally: &Tally, alone: bool) -> anyhow::Result<Outcome> {
+fn exit_outcome(plan: &Plan, tally: &Tally, alone: bool) -> anyhow::Result<Outcome> {
     let nothing = plan.function.receives() && tally.rx_packets == 0;
     if plan.fail_on_loss {
         let lost = tally.lost > 0 || tally.drops > 0 || nothing || (plan.function.sends() && alone);

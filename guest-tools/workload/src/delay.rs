@@ -2,19 +2,19 @@
 
 use e1000pv_driver::Cpu;
 
-/// Work is done in pieces of at least this, or reading the clock would be most of it.
-const PIECE_NS: u64 = 200;
+/// Work of several packets is put together up to this, or reading the clock would be most of it.
+const LEAST_NS: u64 = 200;
 
-/// Owes work, and does it.
+/// Keeps the CPU busy for a set time per packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Delay {
     packet_ns: u64,
-    owed_ns: u64,
+    due_ns: u64,
 }
 
 impl Delay {
     pub(crate) fn new(packet_ns: u64) -> Delay {
-        Delay { packet_ns, owed_ns: 0 }
+        Delay { packet_ns, due_ns: 0 }
     }
 
     /// One packet's work.
@@ -23,15 +23,15 @@ impl Delay {
         if self.packet_ns == 0 {
             return;
         }
-        self.owed_ns += self.packet_ns;
-        if self.owed_ns >= PIECE_NS {
-            self.pay(cpu);
+        self.due_ns += self.packet_ns;
+        if self.due_ns >= LEAST_NS {
+            self.spend(cpu);
         }
     }
 
-    fn pay(&mut self, cpu: &impl Cpu) {
-        let end = cpu.now_ns() + self.owed_ns;
-        self.owed_ns = 0;
+    fn spend(&mut self, cpu: &impl Cpu) {
+        let end = cpu.now_ns() + self.due_ns;
+        self.due_ns = 0;
         while cpu.now_ns() < end {
             core::hint::spin_loop();
         }

@@ -45,8 +45,8 @@ impl Pacer {
             self.start_ns += late_ns;
             return Ok(self.quantum as usize);
         }
-        let owed = (u128::from(late_ns) * u128::from(self.pps) / SECOND_NS) as u64 + 1;
-        Ok(owed.max(self.quantum).min(self.burst) as usize)
+        let due = (u128::from(late_ns) * u128::from(self.pps) / SECOND_NS) as u64 + 1;
+        Ok(due.max(self.quantum).min(self.burst) as usize)
     }
 
     /// Notes what went.

@@ -54,7 +54,7 @@ pub(crate) fn run<M: Mmio, C: Cpu>(run: &mut Run<'_, M, C>) {
         run.tally.bytes += template.size() as u64;
         match answer(run, own, seq) {
             Answer::After(ns) => histogram.record(ns),
-            Answer::None => run.tally.verdict.lost += 1,
+            Answer::None => run.tally.sequence.lost += 1,
             // What was under way when the run ended is neither answered nor lost.
             Answer::Ended => {
                 run.tally.packets -= 1;

@@ -35,7 +35,7 @@ pub(crate) fn run<M: Mmio, C: Cpu>(run: &mut Run<'_, M, C>) {
             run.wait(&[Interest { rx: true, tx: 0 }], None);
         }
     }
-    run.tally.verdict = streams.verdict();
+    run.tally.sequence = streams.stats();
 }
 
 /// Takes `count` packets, and gives their buffers back.

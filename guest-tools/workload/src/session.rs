@@ -4,7 +4,7 @@
 //! through [`Run::wait`].
 
 use e1000pv_driver::{Cpu, Interest, Mmio, Nic, Sleeper, Stats};
-use nm_stream::Verdict;
+use nm_stream::SequenceStats;
 
 use crate::plan::Plan;
 use crate::summary::{RoundTrips, Summary};
@@ -22,7 +22,7 @@ pub(crate) struct Tally {
     pub(crate) bad: u64,
     pub(crate) foreign: u64,
     pub(crate) unsent: u64,
-    pub(crate) verdict: Verdict,
+    pub(crate) sequence: SequenceStats,
     pub(crate) rtt: Option<RoundTrips>,
     first_ns: Option<u64>,
     last_ns: u64,
@@ -90,7 +90,7 @@ impl<'a, M: Mmio, C: Cpu> Run<'a, M, C> {
         self.quiet_ns().is_some_and(|quiet| now_ns >= quiet)
     }
 
-    /// When the patience with senders ends: from the last packet on, or from the beginning if none came.
+    /// When waiting for packets ends: a time after the last one, or after the beginning if none came.
     fn quiet_ns(&self) -> Option<u64> {
         match self.tally.first_ns {
             Some(_) => self.plan.idle_ns?.checked_add(self.tally.last_ns),
@@ -168,9 +168,9 @@ impl<'a, M: Mmio, C: Cpu> Run<'a, M, C> {
             packets: tally.packets,
             bytes: tally.bytes,
             duration_ns: tally.first_ns.map_or(0, |first| tally.last_ns.saturating_sub(first)),
-            lost: tally.verdict.lost,
-            reordered: tally.verdict.reordered,
-            duplicated: tally.verdict.duplicated,
+            lost: tally.sequence.lost,
+            reordered: tally.sequence.reordered,
+            duplicated: tally.sequence.duplicated,
             bad: tally.bad,
             foreign: tally.foreign,
             unsent: tally.unsent,

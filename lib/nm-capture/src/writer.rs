@@ -24,7 +24,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// This much is kept for a reader that stands still.
 const PENDING_BYTES: usize = 1024 * 1024;
 /// At the end, a reader that takes nothing for so long has stopped to.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait between two looks at the stop flag, and at a FIFO that nobody reads yet.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -116,7 +116,7 @@ impl Writer {
             }
             if self.pending.len() < before {
                 since = Instant::now();
-            } else if since.elapsed() > PATIENCE {
+            } else if since.elapsed() > TIMEOUT {
                 let bytes = std::mem::take(&mut self.pending).len();
                 return Err(Error::Stalled { path: self.path.clone(), bytes });
             }

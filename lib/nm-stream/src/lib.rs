@@ -11,4 +11,4 @@ mod tracker;
 
 pub use mark::{Kind, Mark};
 pub use streams::Streams;
-pub use tracker::{Tracker, Verdict, WINDOW};
+pub use tracker::{SequenceStats, Tracker, WINDOW};

@@ -3,7 +3,7 @@
 //! Invariant: `keys[..used]` are different, and `trackers[..used]` have begun. Packets come in bursts of
 //! one sender, so the last one is looked at first.
 
-use crate::tracker::{Tracker, Verdict};
+use crate::tracker::{SequenceStats, Tracker};
 
 /// The streams of at most `N` senders, of about a kilobyte each.
 #[derive(Clone, Debug)]
@@ -60,10 +60,10 @@ impl<const N: usize> Streams<N> {
     }
 
     /// Of all streams together.
-    pub fn verdict(&self) -> Verdict {
+    pub fn stats(&self) -> SequenceStats {
         self.trackers[..self.used]
             .iter()
-            .fold(Verdict::default(), |sum, tracker| sum + tracker.verdict())
+            .fold(SequenceStats::default(), |sum, tracker| sum + tracker.stats())
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
         for (stream, seq) in [(1, 0), (2, 0), (1, 1), (2, 3), (1, 2), (1, 1)] {
             assert!(streams.note(stream, seq));
         }
-        assert_eq!(streams.verdict(), Verdict { lost: 2, reordered: 0, duplicated: 1 });
+        assert_eq!(streams.stats(), SequenceStats { lost: 2, reordered: 0, duplicated: 1 });
         let more = (3..100).filter(|&stream| streams.note(stream, 0)).count();
         assert_eq!((more, streams.senders()), (14, 16));
     }

@@ -17,9 +17,9 @@ const WORDS: usize = (WINDOW / 64) as usize;
 /// A jump forward above this is a damaged packet, not a loss.
 const JUMP: u64 = 1 << 32;
 
-/// What became of a stream.
+/// What is known of a stream from its sequence numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub struct SequenceStats {
     /// Numbers that did not come (yet).
     pub lost: u64,
     /// Packets that came after one with a higher number.
@@ -28,11 +28,11 @@ pub struct Verdict {
     pub duplicated: u64,
 }
 
-impl Add for Verdict {
-    type Output = Verdict;
+impl Add for SequenceStats {
+    type Output = SequenceStats;
 
-    fn add(self, other: Verdict) -> Verdict {
-        Verdict {
+    fn add(self, other: SequenceStats) -> SequenceStats {
+        SequenceStats {
             lost: self.lost + other.lost,
             reordered: self.reordered + other.reordered,
             duplicated: self.duplicated + other.duplicated,
@@ -49,14 +49,14 @@ pub struct Tracker {
     origin: u64,
     missing: u64,
     bitmap: [u64; WORDS],
-    verdict: Verdict,
+    stats: SequenceStats,
 }
 
 impl Tracker {
     /// Of nothing.
     pub(crate) const fn empty() -> Tracker {
-        let verdict = Verdict { lost: 0, reordered: 0, duplicated: 0 };
-        Tracker { next: 0, origin: 0, missing: 0, bitmap: [0; WORDS], verdict }
+        let stats = SequenceStats { lost: 0, reordered: 0, duplicated: 0 };
+        Tracker { next: 0, origin: 0, missing: 0, bitmap: [0; WORDS], stats }
     }
 
     /// Begins with the first number seen; all before it may still come late, once each.
@@ -68,8 +68,8 @@ impl Tracker {
     }
 
     /// What is known so far.
-    pub fn verdict(&self) -> Verdict {
-        self.verdict
+    pub fn stats(&self) -> SequenceStats {
+        self.stats
     }
 
     /// Notes a number; false if it is too absurd to be of this stream.
@@ -87,16 +87,16 @@ impl Tracker {
             return self.advance(seq);
         }
         if self.next - seq > WINDOW {
-            self.verdict.reordered += 1;
+            self.stats.reordered += 1;
         } else if self.is_missing(seq) {
             self.found(seq);
-            self.verdict.reordered += 1;
+            self.stats.reordered += 1;
             // Before the origin nothing was counted as lost.
             if seq > self.origin {
-                self.verdict.lost -= 1;
+                self.stats.lost -= 1;
             }
         } else {
-            self.verdict.duplicated += 1;
+            self.stats.duplicated += 1;
         }
         true
     }
@@ -107,7 +107,7 @@ impl Tracker {
         if gap > JUMP || seq == u64::MAX {
             return false;
         }
-        self.verdict.lost += gap;
+        self.stats.lost += gap;
         if gap >= WINDOW {
             self.bitmap = [u64::MAX; WORDS];
             self.missing = WINDOW;
@@ -156,34 +156,37 @@ mod tests {
     use super::*;
 
     /// Remembers everything.
-    fn naive(numbers: &[u64]) -> Verdict {
+    fn naive(numbers: &[u64]) -> SequenceStats {
         let (first, mut highest) = (numbers[0], numbers[0]);
         let mut seen = HashSet::new();
-        let mut verdict = Verdict::default();
+        let mut stats = SequenceStats::default();
         for &seq in numbers {
             if !seen.insert(seq) {
-                verdict.duplicated += 1;
+                stats.duplicated += 1;
             } else if seq < highest {
-                verdict.reordered += 1;
+                stats.reordered += 1;
             }
             highest = highest.max(seq);
         }
-        verdict.lost = (first..=highest).filter(|seq| !seen.contains(seq)).count() as u64;
-        verdict
+        stats.lost = (first..=highest).filter(|seq| !seen.contains(seq)).count() as u64;
+        stats
     }
 
-    fn tracked(numbers: &[u64]) -> Verdict {
+    fn tracked(numbers: &[u64]) -> SequenceStats {
         let mut tracker = Tracker::empty();
         tracker.begin(numbers[0]);
         numbers[1..].iter().for_each(|&seq| assert!(tracker.note(seq)));
-        tracker.verdict()
+        tracker.stats()
     }
 
     #[test]
     fn late_packet_turns_loss_into_reordering() {
-        assert_eq!(tracked(&[0, 1, 4]), Verdict { lost: 2, ..Verdict::default() });
-        assert_eq!(tracked(&[0, 1, 4, 2]), Verdict { lost: 1, reordered: 1, duplicated: 0 });
-        assert_eq!(tracked(&[0, 1, 4, 2, 2]), Verdict { lost: 1, reordered: 1, duplicated: 1 });
+        assert_eq!(tracked(&[0, 1, 4]), SequenceStats { lost: 2, ..SequenceStats::default() });
+        assert_eq!(tracked(&[0, 1, 4, 2]), SequenceStats { lost: 1, reordered: 1, duplicated: 0 });
+        assert_eq!(
+            tracked(&[0, 1, 4, 2, 2]),
+            SequenceStats { lost: 1, reordered: 1, duplicated: 1 }
+        );
     }
 
     #[test]
@@ -191,7 +194,7 @@ mod tests {
         let mut numbers: Vec<u64> = (0..1).chain(2..WINDOW + 2).collect();
         assert_eq!(tracked(&numbers).lost, 1);
         numbers.push(1);
-        assert_eq!(tracked(&numbers), Verdict { lost: 1, reordered: 1, duplicated: 0 });
+        assert_eq!(tracked(&numbers), SequenceStats { lost: 1, reordered: 1, duplicated: 0 });
     }
 
     #[test]
@@ -201,9 +204,9 @@ mod tests {
         (1_000_001..1_000_000 + WINDOW).for_each(|seq| assert!(tracker.note(seq)));
         assert_eq!(tracker.missing, 0);
         assert!(tracker.note(1_000_000 + WINDOW + 3));
-        assert_eq!((tracker.missing, tracker.verdict().lost), (3, 3));
+        assert_eq!((tracker.missing, tracker.stats().lost), (3, 3));
         (0..WINDOW).for_each(|k| assert!(tracker.note(1_000_000 + WINDOW + 4 + k)));
-        assert_eq!((tracker.missing, tracker.verdict().lost), (0, 3));
+        assert_eq!((tracker.missing, tracker.stats().lost), (0, 3));
     }
 
     #[test]
@@ -211,7 +214,7 @@ mod tests {
         let mut tracker = Tracker::empty();
         tracker.begin(5);
         assert!(!tracker.note(u64::MAX) && !tracker.note(1 << 40) && tracker.note(6));
-        assert_eq!(tracker.verdict(), Verdict::default());
+        assert_eq!(tracker.stats(), SequenceStats::default());
         tracker.begin(u64::MAX);
         assert!(!tracker.note(u64::MAX) && tracker.note(0));
     }

@@ -237,10 +237,10 @@ impl Look {
     /// After the slots were given back: the slow part.
     fn finish_batch(&mut self, worker: &mut Worker<'_>) -> anyhow::Result<()> {
         if let Some(heard) = &self.heard {
-            let verdict = heard.streams.verdict();
-            worker.tally.lost = verdict.lost;
-            worker.tally.reordered = verdict.reordered;
-            worker.tally.duplicated = verdict.duplicated;
+            let stats = heard.streams.stats();
+            worker.tally.lost = stats.lost;
+            worker.tally.reordered = stats.reordered;
+            worker.tally.duplicated = stats.duplicated;
             worker.tally.foreign = heard.foreign;
         }
         if let Some(capture) = worker.capture {
@@ -286,7 +286,7 @@ pub fn mark(packet: &[u8]) -> Option<Mark> {
 
 #[cfg(test)]
 mod tests {
-    use nm_stream::Verdict;
+    use nm_stream::SequenceStats;
     use proptest::prelude::*;
 
     use super::*;
@@ -307,7 +307,7 @@ mod tests {
         for (run, seq) in [(1, 0), (2, 0), (1, 1), (2, 3), (1, 2), (1, 1)] {
             heard.note(&packet(run, seq));
         }
-        assert_eq!(heard.streams.verdict(), Verdict { lost: 2, reordered: 0, duplicated: 1 });
+        assert_eq!(heard.streams.stats(), SequenceStats { lost: 2, reordered: 0, duplicated: 1 });
         assert_eq!(heard.foreign, 0);
     }
 

@@ -45,21 +45,21 @@ impl Distance {
     }
 }
 
-/// Waits until two CPUs are as far apart as `wanted`, at most a second or what is left of `patience`;
+/// Waits until two CPUs are as far apart as `wanted`, at most a second or what is left of `wait_left`;
 /// returns what they are then.
 pub fn wait_for(
     a: usize,
     b: usize,
     wanted: Option<Distance>,
-    patience: &mut Duration,
+    wait_left: &mut Duration,
 ) -> Result<Distance> {
     let begin = Instant::now();
-    let limit = Duration::from_secs(1).min(*patience);
+    let limit = Duration::from_secs(1).min(*wait_left);
     loop {
         let now = Distance::between(a, b)?;
         let waited = begin.elapsed();
         if wanted.is_none_or(|wanted| wanted == now) || waited >= limit {
-            *patience = patience.saturating_sub(waited);
+            *wait_left = wait_left.saturating_sub(waited);
             return Ok(now);
         }
         pass(Duration::from_millis(50))?;

@@ -20,7 +20,7 @@ mod skipping;
 pub use skipping::skip;
 
 /// Longest that anything may take before it counts as never happening.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs `body` in a process whose root is an empty directory. `test` is the calling test's name.
 pub fn in_own_root(test: &str, body: impl FnOnce()) {
@@ -47,7 +47,7 @@ pub fn in_own_root(test: &str, body: impl FnOnce()) {
 /// The program.
 pub fn vale_ctl(args: &[&str]) -> assert_cmd::Command {
     let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_vale-ctl"));
-    command.args(args).timeout(PATIENCE);
+    command.args(args).timeout(TIMEOUT);
     command
 }
 
@@ -119,7 +119,7 @@ impl Lines {
 
     /// The next line.
     pub fn next(&self) -> Value {
-        let line = self.lines.recv_timeout(PATIENCE).expect("a line before patience ran out");
+        let line = self.lines.recv_timeout(TIMEOUT).expect("a line before the timeout");
         assert_eq!(line["schema"], 1);
         line
     }

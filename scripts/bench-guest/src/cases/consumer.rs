@@ -41,7 +41,7 @@ const SHORTEST: Duration = Duration::from_millis(200);
 /// Cores that move are met again and again: so many attempts at each run.
 const ATTEMPTS: usize = 2;
 /// How long to wait, in all, for cores to be as far apart as a run still needs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const WAIT_LIMIT: Duration = Duration::from_secs(120);
 
 /// Where the delay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ fn cells(
 ) -> Result<BTreeMap<Option<Distance>, Cells>> {
     let policies = consumer.policies();
     let runs = plan.runs * MORE_RUNS;
-    let mut patience = PATIENCE;
+    let mut wait_left = WAIT_LIMIT;
     let mut found = BTreeMap::<Option<Distance>, Cells>::new();
     for round in 0..runs * ATTEMPTS {
         for (k, &delay_ns) in DELAYS_NS.iter().enumerate() {
@@ -184,7 +184,7 @@ fn cells(
                 let (run, cores) = match cores(lab) {
                     None => (scene.run(lab)?, Some(None)),
                     Some((a, b)) => {
-                        let before = distance::wait_for(a, b, wanted, &mut patience)?;
+                        let before = distance::wait_for(a, b, wanted, &mut wait_left)?;
                         let run = scene.run(lab)?;
                         let after = Distance::between(a, b)?;
                         (run, (before == after).then_some(Some(before)))

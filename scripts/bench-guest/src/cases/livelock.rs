@@ -24,30 +24,35 @@ const RING: u32 = 1024;
 /// Runs that its capacity is the best of: what it can do, not what it did.
 const CAPACITY_RUNS: usize = 3;
 
-/// A way to receive.
-struct Way {
+/// How the receiver is told of packets.
+struct Receiver {
     name: &'static str,
     title: &'static str,
     step: Step,
     words: &'static str,
 }
 
-const WAYS: [Way; 3] = [
-    Way { name: "plain", title: "an interrupt per packet", step: Step::Plain, words: "irq=always" },
-    Way {
+const RECEIVERS: [Receiver; 3] = [
+    Receiver {
+        name: "plain",
+        title: "an interrupt per packet",
+        step: Step::Plain,
+        words: "irq=always",
+    },
+    Receiver {
         name: "masked",
         title: "interrupts masked while busy",
         step: Step::Plain,
         words: "irq=masked",
     },
-    Way { name: "csb", title: "CSB", step: Step::TOP, words: "" },
+    Receiver { name: "csb", title: "CSB", step: Step::TOP, words: "" },
 ];
 
-fn scene(plan: &Plan, way: &Way, offered_pps: f64) -> Scene {
+fn scene(plan: &Plan, receiver: &Receiver, offered_pps: f64) -> Scene {
     Scene {
         topology: Topology::Receive,
-        step: way.step,
-        receiver_words: format!("delay={DELAY_NS} {}", way.words).trim().into(),
+        step: receiver.step,
+        receiver_words: format!("delay={DELAY_NS} {}", receiver.words).trim().into(),
         offered_pps,
         ..Scene::pair(60, RING, plan.duration)
     }
@@ -63,22 +68,22 @@ pub fn kept(rates: &[f64]) -> f64 {
 pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
     // What the receiver can do is what it does at the ladder's top when there is always something to do.
     out.doing("livelock: capacity");
-    let flooded = scene(plan, &WAYS[WAYS.len() - 1], 0.0);
+    let flooded = scene(plan, &RECEIVERS[RECEIVERS.len() - 1], 0.0);
     let mut capacity = 0.0f64;
     for _ in 0..CAPACITY_RUNS {
         capacity = capacity.max(flooded.run(lab)?.pps);
     }
-    let mut runs = vec![vec![Vec::<Run>::new(); LOADS.len()]; WAYS.len()];
+    let mut runs = vec![vec![Vec::<Run>::new(); LOADS.len()]; RECEIVERS.len()];
     for i in 0..plan.runs {
         for (k, load) in LOADS.iter().enumerate() {
-            for (way, runs) in WAYS.iter().zip(&mut runs) {
+            for (receiver, runs) in RECEIVERS.iter().zip(&mut runs) {
                 out.doing(&format!(
                     "livelock: run {} of {}, load {load}, {}",
                     i + 1,
                     plan.runs,
-                    way.name
+                    receiver.name
                 ));
-                runs[k].push(scene(plan, way, load * capacity).run(lab)?);
+                runs[k].push(scene(plan, receiver, load * capacity).run(lab)?);
             }
         }
     }
@@ -98,11 +103,11 @@ pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
     ];
     let table = Table::new(&title, &columns);
     let mut drawn = Vec::new();
-    for (way, runs) in WAYS.iter().zip(&runs) {
+    for (receiver, runs) in RECEIVERS.iter().zip(&runs) {
         let rows: Vec<Summary> = runs.iter().map(|runs| Summary::of(runs)).collect();
         for (load, row) in LOADS.iter().zip(&rows) {
             table.row(&[
-                way.name.into(),
+                receiver.name.into(),
                 digits(*load),
                 mega(load * capacity),
                 mega(row.pps),
@@ -111,7 +116,7 @@ pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
                 if row.noisy { "noisy".into() } else { String::new() },
             ]);
             let mut fields = json!({
-                "case": "livelock", "receiver": way.name, "load_ratio": load, "capacity_pps": capacity,
+                "case": "livelock", "receiver": receiver.name, "load_ratio": load, "capacity_pps": capacity,
                 "offered_pps": load * capacity, "delay_ns": DELAY_NS, "ring": RING, "size_bytes": 60,
             });
             super::ladder::merge(&mut fields, crate::output::fields(row, None));
@@ -120,14 +125,14 @@ pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
         let rates: Vec<f64> = rows.iter().map(|row| row.pps).collect();
         println!(
             "{}: {} % of its best rate is left at four times the capacity",
-            way.name,
+            receiver.name,
             digits(100.0 * kept(&rates))
         );
-        if way.step == Step::TOP {
+        if receiver.step == Step::TOP {
             out.judged.add(target::LIVELOCK, kept(&rates));
         }
         let points = LOADS.iter().zip(&rates).map(|(load, pps)| (load * capacity / 1e6, pps / 1e6));
-        drawn.push(Curve { name: way.title.into(), points: points.collect() });
+        drawn.push(Curve { name: receiver.title.into(), points: points.collect() });
     }
     out.chart("livelock.svg", || {
         let words = Words {
