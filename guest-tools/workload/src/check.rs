@@ -29,7 +29,7 @@ const FRAGMENT: u64 = 0xff3f << 32;
 
 /// Judges a frame of `len` bytes.
 ///
-/// Always inlined: a result that goes through memory is written in small pieces and read back in large
+/// Always inlined: a result that goes through memory is written by narrow stores and read back by wide
 /// ones, which the CPU cannot forward. That was half of the receive loop's time (guest-driver.md).
 #[inline(always)]
 pub fn judge(buffer: &Buffer, len: usize) -> Seen {

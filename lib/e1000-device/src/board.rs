@@ -1,4 +1,4 @@
-//! What the device needs of the machine around it, beside memory and a network.
+//! What the device needs from the machine around it, besides memory and a network.
 
 use std::fmt;
 
@@ -15,7 +15,8 @@ pub trait InterruptLine {
 
 /// A clock that only goes forward.
 pub trait Clock {
-    /// Nanoseconds since some moment: the clock of all deadlines, and of the times that rounds are told.
+    /// Nanoseconds since some fixed moment. All deadlines, and the times that are passed to rounds, use this
+    /// clock.
     fn now_ns(&self) -> u64;
 }
 

@@ -1,4 +1,4 @@
-//! What kind of device it is: what whoever makes one chooses, and a guest cannot change.
+//! The configuration of a device: chosen when it is made, and not changeable by the guest.
 
 /// Who transmits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,13 +10,13 @@ pub enum TxMode {
     Inline,
 }
 
-/// When a guest that sleeps is woken: what is ready for it must be worth an interrupt, or it has waited
+/// When a sleeping guest is woken: when enough is ready for it to be worth an interrupt, or when it has waited
 /// long enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wake {
-    /// Percent of its ring that make it worthwhile; 0: the first packet does.
+    /// The part of its ring that must be ready, in percent; with 0 the first packet is enough.
     pub percent: u32,
-    /// A guest that waits for a packet that is there waits no longer than that.
+    /// Longest time that a guest waits for a packet that has already arrived.
     pub timer_ns: u64,
 }
 
@@ -27,7 +27,7 @@ impl Default for Wake {
     }
 }
 
-/// What kind of device it is.
+/// The configuration of a device.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The address in the EEPROM.

@@ -1,5 +1,5 @@
-//! What the vCPU thread and the engines share: registers, interrupts, statistics, and the small parts
-//! behind small locks.
+//! The state that the vCPU thread and the engines share: registers, interrupts, statistics, and small parts
+//! with locks of their own.
 //!
 //! Invariant: nothing here is locked for longer than a few stores.
 

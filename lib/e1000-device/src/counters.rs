@@ -23,8 +23,7 @@ macro_rules! counts {
     };
 }
 
-/// Words of one thread's counters: who keeps counters in shared memory gives each thread cache lines of
-/// its own.
+/// Words of one thread's counters. Counters in shared memory should give each thread cache lines of its own.
 pub const THREAD_WORDS: usize = 32;
 
 counts! {
@@ -68,7 +67,7 @@ counts! {
         TxBytes = THREAD_WORDS + 5, "tx_bytes";
         /// Calls of txsync.
         TxSyncs = THREAD_WORDS + 6, "tx_syncs";
-        /// Bad descriptors or addresses outside of memory, on the way out.
+        /// Transmission: bad descriptors, or addresses outside of memory.
         TxBad = THREAD_WORDS + 7, "tx_bad";
         /// Packets that the port did not take.
         TxDropped = THREAD_WORDS + 8, "tx_dropped";
@@ -80,14 +79,14 @@ counts! {
         RxNoBuffer = THREAD_WORDS + 11, "rx_no_buffer";
         /// Packets that the receive filter refused.
         RxFiltered = THREAD_WORDS + 12, "rx_filtered";
-        /// Bad descriptors or addresses outside of memory, on the way in; frames of impossible size.
+        /// Reception: bad descriptors, addresses outside of memory, or frames of impossible size.
         RxBad = THREAD_WORDS + 13, "rx_bad";
         /// Wild values found in the CSB.
         CsbBad = THREAD_WORDS + 14, "csb_bad";
     }
 }
 
-/// Where a device counts.
+/// The sink of a device's counters.
 pub trait Counters: Send + Sync + fmt::Debug {
     /// Adds to a counter. A few times a round, never per packet.
     fn bump(&self, which: Count, n: u64);

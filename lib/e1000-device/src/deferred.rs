@@ -90,7 +90,8 @@ impl Deferred {
         (self.causes, self.delayed, self.since_ns) = (Icr::empty(), false, None);
     }
 
-    /// Raises what is due. `now_ns` is none if the I/O thread is about to go idle: then all is.
+    /// Raises the causes that are due. Without `now_ns` the I/O thread is about to go idle, and all causes are
+    /// due.
     pub fn settle<M: GuestMemory>(
         &mut self,
         core: &Core<M>,

@@ -1,6 +1,6 @@
 //! The device as vCPU and I/O thread see it: [`Core`] and data path put together.
 //!
-//! Each method says whose it is. Those of the I/O thread are called in this order: `kicked` or
+//! Each method says which thread may call it. Those of the I/O thread are called in this order: `kicked` or
 //! nothing, `round` until it has no more work, `before_sleep`, `timer`, sleep, `after_sleep`.
 
 use std::fmt;
@@ -69,8 +69,8 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         &*self.core.counters
     }
 
-    /// A device that goes on where another, of the same configuration, was when its state was saved.
-    /// Guest memory is as it was then. Its rounds begin at once: whoever serves it begins with one.
+    /// A device that continues where another one of the same configuration was when its state was saved. Guest
+    /// memory must be as it was then. The I/O thread must begin with a round, since work may be pending.
     ///
     /// # Errors
     /// No device can be in that state.
@@ -102,8 +102,8 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         Ok(device)
     }
 
-    /// All that there is of the device, between two rounds and while no vCPU runs. What is queued in the
-    /// port is sent first.
+    /// The complete state of the device. Call it between two rounds and while no vCPU runs. Packets that are
+    /// queued in the port are sent first.
     ///
     /// # Errors
     /// The port is full.
@@ -126,7 +126,7 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         path.save(&mut state, now_ns);
         drop(path);
         state.tx.unfinished = self.tx_left.load(Ordering::Relaxed);
-        // What the port had no space for before has some now.
+        // Packets for which the port had no space may fit now.
         self.core.board.wake_io();
         Ok(state)
     }
@@ -162,8 +162,8 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         next
     }
 
-    /// Before a sleep: what the guest is deferred is paid, kicks and bells are asked for. False: there is
-    /// work. In either case `after_sleep` comes next.
+    /// Before a sleep: raises deferred interrupts, and asks for kicks and bells. False: there is work. In both
+    /// cases `after_sleep` must be called next.
     pub fn before_sleep(&self) -> bool {
         let tx = self.core.config.tx_mode == TxMode::Thread;
         path::lock(&self.path).before_sleep(&self.core, tx) && !self.tx_left.load(Ordering::Acquire)
@@ -191,8 +191,8 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         path::lock(&self.path).txcycles_lim()
     }
 
-    /// Pays what the guest is deferred, without asking for anything: the I/O thread has nothing to do and
-    /// does not sleep, or for a fixed time.
+    /// Raises deferred interrupts without asking for kicks or bells: the I/O thread has nothing to do but does
+    /// not sleep, or sleeps for a fixed time.
     pub fn idle(&self) {
         path::lock(&self.path).settle(&self.core, None);
     }
@@ -227,7 +227,7 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         self.reset_mac();
     }
 
-    /// CTRL.RST: everything but the PHY. A slice in progress is waited for.
+    /// CTRL.RST: resets everything but the PHY. It waits for a slice in progress.
     pub(super) fn reset_mac(&self) {
         let mut path = path::lock(&self.path);
         self.core.reset();

@@ -6,8 +6,8 @@
 //!                                           DO                     0 | d15 .. d0 | next word
 //! ```
 //!
-//! Invariant: the contents never change. Commands other than read are shifted in and answered by
-//! silence, which a driver that tries to write reports as a failed write.
+//! Invariant: the contents never change. Commands other than read are shifted in and not answered, so a driver
+//! that tries to write reports that the write failed.
 
 use e1000pv::bits::{Eecd, Eerd};
 use e1000pv::eeprom::{self, WORDS};
@@ -57,7 +57,7 @@ impl Eeprom {
         state::Eeprom { pins: self.pins.bits(), phase: self.phase }
     }
 
-    /// Goes on where `save` was.
+    /// Restores what `save` returned.
     pub fn restore(&mut self, from: &state::Eeprom) -> Result<(), BadState> {
         let possible = match from.phase {
             Phase::Command { bits, .. } => bits < 2 + ADDRESS_BITS,

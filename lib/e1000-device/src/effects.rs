@@ -1,5 +1,5 @@
-//! What reading and writing a register does beyond reading and writing: a function for each register
-//! that has such an effect (8254x manual, sections 13.4 and 13.7).
+//! Side effects of register accesses: one function for each register that has one (8254x manual, sections 13.4
+//! and 13.7).
 //!
 //! Two tables, [`E1000::read_register`] and [`E1000::write_register`], lead from the offset to the
 //! function; a register that is in neither is what the table of `e1000pv::regs` makes of it.
@@ -91,7 +91,7 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         (!paravirtual || self.core.config.csb).then_some(register)
     }
 
-    /// No effect but that the writable bits stay.
+    /// A write without side effect: the writable bits are stored.
     fn store(&self, write: Write) {
         self.core.registers.write(write.register, write.offset, write.value);
     }

@@ -56,7 +56,7 @@ pub enum Change {
     None,
     /// The line changed to this level.
     Line(bool),
-    /// The line will go up at the deadline; who waits for it must be told.
+    /// The line will go up at the deadline, of which the thread that waits for it must be told.
     Postponed,
 }
 
@@ -267,7 +267,7 @@ impl Irq {
             };
         }
         if !(context.wants)().include(pending) {
-            // The causes stay: the next event, or the guest's next look, finds them.
+            // The causes stay set, so the next event or the guest's next read of ICR finds them.
             self.counters.bump(Count::IrqSuppressed, 1);
             state.postponed = false;
             return Change::None;

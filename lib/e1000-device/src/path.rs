@@ -1,4 +1,5 @@
-//! The data path: both engines over one port, rounds of bounded and fair work, and the way to sleep.
+//! The data path: both engines over one port, in rounds of bounded and fair work, and the protocol before a
+//! sleep.
 //!
 //! ```text
 //!   round    slice: up to 256 descriptors of TX, up to 256 packets of RX, in turns, until there is
@@ -6,9 +7,9 @@
 //!   idle     prepare_sleep: interrupts that are deferred; ask for kicks and bells and look again
 //! ```
 //!
-//! Invariants: the lock around a `DataPath` is held for a slice, or for one txsync; a round ends. Who
-//! is about to go idle owes nobody anything: what was consumed is reported, whoever waits for it is
-//! interrupted. docs/design/csb.md tells who writes what.
+//! Invariants: the lock around a `DataPath` is held for one slice, or for one txsync, and every round ends.
+//! Before the thread goes idle, all consumed descriptors are reported and a guest that waits for them has been
+//! interrupted. docs/design/csb.md says who writes which word.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -42,10 +43,10 @@ pub struct Next {
     pub size: Size,
 }
 
-/// A round's work in words.
+/// A round's work, classified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
-    /// At most one packet: it may be part of a dialogue.
+    /// At most one packet, which may be part of a request-response exchange.
     #[default]
     One,
     /// Less than 64, or than a quarter of the larger ring.
@@ -104,7 +105,7 @@ impl<M: GuestMemory, P: fmt::Debug> fmt::Debug for DataPath<M, P> {
     }
 }
 
-/// Locks a data path. A thread that panicked under the lock has left indices that are checked anyway.
+/// Locks a data path. Poisoning is ignored, since indices that a panicking thread left are checked anyway.
 pub fn lock<M, P>(path: &Mutex<DataPath<M, P>>) -> MutexGuard<'_, DataPath<M, P>> {
     path.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -175,7 +176,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
     /// Maps another CSB, or none: CSBAL was written.
     pub fn map_csb(&mut self, core: &Core<M>, page: Option<CsbPage<M>>) {
         // Sampled when the address is written, as published.
-        // Bounded: an idle guest has no right to a busy I/O thread.
+        // Bounded, so that an idle guest cannot keep the I/O thread busy.
         let rounds = page.as_ref().map_or(0, |page| page.load(Field::HostTxcyclesLim));
         self.txcycles_lim = rounds.min(MAX_EMPTY_ROUNDS);
         self.csb = page.map(|page| Mapped { on: csb::host_csb_on(&page), page });
@@ -217,8 +218,8 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         self.deferred.forget();
     }
 
-    /// What is between device and port becomes the device's or the network's: lets the port take what is
-    /// queued, and counts what it has lost. Returns how many slots it has left.
+    /// Empties the port's queue before a save: lets the port take what is queued, and counts what it has lost.
+    /// Returns the number of slots that it has not taken.
     pub fn drain(&mut self, core: &Core<M>) -> usize {
         if self.tx.pending() > 0 || self.tx.is_unsynced() {
             let Self { port, tx, csb, .. } = self;
@@ -244,7 +245,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         to.deferred = self.deferred.save(now_ns);
     }
 
-    /// Goes on where `save` was, after the registers have been restored.
+    /// Restores what `save` returned, after the registers have been restored.
     pub fn restore(&mut self, core: &Core<M>, from: &State, now_ns: u64) -> Result<(), BadState> {
         if let Some(mapped) = from.csb {
             let page = CsbPage::new(&core.ram, mapped.gpa);
@@ -299,7 +300,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         }
     }
 
-    /// Stands still. The guest sees a device that does nothing, which a reset mends.
+    /// Stops all work. The guest sees a device that does nothing until it is reset.
     #[cold]
     fn found(&mut self, core: &Core<M>, _: Wild) -> Next {
         self.broken = true;
@@ -352,7 +353,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         Ok(Next { work, again, ..Next::default() })
     }
 
-    /// Hands over what a round has left, and interrupts the guest if that is due.
+    /// Passes on what a round has left to be done, and interrupts the guest if an interrupt is due.
     fn end_round(&mut self, core: &Core<M>, now_ns: u64) {
         let Self { port, tx, csb, .. } = self;
         if tx.is_unsynced() {
@@ -397,8 +398,8 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         }
     }
 
-    /// Before a sleep: pays what is deferred, asks for kicks (`tx`: this thread transmits) and bells, and
-    /// looks again. False: there is work. Either way `after_sleep` comes next.
+    /// Before a sleep: raises deferred interrupts, asks for kicks (`tx`: this thread transmits) and bells, and
+    /// looks again. False: there is work. In both cases `after_sleep` must be called next.
     pub fn before_sleep(&mut self, core: &Core<M>, tx: bool) -> bool {
         self.settle(core, None);
         self.asked = tx;
@@ -435,7 +436,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         let Self { csb, asked, .. } = self;
         if let Some(Mapped { page, .. }) = csb {
             csb::host_rx_start(page);
-            // Inline, kicks are what the vCPU thread lives by.
+            // In inline mode the kicks are addressed to the vCPU thread and stay enabled.
             if std::mem::take(asked) {
                 csb::host_tx_start(page);
             }
@@ -454,7 +455,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
     }
 }
 
-/// Lets time pass as work would.
+/// Spins for a time, like a consumer that works.
 #[cold]
 fn busy(clock: &(impl Clock + ?Sized), ns: u64) {
     let end_ns = clock.now_ns() + ns;

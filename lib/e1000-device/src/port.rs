@@ -56,16 +56,16 @@ pub trait NetPort: Send + fmt::Debug {
     fn rx(&mut self) -> Self::Rx<'_>;
     /// Gives back what was read and shows what came.
     fn rx_sync(&mut self);
-    /// What has come by now is nobody's: it is dropped, if need be with the next `rx_sync`, which has
-    /// to come before `rx` in any case. Calls no kernel: it is the vCPU thread's, whose sandbox lets it
-    /// do nothing that a port needs.
+    /// Drops all packets that have arrived so far, at the latest in the next `rx_sync`, which has to come before
+    /// `rx` in any case. It must not make system calls, because the vCPU thread calls it, whose sandbox does
+    /// not permit those of a port.
     fn rx_discard(&mut self);
     /// Packets for this port that were dropped before they reached its ring, since it was made.
     fn rx_missed(&self) -> u64;
 
     /// Before a sleep: asks to be told of `what`, and looks again. False: there is something already,
-    /// to sleep would be wrong. Either way call `disarm` before going on. How it tells is between the
-    /// port and whoever sleeps: a descriptor, as a rule.
+    /// so the caller must not sleep. In both cases call `disarm` before going on. How the wake-up is delivered
+    /// is agreed between the port and the sleeping thread; usually by a file descriptor.
     fn arm(&mut self, what: Await) -> bool;
     /// After a sleep, or instead of it.
     fn disarm(&mut self);
@@ -95,7 +95,7 @@ pub trait RxSlots {
     fn available(&self) -> usize;
     /// The bytes in received slot `at`, and whether the packet goes on in the next slot.
     fn frame(&self, at: usize) -> (Span<'_>, bool);
-    /// Fetches the bytes in slot `at`, ahead of their use. Any number will do.
+    /// Fetches the bytes in slot `at`, ahead of their use. `at` need not be valid.
     fn prefetch(&self, at: usize);
     /// Gives the first `n` slots back.
     fn release(self, n: usize);

@@ -68,7 +68,7 @@ impl Queue {
         Self { place, ring: None, next: 0, tail: 0, bad_tail: None }
     }
 
-    /// Begins anew at the head, with the ring that the registers describe.
+    /// Starts over at the head, with the ring that the registers describe.
     pub fn restart<M: GuestMemory>(&mut self, core: &Core<M>) {
         let reg = |offset| core.registers.load(offset);
         let Place { base_high, base_low, length, head, .. } = *self.place;
@@ -90,13 +90,13 @@ impl Queue {
         self.ring.map_or(0, Ring::n)
     }
 
-    /// The first descriptor that the device has not dealt with.
+    /// The first descriptor that the device has not processed.
     #[inline]
     pub fn next(&self) -> u32 {
         self.next
     }
 
-    /// The device has dealt with everything before `next`, which is below [`Queue::n`].
+    /// The device has processed all descriptors before `next`, which is below [`Queue::n`].
     #[inline]
     pub fn set_next(&mut self, next: u32) {
         debug_assert!(next < self.n(), "{next} is outside of the ring");

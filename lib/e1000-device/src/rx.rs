@@ -144,8 +144,8 @@ impl Rx {
         }
     }
 
-    /// Delivers at most a slice of packets to descriptors before the tail; returns how many were dealt
-    /// with, and whether there are more that could be delivered now.
+    /// Delivers at most a slice of packets to descriptors before the tail; returns how many were processed,
+    /// and whether there are more that could be delivered now.
     pub fn fill<M: GuestMemory, P: NetPort>(
         &mut self,
         core: &Core<M>,

@@ -1,4 +1,4 @@
-//! What reception goes by, and what it leaves, for one slice.
+//! The registers that govern reception, and the results, of one slice.
 
 use e1000pv::bits::{Ctrl, Rah, Rctl, Rxcsum};
 use e1000pv::regs;
@@ -53,17 +53,17 @@ impl Modes {
     }
 }
 
-/// What a slice did.
+/// The results of a slice.
 #[derive(Debug, Default)]
 pub struct Work {
     /// Delivered packets.
     pub tally: Tally,
-    /// Slots dealt with.
+    /// Slots processed.
     pub slots: usize,
-    /// Packets dealt with.
+    /// Packets processed.
     pub packets: u32,
     /// Of these, refused by the filters.
     pub filtered: u64,
-    /// Of these, impossible; and descriptors with addresses outside of memory.
+    /// Of these, malformed; and descriptors with addresses outside of memory.
     pub bad: u64,
 }

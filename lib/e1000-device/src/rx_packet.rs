@@ -20,7 +20,7 @@ use crate::sizes::{CRC_BYTES, ETHER_HEADER, MAX_FRAME, MIN_FRAME};
 /// Longest packet of all, with CRC (8254x manual, section 3.2: long packets).
 const LONGEST: usize = 16384;
 
-/// What became of a packet.
+/// The outcome of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is in the guest's memory, or the guest's buffers were bad.
@@ -30,7 +30,7 @@ pub enum Outcome {
         /// First word of the frame, if the filters let all untagged frames to its destination pass.
         passed: Option<u64>,
     },
-    /// It is nobody's.
+    /// The packet was dropped.
     Dropped,
     /// It needs more descriptors than there are.
     Waits {
@@ -55,7 +55,7 @@ pub struct Descriptors {
 }
 
 impl Packet {
-    /// Deals with the packet whose first slot is number `work.slots`.
+    /// Delivers or drops the packet whose first slot is number `work.slots`, if there are enough descriptors.
     #[inline(never)]
     pub fn deliver<M: GuestMemory, R: RxSlots>(
         &mut self,
@@ -67,7 +67,7 @@ impl Packet {
         work: &mut Work,
     ) -> Outcome {
         let Some(count) = self.gather(slots, work.slots) else {
-            // A chain without an end: what there is of it is all that ever comes.
+            // A chain without an end: no more of it will ever come.
             work.slots = slots.available();
             work.packets += 1;
             work.bad += 1;

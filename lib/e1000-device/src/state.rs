@@ -1,10 +1,9 @@
 //! A device's state as plain data: saved, restored, compared.
 //!
-//! What is in it: all that a guest could find out about the device by its registers, or later by what
-//! becomes of its packets, a packet of which some descriptors were read included. What is not in it:
-//! guest memory, [`Config`](crate::Config) and counters, which whoever restores a device brings along; and
-//! what is queued in a port, which is neither the device's nor the network's any more: it is sent before
-//! a state can be had.
+//! It contains all that a guest could observe of the device: its registers, and what decides about its packets,
+//! including a packet of which only some descriptors have been read. It does not contain guest memory,
+//! [`Config`](crate::Config) and counters, which the caller provides when it restores a device; nor packets
+//! that are queued in a port, which have to be sent before the state can be saved.
 //!
 //! Times are distances from the moment of saving, so a state may wake up under another clock.
 //! Invariant: a state that no device can be in is refused, so a file that somebody else wrote makes an
@@ -13,8 +12,8 @@
 #[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
-/// The packets of so many slots are queued in the port, which does not take them now: wait for space and
-/// ask again.
+/// The state cannot be saved yet, because the port is full and so many slots are still queued: wait for space and
+/// try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{slots} slots are queued in a port that is full; the state can be saved when it has taken them"
@@ -24,7 +23,7 @@ pub struct Unsent {
     pub slots: usize,
 }
 
-/// What of a state cannot be.
+/// Why a state is refused: no device can be in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no device can be in this state: {0}")]
 pub struct BadState(pub(crate) &'static str);

@@ -350,8 +350,8 @@ impl<M: GuestMemory> Run<'_, M> {
 }
 
 /// Writes DD to those descriptors of `from..to` that ask for it; returns the union of these one's
-/// commands. The descriptors are read again: what a guest has changed meanwhile is its own affair,
-/// since only RS and IDE are looked at.
+/// commands. The descriptors are read again. A guest that has changed them meanwhile harms
+/// only itself, since nothing but RS and IDE is used.
 fn report(view: View<'_>, ring: Ring, from: u32, to: u32) -> TxCmd {
     const REPORT: u64 = cmd(TxCmd::RS.union(TxCmd::RPS));
     const DD: u64 = 1 << 32;

@@ -2,7 +2,7 @@
 //! segmentation, VLAN tags, padding, and whatever is wrong (8254x manual, sections 3.3.3 to 3.5).
 //!
 //! Invariant: the packet is copied out of guest memory once, descriptor by descriptor, and everything
-//! is done to the copy. Its last descriptor is done with when all of its frames are queued: a port
+//! is done to the copy. Its last descriptor is complete when all of its frames are queued: a port
 //! that has no space keeps the rest for later, and what was copied is not read again.
 
 use e1000pv::desc::{ContextTx, DataTx, LegacyTx, Popts, TxCmd, TxDesc};
@@ -23,10 +23,10 @@ const LONGEST: usize = 16288;
 /// Longest packet to segment: 64 KiB of IP packet and its headers.
 const LONGEST_SEGMENTED: usize = 65536 + 256;
 
-/// What became of a descriptor.
+/// The outcome of processing a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
-    /// It is done with.
+    /// It was processed.
     Done,
     /// The port is full; the same descriptor comes again.
     NoSpace,
@@ -106,7 +106,7 @@ impl Packet {
         }
     }
 
-    /// Goes on where `save` was.
+    /// Restores what `save` returned.
     pub fn restore(&mut self, from: &state::Packet) -> Result<(), BadState> {
         let bad = BadState("a packet that is longer than any, or half sent as none can be");
         self.reset();
@@ -144,7 +144,7 @@ impl Packet {
         !self.is_begun
     }
 
-    /// Deals with a descriptor: slots from `used` on are free. `shortest`: shorter frames are padded,
+    /// Processes a descriptor. Slots from `used` on are free. `shortest`: shorter frames are padded,
     /// or if not even an Ethernet header, dropped.
     #[inline(never)]
     pub fn descriptor<M: GuestMemory, T: TxSlots>(

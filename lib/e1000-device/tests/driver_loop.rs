@@ -126,7 +126,7 @@ unsafe impl Dma for Bump {
     }
 }
 
-/// One of the ways to set everything up.
+/// A random configuration of driver and device.
 #[derive(Clone, Debug)]
 struct Setup {
     discipline: Discipline,

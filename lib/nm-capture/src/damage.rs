@@ -1,7 +1,7 @@
 //! What can be wrong with the bytes of a capture.
 //!
-//! Invariant: each kind displays as the half of a sentence that follows the file's name, and tells the byte
-//! at which the part begins that is meant.
+//! Invariant: the text of each kind continues a sentence that begins with the file's name, and names the byte
+//! at which the damaged part begins.
 
 use std::fmt;
 
@@ -36,7 +36,7 @@ pub enum Damage {
         /// The version that is read.
         known: u16,
     },
-    /// It ends in the midst of something: whoever writes it was stopped, or is not done.
+    /// It ends in the middle of a record or block: its writer was interrupted, or is still writing.
     #[error("it is cut off: the {part} at byte {at} has {got} of its {of} bytes")]
     Cut {
         /// Of what.
@@ -48,7 +48,7 @@ pub enum Damage {
         /// How long it should be.
         of: u64,
     },
-    /// It contradicts itself, or the format. Nothing behind can be trusted.
+    /// It contradicts itself or the format. Nothing after this point can be trusted.
     #[error("the {part} at byte {at} {what}")]
     Corrupt {
         /// In what.
@@ -93,7 +93,7 @@ impl fmt::Display for Part {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Corruption {
-    /// It would be longer than any is.
+    /// It claims to be longer than such a part ever is.
     #[error(
         "claims {claimed} bytes; more than {most} is never written, so the file is corrupt from here on"
     )]
@@ -124,7 +124,7 @@ pub enum Corruption {
         /// The one behind.
         behind: u32,
     },
-    /// A packet is longer than the block that it lies in, or than any is.
+    /// A packet claims to be longer than the block that contains it, or than any packet is.
     #[error("claims {claimed} bytes in a block of {block}; the file is corrupt from here on")]
     Overlong {
         /// The length that it claims.
@@ -151,7 +151,7 @@ pub enum Corruption {
         /// How many were described.
         described: usize,
     },
-    /// So many interfaces that no honest capture has them.
+    /// More interfaces than any real capture has.
     #[error("has more than {0} interfaces")]
     Interfaces(usize),
 }

@@ -27,17 +27,17 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
-    /// The bytes are no capture, or stop being one.
+    /// The bytes are not a capture, or are damaged from some point on.
     #[error("{path} is not usable: {}{damage}", inside(*.packing))]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// How it is compressed, in which case its content is meant.
+        /// How the file is compressed, if it is; the damage is then in its decompressed content.
         packing: Option<Packing>,
         /// What is wrong with it.
         damage: Damage,
     },
-    /// The packets are no Ethernet frames.
+    /// The packets are not Ethernet frames.
     #[error("{path} is not usable: {}", no_ethernet(*.link))]
     LinkType {
         /// The file.
@@ -45,7 +45,7 @@ pub enum Error {
         /// What they are.
         link: LinkType,
     },
-    /// Who reads the capture that is written takes nothing of it.
+    /// The reader of the capture that is being written has stalled.
     #[error("The reader of {path} takes nothing: {bytes} bytes are lost")]
     Stalled {
         /// The FIFO, or standard output.

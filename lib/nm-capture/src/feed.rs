@@ -1,16 +1,15 @@
 //! The bytes of a capture, as many as a record needs.
 //!
-//! Invariant: a call either gets all it needs or changes nothing that a later one misses, so a stream may
-//! stop and go on between any two bytes. Memory grows with the bytes that came, not with the length that
-//! a record claims.
+//! Invariant: a call that does not get all it needs loses nothing, so a stream may pause between any two bytes.
+//! Memory grows with the bytes that have arrived, not with the length that a record claims.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 
-/// One read of the input asks for this much.
+/// Bytes that one read of the input asks for.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// What a call of [`Feed::need`] came to.
+/// The outcome of [`Feed::need`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fill {
     /// The bytes are there.
@@ -68,24 +67,24 @@ impl Feed {
         }
     }
 
-    /// What is there.
+    /// The bytes that are there.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.begin..self.end]
     }
 
-    /// Forgets the first `n` bytes of what is there.
+    /// Discards the first `n` of them.
     pub fn take(&mut self, n: usize) {
         debug_assert!(n <= self.end - self.begin);
         self.begin += n;
         self.offset += n as u64;
     }
 
-    /// Distance of what is there from the input's beginning.
+    /// Offset of the first of them from the beginning of the input.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The input from its beginning, if nothing was taken yet.
+    /// The input from its beginning on. Nothing may have been discarded yet.
     pub fn rewound(self) -> impl Read + Send + 'static {
         debug_assert!(self.offset == 0);
         let mut read = self.bytes;

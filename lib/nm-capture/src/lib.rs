@@ -1,5 +1,5 @@
-//! Capture files: read and written record by record, as streams that may be live. What a port or a ring
-//! is is not known here.
+//! Capture files, read and written record by record, as streams that may be live. This crate does not know
+//! what a port or a ring is.
 //!
 //! ```text
 //!   file, FIFO, stdin -> source -> unpack -> feed -> pcap    -> link -> Reader

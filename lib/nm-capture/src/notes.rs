@@ -1,5 +1,5 @@
-//! What a reader did to records beside handing them on: left out, shortened, changed. Every tool says it
-//! in the same words.
+//! What a reader did to records besides passing them on: which it left out, shortened or converted. All
+//! tools report this in the same words.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ pub struct Notes {
     pub empty: u64,
     /// Left out: longer than a frame can be.
     pub oversized: u64,
-    /// Left out: what they hold has no form on Ethernet.
+    /// Left out: their content cannot be represented as Ethernet frames.
     pub unconvertible: u64,
     /// Handed on as the capture cut them.
     pub cut: u64,
@@ -18,7 +18,7 @@ pub struct Notes {
     pub fcs: u64,
     /// Handed on with an Ethernet header made up for them.
     pub converted: u64,
-    /// With a fraction of a second that is a second or more.
+    /// Records whose fraction of a second amounts to a second or more.
     pub fractions: u64,
 }
 
@@ -29,7 +29,7 @@ impl Notes {
         self.empty + self.oversized + self.unconvertible
     }
 
-    /// A sentence for each kind that there is, on what happened to records of `path`.
+    /// One sentence for each counter that is not zero, about the records of `path`.
     #[must_use]
     pub fn sentences(&self, path: &Path) -> Vec<String> {
         let kinds = [

@@ -1,7 +1,7 @@
 //! Where the bytes of a capture go: a file, a FIFO, standard output.
 //!
-//! Invariant: [`Output::push`] never waits. What is not a regular file is written only as far as poll
-//! says that it takes, since one whose reader stands still could not be stopped otherwise.
+//! Invariant: [`Output::push`] never blocks. A FIFO is written only as far as poll(2) promises, because a
+//! writer that blocks on a reader that has stalled could not be stopped.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -14,17 +14,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::source::is_stdout;
 
-/// A pipe that is writable takes this much without waiting, pipe(7).
+/// A writable pipe accepts this much without blocking: PIPE_BUF, pipe(7).
 const CHUNK_BYTES: usize = PIPE_BUF;
 
 /// An open output.
 #[derive(Debug)]
 pub enum Output {
-    /// It takes all at once.
+    /// A regular file, which accepts everything at once.
     File(File),
-    /// It takes what its reader makes room for.
+    /// A FIFO or pipe, which accepts what its reader makes room for.
     Live(File),
-    /// A FIFO that nobody reads yet.
+    /// A FIFO that has no reader yet.
     Unread(PathBuf),
 }
 
@@ -49,7 +49,7 @@ impl Output {
     /// Writes as much of `bytes` as goes without waiting; returns how much that was.
     pub fn push(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let Output::Unread(path) = self {
-            // Opening it in the usual way would wait for a reader, and no signal ends that.
+            // A blocking open(2) would wait for a reader, and signals do not interrupt it (SA_RESTART).
             match OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(path) {
                 Ok(file) => *self = Output::Live(file),
                 Err(error) if error.raw_os_error() == Some(ENXIO) => return Ok(0),
@@ -80,7 +80,7 @@ impl Output {
         Ok(done)
     }
 
-    /// What to poll for room; `None` where that would tell nothing.
+    /// The descriptor to poll for room; `None` if polling it would say nothing.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Output::Live(file) => Some(file.as_fd()),

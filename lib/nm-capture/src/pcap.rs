@@ -47,7 +47,7 @@ pub struct Classic {
 }
 
 impl Classic {
-    /// The format of a file that begins like this, if it is this one.
+    /// The variant of the classic format that a file with these first bytes has, if it has one.
     pub fn of(magic: [u8; 4]) -> Option<Classic> {
         let kinds = [MAGIC_MICROS, MAGIC_NANOS, MAGIC_MODIFIED];
         let found = [false, true].into_iter().find_map(|big_endian| {

@@ -1,8 +1,8 @@
-//! pcapng: sections of blocks, of which those with packets are handed on.
+//! pcapng: sections that consist of blocks, of which those with packets are passed on.
 //!
 //! Invariant: what a block says of its own size is checked before it is believed, and again at its end; an
-//! error names the byte where the block begins. Blocks that hold no packets are passed over without being
-//! kept, whatever their size.
+//! error names the byte where the block begins. Blocks that hold no packets are skipped without
+//! being kept in memory, whatever their size.
 //!
 //! Follows `draft-ietf-opsawg-pcapng`. Interfaces are numbered within a section; each has a link type, a
 //! time unit and a frame check sequence of its own.
@@ -28,8 +28,8 @@ const HEAD_BYTES: usize = 8;
 const TAIL_BYTES: usize = 4;
 /// Longest block that is kept: libpcap's limit, too.
 const MAX_BLOCK: u32 = 16 << 20;
-/// Most interfaces of a section. Numbers of packet blocks could name more; nobody's capture does, and the
-/// list must not grow with a file that consists of nothing else.
+/// Most interfaces of a section. Packet blocks could refer to more, but no real capture does, and a file that
+/// consists of nothing but interfaces must not fill the memory.
 const MAX_INTERFACES: usize = 65_536;
 
 const OPTION_TSRESOL: u16 = 9;
@@ -48,7 +48,7 @@ struct Interface {
     fcs_bytes: u32,
 }
 
-/// A block that is being passed over.
+/// A block that is being skipped.
 #[derive(Clone, Copy, Debug)]
 struct Passing {
     at: u64,
@@ -219,7 +219,7 @@ impl Ng {
                     } else {
                         (2, exponent & 0x7f)
                     };
-                    // The times themselves have 64 bits; a finer unit would count nothing.
+                    // Time stamps have 64 bits, so a finer unit could not even count one second.
                     let units = base.checked_pow(power.into()).filter(|n| *n <= u64::MAX.into());
                     let Some(units) = units else {
                         let what = Corruption::TimeUnit { base, power };
@@ -232,7 +232,7 @@ impl Ng {
                     let (high, low) = if big { (a, b) } else { (b, a) };
                     interface.offset_s = (u64::from(high) << 32 | u64::from(low)).cast_signed();
                 }
-                // Bytes by today's draft, bits by that of 2004.
+                // The current draft counts bytes; that of 2004 counted bits.
                 (OPTION_FCSLEN, &[len]) => {
                     interface.fcs_bytes = u32::from(if len >= 16 { len / 8 } else { len });
                 }
@@ -295,12 +295,12 @@ impl Interface {
     fn time(&self, ticks: u128) -> u128 {
         let (seconds, part) = (ticks / self.units, ticks % self.units);
         let seconds = i128::try_from(seconds).unwrap_or(i128::MAX) + i128::from(self.offset_s);
-        // A part is below `units`, at most 64 bits, and a billion has 30.
+        // This cannot overflow: `part` is below `units`, which has at most 64 bits, and a billion has 30.
         u128::try_from(seconds).unwrap_or(0) * 1_000_000_000 + part * 1_000_000_000 / self.units
     }
 }
 
-/// Options as far as they are whole: code and value.
+/// The options, each as code and value, up to the first that is incomplete.
 fn options(bytes: &[u8], big_endian: bool) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {

@@ -1,8 +1,8 @@
-//! Reading a capture of whatever format, packed or not, from whatever source.
+//! Reading a capture of any supported format, compressed or not, from a file, a FIFO or standard input.
 //!
-//! Invariant: [`Reader::advance`] never waits. A file cannot make the reader take memory beyond the bounds
-//! that `pcap` and `pcapng` name, read beyond a record or loop; what is cut off or senseless is an
-//! error that says where, once, and the stream ends there.
+//! Invariant: [`Reader::advance`] never blocks. No file can make the reader use more memory than the bounds in
+//! `pcap` and `pcapng`, read beyond a record, or loop. Where a capture is cut off or corrupt, one error says
+//! at which byte, and the stream ends there.
 
 use std::fmt;
 use std::io::Read;
@@ -42,9 +42,9 @@ pub enum Next {
     Packet,
     /// Something that is no packet, or one that is left out. Go on.
     Other,
-    /// Nothing yet: the source is alive and silent.
+    /// Nothing yet: a live source has no data at the moment.
     Pending,
-    /// The end, for ever.
+    /// The end of the capture.
     End,
 }
 
@@ -58,7 +58,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// For whoever sends frames.
+    /// The options of a reader whose packets are sent as frames.
     #[must_use]
     pub fn frames(to_ethernet: Option<Addresses>) -> Options {
         Options { longest: Some(crate::MAX_FRAME), to_ethernet }
@@ -75,7 +75,7 @@ pub struct Reader {
     format: Format,
     notes: Notes,
     current: Current,
-    /// The end was reached, or an error behind which nothing can be found again.
+    /// The end was reached, or an error after which the next record cannot be found.
     ended: bool,
 }
 
@@ -112,8 +112,8 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Opens a file or FIFO; `-` is standard input. A file that is no capture is an error here, a live
-    /// stream that is none when it turns out to be.
+    /// Opens a file or FIFO; `-` is standard input. That a file is not a capture is reported here; for a live
+    /// stream it is reported as soon as its first bytes have arrived.
     ///
     /// # Errors
     /// It cannot be opened or read; a file is no capture, or its packets are no Ethernet frames
@@ -128,8 +128,8 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Reads from anything that gives bytes; they are buffered here. What it says with `WouldBlock` is
-    /// [`Next::Pending`].
+    /// Reads from any source of bytes, which need not be buffered. If it returns `WouldBlock`, the reader
+    /// returns [`Next::Pending`].
     ///
     /// # Errors
     /// What there is to read at once is no capture, or cannot be read.
@@ -195,7 +195,7 @@ impl Reader {
         Packet { ts: *ts, orig_len: *orig_len, data }
     }
 
-    /// The next packet, which is waited for; `None` at the end of the file and for ever after it or
+    /// Waits for the next packet and returns it; `None` at the end of the file, and in all calls after it or
     /// after an error.
     ///
     /// # Errors
@@ -239,7 +239,7 @@ impl Reader {
         self.ended
     }
 
-    /// What it did to records so far.
+    /// What the reader did to records so far, besides passing them on.
     #[must_use]
     pub fn notes(&self) -> &Notes {
         &self.notes
@@ -251,8 +251,8 @@ impl Reader {
         &self.path
     }
 
-    /// The capture length that the file announces, as far as it is known yet; packets may break the
-    /// promise.
+    /// The capture length that the file announces, or 0 as long as it is not known. Packets may be longer all
+    /// the same.
     #[must_use]
     pub fn snaplen(&self) -> u32 {
         match &self.format {
@@ -312,7 +312,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// Decides what becomes of a record.
+    /// Passes a record on as a packet, converts it, or leaves it out.
     fn look(&mut self, record: Record) -> Result<Next> {
         let Record { at, odd_fraction, orig_len, link, fcs_bytes, data, total } = record;
         self.check(link)?;
@@ -321,8 +321,8 @@ impl Reader {
             let seconds = u64::try_from(at / 1_000_000_000).unwrap_or(u64::MAX);
             self.current.ts = Duration::new(seconds, (at % 1_000_000_000) as u32);
         }
-        // Some programs write the length on the wire as 0. And a frame that the capture cut has less of
-        // its check sequence, or none.
+        // Some programs write 0 as the length on the wire. And of a frame that the capture truncated, part of
+        // the check sequence or all of it is missing.
         let whole = orig_len.max(data.len() as u32).saturating_sub(fcs_bytes);
         let kept = whole.min(data.len() as u32);
         if self.options.longest.is_some() && kept == 0 {

@@ -1,4 +1,4 @@
-//! What the formats tell the reader: a record that lies in the feed, or why there is none.
+//! What a format's parser returns to the reader: a record in the feed, or why there is none.
 
 use std::ops::Range;
 

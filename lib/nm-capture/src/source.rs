@@ -1,9 +1,8 @@
 //! Where the bytes of a capture come from: a file, a FIFO, standard input.
 //!
-//! Invariant: a read never waits. What is not a regular file is polled before it is read, and says
-//! `WouldBlock` when nothing is there, so that whoever reads can be stopped. `O_NONBLOCK` would do the
-//! same only where the open file description is ours alone; that of standard input is shared with other
-//! processes.
+//! Invariant: a read never blocks. Anything but a regular file is polled before it is read, and returns
+//! `WouldBlock` if nothing is there, so that the reader can be stopped. `O_NONBLOCK` would not do: it belongs
+//! to the open file description, and that of standard input is shared with other processes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -35,12 +34,13 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a file. A FIFO that nobody writes yet is open at once and has nothing to read.
+    /// Opens a file. A FIFO without a writer is opened at once and has nothing to read yet.
     pub fn open(path: &Path) -> io::Result<Source> {
         let file = if is_stdin(path) {
             File::from(io::stdin().as_fd().try_clone_to_owned()?)
         } else {
-            // Opening a FIFO would wait for its writer otherwise, and no signal ends that.
+            // A blocking open(2) of a FIFO would wait for a writer, and signals do not interrupt it
+            // (SA_RESTART).
             OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?
         };
         let live = !file.metadata()?.is_file();

@@ -17,14 +17,14 @@ const XZ_BYTES: u64 = 256 << 20;
 /// Largest window of a zstd stream, as a power of two: what `zstd` itself reads without `--long`.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
-/// A compression that is read.
+/// A compression that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
-    /// RFC 1952, several members too.
+    /// RFC 1952, also with several members.
     Gzip,
-    /// RFC 8878, several frames too.
+    /// RFC 8878, also with several frames.
     Zstd,
-    /// The .xz format, several streams too.
+    /// The .xz format, also with several streams.
     Xz,
 }
 
@@ -49,7 +49,7 @@ impl Packing {
         }
     }
 
-    /// The content of `input`.
+    /// A reader of the decompressed content of `input`.
     ///
     /// # Errors
     /// There is no memory for the decoder.

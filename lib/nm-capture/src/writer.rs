@@ -1,7 +1,7 @@
 //! Writing a capture: the classic format, little-endian, nanoseconds, Ethernet.
 //!
-//! Invariant: what reaches a file are whole records, as far as they were flushed; what does not fit a
-//! reader that stands still is kept, up to a bound, and never waited for without end.
+//! Invariant: a file holds whole records, up to the last flush. What a stalled reader does not take is kept,
+//! up to a limit, and nothing waits for such a reader without a limit.
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -21,11 +21,11 @@ use crate::source::is_stdout;
 
 /// One write of a file carries this much.
 const BUFFER_BYTES: usize = 256 * 1024;
-/// This much is kept for a reader that stands still.
+/// Most bytes that are kept for a stalled reader.
 const PENDING_BYTES: usize = 1024 * 1024;
-/// At the end, a reader that takes nothing for so long has stopped to.
+/// At the end, a reader that takes nothing for this long is given up.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest wait between two looks at the stop flag, and at a FIFO that nobody reads yet.
+/// Longest wait between two checks of the stop flag, and of whether a FIFO has a reader by now.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Writes a capture. Buffered: what is written goes out on [`Writer::flush`], on drop, and when the
@@ -66,7 +66,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Once `stop` is set, [`Writer::write`] no longer waits for a reader that stands still.
+    /// Once `stop` is set, [`Writer::write`] no longer waits for a stalled reader.
     #[must_use]
     pub fn stopped_by(mut self, stop: Arc<AtomicBool>) -> Writer {
         self.stop = Some(stop);
@@ -93,7 +93,7 @@ impl Writer {
         self.pending.len() < PENDING_BYTES
     }
 
-    /// Hands on what was written so far, to a file all of it, to a live reader what it takes now.
+    /// Passes on what was written so far: all of it to a file, and to a live reader as much as it takes now.
     ///
     /// # Errors
     /// `Io`: it cannot be written.
@@ -101,7 +101,7 @@ impl Writer {
         self.push()
     }
 
-    /// Hands on all that was written, and waits for a live reader as long as it takes something.
+    /// Passes on all that was written, and waits for a live reader as long as it makes progress.
     ///
     /// # Errors
     /// `Io`: it cannot be written. `Stalled`: the reader takes nothing for a second, and what is
@@ -141,7 +141,7 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                // What could not be written now will not be written later either.
+                // After an error the rest cannot be written later either, so it is dropped.
                 self.pending.clear();
                 Err(Error::io("write", &self.path)(error))
             }
@@ -163,7 +163,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Whoever cares for errors has called `finish` before.
+        // Callers that need to see errors call `finish` first.
         let _ = self.finish();
     }
 }

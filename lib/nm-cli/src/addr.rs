@@ -100,7 +100,7 @@ impl AddrRange {
         }
     }
 
-    /// True if there is nothing to walk.
+    /// True if the range is one address and one port.
     pub fn single(self) -> bool {
         self.first == self.last && self.first_port == self.last_port
     }

@@ -29,7 +29,7 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
-    /// What separates two reports when the user did not say.
+    /// The time between two reports unless the user chooses another.
     pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
     /// The time between two reports.

@@ -1,6 +1,7 @@
 //! Completion of command lines. The function that a shell calls at TAB starts the tool itself, with
-//! [`VARIABLE`] set and the words typed so far behind `--`; the tool answers from its definition and from
-//! what is there now: switches, ports, machines. So the scripts know no flags and cannot be out of date.
+//! [`VARIABLE`] set and the words typed so far after `--`. The tool answers from its clap definition and from
+//! the switches, ports and machines that exist at that moment, so the shell scripts contain no flags and cannot
+//! go out of date.
 //!
 //! The answer has a line for each candidate: the word, and after a tab what it is.
 
@@ -11,20 +12,20 @@ use clap::Command;
 use clap_complete::CompletionCandidate;
 use clap_complete::engine::{ArgValueCandidates, complete};
 
-/// Set by the shell's function.
+/// The environment variable by which the shell's function asks for completions.
 pub const VARIABLE: &str = "_NM_COMPLETE";
 
-/// Where words for arguments come from: an argument's id, and a list of what may stand there.
+/// Candidates for an argument: its id in the clap definition, and a function that lists them.
 pub type Sources = [(&'static str, fn() -> Vec<String>)];
 
-/// Answers if a shell asks, and then tells so: the process is to end.
+/// Answers if a shell asks. Returns whether it did, in which case the process must end.
 #[must_use]
 pub fn answered(command: Command, sources: &Sources) -> bool {
     if std::env::var_os(VARIABLE).is_none() {
         return false;
     }
     let words = std::env::args_os().skip(2).collect();
-    // Nobody is there to be told of a failure: the shell offers nothing then.
+    // A failure cannot be reported here, since the output is the shell's; it then offers nothing.
     let _ = io::stdout().write_all(answer(command, sources, words).as_bytes());
     true
 }
@@ -35,7 +36,7 @@ fn answer(command: Command, sources: &Sources, words: Vec<OsString>) -> String {
     let here = std::env::current_dir().ok();
     let mut command = with_sources(command, sources);
     let found = complete(&mut command, words, last, here.as_deref()).unwrap_or_default();
-    // The engine offers flags at every place; a person who wants one types its dash.
+    // The engine offers flags everywhere. They are noise unless the user has typed a dash.
     let flag = |c: &CompletionCandidate| c.get_value().to_string_lossy().starts_with('-');
     let others = !found.iter().all(flag);
     let mut lines = String::new();
@@ -47,7 +48,7 @@ fn answer(command: Command, sources: &Sources, words: Vec<OsString>) -> String {
     lines
 }
 
-/// Tells the arguments of a command, and of all below it, where their words come from.
+/// Attaches the candidates to the arguments of a command and of all its subcommands.
 fn with_sources(command: Command, sources: &Sources) -> Command {
     command
         .mut_args(|arg| match sources.iter().find(|(id, _)| arg.get_id() == id) {

@@ -66,8 +66,9 @@ impl CpuList {
         self.0[index % self.0.len()]
     }
 
-    /// CPUs for this many threads. A list is used in turn; a single CPU is the first of a sequence,
-    /// as in pkt-gen, which goes on through the first `limit` CPUs, or those that this process may use.
+    /// CPUs for this many threads. A list is used round-robin. A single CPU is the first of a sequence, as in
+    /// pkt-gen, which continues through the first `limit` CPUs or, without a limit, those that this process
+    /// may use.
     pub fn for_threads(&self, threads: usize, limit: Option<usize>) -> Vec<usize> {
         let pool = limit.map_or_else(|| allowed().to_vec(), |limit| (0..limit.max(1)).collect());
         self.spread(threads, &pool)
@@ -126,7 +127,7 @@ impl fmt::Display for CpuList {
     }
 }
 
-/// The CPUs that this process may use, as it was started: what taskset(1) and cpusets leave it. Never
+/// The CPUs that this process was allowed to use when it was started, by taskset(1) and cpusets. Never
 /// empty.
 pub fn allowed() -> &'static [usize] {
     static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
@@ -134,7 +135,7 @@ pub fn allowed() -> &'static [usize] {
         let all = 0..CpuSet::count();
         match sched_getaffinity(getpid()) {
             Ok(set) => all.filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect(),
-            // A machine with more CPUs than the set has room for: any may be tried.
+            // The machine has more CPUs than the set has room for, so any of them may be tried.
             Err(_) => all.collect(),
         }
     })

@@ -1,6 +1,6 @@
-//! Measured numbers with as many digits as mean something.
+//! Measured numbers, rounded to the digits that are significant.
 
-/// Three significant digits, and no more than four behind the point.
+/// Three significant digits, and at most four decimal places.
 pub fn digits(value: f64) -> String {
     match value.abs() {
         v if !v.is_finite() => "-".into(),

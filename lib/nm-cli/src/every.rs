@@ -1,11 +1,11 @@
-//! What is due again and again: reports, looks around, the movement of a progress bar.
+//! Periodic work: reports, checks, updates of a progress bar.
 //!
-//! Invariant: the times lie on one grid. What comes late does not shift what comes after it, and what
-//! was missed (the machine slept) is not caught up.
+//! Invariant: the times lie on one grid. A late run does not delay the following ones, and runs that were
+//! missed because the machine slept are not made up for.
 
 use std::time::{Duration, Instant};
 
-/// The times of something that is due at every interval.
+/// The times at which periodic work is due.
 #[derive(Clone, Copy, Debug)]
 pub struct Every {
     next: Instant,
@@ -13,7 +13,7 @@ pub struct Every {
 }
 
 impl Every {
-    /// Due for the first time an interval after `begin`. An interval of nothing is always due.
+    /// Work that is first due one interval after `begin`. With an interval of zero it is always due.
     pub fn new(begin: Instant, interval: Duration) -> Every {
         Every { next: begin + interval, interval }
     }
@@ -23,7 +23,7 @@ impl Every {
         self.next
     }
 
-    /// True once for each time of the grid that has come, or for several of them together.
+    /// Whether one or more times of the grid have passed since the last call.
     pub fn due(&mut self, now: Instant) -> bool {
         let Some(late) = now.checked_duration_since(self.next) else { return false };
         let into_the_next = late.as_nanos() % self.interval.as_nanos().max(1);

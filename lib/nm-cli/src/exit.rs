@@ -1,6 +1,7 @@
-//! Exit codes, and errors said once. 0 success (also after a first SIGINT or SIGTERM, with its report),
-//! 1 failure while running, 2 usage, 3 a condition that was asked for does not hold, 128 + signal after
-//! a third request to end ([`crate::signal`]). A reader that goes away (`| head`) is no failure.
+//! Exit codes, and errors that are printed once: 0 for success (also after a first SIGINT or SIGTERM, which
+//! still prints the report), 1 for a failure while running, 2 for wrong usage, 3 if a condition that the user
+//! asked about does not hold, and 128 + signal after a third request to end ([`crate::signal`]). If the
+//! reader of stdout goes away (`| head`), that is not a failure.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -24,9 +25,9 @@ together they count as one. SIGUSR1 prints the totals so far.";
 /// How a run that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All is well: 0.
+    /// The run succeeded: exit code 0.
     Done,
-    /// What the user asked to be told by the exit code, as loss with `--fail-on-loss`: 3.
+    /// A condition that the user wants reported by the exit code, such as loss with `--fail-on-loss`: 3.
     ConditionNotMet,
 }
 
@@ -35,7 +36,7 @@ pub enum Outcome {
 pub struct UsageError(String);
 
 impl UsageError {
-    /// One sentence that says what to do.
+    /// `why` is one sentence that says what to do instead.
     pub fn new(why: impl Into<String>) -> UsageError {
         UsageError(why.into())
     }
@@ -77,7 +78,7 @@ pub fn run(tool: &str, body: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCo
     }
 }
 
-/// True when the cause is that whoever read our stdout left.
+/// True if the cause is that the reader of our stdout went away.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)

@@ -1,15 +1,14 @@
 //! Latencies in a High Dynamic Range histogram: 1 ns to 100 s at three significant digits, in constant
 //! memory, mergeable between threads.
 //!
-//! The text output is HdrHistogram's percentile distribution (`.hgrm`), which the plotters of that
-//! family read.
+//! The text output is HdrHistogram's percentile distribution (`.hgrm`), which HdrHistogram's plotters read.
 
 use std::io::{self, Write};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Longest latency told apart; longer ones count as this.
+/// Longest latency that the histogram resolves; longer ones count as this one.
 const LONGEST_NS: u64 = 100_000_000_000;
 
 /// A histogram of latencies in nanoseconds.
@@ -18,7 +17,7 @@ pub struct Latency {
     histogram: Histogram<u64>,
 }
 
-/// What a histogram says in a line; field names are the JSON keys.
+/// The summary of a histogram. Field names are the JSON keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Summary {
     /// Number of samples.
@@ -81,7 +80,7 @@ impl Latency {
         if h.is_empty() {
             return Summary::default();
         }
-        // A bucket is named by its highest value, which may lie above the largest sample.
+        // The value of a bucket is its upper bound, which may exceed the largest sample.
         let at = |quantile| h.value_at_quantile(quantile).min(h.max());
         Summary {
             rtt_count: h.len(),

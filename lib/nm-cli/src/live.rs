@@ -1,5 +1,5 @@
-//! A progress bar for bounded runs. It appears only when stderr is a terminal that can draw one and the
-//! user did not ask for silence; lines of results are printed above it.
+//! A progress bar for bounded runs. It is shown only if stderr is a terminal that can draw it and the user
+//! did not pass `--quiet`. Result lines are printed above it.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct Live {
     goal: Goal,
 }
 
-/// True when a moving line may be drawn on stderr.
+/// Whether a progress bar may be drawn on stderr.
 pub fn interactive(output: &OutputArgs) -> bool {
     let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
@@ -54,7 +54,7 @@ impl Live {
         self.bar.is_some()
     }
 
-    /// Moves the bar; the message is a rate or so.
+    /// Moves the bar and shows a message beside it, such as the rate.
     pub fn update(&self, packets: u64, elapsed: Duration, message: impl FnOnce() -> String) {
         if let Some(bar) = &self.bar {
             bar.set_message(message());
@@ -65,7 +65,7 @@ impl Live {
         }
     }
 
-    /// Runs `print` with the bar out of the way.
+    /// Runs `print` while the bar is hidden.
     pub fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
         match &self.bar {
             Some(bar) => bar.suspend(print),

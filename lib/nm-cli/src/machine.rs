@@ -1,5 +1,5 @@
-//! The machine that a figure was measured on, for the record beside it: a rate means nothing without
-//! the processor and the sizes of its caches.
+//! The machine that a figure was measured on, which is recorded beside the figure: a rate means nothing
+//! without the processor and the sizes of its caches.
 
 use std::fmt;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde::Serialize;
 
-/// What matters of a machine, and of what runs on it.
+/// The properties of a machine, and of the software on it, that a measured figure depends on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     /// Model of the processor.
@@ -19,7 +19,7 @@ pub struct Machine {
     pub caches: Vec<String>,
     /// Release of the kernel.
     pub kernel: String,
-    /// Version of the compiler that is there now.
+    /// Version of the compiler in PATH, which need not be the one that built the program.
     pub rust: String,
     /// Revision of the working directory; `-dirty` if it differs.
     pub revision: String,
@@ -30,7 +30,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one, now. What cannot be found out is `?`.
+    /// This machine, now. What cannot be determined is `?`.
     #[must_use]
     pub fn here() -> Machine {
         Machine {

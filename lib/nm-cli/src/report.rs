@@ -10,7 +10,7 @@
 //! | `--csv`             |       |          |                  | yes |
 //! | `--csv --interval`  |       | yes      |                  |     |
 //!
-//! A CSV file has one header and one kind of row, or nothing could read it.
+//! A CSV file has one header and one kind of row, because programs that read CSV expect that.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -31,9 +31,9 @@ pub const SCHEMA: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Before the first packet: what will be done.
+    /// Before the first packet: the parameters of the run.
     Start,
-    /// Every `--interval`: what happened since the last.
+    /// Every `--interval`: what happened since the previous record.
     Interval,
     /// On SIGUSR1: the totals so far.
     Totals,
@@ -91,8 +91,8 @@ impl Reporter {
         Reporter::new(Box::new(io::stdout()), args)
     }
 
-    /// Reports on stderr, for runs whose stdout carries packets (`--pcap-out -`): what goes on stdout
-    /// is the result then, and a report that cannot be printed is no reason to end it.
+    /// Reports on stderr, for runs whose stdout carries packets (`--pcap-out -`). The packets are the result
+    /// then, so a report that cannot be printed does not end the run.
     pub fn stderr(args: &OutputArgs) -> Reporter {
         Reporter::new(Box::new(Talk), args)
     }
@@ -114,7 +114,7 @@ impl Reporter {
         }
     }
 
-    /// True if a record of this kind would be printed; saves computing it.
+    /// True if a record of this kind would be printed; if not, it need not be computed.
     pub fn wants(&self, kind: Kind) -> bool {
         let lines = match self.format {
             Format::Human => !self.quiet,
@@ -175,7 +175,7 @@ pub fn csv(kind: Kind, record: &impl Serialize) -> anyhow::Result<[String; 2]> {
     csv_row(&Envelope { kind, schema: SCHEMA, record })
 }
 
-/// Any structure as comma-separated values. What is nested has a column a value, named by the way to it
+/// Any structure as comma-separated values. Each nested value gets a column, which is named by its path
 /// (`counters.nics.0.kicks`).
 ///
 /// # Errors

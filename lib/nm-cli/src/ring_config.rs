@@ -1,7 +1,7 @@
 //! Slots and rings as pkt-gen's and vale-ctl's `-C` take them.
 //!
-//! Invariant: what is left out follows the number it is paired with; 0 and what is nowhere given
-//! mean the port's own default, as in upstream's parser.
+//! Invariant: a number that is left out equals the one it is paired with; 0, or no number at all, stands for
+//! the port's default, as in upstream's parser.
 
 use std::str::FromStr;
 

@@ -1,6 +1,6 @@
-//! What a tool says to people, on stderr. Invariant: talk that nobody can hear is no failure. A full
-//! disk, a closed pipe or no stderr at all changes nothing about what the tool does, whereas
-//! `eprintln!` panics, and a panic ends a release build with a core dump.
+//! Messages for people, on stderr. Invariant: a message that cannot be written is not a failure. A full disk, a
+//! closed pipe or a missing stderr does not change what the tool does, whereas `eprintln!` panics, and a panic
+//! ends a release build with a core dump.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ macro_rules! say {
     };
 }
 
-/// What [`say!`](crate::say!) does: one write, so that lines of several processes do not mix.
+/// The implementation of [`say!`](crate::say!): a single write, so that lines of several processes do not mix.
 pub fn line(words: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(format!("{words}\n").as_bytes());
 }

@@ -2,7 +2,7 @@
 //! means not to wait for anybody, and still to flush and report; a third, again a second later, ends the
 //! process with 128 + signal. SIGUSR1 asks for the totals so far.
 //!
-//! What comes within that second belongs to the request before it: `timeout N tool` signals the process
+//! Signals within that second belong to the previous request: `timeout N tool` signals the process
 //! and then its group, and a Ctrl-C reaches a whole pipeline whose other members pass it on, so the same
 //! request arrives twice within milliseconds.
 //!
@@ -23,7 +23,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::low_level::{self, pipe};
 
-/// A signal counts as another request if it comes so long after the one before, or later.
+/// A signal counts as a new request if it arrives at least this long after the previous one.
 pub const APART: Duration = Duration::from_secs(1);
 
 /// The installed handlers; install once per process, before threads start.
@@ -36,7 +36,8 @@ pub struct Signals {
     ring: UnixStream,
 }
 
-/// The requests to end so far. Apart from the stop flag: a run that ended by itself has used up none.
+/// The requests to end so far. They are separate from the stop flag because a run that ends by itself sets that
+/// flag, too, and must not use up a request.
 #[derive(Debug, Default)]
 struct Requests {
     /// When the last one came, in milliseconds of the monotonic clock, plus one; 0: none came.
@@ -51,7 +52,7 @@ impl Requests {
         if last != 0 && now_ms.saturating_sub(last - 1) < APART.as_millis() as u64 {
             return self.count.load(Ordering::Relaxed);
         }
-        // Two threads may be here for two signals at once, which are then one request.
+        // Two threads may handle two signals at the same time, which then count as one request.
         let next = now_ms.saturating_add(1);
         match self.last_ms.compare_exchange(last, next, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => self.count.fetch_add(1, Ordering::Relaxed) + 1,
@@ -74,7 +75,8 @@ fn request(signal: i32, requests: &Arc<Requests>, hurry: &Arc<AtomicBool>) -> st
     unsafe { low_level::register(signal, action) }.map(|_| ())
 }
 
-/// The clock for the distance of two signals. It cannot fail for this clock; 0 would make both one.
+/// The clock that measures the time between two signals. The call cannot fail for this clock; if it did, 0
+/// would merge the two signals into one request.
 fn monotonic_ms() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC)
         .map_or(0, |now| now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
@@ -108,7 +110,8 @@ impl Signals {
         }
         let install = || -> std::io::Result<()> {
             for signal in [SIGINT, SIGTERM] {
-                // Order matters: actions run in it, and who is woken looks at the flags.
+                // The order matters: actions run in the order of their registration, and the thread that the
+                // last one wakes looks at the flags.
                 flag::register(signal, Arc::clone(&stop))?;
                 request(signal, &requests, &hurry)?;
                 pipe::register(signal, ring.try_clone()?)?;
@@ -131,7 +134,7 @@ impl Signals {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// True once a second request came: wait for nobody any more, but flush and report.
+    /// True after a second request: wait for nothing any more, but still flush and report.
     pub fn hurried(&self) -> bool {
         self.hurry.load(Ordering::Relaxed)
     }
@@ -177,7 +180,7 @@ impl Signals {
         }
     }
 
-    /// Sleeps for a time, as the wait for a link does, unless a signal asks to stop.
+    /// Sleeps for a time, for instance until a link is up, unless a signal asks to stop.
     pub fn sleep(&self, time: Duration) {
         let begin = Instant::now();
         while !self.stopped() {

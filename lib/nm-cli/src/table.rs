@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// How a column is set.
+/// The alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     /// Words.
@@ -14,7 +14,7 @@ pub enum Align {
     Right,
 }
 
-/// One line of cells in columns that are at least that wide: for whoever cannot wait for the last row.
+/// One line of cells in columns of at least these widths, for output that cannot wait for the last row.
 pub fn line<S: AsRef<str>>(cells: &[S], columns: &[(usize, Align)]) -> String {
     let pad = |(cell, &(width, align)): (&S, &(usize, Align))| match align {
         Align::Left => format!("{:<width$}", cell.as_ref()),

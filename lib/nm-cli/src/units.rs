@@ -2,7 +2,7 @@
 //! packet rate.
 //!
 //! L2 bits are the frame without CRC, which is what a netmap slot's `len` counts. L1 adds what a wire
-//! carries beside it (4 CRC + 8 preamble + 12 gap) and pads frames to Ethernet's minimum.
+//! carries besides (4 CRC + 8 preamble + 12 gap) and pads frames to Ethernet's minimum.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -57,7 +57,7 @@ pub enum UnitError {
     /// It is below 0.
     #[error("must not be negative")]
     Negative,
-    /// It does not fit, or is beyond all that there is.
+    /// It does not fit, or exceeds every real rate.
     #[error("too large")]
     TooLarge,
     /// A count is whole.
@@ -271,7 +271,7 @@ impl Units {
         self.format(rate, "bps")
     }
 
-    /// `200.00 M`, or `200000000`. Below 10 000 a count is exact in either way.
+    /// `200.00 M`, or `200000000`. Below 10 000 a count is exact either way.
     pub fn count(self, count: u64) -> String {
         if count < 10_000 {
             count.to_string()

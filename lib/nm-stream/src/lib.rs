@@ -1,5 +1,5 @@
-//! Numbered packet streams, as nm-pktgen and the bench guest send and check them: either end may be on
-//! the host or in a guest. no_std, and nothing is allocated.
+//! Numbered packet streams, as nm-pktgen and the bench guest send and check them. Because either end may be
+//! in a guest, the crate needs no std and allocates nothing.
 
 #![no_std]
 #![forbid(unsafe_code)]

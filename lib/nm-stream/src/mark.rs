@@ -54,8 +54,8 @@ impl Mark {
     /// Reads a mark from its first and second eight bytes as big-endian numbers; `None` if the kind is
     /// unknown.
     ///
-    /// Always inlined: a result that goes through memory is written in small pieces and read back in
-    /// large ones, which the CPU cannot forward (docs/design/guest-driver.md).
+    /// Always inlined: a result that goes through memory is written by narrow stores and read back by wide
+    /// loads, which defeats store forwarding (docs/design/guest-driver.md).
     #[inline(always)]
     pub fn decode(first: u64, value: u64) -> Option<Mark> {
         let kind = match (first >> 8) as u8 {
@@ -71,7 +71,7 @@ impl Mark {
             thread: first as u8,
             value,
         };
-        // A sequence number stands there twice; a packet of somebody else hardly has both.
+        // The sequence number is there twice, which a foreign packet hardly ever matches.
         if kind == Kind::Seq && mark.seq != value as u32 { None } else { Some(mark) }
     }
 

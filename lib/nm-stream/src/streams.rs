@@ -1,7 +1,7 @@
-//! The streams of all senders that a receiver hears, told apart by a key.
+//! The streams of all senders that a receiver gets packets from, distinguished by a key.
 //!
 //! Invariant: `keys[..used]` are different, and `trackers[..used]` have begun. Packets come in bursts of
-//! one sender, so the last one is looked at first.
+//! one sender, so the stream of the last packet is tried first.
 
 use crate::tracker::{SequenceStats, Tracker};
 
@@ -11,7 +11,7 @@ pub struct Streams<const N: usize> {
     keys: [u32; N],
     trackers: [Tracker; N],
     used: usize,
-    /// The last one noted: packets come in bursts of one sender.
+    /// The stream of the last packet: packets come in bursts of one sender.
     last: usize,
 }
 
@@ -27,7 +27,7 @@ impl<const N: usize> Streams<N> {
         Streams { keys: [0; N], trackers: [const { Tracker::empty() }; N], used: 0, last: 0 }
     }
 
-    /// Notes a sequence number of a sender; false if it makes no sense, or there are too many senders.
+    /// Records a sequence number of a sender; false if it is implausible, or there are too many senders.
     #[inline]
     pub fn note(&mut self, stream: u32, seq: u64) -> bool {
         if self.last >= self.used || self.keys[self.last] != stream {
@@ -59,7 +59,7 @@ impl<const N: usize> Streams<N> {
         self.used
     }
 
-    /// Of all streams together.
+    /// The sums over all streams.
     pub fn stats(&self) -> SequenceStats {
         self.trackers[..self.used]
             .iter()

@@ -3,8 +3,8 @@
 //!
 //! A number that was skipped counts as lost until it comes late; then it counts as reordered (RFC 4737:
 //! it came after a higher one). A number older than the window is reordered, and stays lost: nobody can
-//! tell it from a duplicate. What was sent before the first number seen is nobody's loss: the receiver
-//! may have come later.
+//! tell it from a duplicate. Numbers below the first one seen do not count as lost, because the receiver
+//! may have started later than the sender.
 //!
 //! Invariant: the bitmap holds the numbers of [next - WINDOW, next) that are *missing*, and `missing`
 //! counts them. So while it is 0 the bitmap is all zeros, and in-order numbers need not touch it.
@@ -59,7 +59,7 @@ impl Tracker {
         Tracker { next: 0, origin: 0, missing: 0, bitmap: [0; WORDS], stats }
     }
 
-    /// Begins with the first number seen; all before it may still come late, once each.
+    /// Begins with the first number seen. Each lower number may still arrive late, once.
     pub fn begin(&mut self, first: u64) {
         *self = Tracker { next: first.saturating_add(1), origin: first, ..Tracker::empty() };
         self.bitmap = [u64::MAX; WORDS];
@@ -72,7 +72,7 @@ impl Tracker {
         self.stats
     }
 
-    /// Notes a number; false if it is too absurd to be of this stream.
+    /// Records a number; false if it is so far off that the packet must be damaged.
     #[inline]
     pub fn note(&mut self, seq: u64) -> bool {
         if seq == self.next && self.missing == 0 && seq < u64::MAX {
@@ -120,7 +120,7 @@ impl Tracker {
             }
         }
         self.next = seq + 1;
-        // Its place may hold the bit of the number that leaves the window.
+        // Its bit may still stand for the number that leaves the window.
         if self.is_missing(seq) {
             self.found(seq);
         }

@@ -388,7 +388,7 @@ impl Run<'_> {
         self.write(regs::RDT, self.rdt);
     }
 
-    /// What changes the way of packets through the device.
+    /// Registers that change how packets pass through the device.
     fn modes(&mut self) {
         let [rctl, ctrl, rest, rxcsum] = self.input.bytes();
         self.write(regs::CTRL, if ctrl & 1 == 0 { 0 } else { Ctrl::VME.bits() });

@@ -45,7 +45,7 @@ pub struct MockPort {
     shown: usize,
     armed: Await,
     missed: u64,
-    /// Its TX indices are nonsense, until a sync.
+    /// Its TX indices are out of range until a sync.
     damaged: bool,
 }
 
