@@ -1,11 +1,11 @@
 //! e1000pv-vmm: a small virtual machine monitor for KVM, with a paravirtual e1000 on netmap ports.
 //!
 //! ```text
-//!   cli -> plan -> run    what was typed, what it means, a machine's life;  report: its records
+//!   cli -> plan -> run    command line, resolved settings, a machine's life;  report: its records
 //!            |
-//!   guest                 who executes it: vCPUs of KVM, or a thread
+//!   guest                 its execution: vCPUs of KVM, or a thread
 //!   net                   NICs: lib/e1000-device on a board and a port, and the thread that serves it
-//!   machine               what a guest finds: bus, PCI, lines, serial port, idle call
+//!   machine               what a guest sees: bus, PCI, lines, serial port, idle call
 //!   stats                 counters in shared memory, and the names of machines
 //!   host                  memory, threads, filters, terminal of this process
 //! ```
@@ -16,7 +16,7 @@
 //! Unsafe code is in the modules that say so, and nowhere else.
 
 #![deny(unsafe_code)]
-// They panic where the output fails: nm_cli::say!, and writes whose errors are looked at.
+// The macros of std panic if the output fails. Use nm_cli::say!, and writes whose errors are checked.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod cli;

@@ -1,6 +1,6 @@
-//! What the command line means: a machine, its NICs with their ports, addresses and steps of the ladder,
-//! and who runs where. Whatever the options leave open is decided here, before anything is opened; nobody
-//! behind this file knows the command line.
+//! The meaning of the command line: a machine, its NICs with their ports, addresses and steps of the ladder, and
+//! the CPUs of its threads. Everything that the options leave open is decided here, before anything is opened.
+//! No code after this one depends on the command line.
 
 use std::path::PathBuf;
 use std::process;
@@ -39,7 +39,7 @@ pub struct Plan {
     pub nics: Vec<NicPlan>,
     /// How I/O threads wait.
     pub notify: Notify,
-    /// Where its threads run, and by which rules.
+    /// The CPUs and the seccomp filters of its threads.
     pub threads: Threads,
     /// The guest, if a virtual machine executes it.
     pub guest: KvmPlan,
@@ -51,7 +51,7 @@ pub struct Plan {
     pub keep_results: bool,
     /// The machine is ended after this time.
     pub timeout: Option<Duration>,
-    /// What the machine is made of is told.
+    /// Print what the machine consists of.
     pub verbose: bool,
     /// How results are printed.
     pub output: OutputArgs,
@@ -175,7 +175,7 @@ fn io_cpu(cpus: &CpuList, index: usize) -> usize {
     }
 }
 
-/// Parsed here as the guest will parse it: what it would refuse is refused before it boots.
+/// The guest's work, parsed here as the guest will parse it, so that errors are reported before it boots.
 fn work(cli: &Cli) -> Result<Option<Work>, UsageError> {
     if cli.kernel.is_some() || cli.cmdline.is_some() {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! Records of a run: what the machine is, its counters on the way, and at the end the guest's result
-//! with them.
+//! Records of a run: the machine's configuration at the start, its counters during the run, and at the end the
+//! counters with the guest's result.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +27,7 @@ pub struct NicRecord {
     pub mac: Mac,
 }
 
-/// What runs.
+/// The configuration of the machine.
 #[derive(Clone, Debug, Serialize)]
 pub struct Start {
     /// The machine's name.
@@ -65,7 +65,7 @@ pub struct CpuTime {
     pub io_ns: Vec<u64>,
 }
 
-/// Totals, on the way and at the end.
+/// Totals, during the run and at its end.
 #[derive(Clone, Debug, Serialize)]
 pub struct Totals {
     /// The machine's name.
@@ -86,7 +86,7 @@ pub struct Totals {
     pub guest: Option<Value>,
     /// What was counted.
     pub counters: Snapshot,
-    /// For people, who want to read what happened since then: the record of the interval before.
+    /// The previous interval's record, because the text for people shows what happened since then.
     #[serde(skip)]
     pub before: Option<Before>,
 }
@@ -120,8 +120,8 @@ impl Record for Totals {
     }
 }
 
-/// The bench guest's result in a few words; another guest's is its own. What it says is believed, but no
-/// number of it ends the report.
+/// The bench guest's result in a few words; another guest's is its own. Its numbers are not
+/// verified, but none of them can make the report fail.
 fn result_human(f: &mut dyn fmt::Write, guest: &Value, units: Units) -> fmt::Result {
     let number = |key: &str| guest[key].as_u64();
     let (Some(work), Some(packets)) = (guest["workload"].as_str(), number("packets")) else {

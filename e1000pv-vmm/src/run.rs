@@ -1,8 +1,8 @@
 //! A machine's life: set up, run, report, take down.
 //!
-//! Invariants: whatever can fail because of what the user typed or what the system lacks fails before
-//! a guest runs; whatever ends a run (the guest, a signal, the time, a lost reader), ports are closed
-//! after everybody who uses them, and then the record is printed.
+//! Invariants: errors in the command line, or due to what the system lacks, are reported before a guest runs.
+//! However a run ends (by the guest, a signal, a timeout, a lost reader), the ports are closed after all their
+//! users have ended, and then the record is printed.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -179,7 +179,7 @@ fn thread_parts(
     Ok((Parts { ram, nics: registers, csb, intx, counters, console }, nics))
 }
 
-/// A guest that was asked to end has so long for its report: its output is queued for a second at most.
+/// Time that a guest has for its report after it was asked to end.
 const REPORT_TIME: Duration = Duration::from_millis(1500);
 
 /// A machine that runs.
@@ -210,7 +210,7 @@ impl Running<'_> {
     fn run(mut self, signals: &Signals) -> anyhow::Result<Outcome> {
         let woken = self.watch(signals)?;
         if woken != Wake::Guest && self.guest.ask() {
-            // For its report. Who asks a second time does not want to wait for it.
+            // The guest writes its report meanwhile. A second request means not to wait for it.
             self.wait_for_end(REPORT_TIME, signals);
         }
         self.guest.stop();
@@ -220,11 +220,11 @@ impl Running<'_> {
         let served = self.service.finish();
         drop(self.terminal.take());
         let (ended, io_ns) = (ended?, served?);
-        // Here the last devices go, and with them their ports are closed.
+        // The last devices are dropped here, which closes their ports.
         drop(ended.used);
         let end = match (woken, ended.end) {
             (Wake::Timeout, End::Asked | End::Status(_)) => End::Timeout,
-            // Asked to stop, a guest that is a thread still says how it was.
+            // A guest that is a thread reports its result even when it was asked to stop.
             (Wake::Signal, End::Status(0)) => End::Asked,
             (_, end) => end,
         };
@@ -240,14 +240,14 @@ impl Running<'_> {
             counters: self.counters.snapshot(),
             before: None,
         };
-        // The result in words is talk; the guest has printed it.
+        // The result in words goes to stderr, since the guest has printed it on stdout.
         if self.plan.output.machine() || !self.plan.output.quiet {
             self.reporter.emit(&self.live, Kind::End, &totals)?;
         }
         end.outcome()
     }
 
-    /// Waits until the guest has ended, but not for ever.
+    /// Waits a limited time until the guest has ended.
     fn wait_for_end(&self, time: Duration, signals: &Signals) {
         let end = Instant::now() + time;
         while !signals.hurried() {
@@ -265,7 +265,7 @@ impl Running<'_> {
         }
     }
 
-    /// Waits for the end, and reports on the way.
+    /// Waits for the end, and prints interval reports meanwhile.
     fn watch(&mut self, signals: &Signals) -> anyhow::Result<Wake> {
         let end = self.plan.timeout.map(|time| self.begin + time);
         let mut intervals = self.plan.output.interval.map(|time| Every::new(self.begin, time));

@@ -6,8 +6,8 @@
 //! when the process is gone, and with it all that it held.
 //!
 //! The bridge is in a process group of its own (a Ctrl-C meant for a later command does not reach
-//! it). What it says until it is ready goes into memory that nobody else can reach, and leaves
-//! nothing behind; the last words of one that fails later are in the system's log.
+//! it). Its messages until it is ready go to an anonymous file, which leaves nothing behind. A bridge that fails
+//! later reports that to the system's log.
 
 use std::fs::File;
 use std::io::{PipeReader, Read, Seek};
@@ -32,7 +32,7 @@ pub use running::find;
 
 /// The program's name.
 const PROGRAM: &str = "nm-bridge";
-/// Of what a bridge says before it fails, so much is passed on.
+/// Most bytes of a failed bridge's messages that are passed on.
 const WORDS: u64 = 4096;
 
 /// The name of the interface behind an attached port: that of the port, which is short and plain
@@ -105,7 +105,7 @@ fn wait(fd: BorrowedFd<'_>, signals: &Signals, deadline: Instant) -> anyhow::Res
     Ok(false)
 }
 
-/// What a wait for a new bridge came to.
+/// The outcome of a wait for a new bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Waited {
     Ready,
@@ -127,14 +127,14 @@ impl Starting {
     fn new(name: &Target, options: &BridgeOptions) -> anyhow::Result<Starting> {
         let iface = interface(name).map_err(|why| anyhow!(why))?;
         let program = find_program()?;
-        // The directory changes, hence a relative root would mean another one.
+        // The bridge's working directory differs, so a relative root would mean another directory there.
         let root = std::path::absolute(control::root()).context("finding the root's path")?;
         let words: File = memfd_create("nm-bridge's words", MFdFlags::MFD_CLOEXEC)
             .context("making room for the bridge's words")?
             .into();
         let (ready, writer) = std::io::pipe().context("creating a pipe")?;
-        // The one descriptor beside the standard ones that the bridge is to inherit. No other thread
-        // of ours starts a program meanwhile.
+        // The only descriptor besides the standard ones that the bridge is to inherit. No other thread of this
+        // process starts a program meanwhile.
         fcntl(&writer, FcntlArg::F_SETFD(FdFlag::empty())).context("creating a pipe")?;
         let mut command = Command::new(&program);
         command.args(running::arguments(name, iface)).arg("--attached").arg(&root);
@@ -148,7 +148,7 @@ impl Starting {
         if std::env::var_os("NETMAP_ROOT").is_some_and(|root| !root.is_empty()) {
             command.env("NETMAP_ROOT", root);
         }
-        // Keeps no directory busy for as long as it runs.
+        // Otherwise the bridge would keep the current directory's file system busy while it runs.
         command.current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(words.try_clone().context("making room for the bridge's words")?);
@@ -161,20 +161,20 @@ impl Starting {
         if !wait(self.ready.as_fd(), signals, Instant::now() + timeout)? {
             return Ok(if signals.stopped() { Waited::Interrupted } else { Waited::TimeOut });
         }
-        // One write of a few bytes: it comes at once, or not at all.
+        // It is a single write of a few bytes, so it arrives as a whole or not at all.
         let count = self.ready.read(&mut [0; 16]).context("reading from the bridge")?;
         Ok(if count > 0 { Waited::Ready } else { Waited::Ended })
     }
 
     /// Ends a bridge that did not come up.
     fn end(&mut self) -> anyhow::Result<()> {
-        // It may be on its way out already: an error then, and none that matters.
+        // The bridge may be about to exit already, in which case the error does not matter.
         let _ = self.child.kill();
         self.child.wait().context("waiting for the bridge")?;
         Ok(())
     }
 
-    /// What it said itself, without its name in front.
+    /// The bridge's own message, without its name in front.
     fn said(&mut self) -> String {
         let mut said = Vec::new();
         let read =

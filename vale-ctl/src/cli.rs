@@ -1,7 +1,7 @@
 //! The command line of `vale-ctl`, as data: `--help`, the manual page and the completions all come
 //! from here.
 //!
-//! Invariant: nothing here acts. Upstream's one-letter flags are not part of this definition; they
+//! Invariant: this file only describes. Upstream's one-letter flags are not part of this definition; they
 //! are translated into it by `legacy`, because upstream's rules (the last action wins, `-h IF`
 //! attaches) are not those of a subcommand interface. Nor is anything of the library or of the rest of
 //! this program used, so that pages and completions are made without either.
@@ -191,7 +191,7 @@ pub struct Target {
 impl FromStr for Target {
     type Err = Infallible;
 
-    /// Takes a name apart; `target` judges it.
+    /// Splits a name at the colon; `target` checks it.
     fn from_str(name: &str) -> Result<Target, Infallible> {
         Ok(match name.split_once(':') {
             Some((switch, port)) if !port.is_empty() => {
@@ -227,7 +227,7 @@ pub struct Show {
     pub name: Target,
 }
 
-/// What every changing command has.
+/// Options of every command that changes something.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Change {
     /// Check and say what would be done, but do not do it

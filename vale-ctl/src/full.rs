@@ -1,8 +1,8 @@
-//! Receivers that do not keep up: whose rings are full now, and what that does to senders.
+//! Receivers that do not keep up: ports whose receive rings are full, and the consequences for senders.
 
 use netmap::control::{PortInfo, RingDir, SwitchInfo};
 
-/// What there is to say about a port whose receive ring is full.
+/// The warning about a port whose receive ring is full.
 pub fn note(switch: &SwitchInfo, port: &PortInfo) -> Option<&'static str> {
     // One slot of a ring is always empty.
     let full = |used: u32| port.rx_slots > 0 && used.saturating_add(1) >= port.rx_slots;

@@ -21,7 +21,7 @@ pub fn keyed(entities: impl IntoIterator<Item = (String, Value)>) -> Value {
     Value::Object(object)
 }
 
-/// How much of a port is told.
+/// How much of a port is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     /// What it is and who uses it.

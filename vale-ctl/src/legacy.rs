@@ -18,10 +18,10 @@ use crate::target;
 /// Letters that take a value.
 const WITH_VALUE: &str = "gdahnrlpPCm";
 
-/// How long attach and detach wait; the flags have no say in it.
+/// How long attach and detach wait. Upstream has no flag for it.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the letters say.
+/// The values of the flags.
 #[derive(Default)]
 struct Flags<'a> {
     action: Option<(char, Option<&'a str>)>,
@@ -60,7 +60,7 @@ fn is_legacy(args: &[String]) -> bool {
     }
 }
 
-/// getopt's walk: letters may be glued to each other and to the value.
+/// Parses like getopt: letters may be combined, and a value may follow its letter directly.
 fn flags(args: &[String]) -> Result<Flags<'_>, String> {
     let mut found = Flags::default();
     let mut rest = args.iter();

@@ -5,7 +5,7 @@
 //! `poll` start another process, an `nm-bridge` that outlives the command.
 
 #![forbid(unsafe_code)]
-// They panic where the output fails: nm_cli::say!, and writes whose errors are looked at.
+// The macros of std panic if the output fails. Use nm_cli::say!, and writes whose errors are checked.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod cli;
@@ -54,7 +54,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Whether what was named does not exist: the library says so in its own words.
+/// Whether the error is that a named switch or port does not exist, which the library reports by its own type.
 fn is_not_there(error: &anyhow::Error) -> bool {
     error.downcast_ref::<NotThere>().is_some()
         || matches!(error.downcast_ref(), Some(netmap::Error::NotFound { .. }))

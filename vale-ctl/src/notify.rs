@@ -1,9 +1,8 @@
 //! Waiting until something may have changed: a file of a switch that came or went (inotify(7)), a
 //! signal, or a time that passed.
 //!
-//! Invariant: a wake-up says only "look again". What changes inside the shared files (a learnt
-//! address, a port that died and was reaped by nobody yet) makes no event, hence every wait has a
-//! time limit.
+//! Invariant: a wake-up says only "look again". Changes inside the shared files (a learnt
+//! address, a dead port that has not been reaped yet) cause no event, so every wait has a time limit.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -65,9 +64,8 @@ impl Notify {
         }
     }
 
-    /// A directory that cannot be watched (not there yet, or gone again) costs promptness only,
-    /// because every wait is bounded; so the error is of no use to anybody. Watching again what is
-    /// watched changes nothing.
+    /// If a directory cannot be watched (it does not exist yet, or no longer), changes are only noticed later,
+    /// because every wait is bounded; so errors are ignored. Adding a watch twice has no effect.
     fn watch(&self, dir: &Path) {
         let changes = AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
@@ -91,7 +89,7 @@ impl Notify {
         fds.extend(self.extra.iter().map(|wake| PollFd::new(wake.as_fd(), PollFlags::POLLIN)));
         // The only error is EINTR: a signal, which is an event as well.
         let _ = poll(&mut fds, timeout);
-        // Empty when something else woke us.
+        // It is empty if something else ended the wait.
         while self.inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
         self.signals.drain();
         if let Some(mut wake) = self.extra.as_ref() {

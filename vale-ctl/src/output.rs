@@ -1,8 +1,8 @@
-//! stdout and what goes there.
+//! Output to stdout.
 //!
 //! Invariant: results go through here and a failing write is an error of the command (a closed pipe
-//! ends it quietly), never a panic as `println!` has it; what is said to a person beside the result
-//! goes to stderr.
+//! ends it quietly), never a panic as with `println!`. Messages for people besides the result go to
+//! stderr.
 
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
@@ -26,7 +26,7 @@ pub struct Out {
 }
 
 impl Out {
-    /// For the rest of the process.
+    /// The output for the rest of the process.
     pub fn new(json: bool, verbose: bool) -> Out {
         let stdout = io::stdout();
         let dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
@@ -61,7 +61,7 @@ impl Out {
         writeln!(self.stdout)
     }
 
-    /// Hands everything to the reader now.
+    /// Flushes, so that the reader gets everything now.
     pub fn flush(&mut self) -> io::Result<()> {
         self.stdout.flush()
     }
@@ -95,7 +95,7 @@ pub enum Did {
     Detach,
     /// A setting changed.
     Set,
-    /// As wished already.
+    /// Nothing: everything was as requested already.
     Nothing,
 }
 

@@ -1,4 +1,4 @@
-//! From the names on the command line to what the switches' files say.
+//! Finds the switches and ports that the command line names.
 //!
 //! Invariant: the answer follows the order of the switches (by name), each once, however often and
 //! in whatever order they were named; something named that is not there is an error of its own
@@ -20,7 +20,7 @@ pub struct Picked {
     pub whole: bool,
 }
 
-/// What was named is not as the command needs it.
+/// A named switch or port is not in the state that the command needs.
 #[derive(Debug)]
 pub enum NotThere {
     /// It does not exist.
@@ -54,14 +54,14 @@ pub fn seen() -> anyhow::Result<(Vec<SwitchInfo>, bool)> {
     let (mut switches, errors) = control::list().context("listing the switches")?;
     let hidden = !errors.is_empty();
     for error in errors {
-        // The others are worth showing all the same.
+        // The other switches are shown nevertheless.
         nm_cli::say!("vale-ctl: warning: {:#}", anyhow::Error::from(error));
     }
     switches.sort_by(|a, b| a.name.cmp(&b.name));
     for switch in &mut switches {
         switch.ports.sort_by_key(|port| port.index);
         for port in &mut switch.ports {
-            // The library tells every handle; a process with one per ring is one user.
+            // The library lists every handle, but a process that has one handle per ring is one user.
             port.users.sort_by_key(|user| user.pid);
             port.users.dedup_by_key(|user| user.pid);
         }
@@ -69,7 +69,7 @@ pub fn seen() -> anyhow::Result<(Vec<SwitchInfo>, bool)> {
     Ok((switches, hidden))
 }
 
-/// What `names` mean among all switches; everything when nothing is named.
+/// The switches and ports that `names` select; all of them if there are no names.
 pub fn named(names: &[Target]) -> anyhow::Result<Vec<Picked>> {
     Ok(named_of_seen(names)?.0)
 }
@@ -85,7 +85,7 @@ pub fn named_of_seen(names: &[Target]) -> anyhow::Result<(Vec<Picked>, bool)> {
     Ok((pick(switches, names), hidden))
 }
 
-/// As `named`, but what is not there now is left out: for commands that wait for it to come.
+/// As `named`, but leaves out what does not exist: for commands that wait for it to appear.
 pub fn present(names: &[Target]) -> anyhow::Result<Vec<Picked>> {
     Ok(pick(all()?, names))
 }

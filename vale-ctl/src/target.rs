@@ -1,5 +1,5 @@
-//! Whether what was typed names a switch or a whole port by netmap's grammar. The command line's
-//! definition ([`crate::cli`]) only takes it apart, so that it needs nothing of the library.
+//! Checks by netmap's grammar whether an argument names a switch or a whole port. The definition of the command
+//! line ([`crate::cli`]) only splits it, so that it does not depend on the library.
 
 use netmap::name::parse_switch;
 use netmap::{NameError, PortName};
@@ -38,7 +38,7 @@ fn named(cli: &Cli) -> Vec<&Target> {
     }
 }
 
-/// Takes a name apart and checks it.
+/// Splits a name and checks it.
 pub fn parse(name: &str) -> Result<Target, String> {
     let Ok(target) = name.parse::<Target>();
     whole(&target).map(|()| target)

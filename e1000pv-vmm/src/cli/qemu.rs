@@ -1,5 +1,5 @@
-//! QEMU's spelling of the command line, rewritten to ours: one dash, other names, options that ask for what
-//! is so anyway.
+//! Rewrites QEMU's command-line syntax to ours: single dashes, other names, and options that ask for what is
+//! the case anyway.
 
 use std::ffi::OsString;
 
@@ -15,7 +15,7 @@ const SAME: [(&str, &str); 9] = [
     ("-serial", "--serial"),
     ("-accel", "--accel"),
 ];
-/// QEMU's options that say what is so anyway.
+/// QEMU's options that ask for what is the case anyway.
 const IGNORED: [&str; 4] = ["-nographic", "-nodefaults", "-no-reboot", "-enable-kvm"];
 /// The same, with a value.
 const IGNORED_WITH_VALUE: [&str; 7] =
@@ -26,8 +26,8 @@ const IGNORED_WITH_VALUE: [&str; 7] =
 const LETTERS: [char; 3] = ['v', 'q', 'N'];
 const LETTER_WITH_VALUE: char = 'T';
 
-/// A word behind one dash that is no letters of ours: of QEMU's options one that has no meaning here,
-/// or a slip. `-hda` is not to be taken for `-h`.
+/// Whether a word after a single dash does not consist of our short options. It is then an option of QEMU that
+/// has no meaning here, or a typing error: `-hda` must not be taken for `-h`.
 fn is_long(word: &str) -> bool {
     let Some(name) = word.strip_prefix('-').filter(|name| name.len() > 1) else { return false };
     let typed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';

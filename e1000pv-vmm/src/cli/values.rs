@@ -1,5 +1,5 @@
-//! What options take: memory sizes, the serial port's other end, `--netdev` and `--device` in their own
-//! words and in QEMU's.
+//! The values of options: memory sizes, the serial port's destination, `--netdev` and `--device` in their own
+//! syntax and in QEMU's.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -175,7 +175,7 @@ impl FromStr for Device {
     }
 }
 
-/// The exit port is where everybody has it, or the guest would miss it.
+/// The exit port can only be at its usual address, where guests expect it.
 fn isa_debug_exit(text: &str) -> Result<(), String> {
     for word in words(text).skip(1) {
         match word {

@@ -6,9 +6,8 @@
 //!                      -> Cpu:  the lines of `intx`, looked at once a batch; sleep is a wait for them
 //! ```
 //!
-//! It pretends nothing: what is an exit of a virtual machine costs a function call here, and its
-//! output says so. Registers, descriptors, CSB and notification are the same, hence so are their
-//! counts.
+//! It does not imitate the cost of exits: what is an exit of a virtual machine is a function call here, and its
+//! output says so. Registers, descriptors, CSB and notification are the same, and so are their counts.
 
 use std::cell::Cell;
 use std::fmt;

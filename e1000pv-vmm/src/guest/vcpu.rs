@@ -49,7 +49,8 @@ pub fn create(kvm: &Kvm, vm: &VmFd, index: usize, entry: u64) -> anyhow::Result<
         .with_context(|| format!("creating virtual CPU {index}"))
 }
 
-/// What the kernel reports of the CPU that asked, made true of vCPU `index`, whose APIC has that id.
+/// Adapts the CPUID leaves, which the kernel reports for the CPU that runs this, to vCPU `index`, whose APIC has
+/// that id.
 fn adjust_cpuid(entries: &mut [kvm_cpuid_entry2], index: usize) {
     for entry in entries {
         match entry.function {

@@ -5,7 +5,7 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use anyhow::Context;
 use vmm_sys_util::eventfd::EventFd;
 
-/// A new one, that nobody waits in a read of.
+/// A new one that does not block in read(2).
 pub fn event() -> anyhow::Result<EventFd> {
     EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).context("creating an eventfd")
 }

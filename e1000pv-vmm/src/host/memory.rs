@@ -1,10 +1,9 @@
 //! Guest RAM on the host: allocated whole before the guest starts, in huge pages where the system has
 //! them.
 //!
-//! Invariants: a [`Memory`] that exists has all of its pages. So a machine that lacks memory says so at
-//! the start, in words; no guest meets a SIGBUS or an OOM killer later because its RAM was a promise. It is
-//! in no core dump of this process: what a guest keeps to itself does not become a file on the host,
-//! and a guest that brought down its monitor would not write a gigabyte with that.
+//! Invariants: all pages of a [`Memory`] are present. So a lack of memory is an error message at the start, and
+//! never a SIGBUS or the OOM killer while a guest runs. The memory is excluded from core dumps of this process,
+//! so that a guest's secrets do not get into a file on the host, and a crash does not write gigabytes.
 //!
 //! Huge pages halve the cost of what a guest does with memory where page tables are shadowed (a first
 //! touch is 2.4-3.9 us with 4 KiB pages and 0.2 us with 2 MiB), so `auto` takes the first of: a memfd
@@ -90,7 +89,7 @@ impl Memory {
     }
 }
 
-/// An allocation that the system cannot keep would end in somebody's death by the OOM killer.
+/// Checks that there is enough memory. An allocation beyond that would make the OOM killer end some process.
 fn room_for(bytes: u64) -> anyhow::Result<()> {
     let Ok(info) = std::fs::read_to_string("/proc/meminfo") else { return Ok(()) };
     let available_kib = info
@@ -167,7 +166,7 @@ fn advise(region: &MmapRegion, advice: i32) -> std::io::Result<()> {
 }
 
 fn advise_huge(region: &MmapRegion) {
-    // Advice: where it is refused, pages are small and everything works.
+    // This is advice only: if it is refused, pages are small and everything works.
     let _ = advise(region, libc::MADV_HUGEPAGE);
 }
 

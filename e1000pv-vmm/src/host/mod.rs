@@ -1,4 +1,4 @@
-//! What the monitor needs of its own process and the system below it.
+//! What the monitor needs from its own process and from the host system.
 
 pub mod clock;
 #[allow(unsafe_code)]

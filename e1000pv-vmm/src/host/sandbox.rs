@@ -8,8 +8,8 @@
 //! | main | the same, and its terminal |
 //! | all | memory that is not executable, locks, clocks, eventfds, their own end |
 //!
-//! Nobody may start a program or a thread, open a socket, load code, trace or signal another process
-//! (his own he may abort: a panic shows as one), or change who he is. The console's descriptors and the port's are open by then. What is not allowed
+//! No thread may start a program or a thread, open a socket, load code, trace or signal another process (it may
+//! abort its own, as a panic does), or change its credentials. The console's descriptors and the port's are open by then. What is not allowed
 //! kills the process with SIGSYS: a guest that has got hold of it has nothing else to try.
 //!
 //! Invariant: filters are for the running machine; all that is set up (threads among it) comes before,
@@ -305,13 +305,13 @@ mod tests {
             let (nic, sender) = besieged();
             filter(role).expect("a filter").enter().expect("seccomp works here");
             set_up(&nic);
-            // Not dropped: closing ports is not a vCPU's.
+            // Not dropped, because a vCPU thread may not close ports.
             std::mem::forget((nic, sender));
             std::process::exit(0);
         }
         filter(role).expect("a filter").enter().expect("seccomp works here");
         forbidden(what);
-        // Not by the harness, which would start to clean up: this is what a machine does.
+        // Ends the process without the test harness, which would clean up by forbidden calls.
         std::process::exit(0);
     }
 

@@ -1,5 +1,5 @@
-//! The terminal of somebody who types to the guest's serial port: raw while the machine runs, as it
-//! was afterwards.
+//! The terminal of a user who types to the guest's serial port: raw while the machine runs, and restored
+//! afterwards.
 //!
 //! Signals stay as they are: Ctrl-C ends the machine, in raw mode as well, as all tools here do.
 
@@ -22,7 +22,7 @@ impl std::fmt::Debug for Saved {
 }
 
 impl Terminal {
-    /// Takes stdin over, if it is a terminal and stdout is one, too: somebody sits there.
+    /// Takes over stdin if both stdin and stdout are terminals, which means that a user is present.
     pub fn take() -> Option<Terminal> {
         let stdin = std::io::stdin();
         if !stdin.is_terminal() || !std::io::stdout().is_terminal() {
@@ -58,7 +58,7 @@ impl Terminal {
     }
 
     fn set(&self, mode: &libc::termios) {
-        // It fails if the terminal is gone; then there is nobody to be served.
+        // It fails only if the terminal is gone, in which case there is nothing to restore.
         // SAFETY: the descriptor is open, and the structure is one that tcgetattr filled in.
         let _ = unsafe { libc::tcsetattr(self.stdin.as_raw_fd(), libc::TCSANOW, mode) };
     }

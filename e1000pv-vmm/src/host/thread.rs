@@ -1,4 +1,4 @@
-//! How every thread of a machine begins, and what time it took.
+//! The start of every thread of a machine, and the CPU time that it took.
 
 use std::time::Duration;
 

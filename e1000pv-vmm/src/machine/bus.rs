@@ -1,6 +1,6 @@
-//! Who answers to an address or a port, for the vCPU's exits.
+//! Dispatches the vCPUs' accesses to memory-mapped registers and I/O ports.
 //!
-//! Invariants: every access of every width gets a defined answer; where nobody is, reads are all ones,
+//! Invariants: every access of every width gets a defined answer; where no device answers, reads are all ones,
 //! writes vanish, and the access is counted. A device never sees an access that crosses its window.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,7 +40,7 @@ impl Bus {
         Bus { nics, pci: Mutex::new(pci), com1, idle }
     }
 
-    /// The vCPU reads memory that is none.
+    /// The vCPU reads an address that is not memory.
     pub fn mmio_read(&self, cpu: &Cpu, address: u64, data: &mut [u8]) {
         match self.memory(address, data.len()) {
             Some((nic, offset)) => nic.mmio_read(offset, data),
@@ -48,7 +48,7 @@ impl Bus {
         }
     }
 
-    /// The vCPU writes memory that is none.
+    /// The vCPU writes to an address that is not memory.
     pub fn mmio_write(&self, cpu: &Cpu, address: u64, data: &[u8]) {
         match self.memory(address, data.len()) {
             Some((nic, offset)) => nic.mmio_write(offset, data),

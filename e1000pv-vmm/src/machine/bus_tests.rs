@@ -56,7 +56,7 @@ fn machine() -> (Bus, Cpu, Arc<E1000<GuestRam, MockPort>>) {
     (Bus::new(pci, slots, com1, Some(idle)), Cpu { index: 0, counters }, nic)
 }
 
-/// Ports where somebody answers, at their ends and beyond, and any.
+/// Ports at which devices answer, those at and beyond the ends of their ranges, and arbitrary ones.
 fn ports() -> impl Strategy<Value = u16> {
     let near = |port: u16| (0u16..9).prop_map(move |add| port.wrapping_add(add).wrapping_sub(1));
     prop_oneof![

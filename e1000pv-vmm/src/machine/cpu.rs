@@ -1,4 +1,4 @@
-//! Who accesses the machine: one of its vCPUs.
+//! The vCPU that makes an access.
 
 use crate::stats::counters::VcpuCounters;
 
@@ -7,6 +7,6 @@ use crate::stats::counters::VcpuCounters;
 pub struct Cpu {
     /// Its number, from 0.
     pub index: usize,
-    /// Where what it does is counted.
+    /// The counters of what it does.
     pub counters: VcpuCounters,
 }

@@ -1,9 +1,9 @@
-//! How a guest's run ends, and what exit code that is.
+//! How a guest's run ends, and the exit code that results.
 //!
 //! | end | exit code |
 //! |---|---|
 //! | the guest writes 0 to its exit port, or resets itself | 0 |
-//! | it writes 2: its command line makes no sense | 2 |
+//! | it writes 2: its command line is invalid | 2 |
 //! | it writes anything else, or crashes | 1 |
 //! | SIGINT, SIGTERM | 0, with the report |
 //! | `--timeout` | 3 |
@@ -19,7 +19,7 @@ use serde::Serialize;
 
 /// The bench guest found packets that must not be: damaged, again, or out of order.
 pub const CHECK_FAILED: u32 = 1;
-/// Its command line makes no sense.
+/// Its command line is invalid.
 const COMMAND_LINE: u32 = 2;
 
 /// Why a guest stopped.
@@ -33,12 +33,12 @@ pub enum End {
     Asked,
     /// `--timeout`.
     Timeout,
-    /// It did what no machine survives.
+    /// It crashed.
     Crash(String),
 }
 
 impl End {
-    /// What the process is to tell.
+    /// The outcome of the process.
     pub fn outcome(&self) -> anyhow::Result<Outcome> {
         match self {
             End::Status(0) | End::Reset | End::Asked => Ok(Outcome::Done),

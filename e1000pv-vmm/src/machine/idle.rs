@@ -3,7 +3,7 @@
 //! interrupt; nothing is injected for what it returns with.
 //!
 //! Invariant: the guest's block is touched by bounds-checked atomics only, and a block outside of
-//! memory makes the call return at once; so a guest that calls nonsense burns its own time.
+//! memory makes the call return at once; so a guest that passes a bad address only wastes its own time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use e1000pv::regs;
 use crate::machine::intx::{Intx, Woken};
 use crate::machine::registers::Registers;
 
-/// What the call needs of the machine.
+/// The parts of the machine that the call needs.
 pub struct Idle {
     ram: GuestRam,
     intx: Arc<Intx>,

@@ -55,7 +55,7 @@ impl Inject for IrqLine {
 }
 
 /// irqfd with resamplefd: an assertion is a write to an eventfd; the controller lowers the line at the
-/// end of an interrupt and tells, and who still needs it asserts it again.
+/// end of an interrupt and signals that, after which a device that still needs it asserts it again.
 #[derive(Debug)]
 pub struct IrqFd {
     /// Line, what asserts it, what tells the end of an interrupt.
@@ -91,8 +91,8 @@ impl IrqFd {
 
 impl Inject for IrqFd {
     fn set(&self, line: u8, asserted: bool) {
-        // Lowering is the controller's part, at the end of the interrupt. One too many is what any
-        // driver of a shared line copes with.
+        // The controller lowers the line at the end of the interrupt. It may inject one interrupt too many, which
+        // every driver of a shared line has to tolerate.
         if asserted {
             self.assert(line);
         }
@@ -283,7 +283,7 @@ impl Intx {
             }
         }
         if state.asleep != 0 {
-            // Who sleeps takes what is new; what is over is over for all.
+            // A sleeper takes new assertions; the end of one concerns all vCPUs.
             wanted &= state.injected;
         }
         let changed = wanted ^ state.injected;
@@ -294,7 +294,7 @@ impl Intx {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+        // No code panics while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,5 @@
-//! The guest's physical addresses, I/O ports and interrupt lines: who answers where. A PC as small as
-//! Linux and our bench guest need it (Intel 8254x manual for the NIC's windows, PCI 2.3 for the rest).
+//! The guest's physical addresses, I/O ports and interrupt lines, and what is at each. It is the smallest PC that
+//! Linux and the bench guest need (Intel 8254x manual for the NIC's windows, PCI 2.3 for the rest).
 //!
 //! ```text
 //!   0                guest RAM, at most 3 GiB, from 0 without a hole

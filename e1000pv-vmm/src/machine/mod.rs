@@ -1,4 +1,4 @@
-//! The machine as its guest sees it: who answers where, interrupt lines, and how it ends.
+//! The machine as its guest sees it: the bus and its devices, interrupt lines, and how a run ends.
 
 pub mod bus;
 pub mod cpu;

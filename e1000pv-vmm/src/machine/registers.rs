@@ -1,11 +1,11 @@
-//! Registers of a device, as vCPUs reach them.
+//! The registers of a device, as vCPUs access them.
 
 use std::fmt;
 
 use e1000_device::{E1000, GuestMemory, NetPort};
 
-/// A device's registers. Any width, any offset within the BAR: the device defines what that does. Any
-/// vCPU, several at a time.
+/// A device's registers. The device defines the effect of accesses of every width at every offset within the BAR.
+/// Several vCPUs may access them at the same time.
 pub trait Registers: Send + Sync + fmt::Debug {
     /// Reads through BAR0.
     fn mmio_read(&self, offset: u64, data: &mut [u8]);

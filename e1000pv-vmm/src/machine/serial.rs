@@ -2,7 +2,7 @@
 //!
 //! Invariants: what the guest prints arrives line by line, so lines of several machines on one
 //! terminal don't mix (byte by byte where the other side is a person who types). A guest can neither
-//! fill our memory (a line is cut at 64 KiB) nor stop us by its output. The last line that is a JSON
+//! fill the monitor's memory (a line is cut at 64 KiB) nor stop the monitor by its output. The last line that is a JSON
 //! object is the guest's result: it is kept, for the record at the end.
 
 use std::fmt;
@@ -59,7 +59,7 @@ impl Sink {
 pub struct GuestResult(Arc<Mutex<Option<Value>>>);
 
 impl GuestResult {
-    /// What it is by now.
+    /// The result so far.
     pub fn take(&self) -> Option<Value> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -109,7 +109,7 @@ impl Console {
         self
     }
 
-    /// The result, as it will be.
+    /// A handle on the result, which changes while the guest runs.
     pub fn result(&self) -> GuestResult {
         self.result.clone()
     }
@@ -119,7 +119,7 @@ impl Console {
         self.end_line();
     }
 
-    /// Takes text that is the guest's without a serial line between.
+    /// Accepts output of a guest that has no serial line.
     pub fn print(&mut self, text: &[u8]) {
         text.iter().for_each(|&byte| self.byte(byte));
     }
@@ -150,7 +150,7 @@ impl Console {
 
     fn put(&mut self, bytes: &[u8]) {
         let Err(error) = self.sink.write(bytes) else { return };
-        // Once: the guest goes on printing, and nobody wants to read of each byte.
+        // Reported once: the guest goes on printing, and a message per byte would be useless.
         self.sink = Sink::Null;
         if error.kind() != io::ErrorKind::BrokenPipe {
             nm_cli::say!("e1000pv-vmm: the guest's output is lost from here on: {error}");

@@ -68,7 +68,7 @@ impl Doorbell {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic between two stores leaves a doorbell that rings or doesn't; both are right.
+        // A panic between two stores leaves the doorbell attached or not, and either state is correct.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,7 +105,7 @@ impl Board for NicBoard {
     }
 
     fn wake_io(&self) {
-        // It fails when 2^64 wake-ups are pending; then there is one.
+        // It fails only if 2^64 wake-ups are pending, in which case the thread wakes anyway.
         let _ = self.wake.write(1);
     }
 }

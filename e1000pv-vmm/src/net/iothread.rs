@@ -5,8 +5,8 @@
 //!   round --work--> gather, round      empty: spin, poll, then before_sleep --work--> round
 //!                                                                        \--none--> ppoll
 //! ```
-//! How long it gathers and polls is learnt (`Gather`, `Poll`): a peer that sleeps long, or sends
-//! one packet at a time, is not kept waiting, and does not keep a core busy.
+//! The times of gathering and polling adapt (`Gather`, `Poll`), so that a peer that sleeps long or sends single
+//! packets neither has to wait nor keeps a core busy.
 //!
 //! Invariants: the thread sleeps only after `before_sleep` said that nothing came meanwhile, so no
 //! wake-up is lost; a sleep has an end even then, since a peer may have died between publishing and
@@ -26,7 +26,7 @@ use nix::sys::time::TimeSpec;
 use crate::host::clock::monotonic_ns;
 use crate::net::notify::{Notify, Then};
 
-/// A port that tells by a descriptor that what its sleeper awaits is there.
+/// A port with a descriptor that becomes ready when the awaited event happens.
 pub trait Polled: NetPort {
     /// What to poll; the same as long as the port lives.
     fn fd(&self) -> BorrowedFd<'_>;
@@ -106,8 +106,8 @@ pub fn run<M: GuestMemory, P: Polled>(
     Ok(())
 }
 
-/// A thread without work for so long is idle, though it looks on: nothing more may come, so what was
-/// deferred is due.
+/// A thread without work for this long counts as idle although it still polls: nothing more may come, so
+/// deferred interrupts are due.
 const IDLE_NS: u64 = 3_000;
 
 /// Learns how long to pause between rounds, so that packets gather. Each round takes cache lines (tail,
@@ -164,7 +164,7 @@ impl Poll {
     }
 }
 
-/// Does nothing for a while, but on this core others may do something.
+/// Does nothing for a while, but lets other threads run on this core.
 fn let_others_run(ns: u64) {
     if ns == 0 {
         return;

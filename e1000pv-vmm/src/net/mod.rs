@@ -1,4 +1,4 @@
-//! The NICs of a machine: what is around each device, and who serves it.
+//! The NICs of a machine: the board around each device, its port, and the I/O thread that serves it.
 
 pub mod board;
 pub mod iothread;

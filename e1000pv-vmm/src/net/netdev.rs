@@ -21,7 +21,7 @@ pub struct NetmapPort {
     /// Slots point into guest memory: one copy, made inside txsync.
     indirect: bool,
     lost: u64,
-    /// Packets that had ever come when those in the ring were found to be nobody's.
+    /// The port's count of received packets at the moment when those in the ring were to be dropped.
     stale: Option<u64>,
     /// Dropped after the port, whose slots point there.
     _ram: GuestRam,
@@ -69,16 +69,16 @@ impl NetmapPort {
         &self.port
     }
 
-    /// Syncs or loses what is queued. A device that fails with each sync gets no second chance for the
-    /// same packets: the guest could not go on otherwise.
+    /// Sends what is queued, or drops it if the port fails: packets are not retried on a port that fails with every
+    /// sync, since the guest could not make progress otherwise.
     fn sync_or_lose(&mut self) {
         if self.port.txsync().is_err() {
             self.lost += self.port.tx(0).withdraw() as u64;
         }
     }
 
-    /// Drops the packets in the ring, but for those that came after the first `known`. The count is in
-    /// shared memory: whoever lies there costs packets.
+    /// Drops the packets in the ring except those that arrived after the first `known`. The count is in shared
+    /// memory, so a peer that falsifies it can cause packets to be lost, and nothing worse.
     #[cold]
     fn drop_stale(&mut self, known: u64) {
         let _ = self.port.rxsync();
@@ -213,7 +213,7 @@ impl NetPort for NetmapPort {
         if let Some(known) = self.stale.take() {
             self.drop_stale(known);
         }
-        // A device that fails shows nothing; the loop that polls its descriptor learns why.
+        // A port that fails shows no packets; the loop that polls its descriptor finds out why.
         let _ = self.port.rxsync();
     }
 
@@ -246,7 +246,7 @@ impl NetPort for NetmapPort {
     }
 }
 
-/// What the device waits for, as the port calls it: the device knows no netmap.
+/// Translates what the device waits for to netmap's terms, which the device does not know.
 fn interest(what: Await) -> Interest {
     let mut interest = Interest::empty();
     interest.set(Interest::RX, what.contains(Await::PACKET));

@@ -1,7 +1,7 @@
 //! The NICs of a machine: device, port, board and I/O thread put together, and taken apart in order.
 //!
-//! Invariant: a port is closed after its I/O thread and the vCPU are done with it, also when setting
-//! the machine up fails half-way.
+//! Invariant: a port is closed only after its I/O thread and the vCPUs no longer use it, also if setting up the
+//! machine fails.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,7 +29,7 @@ use crate::stats::counters::VmCounters;
 /// Smallest and largest ring of a netmap port.
 const PORT_SLOTS: (u32, u32) = (64, 4096);
 
-/// A NIC and where it leads.
+/// A NIC and the port behind it.
 #[derive(Clone, Debug)]
 pub struct NicPlan {
     /// The port.
@@ -62,15 +62,15 @@ impl Nic {
     }
 }
 
-/// Opens the port of a NIC, for it alone: two machines on one port would each get a part of its
-/// packets. Its rings are as long as the guest's, where it is made by this.
+/// Opens the port of a NIC exclusively, because two machines on one port would each get a part of its packets. If
+/// that creates the port, its rings are as long as the guest's.
 fn open(nic: &NicPlan, ram: &GuestRam) -> anyhow::Result<NetmapPort> {
     let name = &nic.port;
     let slots = Some(nic.slots.clamp(PORT_SLOTS.0, PORT_SLOTS.1));
     let any = Options { exclusive: true, ..Options::default() };
     let wanted = Options { tx_slots: slots, rx_slots: slots, ..any.clone() };
     NetmapPort::open(name, &wanted, ram, nic.indirect)
-        // A port that is there, with other rings, serves as well.
+        // An existing port with rings of other sizes can be used, too.
         .or_else(|first| NetmapPort::open(name, &any, ram, nic.indirect).map_err(|_| first))
         .with_context(|| format!("opening port {name}"))
 }
@@ -151,7 +151,7 @@ impl Service {
                 .spawn(move || {
                     let result = serve();
                     if result.is_err() {
-                        let _ = ended.write(1); // it cannot be full: nobody writes it often
+                        let _ = ended.write(1); // it cannot overflow, since it is written only here
                     }
                     result
                 })

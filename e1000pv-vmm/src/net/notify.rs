@@ -1,5 +1,4 @@
-//! How an I/O thread passes the time without work, and when it wakes a guest that sleeps: the value
-//! of `--notify`.
+//! The policy of `--notify`: what an I/O thread does while it has no work, and when it wakes a sleeping guest.
 //!
 //! ```text
 //!   gather=8us   after a round of few packets, let others run for up to that time: more gather
@@ -12,7 +11,7 @@
 //!   timer=50us   ... but no later than that after the first packet
 //! ```
 //!
-//! Why: with more threads than cores, what is handed over per wake-up decides the rate; the
+//! The reason: with more threads than cores, the number of packets per wake-up determines the rate. The
 //! measurements are in docs/design/notification.md.
 
 use std::fmt;
@@ -40,11 +39,12 @@ pub struct Notify {
     pub poll_ns: u64,
     /// Longest pause after a round of few packets.
     pub gather_ns: u64,
-    /// What comes then.
+    /// What follows after that.
     pub then: Then,
-    /// Percent of its ring that make it worthwhile to wake a guest; 0: the first packet does.
+    /// The part of its ring that must be ready before a guest is woken, in percent; with 0 the first packet is
+    /// enough.
     pub wake_percent: u32,
-    /// A guest that waits for a packet that is there waits no longer than that.
+    /// Longest time that a guest waits for a packet that has already arrived.
     pub timer_ns: u64,
 }
 

@@ -14,7 +14,7 @@
 //! write; but for these, no two threads write one cache line.
 //!
 //! The memory is a memfd sealed against every change of size and against new writers, so nobody can
-//! truncate it under our feet (a SIGBUS) or write false numbers. `machines` makes it known by name.
+//! truncate it while it is in use (which would raise SIGBUS) or write false numbers. `machines` makes it known by name.
 
 use std::fmt;
 use std::fs::File;

@@ -2,8 +2,8 @@
 //!
 //! The entry is a symbolic link whose text names a descriptor of the machine's process, as
 //! `/proc/PID/fd/N pid:[NUMBER]`, the latter the process's PID namespace. It is read, checked and never
-//! followed: in a root that others may write, a link can lead anywhere. So an entry that is not of this
-//! form is nobody's machine; one whose process is gone is a leftover, which the next look removes.
+//! followed, because in a root that others may write, a link can lead anywhere. An entry of another form is not
+//! a machine; an entry whose process is gone is a leftover, which the next look-up removes.
 //!
 //! Invariant: nothing is removed but links in `ROOT/vm` of machines that this process can tell dead,
 //! which it cannot of those in another PID namespace or of another user.
@@ -56,7 +56,7 @@ pub fn publish(counters: &VmCounters, name: &str) -> anyhow::Result<Published> {
     let fd = counters.file().as_raw_fd();
     let target = format!("/proc/{}/fd/{fd} {}", std::process::id(), namespace().display());
     let target = PathBuf::from(target);
-    // Twice: what a dead machine left is removed, and somebody else may be as quick as we are.
+    // Two attempts: the first may find a dead machine's entry and remove it, and another process may be faster.
     for _ in 0..2 {
         match names.make_link(&target, name) {
             Ok(()) => return Ok(Published { names, name: name.into(), target }),
@@ -72,7 +72,7 @@ pub fn publish(counters: &VmCounters, name: &str) -> anyhow::Result<Published> {
                  another name, or remove {} if it is a leftover",
                 names.join(name).display()
             ),
-            // Gone already is as good; the next attempt tells.
+            // If somebody else has removed it already, the next attempt succeeds.
             Found::Leftover => drop(names.remove(name)),
             Found::Nothing if names.stat_at(name).is_ok() => anyhow::bail!(
                 "{} is in the way and no machine's name; remove it, or take another name",
@@ -130,7 +130,7 @@ fn names() -> anyhow::Result<Option<Dir>> {
     }
 }
 
-/// What has a name.
+/// What was found under a name.
 enum Found {
     /// A machine that runs.
     Machine(Reading),
@@ -138,7 +138,7 @@ enum Found {
     Elsewhere,
     /// A link of a machine that died.
     Leftover,
-    /// Nothing, or nothing of ours.
+    /// Nothing, or no entry of a machine.
     Nothing,
 }
 

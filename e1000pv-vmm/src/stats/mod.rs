@@ -1,4 +1,4 @@
-//! What is counted of running machines, and how others find it.
+//! The counters of running machines, and how other processes find them.
 
 pub mod counters;
 pub mod machines;

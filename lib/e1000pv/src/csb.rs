@@ -5,10 +5,10 @@
 //! 64 bytes are written by the guest and the second 64 by the host (but for `host_txcycles_lim`
 //! and the initial values), so that each side keeps its line while the other sleeps.
 //!
-//! Invariant of both directions, proved by the models beside this file: whoever sleeps has asked
-//! for a notification, and looked again after asking; whoever publishes looks at the other's
-//! request after publishing. Between the two steps of either lies a full fence. So one of the two
-//! always sees the other: a wake-up cannot be lost, only be superfluous.
+//! Invariant of both directions, proved by the models beside this file: a side that sleeps has first asked
+//! for a notification and then looked again; a side that publishes looks at the other's request afterwards.
+//! Each separates its two steps by a full fence. So at least one of them sees the other: a wake-up may be
+//! superfluous, but is never lost.
 //!
 //! Every word may hold anything, since the other side may be hostile: an index is checked against
 //! the ring's size where it is loaded, and flags are tested in bit 0 only (FreeBSD's driver writes
@@ -144,7 +144,7 @@ impl fmt::Display for Wild {
 
 impl core::error::Error for Wild {}
 
-/// Stores only what changes: reading a line that the other side has does not take it away.
+/// Stores a value only if it changes, since reading leaves the cache line with the other side and writing does not.
 #[inline]
 fn set(csb: &impl Csb, field: Field, value: u32) {
     if csb.load(field) != value {
@@ -254,7 +254,7 @@ pub fn host_csb_on(csb: &impl Csb) -> bool {
     csb.load(Field::GuestCsbOn) != 0
 }
 
-/// The host is awake: no kicks, please.
+/// The host is awake and needs no kicks.
 #[inline]
 pub fn host_tx_start(csb: &impl Csb) {
     set(csb, Field::HostNeedTxkick, 0);
@@ -311,7 +311,7 @@ pub fn host_rx_tail(csb: &impl Csb, n: u32) -> Result<u32, Wild> {
     index(csb, Field::GuestRdt, n)
 }
 
-/// The host has receive descriptors: no kicks, please.
+/// The host has receive descriptors and needs no kicks.
 #[inline]
 pub fn host_rx_start(csb: &impl Csb) {
     set(csb, Field::HostRxkickAt, NONE);

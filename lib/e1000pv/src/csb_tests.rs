@@ -47,7 +47,7 @@ impl Csb for Page {
     }
 }
 
-/// Offsets as FreeBSD's driver has them compiled in.
+/// The offsets that are compiled into FreeBSD's driver.
 #[test]
 fn layout_is_the_published_one() {
     let offsets: Vec<u32> = Field::ALL.iter().map(|f| f.offset()).collect();

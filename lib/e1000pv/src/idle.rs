@@ -1,4 +1,4 @@
-//! The idle call: how a guest sleeps for the price of one exit.
+//! The idle call, by which a guest sleeps at the cost of one exit.
 //!
 //! Sleeping as a PC does (halt, interrupt, handler, ICR read, end of interrupt) costs three entries
 //! into the monitor, and more where it emulates the handler. A guest that knows this monitor writes
@@ -15,7 +15,7 @@
 /// I/O port of the call.
 pub const PORT: u16 = 0x5e10;
 
-/// What the port says of itself.
+/// What a read of the port returns.
 pub const MAGIC: u32 = 0x1d1e_ca11;
 
 /// NICs in a block, in the order of their PCI device numbers.

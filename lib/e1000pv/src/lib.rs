@@ -4,8 +4,8 @@
 //!
 //! Names are those of the *PCI/PCI-X Family of Gigabit Ethernet Controllers Software Developer's
 //! Manual* (Intel 317453, "the 8254x manual"); section numbers in this crate are that manual's.
-//! Everything here is a value or a pure function: no memory is touched but through the
-//! [`csb::Csb`] that the caller brings.
+//! Everything here is a value or a pure function: memory is accessed only through the [`csb::Csb`] that the
+//! caller passes.
 
 #![no_std]
 #![forbid(unsafe_code)]

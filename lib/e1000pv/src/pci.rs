@@ -1,4 +1,4 @@
-//! How the device shows itself on the PCI bus (8254x manual, section 4.1 and chapter 5).
+//! The identity of the device on the PCI bus (8254x manual, section 4.1 and chapter 5).
 
 /// Intel.
 pub const VENDOR_ID: u16 = 0x8086;

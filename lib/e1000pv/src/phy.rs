@@ -1,8 +1,8 @@
 //! The PHY's registers that drivers reach through MDIC: an M88E1011 of 1000BASE-T at address 1
 //! (8254x manual, section 13.4.7.1 and IEEE 802.3 clause 22).
 //!
-//! The partner always offers everything, so that negotiation ends at 1000 Mb/s full duplex at
-//! once; what changes is only whether there is a link.
+//! The link partner always offers everything, so negotiation ends at once with 1000 Mb/s full duplex. Only the
+//! presence of a link changes.
 
 /// The address of the internal PHY.
 pub const ADDRESS: u32 = 1;
@@ -80,7 +80,7 @@ pub const RESET: [u16; COUNT] = {
     r
 };
 
-/// The bits of each register that software can change; 0 for those that only tell.
+/// The bits of each register that software can change; 0 for read-only registers.
 pub const WRITABLE: [u16; COUNT] = {
     let mut w = [0; COUNT];
     w[PCTRL as usize] = !(PCTRL_RESET | PCTRL_RESTART);

@@ -5,7 +5,7 @@
 //! in no row does not exist: it reads 0 and ignores writes. CSBAL and CSBAH are not Intel's; a
 //! device that offers no CSB treats them as absent.
 
-/// What a read or a write of a register does beyond reading and writing.
+/// How a register reacts to reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Written bits stay, within the writable ones.
@@ -248,7 +248,7 @@ pub const IODATA: u32 = 0x04;
 /// No register lies at or above this offset.
 pub const END: u32 = 0xA000;
 
-/// Row number + 1 of each word; 0 where nothing is. A byte per word makes the look-up one load.
+/// Row number + 1 of each word, or 0 where there is no register. With a byte per word, a lookup is one load.
 const MAP: [u8; END as usize / 4] = {
     let mut map = [0; END as usize / 4];
     let mut row = 0;
@@ -314,7 +314,7 @@ mod tests {
         }
     }
 
-    /// The offsets that the CSB's drivers have compiled in.
+    /// The offsets that are compiled into drivers that use the CSB.
     #[test]
     fn paravirtual_registers_are_where_their_drivers_write() {
         assert_eq!((CSBAL, CSBAH, TDT, RDT), (0x2830, 0x2834, 0x3818, 0x2818));

@@ -2,10 +2,10 @@
 //!
 //! Invariant: a process is signalled only if the kernel shows it to be such a bridge, as a process of
 //! this user's alone with the command line with which `attach` started it, and only through a
-//! descriptor of that very process. What the shared files say about a port's users is no evidence:
-//! whoever is on the switch writes them, and could name any process of ours there. Nor is a command
-//! line alone: any process on the machine gives itself the one it likes. One of our own that does so
-//! fools nobody but its owner.
+//! descriptor of that very process. What the shared files say about a port's users is not
+//! sufficient: every process on the switch can write them, and could name any process of this user. Nor is the
+//! command line alone, which every process on the machine can choose freely. A process of this user that
+//! imitates a bridge deceives only its owner.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -40,8 +40,8 @@ pub fn find(name: &Target) -> anyhow::Result<Vec<Running>> {
     };
     let us = geteuid().as_raw();
     let ours = |pid| {
-        // Before the command line: that is memory of the process, and names a path. Others can make
-        // us wait for either.
+        // Checked before the command line is read. That is memory of the process, and the path in it is looked
+        // up: a process of another user could make either block.
         let status = std::fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
         if !runs_as(&status, us) {
             return false;
@@ -70,8 +70,8 @@ pub fn find(name: &Target) -> anyhow::Result<Vec<Running>> {
 }
 
 /// Whether a process with this status has one user in every respect, and which: the owner of its
-/// directory in /proc says less, being root for each process that may not be dumped, and the
-/// effective user less than all, being root for whatever a stranger runs of setuid programs.
+/// directory in /proc does not suffice, being root for every process that may not be dumped, nor does the
+/// effective user, being root for setuid programs that any user runs.
 fn runs_as(status: &[u8], uid: u32) -> bool {
     let status = String::from_utf8_lossy(status);
     let Some(uids) = status.lines().find_map(|line| line.strip_prefix("Uid:")) else {
@@ -112,7 +112,7 @@ impl Running {
     /// Asks it to end.
     pub fn terminate(&self) -> anyhow::Result<()> {
         match pidfd_send_signal(&self.fd, Signal::TERM) {
-            Ok(()) | Err(Errno::SRCH) => Ok(()), // gone by itself is as good
+            Ok(()) | Err(Errno::SRCH) => Ok(()), // it has ended by itself
             Err(error) => {
                 Err(error).with_context(|| format!("ending the bridge (process {})", self.pid()))
             }

@@ -29,7 +29,7 @@ pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
         let value = json!({ "action": "attached", "dry_run": false, "pid": pid });
         out.object(&json::keyed([(args.name.to_string(), value)]))?;
     } else {
-        // A process was left running: worth a word even without --verbose.
+        // A process goes on running, which the user should know even without --verbose.
         nm_cli::say!("{}: attached, bridged by process {pid}", args.name);
     }
     Ok(out.flush()?)

@@ -15,7 +15,7 @@ use nm_cli::table::{Align, Table};
 /// Runs the command.
 pub fn run(out: &mut Out, args: &List) -> anyhow::Result<Outcome> {
     let (picked, hidden) = select::named_of_seen(&args.names)?;
-    // A list that leaves out what is there must not pass for a whole one.
+    // A script must be able to tell an incomplete list from a complete one.
     let outcome =
         if hidden && args.names.is_empty() { Outcome::ConditionNotMet } else { Outcome::Done };
     if out.json {
@@ -95,7 +95,7 @@ pub fn users(port: &PortInfo) -> String {
     users.join(" ")
 }
 
-/// What there is to say about a switch as a whole.
+/// The notes about a switch as a whole.
 pub fn notes(info: &SwitchInfo) -> String {
     let mut notes = vec![
         plural(info.ports.len(), "port", "ports"),

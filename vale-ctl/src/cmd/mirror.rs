@@ -27,7 +27,7 @@ pub fn run(out: &mut Out, args: &Mirror) -> anyhow::Result<()> {
     Ok(out.done(&args.name, Did::Set, false)?)
 }
 
-/// The mirror that there is.
+/// The present mirror.
 fn tell(out: &mut Out, name: &Target) -> anyhow::Result<()> {
     whole_port(name)?;
     let info = select::port(name)?.ok_or_else(|| NotThere::Missing(name.clone()))?;

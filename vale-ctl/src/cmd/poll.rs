@@ -1,6 +1,6 @@
 //! `poll start|stop`: upstream's polling cores. There the kernel polls a NIC for a switch; here the
 //! bridge of an attached interface busy-waits instead of sleeping. The bridge is replaced, so the
-//! port is away for a moment; its learnt addresses go with it and come back with the next frames.
+//! port is missing for a moment, and its learnt addresses are lost until the next frames arrive.
 
 use anyhow::Context;
 use nm_cli::exit::UsageError;

@@ -1,6 +1,6 @@
 //! `set`, `ageing`, `backpressure`: the settings of a switch.
 //!
-//! Invariant: all words are understood before anything is changed.
+//! Invariant: all arguments are parsed before anything is changed.
 
 use std::time::Duration;
 

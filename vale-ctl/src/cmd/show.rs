@@ -61,7 +61,7 @@ fn port(out: &mut Out, switch: &SwitchInfo, port: &PortInfo) -> anyhow::Result<(
     Ok(())
 }
 
-/// All zeroes are told in one line.
+/// If all counters are zero, one line says so.
 fn counters(out: &mut Out, counters: &Counters) -> anyhow::Result<()> {
     if counters.named().iter().all(|(_, value)| *value == 0) {
         out.line("    counters: all 0")?;

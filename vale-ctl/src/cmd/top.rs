@@ -117,8 +117,8 @@ fn rows(before: &Sample, after: &Sample) -> Vec<Row> {
         Row { name: name.clone(), delta: now.since(&base), full: after.full.get(name).copied() }
     };
     let mut rows: Vec<Row> = after.counters.iter().map(row).collect();
-    // A switch's own counters are those of the ports it has now, so a port that leaves takes its
-    // past with it: what the switch did meanwhile is what its ports did.
+    // A switch's counters are the sums over its present ports, so they shrink when a port leaves. What the
+    // switch did in the interval is therefore computed from its ports.
     for i in 0..rows.len() {
         if !rows[i].name.contains(':') {
             let ports = format!("{}:", rows[i].name);
@@ -156,7 +156,7 @@ fn show(out: &mut Out, rows: &[Row], seconds: f64, first: bool) -> anyhow::Resul
     Ok(out.flush()?)
 }
 
-/// Which ports do not keep up, a line each.
+/// One line for each port that does not keep up.
 fn stuck(rows: &[Row]) -> impl Iterator<Item = String> {
     rows.iter().filter_map(|row| row.full.map(|note| format!("{} is {note}", row.name)))
 }
@@ -199,7 +199,7 @@ fn table(rows: &[Row], seconds: f64) -> Table {
     table
 }
 
-/// `12.35M`: the columns say of what.
+/// `12.35M`; the header names the unit.
 fn short(rate: f64) -> String {
     Units::default().count(rate.round() as u64).replace(' ', "")
 }

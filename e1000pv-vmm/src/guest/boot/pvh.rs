@@ -1,7 +1,7 @@
 //! Loads an ELF image and writes what PVH promises it: start_info, memory map, command line, module.
 //!
-//! The image is the user's, but may be any file: every size and address of it is checked against
-//! guest memory, and what is wrong is said in words.
+//! The image may be any file, so every size and address in it is checked against guest memory, and errors say
+//! what is wrong with it.
 
 use std::fs::File;
 use std::io::{Cursor, Read, Seek};
@@ -104,7 +104,7 @@ pub fn load(
 /// Refuses an image that does not fit the guest's memory, with its initial RAM disk if there is one, and
 /// says how much both need.
 fn room(bytes: u64, image: &mut File, initrd: Option<&Initrd>) -> anyhow::Result<()> {
-    let Some(end) = end(image) else { return Ok(()) }; // the loader says what it is instead
+    let Some(end) = end(image) else { return Ok(()) }; // the loader reports what is wrong with it
     let disk = match initrd {
         Some(Initrd(path)) => {
             let size = std::fs::metadata(path)
@@ -128,7 +128,7 @@ fn room(bytes: u64, image: &mut File, initrd: Option<&Initrd>) -> anyhow::Result
 }
 
 /// Where the last segment of an ELF image (64-bit, little endian) ends in memory, `None` for anything
-/// else. Numbers that make no sense are the loader's to refuse.
+/// else. Impossible numbers are left for the loader to refuse.
 fn end(image: &mut File) -> Option<u64> {
     let mut header = [0; 64];
     image.read_exact_at(&mut header, 0).ok()?;
@@ -177,7 +177,7 @@ fn elf<F: Read + ReadVolatile + Seek>(
     })
 }
 
-/// At the end of memory, page by page, as loaders do: out of the way of a kernel that grows upwards.
+/// At the end of memory, in whole pages, as other loaders do: the kernel allocates upwards from its image.
 fn load_initrd(
     memory: &GuestMemoryMmap,
     bytes: u64,
@@ -345,7 +345,7 @@ mod tests {
         let text = format!("{:#}", load(Some(&disk)).expect_err("too much"));
         assert!(text.contains("the initial RAM disk need memory up to 17 MiB"), "{text}");
         assert!(text.contains("--mem"), "{text}");
-        // Numbers that wrap are somebody else's mistake, and no panic.
+        // Numbers that wrap must not cause a panic.
         assert!(!error(&kernel_of(u64::MAX)).is_empty());
     }
 

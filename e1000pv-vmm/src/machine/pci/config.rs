@@ -27,14 +27,14 @@ pub const COMMAND_IO: u16 = 1 << 0;
 pub const COMMAND_MEMORY: u16 = 1 << 1;
 /// COMMAND: may master the bus.
 pub const COMMAND_MASTER: u16 = 1 << 2;
-/// COMMAND: MWI, parity and SERR, which a driver may set and nothing heeds.
+/// COMMAND: MWI, parity and SERR, which a driver may set without effect.
 const COMMAND_KEPT: u16 = 1 << 4 | 1 << 6 | 1 << 8;
 /// STATUS: medium DEVSEL timing, fast back-to-back.
 const STATUS_VALUE: u16 = 0x0280;
 /// A BAR's low bit: I/O space.
 const BAR_IO: u32 = 1;
 
-/// Who a function is.
+/// The identity of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Vendor.

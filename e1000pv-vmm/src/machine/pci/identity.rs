@@ -1,4 +1,4 @@
-//! Who is on the bus: a host bridge, because systems look for one before they believe configuration
+//! The functions on the bus: a host bridge, because systems look for one before they trust configuration
 //! mechanism #1, and NICs, set up as firmware leaves them: BARs placed, decoding on, interrupt line
 //! written.
 

@@ -83,7 +83,7 @@ impl PciBus {
         PciBus { address: 0, functions: vec![bridge] }
     }
 
-    /// Plugs a function in. `moved` hears at once where it is.
+    /// Plugs a function in. `moved` is told at once where it is.
     pub fn add(&mut self, slot: u8, space: ConfigSpace, moved: Arc<dyn Moved>) -> Arc<Decode> {
         let decode = Arc::new(Decode::of(&space));
         moved.moved(decode.memory());
@@ -93,7 +93,7 @@ impl PciBus {
 
     /// Reads CONFIG_ADDRESS. It has 32 bits; narrower accesses are not for it.
     pub fn read_address(&self, data: &mut [u8]) {
-        // Otherwise the caller has filled in what absent ports read as.
+        // For other widths the caller has already filled in all ones, which absent ports read as.
         if let Ok(all) = <&mut [u8; 4]>::try_from(data) {
             *all = self.address.to_le_bytes();
         }
