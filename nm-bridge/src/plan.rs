@@ -55,14 +55,15 @@ impl Plan {
         // The memory of the two can be one, unless it was chosen by @ID.
         let free = |name: &PortName| name.can(Capabilities::ZERO_COPY) && name.mem_id.is_none();
         let share = !cli.copy && !cli.loopback && free(&a) && free(&b);
-        if let (Some((left, _)), Some((right, _))) = (a.switch_port(), b.switch_port())
-            && left == right
+        if let (Some(left), Some(right)) = (a.switch_port(), b.switch_port())
+            && left.switch == right.switch
             && !cli.loopback
             && !cli.allow_loop
         {
             return Err(UsageError::new(format!(
-                "{a} and {b} are ports of one switch, {left}: a broadcast would go round for ever; \
-                 join two switches, or insist with --loop"
+                "{a} and {b} are ports of one switch, {}: a broadcast would go round for ever; \
+                 join two switches, or insist with --loop",
+                left.switch
             ))
             .into());
         }

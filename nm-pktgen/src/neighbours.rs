@@ -3,6 +3,7 @@
 
 use netmap::PortName;
 use netmap::control::{self, Switch};
+use netmap::name::SwitchPort;
 use nm_cli::say;
 
 /// A look at the switch of a port.
@@ -18,7 +19,7 @@ pub struct Neighbours {
 impl Neighbours {
     /// Looks; `None` if the port is on no switch, or the switch cannot be looked at.
     pub fn of(name: &PortName) -> Option<Neighbours> {
-        let (switch, port) = name.switch_port()?;
+        let SwitchPort { switch, port } = name.switch_port()?;
         let info = Switch::open(switch).ok()?.info().ok()?;
         let mut found = Neighbours { switch: info.name, others: 0, sharers: Vec::new() };
         for other in info.ports {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use netmap::Counters;
+use netmap::{Counters, PerDirection};
 use nm_cli::latency::Summary;
 use nm_cli::report::{Flow, Record};
 use nm_cli::units::Units;
@@ -36,7 +36,7 @@ pub struct Start {
 
 impl Start {
     /// Describes a plan on a port with rings of so many slots.
-    pub fn new(plan: &Plan, port: String, slots: (u32, u32)) -> Start {
+    pub fn new(plan: &Plan, port: String, slots: PerDirection<u32>) -> Start {
         let makes =
             plan.function.sends() && plan.function != Function::Pong && plan.replay.is_none();
         Start {
@@ -50,8 +50,8 @@ impl Start {
             seed: makes.then_some(plan.recipe.seed),
             count: plan.count,
             duration_s: plan.duration.map(|time| time.as_secs_f64()),
-            tx_slots: slots.0,
-            rx_slots: slots.1,
+            tx_slots: slots.tx,
+            rx_slots: slots.rx,
         }
     }
 }

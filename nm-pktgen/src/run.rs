@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use netmap::{Counters, Direction, Options, Port};
+use netmap::{Counters, Direction, Options, PerDirection, Port};
 use nm_cli::cpulist;
 use nm_cli::every::Every;
 use nm_cli::exit::{Outcome, UsageError};
@@ -261,7 +261,7 @@ fn open(plan: &Plan) -> anyhow::Result<Vec<Port>> {
 
 fn describe(plan: &Plan, ports: &[Port]) {
     for (index, port) in ports.iter().enumerate() {
-        let (tx, rx) = port.slots();
+        let PerDirection { tx, rx } = port.slots();
         let cpu = plan.cpus.as_ref().map_or(String::new(), |cpus| format!(", CPU {}", cpus[index]));
         say!(
             "nm-pktgen: thread {index}: {} with {} of {tx} slots, {} of {rx} slots{cpu}",

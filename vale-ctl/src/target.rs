@@ -1,6 +1,7 @@
 //! Checks by netmap's grammar whether an argument names a switch or a whole port. The definition of the command
 //! line ([`crate::cli`]) only splits it, so that it does not depend on the library.
 
+use netmap::name::SwitchPort;
 use netmap::name::parse_switch;
 use netmap::{NameError, PortName};
 
@@ -51,8 +52,10 @@ fn whole(target: &Target) -> Result<(), String> {
     };
     let parsed: PortName = target.to_string().parse().map_err(|why: NameError| why.to_string())?;
     match parsed.switch_port() {
-        Some((switch, whole)) if whole == port && switch == target.switch => Ok(()),
-        Some((switch, port)) => Err(format!("a whole port is meant here: {switch}:{port}")),
+        Some(named) if named.port == port && named.switch == target.switch => Ok(()),
+        Some(SwitchPort { switch, port }) => {
+            Err(format!("a whole port is meant here: {switch}:{port}"))
+        }
         None => Err("not a port of a switch, which is named as in valeA:x".to_owned()),
     }
 }

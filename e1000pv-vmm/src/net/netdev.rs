@@ -177,7 +177,7 @@ impl NetPort for NetmapPort {
     type Rx<'a> = NetmapRx<'a>;
 
     fn tx_slots(&self) -> usize {
-        self.port.slots().0 as usize
+        self.port.slots().tx as usize
     }
 
     #[inline]
@@ -200,7 +200,7 @@ impl NetPort for NetmapPort {
     }
 
     fn rx_slots(&self) -> usize {
-        self.port.slots().1 as usize
+        self.port.slots().rx as usize
     }
 
     #[inline]

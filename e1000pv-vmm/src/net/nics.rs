@@ -4,6 +4,7 @@
 //! machine fails.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,8 +27,8 @@ use crate::net::netdev::NetmapPort;
 use crate::net::notify::Notify;
 use crate::stats::counters::VmCounters;
 
-/// Smallest and largest ring of a netmap port.
-const PORT_SLOTS: (u32, u32) = (64, 4096);
+/// Slots that a ring of a netmap port can have.
+const PORT_SLOTS: RangeInclusive<u32> = 64..=4096;
 
 /// A NIC and the port behind it.
 #[derive(Clone, Debug)]
@@ -66,7 +67,7 @@ impl Nic {
 /// that creates the port, its rings are as long as the guest's.
 fn open(nic: &NicPlan, ram: &GuestRam) -> anyhow::Result<NetmapPort> {
     let name = &nic.port;
-    let slots = Some(nic.slots.clamp(PORT_SLOTS.0, PORT_SLOTS.1));
+    let slots = Some(nic.slots.clamp(*PORT_SLOTS.start(), *PORT_SLOTS.end()));
     let any = Options { exclusive: true, ..Options::default() };
     let wanted = Options { tx_slots: slots, rx_slots: slots, ..any.clone() };
     NetmapPort::open(name, &wanted, ram, nic.indirect)

@@ -11,8 +11,9 @@ use nix::poll::PollFlags;
 
 use crate::error::Result;
 use crate::name::{Capabilities, PortName, Scheme};
-use crate::options::{BoundRings, MemoryRef, Options};
-use crate::ring::RingRef;
+use crate::options::{BoundRings, MemoryRef, Options, PerDirection};
+use crate::ring::{RingRef, TxRingRef};
+use crate::shm::file::FileId;
 use crate::stats::Counters;
 use crate::wait::Interest;
 
@@ -31,16 +32,16 @@ pub trait Adapter: Debug + Send {
     fn capabilities(&self) -> Capabilities;
 
     /// Number of TX and RX rings bound.
-    fn rings(&self) -> (usize, usize);
+    fn rings(&self) -> PerDirection<usize>;
 
     /// Slots per TX and RX ring.
-    fn slots(&self) -> (u32, u32);
+    fn slots(&self) -> PerDirection<u32>;
 
-    /// A TX ring, and its first slot that was not sent.
+    /// A TX ring.
     ///
     /// # Panics
     /// There is no such ring.
-    fn tx(&self, ring: usize) -> (RingRef<'_>, u32);
+    fn tx(&self, ring: usize) -> TxRingRef<'_>;
 
     /// An RX ring.
     ///
@@ -56,12 +57,12 @@ pub trait Adapter: Debug + Send {
 
     /// Sends what is queued on all rings bound.
     fn txsync(&mut self) -> Result<()> {
-        (0..self.rings().0).try_for_each(|ring| self.txsync_ring(ring))
+        (0..self.rings().tx).try_for_each(|ring| self.txsync_ring(ring))
     }
 
     /// Gives back what was read on all rings bound and shows what came.
     fn rxsync(&mut self) -> Result<()> {
-        (0..self.rings().1).try_for_each(|ring| self.rxsync_ring(ring))
+        (0..self.rings().rx).try_for_each(|ring| self.rxsync_ring(ring))
     }
 
     /// Cheaply: whether a sync may show more to read than the program has seen.
@@ -130,8 +131,8 @@ pub trait Adapter: Debug + Send {
     /// Lets another handle have some rings, numbered as bound; those that stay are numbered anew.
     fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>>;
 
-    /// What tells the memory of its buffers from others'.
-    fn memory_id(&self) -> (u64, u64);
+    /// The file that the memory of its buffers is in, which distinguishes it from other memory.
+    fn memory_id(&self) -> FileId;
 
     /// That memory, for a port to be made in it.
     fn memory(&self) -> Option<MemoryRef> {

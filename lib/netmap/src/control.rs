@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, InUse, Invalid, Result};
-use crate::name::PortName;
+use crate::name::{PortName, SwitchPort};
 use crate::options::Options;
 use crate::process;
 use crate::shm::dir::Dir;
@@ -394,7 +394,7 @@ fn check(switch: &str) -> Result<()> {
 /// # Errors
 /// `Exists`; the name is not a VALE port's; no space; a limit.
 pub fn create_port(name: &PortName, options: &Options) -> Result<()> {
-    let (switch, port) = vale(name)?;
+    let SwitchPort { switch, port } = vale(name)?;
     persist::create_persistent(&Root::open()?, switch, port, &options.with_name(name))
 }
 
@@ -403,7 +403,7 @@ pub fn create_port(name: &PortName, options: &Options) -> Result<()> {
 /// # Errors
 /// `NotFound`, `Busy`.
 pub fn delete_port(name: &PortName) -> Result<()> {
-    let (switch, port) = vale(name)?;
+    let SwitchPort { switch, port } = vale(name)?;
     let root = Root::existing()?.ok_or_else(|| Error::NotFound { name: format!("port {name}") })?;
     persist::delete_persistent(&root, switch, port)
 }
@@ -414,20 +414,20 @@ pub fn delete_port(name: &PortName) -> Result<()> {
 /// # Errors
 /// `NotFound`; the two are one port, or of two switches.
 pub fn set_mirror(name: &PortName, to: Option<&PortName>) -> Result<()> {
-    let (switch, port) = vale(name)?;
+    let SwitchPort { switch, port } = vale(name)?;
     let to = match to.map(vale).transpose()? {
-        Some((other, _)) if other != switch => {
+        Some(other) if other.switch != switch => {
             let fault = Invalid::ForeignMirror { switch: switch.into() };
-            return Err(Error::invalid(format!("{other}:"), fault));
+            return Err(Error::invalid(format!("{}:", other.switch), fault));
         }
-        to => to.map(|(_, port)| port),
+        to => to.map(|to| to.port),
     };
     let none = || Error::NotFound { name: format!("port {name}") };
     let root = Root::existing()?.ok_or_else(none)?;
     persist::set_mirror(&root, switch, port, to)
 }
 
-fn vale(name: &PortName) -> Result<(&str, &str)> {
+fn vale(name: &PortName) -> Result<SwitchPort<'_>> {
     name.check()?;
     name.switch_port().ok_or_else(|| Error::invalid(name, Invalid::NotOnASwitch))
 }

@@ -95,7 +95,7 @@ pub use {
     abi::SlotFlags,
     error::{Error, Result},
     name::{Capabilities, NameError, PortName, RingSel},
-    options::{Direction, Memory, MemoryRef, Options},
+    options::{Direction, Memory, MemoryRef, Options, PerDirection},
     port::Port,
     ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer, transfer_packets},
     shm::dir,

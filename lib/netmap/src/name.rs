@@ -198,6 +198,15 @@ pub struct PortName {
     pub conf: Conf,
 }
 
+/// A port of a switch by its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SwitchPort<'a> {
+    /// The switch with its prefix: `valeA`.
+    pub switch: &'a str,
+    /// The port on it: `x`.
+    pub port: &'a str,
+}
+
 impl PortName {
     /// The plain name: all rings, no flags, no options.
     pub fn new(scheme: &'static Scheme, address: Address) -> PortName {
@@ -225,9 +234,9 @@ impl PortName {
 
     /// Switch and port, if it is a port of a switch.
     #[must_use]
-    pub fn switch_port(&self) -> Option<(&str, &str)> {
+    pub fn switch_port(&self) -> Option<SwitchPort<'_>> {
         match &self.address {
-            Address::SwitchPort { switch, port } => Some((switch, port)),
+            Address::SwitchPort { switch, port } => Some(SwitchPort { switch, port }),
             _ => None,
         }
     }

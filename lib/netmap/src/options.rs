@@ -44,6 +44,15 @@ pub enum Direction {
     TxOnly,
 }
 
+/// The same for each direction, as a number of rings, or of slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerDirection<T> {
+    /// Of transmission.
+    pub tx: T,
+    /// Of reception.
+    pub rx: T,
+}
+
 /// What a port should be like. What the name says (`@conf:`, `/x`, `@N`) takes precedence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -142,20 +151,19 @@ impl BoundRings {
         name: &str,
         rings: RingSel,
         direction: Direction,
-        tx_rings: usize,
-        rx_rings: usize,
+        has: PerDirection<usize>,
     ) -> Result<Self> {
         let (tx, rx) = match rings {
             RingSel::One(asked) => {
                 let i = usize::from(asked);
-                let has = tx_rings.max(rx_rings);
-                if i >= has {
-                    let has = has as u16; // at most MAX_RINGS
+                let most = has.tx.max(has.rx);
+                if i >= most {
+                    let has = most as u16; // at most MAX_RINGS
                     return Err(Error::invalid(name, Invalid::NoRing { asked, has }));
                 }
-                ((i..tx_rings.min(i + 1)).collect(), (i..rx_rings.min(i + 1)).collect())
+                ((i..has.tx.min(i + 1)).collect(), (i..has.rx.min(i + 1)).collect())
             }
-            _ => ((0..tx_rings).collect(), (0..rx_rings).collect()),
+            _ => ((0..has.tx).collect(), (0..has.rx).collect()),
         };
         Ok(match direction {
             Direction::Both => Self { tx, rx },

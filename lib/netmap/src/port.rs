@@ -29,8 +29,8 @@ use crate::adapter::Adapter;
 use crate::error::{Error, Feature, Result};
 use crate::kinds;
 use crate::name::{Capabilities, PortName};
-use crate::options::{MemoryRef, Options};
-use crate::ring::{RxRing, TxRing};
+use crate::options::{MemoryRef, Options, PerDirection};
+use crate::ring::{RxRing, TxRing, TxRingRef};
 use crate::stats::Counters;
 use crate::wait::{Interest, Wait};
 
@@ -86,13 +86,13 @@ impl Port {
     /// TX rings bound to this handle.
     #[must_use]
     pub fn tx_rings(&self) -> usize {
-        self.adapter.rings().0
+        self.adapter.rings().tx
     }
 
     /// RX rings bound to this handle.
     #[must_use]
     pub fn rx_rings(&self) -> usize {
-        self.adapter.rings().1
+        self.adapter.rings().rx
     }
 
     /// The `i`th bound TX ring.
@@ -101,7 +101,7 @@ impl Port {
     /// There are not that many.
     #[inline]
     pub fn tx(&mut self, i: usize) -> TxRing<'_> {
-        let (ring, hwcur) = self.adapter.tx(i);
+        let TxRingRef { ring, hwcur } = self.adapter.tx(i);
         TxRing::new(ring, hwcur)
     }
 
@@ -216,11 +216,11 @@ impl Port {
 
     /// What is ready now, after a sync.
     fn ready(&self, what: Interest) -> Interest {
-        let (tx, rx) = self.adapter.rings();
+        let PerDirection { tx, rx } = self.adapter.rings();
         let mut ready = Interest::empty();
         let readable = (0..rx).any(|i| self.adapter.rx(i).is_ready());
         ready.set(Interest::RX, what.contains(Interest::RX) && readable);
-        let writable = || (0..tx).any(|i| self.adapter.tx(i).0.is_ready());
+        let writable = || (0..tx).any(|i| self.adapter.tx(i).ring.is_ready());
         ready.set(Interest::TX, what.contains(Interest::TX) && writable());
         ready
     }
@@ -377,7 +377,7 @@ impl Port {
 
     /// Slots per TX and RX ring.
     #[must_use]
-    pub fn slots(&self) -> (u32, u32) {
+    pub fn slots(&self) -> PerDirection<u32> {
         self.adapter.slots()
     }
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use nix::sys::eventfd::EventFd;
 
 use crate::error::{Error, Invalid, Result};
-use crate::options::{BoundRings, Options, Sizes};
+use crate::options::{BoundRings, Options, PerDirection, Sizes};
 use crate::ring::RingRef;
 use crate::rings::{RingCells, extra_buffers, make_if, make_rings};
+use crate::shm::file::FileId;
 use crate::shm::mem::Region;
 use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, Ordering};
@@ -77,8 +78,8 @@ impl PrivateRings {
     }
 
     /// Number of TX and RX rings that this handle has.
-    pub fn bound(&self) -> (usize, usize) {
-        (self.has_tx.into(), self.has_rx.into())
+    pub fn bound(&self) -> PerDirection<usize> {
+        PerDirection { tx: self.has_tx.into(), rx: self.has_rx.into() }
     }
 
     /// What happened on the TX ring.
@@ -174,12 +175,12 @@ impl PrivateRings {
     }
 
     /// Slots per TX and RX ring.
-    pub fn slots(&self) -> (u32, u32) {
-        (self.shared.cells.tx_slots, self.shared.cells.rx_slots)
+    pub fn slots(&self) -> PerDirection<u32> {
+        self.shared.cells.slots()
     }
 
-    /// What tells this memory from others.
-    pub fn memory_id(&self) -> (u64, u64) {
+    /// The file that this memory is in.
+    pub fn memory_id(&self) -> FileId {
         self.shared.region.id()
     }
 

@@ -220,6 +220,15 @@ impl<'a> RxRing<'a> {
     }
 }
 
+/// A TX ring with what the program may not write.
+#[derive(Clone, Copy, Debug)]
+pub struct TxRingRef<'a> {
+    /// The ring.
+    pub ring: RingRef<'a>,
+    /// Its first slot that was not sent.
+    pub hwcur: u32,
+}
+
 /// How many packets ahead data is fetched: covers a cache-to-cache transfer at some 10 ns a packet.
 const AHEAD: u32 = 8;
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use crate::abi::{IF_HEADER_BYTES, NETMAP_API, NI_PRIV_MEM, RawIf, SlotValue};
 use crate::error::Result;
-use crate::options::{BoundRings, Sizes};
+use crate::options::{BoundRings, PerDirection, Sizes};
 use crate::ring::{RingRef, ring_bytes};
 use crate::shm::mem::{Region, STRIDE, cells_for};
 use crate::shm::text::store_text;
@@ -31,6 +31,11 @@ impl RingCells {
     pub fn all(&self) -> impl Iterator<Item = (u32, u32)> {
         let tx = self.tx.iter().map(|&cell| (cell, self.tx_slots));
         tx.chain(self.rx.iter().map(|&cell| (cell, self.rx_slots)))
+    }
+
+    /// Slots of the rings of each direction.
+    pub fn slots(&self) -> PerDirection<u32> {
+        PerDirection { tx: self.tx_slots, rx: self.rx_slots }
     }
 
     /// TX ring `i`, if there is one and it lies within the region.

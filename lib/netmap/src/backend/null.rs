@@ -12,9 +12,10 @@ use crate::adapter::{Adapter, Kind};
 use crate::backend::packets::one_ring_pair;
 use crate::error::Result;
 use crate::name::{Capabilities, PortName, Scheme, Syntax};
-use crate::options::{BoundRings, Options};
+use crate::options::{BoundRings, Options, PerDirection};
 use crate::private_rings::PrivateRings;
-use crate::ring::RingRef;
+use crate::ring::{RingRef, TxRingRef};
+use crate::shm::file::FileId;
 use crate::stats::{C, Counters};
 use crate::wait::Interest;
 
@@ -48,17 +49,17 @@ impl Adapter for Null {
         CAPABILITIES
     }
 
-    fn rings(&self) -> (usize, usize) {
+    fn rings(&self) -> PerDirection<usize> {
         self.0.bound()
     }
 
-    fn slots(&self) -> (u32, u32) {
+    fn slots(&self) -> PerDirection<u32> {
         self.0.slots()
     }
 
-    fn tx(&self, ring: usize) -> (RingRef<'_>, u32) {
+    fn tx(&self, ring: usize) -> TxRingRef<'_> {
         assert_eq!(ring, 0);
-        (self.0.tx(), self.0.hwcur())
+        TxRingRef { ring: self.0.tx(), hwcur: self.0.hwcur() }
     }
 
     fn rx(&self, ring: usize) -> RingRef<'_> {
@@ -120,7 +121,7 @@ impl Adapter for Null {
         Ok(Box::new(Self(self.0.give_away(rings))))
     }
 
-    fn memory_id(&self) -> (u64, u64) {
+    fn memory_id(&self) -> FileId {
         self.0.memory_id()
     }
 

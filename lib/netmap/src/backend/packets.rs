@@ -12,9 +12,10 @@ use crate::adapter::Adapter;
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Invalid, Result};
 use crate::name::{Capabilities, PortName, RingSel};
-use crate::options::{BoundRings, Options};
+use crate::options::{BoundRings, Options, PerDirection};
 use crate::private_rings::PrivateRings;
-use crate::ring::RingRef;
+use crate::ring::{RingRef, TxRingRef};
+use crate::shm::file::FileId;
 use crate::stats::{C, Counters};
 use crate::sync::core_atomic::Ordering;
 use crate::wait::Interest;
@@ -92,17 +93,17 @@ impl<D: Device + 'static> Adapter for Packets<D> {
         self.capabilities
     }
 
-    fn rings(&self) -> (usize, usize) {
+    fn rings(&self) -> PerDirection<usize> {
         self.rings.bound()
     }
 
-    fn slots(&self) -> (u32, u32) {
+    fn slots(&self) -> PerDirection<u32> {
         self.rings.slots()
     }
 
-    fn tx(&self, ring: usize) -> (RingRef<'_>, u32) {
+    fn tx(&self, ring: usize) -> TxRingRef<'_> {
         assert_eq!(ring, 0);
-        (self.rings.tx(), self.rings.hwcur())
+        TxRingRef { ring: self.rings.tx(), hwcur: self.rings.hwcur() }
     }
 
     fn rx(&self, ring: usize) -> RingRef<'_> {
@@ -229,7 +230,7 @@ impl<D: Device + 'static> Adapter for Packets<D> {
         Ok(Box::new(Self::with(rings, self.device.clone(), self.capabilities)?))
     }
 
-    fn memory_id(&self) -> (u64, u64) {
+    fn memory_id(&self) -> FileId {
         self.rings.memory_id()
     }
 

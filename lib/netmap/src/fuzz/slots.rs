@@ -310,7 +310,7 @@ impl Rig {
         let in_rings = || {
             let mut all: Vec<(u64, u32)> = Vec::new();
             for port in &self.ports {
-                all.extend(buffers(port).map(|b| (port.at.port.region.id().1, b)));
+                all.extend(buffers(port).map(|b| (port.at.port.region.id().inode, b)));
             }
             all.sort_unstable();
             all

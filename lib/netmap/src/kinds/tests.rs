@@ -4,7 +4,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::name::{Address, Conf, NameFlags, RingSel, Syntax, parse_switch, valid_name};
+use crate::name::{
+    Address, Conf, NameFlags, RingSel, SwitchPort, Syntax, parse_switch, valid_name,
+};
 
 static VALE: Kind = vale::KIND;
 static TAP: Kind = tap::KIND;
@@ -263,7 +265,7 @@ proptest! {
         text.insert_str(at.index(text.len() + 1), &with);
         if let Ok(name) = parse(&text) {
             prop_assert_eq!(parse(&name.to_string()), Ok(name.clone()));
-            if let Some((switch, port)) = name.switch_port() {
+            if let Some(SwitchPort { switch, port }) = name.switch_port() {
                 prop_assert!(valid_name(switch) && valid_name(port));
                 prop_assert!(switch.len() < 16 && port.len() < 16 && !port.is_empty());
             }

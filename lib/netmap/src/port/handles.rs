@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use crate::error::{Error, Feature, Result};
 use crate::kinds;
-use crate::options::BoundRings;
+use crate::options::{BoundRings, PerDirection};
 use crate::port::Port;
 
 impl Port {
@@ -40,7 +40,7 @@ impl Port {
     /// # Errors
     /// As `open`.
     pub fn split(mut self) -> Result<(Self, Self)> {
-        let (_, rx) = self.adapter.rings();
+        let rx = self.adapter.rings().rx;
         let receiver = self.give_away(&BoundRings { tx: Vec::new(), rx: (0..rx).collect() })?;
         Ok((self, receiver))
     }
@@ -50,7 +50,7 @@ impl Port {
     /// # Errors
     /// As `split`.
     pub fn split_rings(mut self) -> Result<(Vec<Self>, Vec<Self>)> {
-        let (tx, rx) = self.adapter.rings();
+        let PerDirection { tx, rx } = self.adapter.rings();
         let one = |tx: Option<usize>, rx: Option<usize>| BoundRings {
             tx: tx.into_iter().collect(),
             rx: rx.into_iter().collect(),

@@ -97,10 +97,26 @@ pub fn anonymous(len: u64) -> Result<File> {
     Ok(file)
 }
 
-/// What tells a file from others: device and inode.
-pub fn id(file: &File) -> (u64, u64) {
+/// What distinguishes a file from others, as long as it exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileId {
+    /// Number of the file system.
+    pub device: u64,
+    /// Number of the file on it.
+    pub inode: u64,
+}
+
+impl From<&nix::sys::stat::FileStat> for FileId {
+    fn from(found: &nix::sys::stat::FileStat) -> Self {
+        Self { device: found.st_dev, inode: found.st_ino }
+    }
+}
+
+/// The identity of an open file.
+pub fn id(file: &File) -> FileId {
     use std::os::unix::fs::MetadataExt;
-    file.metadata().map_or((0, 0), |m| (m.dev(), m.ino()))
+    file.metadata()
+        .map_or_else(|_| FileId::default(), |m| FileId { device: m.dev(), inode: m.ino() })
 }
 
 /// Length of the file now.

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Damage, Error, Result, SharedFile};
 use crate::shm::dir::Dir;
-use crate::shm::file;
+use crate::shm::file::{self, FileId};
 use crate::shm::map::{Map, Shared};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -109,7 +109,7 @@ pub struct Region {
     map: Map,
     home: Home,
     path: PathBuf,
-    id: (u64, u64),
+    id: FileId,
     /// Cells known to be backed by the file. Private: a peer cannot raise it.
     cells: AtomicU32,
 }
@@ -177,7 +177,7 @@ impl Region {
     /// Removes the region's file, if it is still the one of that name.
     pub fn remove(&self, dir: &Dir, name: &str) -> Result<()> {
         match dir.stat_at(name) {
-            Ok(there) if (there.st_dev, there.st_ino) == self.id => file::remove(dir, name),
+            Ok(there) if FileId::from(&there) == self.id => file::remove(dir, name),
             _ => Ok(()),
         }
     }
@@ -187,7 +187,7 @@ impl Region {
         let len = DATA_OFF + MAX_CELLS as usize * STRIDE;
         let map = Map::new(file, len).map_err(Error::io("map", path))?;
         let meta = file.metadata().map_err(Error::io("inspect", path))?;
-        let id = (meta.dev(), meta.ino());
+        let id = FileId { device: meta.dev(), inode: meta.ino() };
         Ok(Self { map, home, path: path.into(), id, cells: AtomicU32::new(0) })
     }
 
@@ -215,7 +215,7 @@ impl Region {
         match &self.home {
             Home::Anonymous(file) => file::len(file),
             Home::Named(dir, name) => match dir.stat_at(name) {
-                Ok(there) if (there.st_dev, there.st_ino) == self.id => there.st_size as u64,
+                Ok(there) if FileId::from(&there) == self.id => there.st_size as u64,
                 _ => 0,
             },
         }
@@ -223,7 +223,7 @@ impl Region {
 
     /// What tells two regions apart: device and inode of the file.
     #[inline]
-    pub fn id(&self) -> (u64, u64) {
+    pub fn id(&self) -> FileId {
         self.id
     }
 

@@ -11,11 +11,12 @@ use nix::poll::PollFlags;
 
 use crate::adapter::{Adapter, Kind};
 use crate::error::Result;
-use crate::name::{Capabilities, PortName, Scheme, Syntax};
-use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options};
-use crate::ring::RingRef;
+use crate::name::{Capabilities, PortName, Scheme, SwitchPort, Syntax};
+use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options, PerDirection};
+use crate::ring::{RingRef, TxRingRef};
 use crate::rings::extra_buffers;
 use crate::shm::bell::Bell;
+use crate::shm::file::FileId;
 use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::time::now_ms;
@@ -78,10 +79,10 @@ pub struct ValePort {
 impl ValePort {
     /// Opens a port, making it and its switch if they are not there.
     fn open(name: &PortName, options: &Options) -> Result<Self> {
-        let (switch, port) = name.switch_port().expect("the syntax of the kind");
+        let SwitchPort { switch, port } = name.switch_port().expect("the syntax of the kind");
         let bound = |shape: &Shape| {
-            let (tx, rx) = (shape.rings.tx.len(), shape.rings.rx.len());
-            BoundRings::chosen(&name.to_string(), name.rings, options.direction, tx, rx)
+            let has = PerDirection { tx: shape.rings.tx.len(), rx: shape.rings.rx.len() };
+            BoundRings::chosen(&name.to_string(), name.rings, options.direction, has)
         };
         Ok(Self::new(open::open(&Root::open()?, switch, port, options, bound)?))
     }
@@ -268,19 +269,18 @@ impl Adapter for ValePort {
         CAPABILITIES
     }
 
-    fn rings(&self) -> (usize, usize) {
-        (self.at.bound.tx.len(), self.at.bound.rx.len())
+    fn rings(&self) -> PerDirection<usize> {
+        PerDirection { tx: self.at.bound.tx.len(), rx: self.at.bound.rx.len() }
     }
 
-    fn slots(&self) -> (u32, u32) {
-        let rings = &self.at.port.file.shape.rings;
-        (rings.tx_slots, rings.rx_slots)
+    fn slots(&self) -> PerDirection<u32> {
+        self.at.port.file.shape.rings.slots()
     }
 
     #[inline]
-    fn tx(&self, ring: usize) -> (RingRef<'_>, u32) {
+    fn tx(&self, ring: usize) -> TxRingRef<'_> {
         let i = self.at.bound.tx[ring];
-        (self.tx_ring(i), self.at.port.file.tx_state(i).hwcur())
+        TxRingRef { ring: self.tx_ring(i), hwcur: self.at.port.file.tx_state(i).hwcur() }
     }
 
     #[inline]
@@ -413,7 +413,7 @@ impl Adapter for ValePort {
         Some(format!("{}:{}", self.at.switch.name(), listed.name))
     }
 
-    fn memory_id(&self) -> (u64, u64) {
+    fn memory_id(&self) -> FileId {
         self.at.port.region.id()
     }
 
@@ -474,7 +474,7 @@ mod tests {
 
     fn queue(port: &ValePort, numbers: std::ops::Range<u8>) {
         for number in numbers {
-            let (ring, hwcur) = port.tx(0);
+            let TxRingRef { ring, hwcur } = port.tx(0);
             let frame: [u8; 60] = std::array::from_fn(|i| if i < 6 { 0xff } else { number });
             assert!(TxRing::new(ring, hwcur).push(&frame));
         }
@@ -535,7 +535,7 @@ mod tests {
         let state = heir.at.port.file.tx_state(0);
         assert!(state.begin(dead(), |_| false).is_some());
         state.claim(10);
-        let (ring, hwcur) = heir.tx(0);
+        let TxRingRef { ring, hwcur } = heir.tx(0);
         assert_eq!(TxRing::new(ring, hwcur).withdraw(), 10);
         heir.txsync().unwrap();
         queue(&heir, 20..23);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::Result;
 use crate::shm::dir::Dir;
+use crate::shm::file::FileId;
 use crate::shm::fork;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::Region;
@@ -47,7 +48,7 @@ pub fn region(memory: &Dir, name: &str) -> Result<Option<Arc<Region>>> {
     let Ok(there) = memory.stat_at(name) else { return Ok(None) };
     let _section = fork::section();
     let mut known = lock(&REGIONS);
-    if let Some(found) = find(&mut known, |r: &Region| r.id() == (there.st_dev, there.st_ino)) {
+    if let Some(found) = find(&mut known, |r: &Region| r.id() == FileId::from(&there)) {
         return Ok(Some(found));
     }
     let region = Arc::new(Region::open(memory, name)?);
@@ -83,7 +84,7 @@ fn is_that(switch: &Switch, root: &Root, name: &str) -> bool {
 pub fn port(switch: &Switch, name: &str) -> Result<(Arc<PortFiles>, bool)> {
     let _section = fork::section();
     let mut known = lock(switch.ports());
-    let there = switch.dir().stat_at(&port_file(name)).ok().map(|s| (s.st_dev, s.st_ino));
+    let there = switch.dir().stat_at(&port_file(name)).ok().map(|s| FileId::from(&s));
     let here = |p: &PortFiles| Some(p.file.id()) == there && p.file.is_as_opened();
     if let Some(found) = find(&mut known, here) {
         return Ok((found, false));

@@ -18,7 +18,7 @@ use crate::options::{MAX_RINGS, SLOTS};
 use crate::ring::RingRef;
 use crate::rings::RingCells;
 use crate::shm::dir::Dir;
-use crate::shm::file;
+use crate::shm::file::{self, FileId};
 use crate::shm::map::{Map, Shared};
 use crate::shm::mem::Region;
 use crate::shm::text::{load_text, store_text};
@@ -71,7 +71,7 @@ pub struct Shape {
 #[derive(Debug)]
 pub struct PortFile {
     map: Map,
-    id: (u64, u64),
+    id: FileId,
     /// Private copy.
     pub shape: Shape,
 }
@@ -112,7 +112,7 @@ impl PortFile {
     }
 
     /// What tells the file from others: device and inode.
-    pub fn id(&self) -> (u64, u64) {
+    pub fn id(&self) -> FileId {
         self.id
     }
 
