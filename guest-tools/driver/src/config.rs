@@ -1,5 +1,4 @@
-//! What can be chosen about a device. Every rung of the ladder from the plain e1000 to the paravirtual
-//! one is a value of these.
+//! The configuration of a device. Every step from the plain e1000 to the paravirtual one is a value of it.
 
 use e1000pv::pci::SUBSYSTEM_PARAVIRT;
 

@@ -16,10 +16,10 @@ pub const BUFFER_STRIDE: usize = BUFFER_BYTES + 64;
 /// Words of a buffer.
 pub const BUFFER_WORDS: usize = BUFFER_BYTES / 8;
 /// Alignment of what the device is told the address of: RDBAL and TDBAL ask for 16 (8254x manual
-/// 13.4.25); a page spares buffers and the CSB any thought.
+/// 13.4.25); a page also suffices for buffers and the CSB.
 const ALIGN: usize = 4096;
 
-/// A piece of memory, as this program and as the device see it.
+/// A block of memory, with its address for this program and for the device.
 #[derive(Debug)]
 pub struct Block {
     /// Where this program finds it.

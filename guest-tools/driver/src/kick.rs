@@ -1,8 +1,7 @@
 //! When TDT is written: send combining, and kicks by the CSB, as pure state machines. Plain needs none.
 //!
-//! Invariant: a packet that the device was not told of is told by the next event of a certain kind: the
-//! interrupt that is expected (combining), the next flush or the caller's going idle (CSB), or the timer
-//! of either.
+//! Invariant: a packet that has not been announced to the device is announced by a later event: by the expected
+//! interrupt (combining), by the next flush or when the caller goes idle (CSB), or by the timer of either.
 
 /// A deferred tail is written after this long whatever happens: an interrupt may be lost.
 const EXPIRE_NS: u64 = 2_000_000;
@@ -76,7 +75,7 @@ pub(crate) struct Doorbell {
     waiting: Option<u64>,
 }
 
-/// What there is to know when packets have been published.
+/// The state after packets have been published.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Published {
     /// The host asks for a kick.

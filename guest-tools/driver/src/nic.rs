@@ -67,7 +67,7 @@ pub struct Stats {
     pub mmio_writes: u64,
     /// Packets that a reset took from the ring.
     pub tx_dropped: u64,
-    /// Times that `host_tdh` was nonsense.
+    /// Times that `host_tdh` was out of range.
     pub csb_bad: u64,
     /// Interrupts that said the device had no receive buffer left.
     pub rx_overruns: u64,
@@ -75,7 +75,7 @@ pub struct Stats {
     pub expired: u64,
 }
 
-/// What a batch of forwarded packets came to.
+/// The result of forwarding a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forwarded {
     /// Packets moved.
@@ -198,7 +198,7 @@ impl<M: Mmio> Nic<M> {
             page.store(Field::GuestRdt, self.rx.released());
             page.store(Field::GuestCsbOn, 1);
         }
-        // Everything in memory before the device is told where it is.
+        // All of it must be in memory before the device learns its address.
         fence(Ordering::SeqCst);
         let tx = RingAddress { bus: self.tx_bus, descriptors: self.tx.n() };
         let rx = RingAddress { bus: self.rx_bus, descriptors: self.rx.n() };
@@ -208,7 +208,7 @@ impl<M: Mmio> Nic<M> {
         Ok(())
     }
 
-    /// What the device does, which may be less than what was asked for.
+    /// The discipline in use, which may be less than what was asked for.
     pub fn discipline(&self) -> Discipline {
         self.discipline
     }
@@ -368,7 +368,7 @@ impl<M: Mmio> Nic<M> {
 
     fn reclaim_descriptors(&mut self) {
         self.tx.reclaim_done();
-        // Out of space, and the device has nothing left to do: waiting for the interrupt is pure loss.
+        // There is no space and the device has nothing left to do, so waiting for an interrupt only costs time.
         if self.combine.deferred() && self.tx.space() == 0 && self.tx.clean() == self.tx.published()
         {
             self.combine = Combine::Expected;
@@ -492,7 +492,7 @@ impl<M: Mmio> Nic<M> {
     }
 
     /// Asks for interrupts for `interest` and looks again. True: there is nothing, and the caller may
-    /// sleep; either way [`Nic::disarm`] follows.
+    /// sleep. In both cases [`Nic::disarm`] must follow.
     #[must_use]
     pub fn arm(&mut self, interest: Interest) -> bool {
         if self.masked {
@@ -508,7 +508,7 @@ impl<M: Mmio> Nic<M> {
             && (interest.tx == 0 || csb::tx_want_interrupt(&page, || self.ready(tx)))
     }
 
-    /// No interrupts for data, please: this side is awake. Without a CSB there is nothing to do; masking
+    /// Suppresses interrupts for data while this side is awake. Without a CSB there is nothing to do; masking
     /// is done by [`Nic::interrupted`], since it costs an exit.
     pub fn disarm(&mut self) {
         if let Some((page, _)) = self.csb {

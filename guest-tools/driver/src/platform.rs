@@ -1,5 +1,5 @@
-//! What the driver needs of the machine it runs on, beside memory ([`crate::dma`]): registers, a clock,
-//! and a way to sleep. Three implementations exist: the bare-metal guest, a host thread, and the tests.
+//! What the driver needs from the machine it runs on, besides memory ([`crate::dma`]): registers, a clock,
+//! and sleep. Three implementations exist: the bare-metal guest, a host thread, and the tests.
 
 /// The device's registers (8254x manual, chapter 13).
 pub trait Mmio {
@@ -23,7 +23,7 @@ pub trait Cpu {
     fn interrupts(&self) -> u32;
     /// The causes that handlers have read since the last call, which are forgotten by it.
     fn take_causes(&self) -> u32;
-    /// True once somebody wants the workload to end early and report.
+    /// True once the workload has been asked to end early and report.
     fn stopping(&self) -> bool {
         false
     }

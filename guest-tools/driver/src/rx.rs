@@ -31,7 +31,7 @@ const GOOD_MASK: u64 = GOOD
         | RxErrors::RXE.bits()) as u64)
         << ERRORS_SHIFT;
 
-/// A received frame, or a piece of one that no single buffer held.
+/// A received frame, or a part of one that did not fit a single buffer.
 #[derive(Debug)]
 pub struct RxSlot<'a> {
     buffer: &'a Buffer,

@@ -1,8 +1,8 @@
 //! Bringing a device up, in the order of the 8254x manual, chapter 14: reset, address, receive filters,
-//! rings, timers, CSB, interrupts. Everything here is MMIO, an exit each, and none of it is in a hurry.
+//! rings, timers, CSB, interrupts. Every access here is MMIO and an exit, and none is time-critical.
 //!
-//! The same sequence runs again in mid-flight: a reset device forgets its rings, and the driver's are
-//! empty again before it hears of them.
+//! The same sequence also runs after a reset in operation: the device forgets its rings, and the driver's are
+//! empty again before the device learns their addresses.
 
 use e1000pv::bits::{Ctrl, Eerd, Icr, Rah, Rctl, Status, Tctl};
 use e1000pv::regs;

@@ -1,19 +1,18 @@
 //! Going to sleep and waking up: the only place where a guest idles.
 //!
-//! Invariant: who sleeps has flushed, has noted the number of interrupts, has asked for one, and has
-//! looked again, in this order. So whatever comes after the last look changes the number, and
-//! [`Cpu::idle`] returns. No sleep is longer than a limit, after which everything is looked at again: an
-//! interrupt that was lost costs milliseconds and is counted.
+//! Invariant: before a sleep the guest flushes, notes the number of interrupts, asks for one, and looks again, in
+//! this order. So whatever comes after the last look changes the number, and [`Cpu::idle`] returns. Sleeps are
+//! limited, and after the limit everything is checked again: a lost interrupt costs milliseconds and is counted.
 
 use crate::nic::{Interest, Nic};
 use crate::platform::{Cpu, Mmio};
 
-/// Longest sleep while packets are under way to the device: their completion is due.
+/// Longest sleep while the device has packets to send, whose completion must come soon.
 const SENDING_NS: u64 = 10_000_000;
-/// Longest sleep else.
+/// Longest sleep otherwise.
 const QUIET_NS: u64 = 250_000_000;
 
-/// How a guest waits, and what that came to.
+/// How a guest waits, and statistics of it.
 #[derive(Clone, Debug)]
 pub struct Sleeper {
     spin_ns: u64,

@@ -1,5 +1,5 @@
-//! From the loader's hand to the end of the machine: sets up what the workload needs, runs it, and tells
-//! how it went. Panics and faults end here, too.
+//! From the loader's entry to the end of the machine: sets up what the workload needs, runs it, and reports the
+//! result. Panics and faults end here, too.
 
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
@@ -28,13 +28,13 @@ enum Status {
     Done = 0,
     /// Packets came that must not come: damaged, again, or out of order.
     Check = 1,
-    /// The command line makes no sense.
+    /// The command line is invalid.
     CommandLine = 2,
     /// No interface, no memory, or not booted by PVH.
     Machine = 3,
     /// The processor raised an exception.
     Fault = 100,
-    /// This program found itself in the wrong.
+    /// This program panicked.
     Panic = 101,
 }
 

@@ -1,4 +1,4 @@
-//! Judging a received frame, all of it: lengths, IPv4 header checksum, UDP checksum over every byte, mark.
+//! Checks a received frame as a whole: lengths, IPv4 header checksum, UDP checksum over every byte, mark.
 //!
 //! Invariant: a frame counts as sound only if what it says about itself is true; what is not ours (ARP,
 //! IPv6, TCP) is foreign, not bad.
@@ -30,7 +30,7 @@ const FRAGMENT: u64 = 0xff3f << 32;
 /// Judges a frame of `len` bytes.
 ///
 /// Always inlined: a result that goes through memory is written by narrow stores and read back by wide
-/// ones, which the CPU cannot forward. That was half of the receive loop's time (guest-driver.md).
+/// loads, which defeats store forwarding. That was half of the receive loop's time (guest-driver.md).
 #[inline(always)]
 pub fn judge(buffer: &Buffer, len: usize) -> Seen {
     let words = buffer.words();

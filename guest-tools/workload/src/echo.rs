@@ -1,6 +1,6 @@
 //! echo: answers pings (ours and nm-pktgen's) by sending them back in the buffer they came in. With `all`
 //! it answers every sound UDP packet over IPv4 but a pong: two programs that answer everything would
-//! never fall silent.
+//! answer each other without end.
 
 use e1000pv_driver::{Cpu, Interest, Mmio};
 use nm_stream::Kind;
@@ -40,7 +40,7 @@ pub(crate) fn run<M: Mmio, C: Cpu>(run: &mut Run<'_, M, C>) {
     run.tally.packets -= run.tally.unsent;
 }
 
-/// Takes `count` packets, and sends back those that deserve it; there is space for all.
+/// Takes `count` packets, and sends back those that are to be answered; there is space for all.
 fn answer<M: Mmio, C: Cpu>(run: &mut Run<'_, M, C>, delay: &mut Delay, count: usize) {
     let mut answers = 0;
     for i in 0..count {

@@ -2,7 +2,7 @@
 //! or looked at.
 //!
 //! A full ring on one side is back-pressure, not loss: packets stay in the other side's receive ring,
-//! and when that is full the switch drops, before anybody has worked for them.
+//! and when that is full the switch drops packets before any work was spent on them.
 
 use e1000pv_driver::{Cpu, Interest, Mmio};
 

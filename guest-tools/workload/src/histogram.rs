@@ -85,7 +85,7 @@ impl Histogram {
         for (bucket, &count) in self.buckets.iter().enumerate() {
             below += u64::from(count);
             if below >= rank {
-                // A bucket is named by its highest value, which may lie above the largest time.
+                // The value of a bucket is its upper bound, which may exceed the largest time.
                 return ceiling(bucket).min(self.max);
             }
         }

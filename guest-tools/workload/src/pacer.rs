@@ -1,10 +1,10 @@
 //! An exact rate: packet k is due k / rate after the start, whatever happened before, so errors never add
-//! up. As few packets go together as 20 us hold, as in nm-pktgen; only a debt beyond a second is
-//! forgiven.
+//! up. As few packets go together as 20 us hold, as in nm-pktgen; packets that are more than a
+//! second late are not made up for.
 
 /// Packets due within this time go together.
 const TICK_NS: u64 = 20_000;
-/// A debt above this is forgiven.
+/// Packets that are later than this are not made up for.
 const DEBT_NS: u64 = 1_000_000_000;
 const SECOND_NS: u128 = 1_000_000_000;
 

@@ -41,7 +41,7 @@ pub(crate) fn run<M: Mmio, C: Cpu>(run: &mut Run<'_, M, C>) {
             run.wait(&[Interest { rx: false, tx: 1 }], None);
             continue;
         }
-        // Late pings do not hurry: bursts would measure each other.
+        // Late pings are not sent in a burst, in which they would delay each other.
         due = now.saturating_add(plan.interval_ns);
         let slot = run.nics[0].tx_slot(0);
         template.lay(slot.buffer());
@@ -55,7 +55,7 @@ pub(crate) fn run<M: Mmio, C: Cpu>(run: &mut Run<'_, M, C>) {
         match answer(run, own, seq) {
             Answer::After(ns) => histogram.record(ns),
             Answer::None => run.tally.sequence.lost += 1,
-            // What was under way when the run ended is neither answered nor lost.
+            // A ping in flight at the end of the run is neither answered nor lost.
             Answer::Ended => {
                 run.tally.packets -= 1;
                 run.tally.bytes -= template.size() as u64;

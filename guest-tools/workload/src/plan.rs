@@ -1,8 +1,7 @@
 //! What a guest is to do, as its command line says: `tx dst=02:00:00:00:00:01 size=60 duration=5s
 //! driver=csb ring=4096`. One word names the workload, the others are `key=value` in any order.
 //!
-//! Invariant: a plan that was parsed can be run; what makes no sense ends here, with the word in the
-//! message. `-` and `_` are the same in keys.
+//! Invariant: a parsed plan can be run. Everything else is refused here, with the offending word in the message. `-` and `_` are the same in keys.
 
 use core::fmt;
 
@@ -105,7 +104,7 @@ pub struct Plan {
     pub wait_first_ns: Option<u64>,
     /// tx: rate.
     pub rate: Option<Rate>,
-    /// Packets handled between two looks at anything else.
+    /// Packets that are handled between two checks of anything else.
     pub burst: usize,
     /// ping: time from one to the next.
     pub interval_ns: u64,

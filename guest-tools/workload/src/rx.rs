@@ -7,7 +7,7 @@ use crate::check::{Seen, judge};
 use crate::delay::Delay;
 use crate::session::Run;
 
-/// Senders told apart; packets of more are foreign.
+/// Senders that are distinguished; packets of further ones count as foreign.
 const SENDERS: usize = 16;
 
 /// Receives until the run ends.

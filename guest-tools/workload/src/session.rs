@@ -28,7 +28,7 @@ pub(crate) struct Tally {
     last_ns: u64,
 }
 
-/// A run under way.
+/// A run in progress.
 pub(crate) struct Run<'a, M, C> {
     pub(crate) plan: &'a Plan,
     pub(crate) nics: &'a mut [Nic<M>],
@@ -47,7 +47,7 @@ impl<'a, M: Mmio, C: Cpu> Run<'a, M, C> {
         Run { plan, nics, cpu, tally, sleeper, begin_ns: 0, deadline_ns: None }
     }
 
-    /// Waits for the link, does the work, and says what became of it.
+    /// Waits for the link, does the work, and returns the result.
     pub(crate) fn whole(mut self, work: impl FnOnce(&mut Self)) -> Summary {
         self.wait_link();
         let (interrupts, before) = (self.cpu.interrupts(), self.stats());
@@ -118,7 +118,7 @@ impl<'a, M: Mmio, C: Cpu> Run<'a, M, C> {
         self.sleeper.wait(self.cpu, self.nics, interests, end);
     }
 
-    /// Packets that a device handles at once: half of its ring, so that the other half is under way.
+    /// Packets that are handled at once: half of the device's ring, so that the device can work on the other half.
     pub(crate) fn burst(&self, nic: usize) -> usize {
         self.plan.burst.min(self.nics[nic].tx_descriptors() / 2)
     }
@@ -131,7 +131,7 @@ impl<'a, M: Mmio, C: Cpu> Run<'a, M, C> {
     /// Sends what is queued, and counts what does not leave in time.
     pub(crate) fn drain(&mut self, nic: usize) {
         let end = self.cpu.now_ns().saturating_add(DRAIN_NS);
-        // The run's own end is no reason to leave packets behind.
+        // The deadline of the run does not apply to packets that are still queued.
         self.deadline_ns = None;
         loop {
             let pending = self.nics[nic].tx_pending();

@@ -1,4 +1,4 @@
-//! What a run came to, and its one line of JSON. Keys carry their units and must stay as they are
+//! The result of a run, and its one line of JSON. Keys carry their units and must stay as they are
 //! (`schema`); numbers are not scaled.
 
 use core::fmt::{self, Write};

@@ -1,7 +1,7 @@
 //! Values on the command line: counts, durations, rates, addresses. No floating point: `1.5M` is exactly
 //! 1500000, and what is not a whole number is refused.
 
-/// Highest rate that is taken for meant: above it is a typing error.
+/// Highest rate that is accepted; a higher one is a typing error.
 const BITS_MAX: u64 = 1_000_000_000_000_000;
 
 /// A number that is digits * 10^exponent.

@@ -1,4 +1,4 @@
-//! The machine that measures: what it is, and how much of it others took meanwhile (steal time:
+//! The machine that measures: its description, and how much of its time others took meanwhile (steal time:
 //! proc(5), first line of /proc/stat).
 
 use std::fs;

@@ -1,7 +1,7 @@
 //! Child processes that never outlive the measurement.
 //!
-//! Invariant: every child is killed and reaped by the handle that started it, whichever way the handle
-//! goes: at the end, on an error, on Ctrl-C (waiting ends with an error then, and the handles drop). A
+//! Invariant: every child is killed and reaped by the handle that started it, however the handle is
+//! dropped: at the end, on an error, on Ctrl-C (waiting ends with an error then, and the handles drop). A
 //! runner that is itself killed takes its children along by PR_SET_PDEATHSIG.
 
 use std::io::{BufRead, BufReader, Read};
@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nm_cli::signal::Signals;
 
-/// The longest that a Ctrl-C waits to be seen by whoever waits for a child.
+/// Longest delay until a wait for a child notices a Ctrl-C.
 const LOOK: Duration = Duration::from_millis(100);
 /// Lines of a failed child's stderr that are worth repeating.
 const LAST_LINES: usize = 6;
@@ -53,7 +53,7 @@ pub fn pass(time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Looks again and again until there is something, up to `limit`. For states that nothing announces:
+/// Polls until there is something, up to `limit`. For states that cause no event:
 /// a port or a ring in another process's shared memory.
 pub fn until<T>(
     what: &str,
@@ -82,7 +82,7 @@ pub struct Process {
     ended: bool,
 }
 
-/// What a child left.
+/// The exit status and the output of a child.
 #[derive(Debug)]
 pub struct Ended {
     /// How it ended.

@@ -28,7 +28,7 @@ use crate::vm::{Spec, Vm};
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// Where the window lies in a run: begins after this part, ends after that much more.
 const WINDOW: (f64, f64) = (0.25, 0.5);
-/// A guest that had packets and gets none for so long is done. Longer than any pause of a sender that the
+/// A guest that has received packets and gets no more for this long has finished. Longer than any pause of a sender that the
 /// scheduler keeps waiting.
 pub const QUIET: Duration = Duration::from_millis(600);
 

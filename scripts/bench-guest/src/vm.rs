@@ -1,5 +1,5 @@
-//! A guest on e1000pv-vmm: its command line, and its counters while it runs. What the monitor's options
-//! are called is known here and nowhere else.
+//! A guest on e1000pv-vmm: its command line, and its counters while it runs. Only this file knows the names of the
+//! monitor's options.
 
 use std::process::Command;
 use std::time::Duration;
@@ -23,7 +23,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(10);
 /// From the end of a measurement until a guest has reported.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a monitor is told.
+/// The options of a monitor.
 #[derive(Clone, Debug)]
 pub struct Spec {
     /// Name, for the counters.

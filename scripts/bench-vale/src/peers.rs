@@ -25,7 +25,7 @@ const BURSTS: [usize; 2] = [32, 256];
 const RING_LOG: u32 = 10;
 /// Memory of each process, for its buffers.
 const MEMORY_MIB: u64 = 256;
-/// Far longer than the two take to start and to find each other.
+/// Limit for the two to start and to find each other, far above what they need.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs the case.
@@ -93,7 +93,7 @@ fn has_hugepages() -> bool {
     free.unwrap_or(0u64) * 2 >= 2 * MEMORY_MIB
 }
 
-/// A process that is talked to by its command line.
+/// A process that is controlled by its command line.
 struct Testpmd {
     child: Child,
     lines: Receiver<String>,

@@ -21,7 +21,7 @@ impl Rows {
         Rows { json, case: case.to_owned() }
     }
 
-    /// Writes where it is measured, for programs; people were told.
+    /// Writes the machine that it is measured on, for programs.
     pub fn machine(&self, machine: &Machine) -> Result<()> {
         if !self.json {
             return Ok(());

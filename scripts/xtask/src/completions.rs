@@ -1,5 +1,5 @@
-//! Completions for bash, zsh and fish: short scripts that ask the tools (`nm_cli::complete`), and
-//! know but their names.
+//! Completions for bash, zsh and fish: short scripts that ask the tools (`nm_cli::complete`) and contain only
+//! their names.
 
 use std::fs;
 use std::path::{Path, PathBuf};

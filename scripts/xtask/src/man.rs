@@ -21,7 +21,7 @@ const OVERVIEW: &str = include_str!("../../../docs/man/vale.7");
 /// In the footer.
 const MANUAL: &str = "VALE in user space";
 
-/// Environment that all tools heed.
+/// Environment variables that all tools use.
 const ENVIRONMENT: &str =
     "  NETMAP_ROOT  directory that holds the switches, in place of /dev/shm/netmap-UID; see vale(7)
   NO_COLOR  if it is set, nothing moves on the terminal";

@@ -1,5 +1,5 @@
 //! What is written for one kind of processor. A port to another is a file beside `x86_64.rs` with the
-//! same functions, and a way to `guest_main`.
+//! same functions, and an entry that calls `guest_main`.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

@@ -1,4 +1,4 @@
-//! x86-64: the way from the loader to Rust and the interrupt stubs (`boot.s`), ports, time stamp
+//! x86-64: the entry from the loader to Rust and the interrupt stubs (`boot.s`), ports, time stamp
 //! counter, string instructions, sleep.
 //!
 //! The task state segment opens all ports to CPL 3, where everything in this image runs but the stubs of

@@ -32,13 +32,13 @@ const DELAYS_NS: [u32; 7] = [500, 200, 100, 50, 20, 10, 0];
 const DRAWN_NS: u32 = 200;
 /// Below this ring the doorbell dominates, above it the copies.
 const RING: u32 = 1024;
-/// Runs are so many times more than elsewhere, ...
+/// There are this many times more runs than in other cases, ...
 const MORE_RUNS: usize = 3;
-/// ... so many times shorter, ...
+/// ... this many times shorter, ...
 const SHORTER: u32 = 8;
 /// ... but no shorter than this.
 const SHORTEST: Duration = Duration::from_millis(200);
-/// Cores that move are met again and again: so many attempts at each run.
+/// Attempts at each run, since the distance of cores may change during one.
 const ATTEMPTS: usize = 2;
 /// How long to wait, in all, for cores to be as far apart as a run still needs.
 const WAIT_LIMIT: Duration = Duration::from_secs(120);
@@ -135,7 +135,7 @@ impl Consumer {
 /// The runs of one distance: by policy and delay.
 type Cells = Vec<Vec<Vec<Run>>>;
 
-/// How far the rate ever falls below what a slower consumer had, as a part of that.
+/// The largest drop of the rate below that of a slower consumer, relative to it.
 pub fn dip(rates: &[f64]) -> f64 {
     let (mut best, mut dip) = (0.0f64, 0.0f64);
     for &rate in rates {

@@ -1,4 +1,4 @@
-//! The ladder: what each step from a plain e1000 to the paravirtual one brings.
+//! The ladder: the gain of each step from a plain e1000 to the paravirtual one.
 //!
 //! The steps of a group are measured in turns, not one after the other: the machine's speed changes
 //! from minute to minute, and factors between neighbours hold when rates do not.
@@ -22,7 +22,7 @@ use crate::target;
 const SIZES: [(usize, &str); 2] = [(60, "64 B"), (1514, "1514 B")];
 const RINGS: [u32; 3] = [256, 1024, 4096];
 
-/// A ladder: steps in their order, and what each came to.
+/// A ladder: steps in their order, with the result of each.
 pub type Rows = Vec<(Step, Summary)>;
 
 /// Steps that share everything else.

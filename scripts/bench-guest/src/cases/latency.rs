@@ -1,5 +1,5 @@
-//! A lone packet: round trips between guests that are otherwise idle, at every step. What waits for
-//! company under load must not let a lone packet wait.
+//! A lone packet: round trips between guests that are otherwise idle, at every step. Gathering packets
+//! under load must not delay a lone packet.
 
 use anyhow::{Context, Result};
 use serde_json::json;

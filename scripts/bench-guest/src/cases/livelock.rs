@@ -1,4 +1,4 @@
-//! Receive livelock: what a receiver still gets done when it is offered more than it can do.
+//! Receive livelock: the useful rate of a receiver that is offered more than it can process.
 //!
 //! The receiver works for a fixed time on each packet. Where every packet interrupts it, interrupts take the
 //! time that the work needs, and the useful rate falls as the offered one rises. With the remedy it stays
@@ -21,7 +21,7 @@ const LOADS: [f64; 11] = [0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0, 3.0, 4
 /// Work per packet: a capacity of about a million a second, which the host's generator exceeds easily.
 const DELAY_NS: u32 = 1000;
 const RING: u32 = 1024;
-/// Runs that its capacity is the best of: what it can do, not what it did.
+/// The receiver's capacity is the best of this many runs, since disturbances only lower a rate.
 const CAPACITY_RUNS: usize = 3;
 
 /// How the receiver is told of packets.
