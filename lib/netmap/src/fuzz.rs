@@ -16,6 +16,7 @@ use crate::kinds;
 use crate::name::valid_name;
 use crate::name::{self, Address};
 use crate::options::{Memory, Options};
+use crate::vale::forward::set_always;
 
 mod headers;
 #[allow(unsafe_code)]
@@ -86,6 +87,12 @@ pub fn name(data: &[u8]) {
     }
     assert!(parsed.check().is_ok(), "{parsed:?}");
     assert_eq!(kinds::parse(&parsed.to_string()).as_ref(), Ok(&parsed));
+}
+
+/// For tests: ports that this process opens from now on always send long packets to warm buffers, in rings of any
+/// size and whether or not it is faster; or they do as they do by default.
+pub fn always_warm(yes: bool) {
+    set_always(yes);
 }
 
 /// What `nm_capture` promises of captures, see there.

@@ -53,6 +53,8 @@ mod adapter;
 #[cfg(not(loom))]
 mod backend;
 #[cfg(not(loom))]
+mod cache;
+#[cfg(not(loom))]
 pub mod control;
 #[cfg(not(loom))]
 pub mod error;

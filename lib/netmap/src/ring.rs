@@ -109,14 +109,17 @@ impl<'a> RingRef<'a> {
     #[cold]
     pub fn reinit(&self, hwcur: u32, hwtail: u32) {
         for slot in self.slots {
-            let mut v = SlotValue::unpack(slot.word.load(Ordering::Relaxed));
+            let word = slot.word.load(Ordering::Relaxed);
+            let mut v = SlotValue::unpack(word);
             let bad_index = self.buffer(v.buf_idx).is_none();
             if bad_index || usize::from(v.len) > self.buffer_bytes() {
                 v.len = 0;
                 if bad_index {
                     v.buf_idx = 0;
                 }
-                slot.word.store(v.pack(), Ordering::Relaxed);
+                // Unless a sender, whose slot it may be, has put another buffer there meanwhile.
+                let relaxed = Ordering::Relaxed;
+                let _ = slot.word.compare_exchange(word, v.pack(), relaxed, relaxed);
             }
         }
         self.raw.head.store(hwcur, Ordering::Relaxed);

@@ -191,6 +191,14 @@ mod act {
         vec![6 | port << 3, read]
     }
 
+    /// What a producer left on a port's receive ring: an exchange of two slots, and its hint.
+    pub fn left(port: u8, a: u8, b: u8, buf_idx: u16, hint: u64) -> Vec<u8> {
+        let mut act = vec![3 | port << 3 | RX | OTHER, 2, a, b];
+        act.extend(hint.to_le_bytes());
+        act.extend(buf_idx.to_le_bytes());
+        act
+    }
+
     /// From y's ring to z's, which share a region.
     pub fn exchange_buffers(most: u8) -> Vec<u8> {
         vec![7 | 1 << 3 | RX | OTHER, 2, most]
@@ -199,7 +207,7 @@ mod act {
 
 #[test]
 fn corpus_of_slots_holds() {
-    use act::{exchange_buffers, index, indirect, push, rxsync, slot, slot_at_end, txsync};
+    use act::{exchange_buffers, index, indirect, left, push, rxsync, slot, slot_at_end, txsync};
     let edges = [0, 1, 2, 40, 127, 128, 129, 1 << 31, u32::MAX];
     let mut scripts: Vec<Vec<Vec<u8>>> = Vec::new();
     for edge in edges {
@@ -261,6 +269,18 @@ fn corpus_of_slots_holds() {
             index(1, true, 2, 0),
             rxsync(1, 0),
         ]);
+    }
+    for (a, b) in [(0, 0), (0, 127), (127, 0), (3, 90)] {
+        for buf_idx in [0, 1, 2, 300, u16::MAX] {
+            for hint in [0, u64::MAX, 0x0001_0010_0010_0020, 0x0020_0040_0000_0001] {
+                let long = || [push(0, 1514, 9, 1), push(0, 1514, 9, 1), txsync(0)].concat();
+                let again = |n: usize| std::iter::repeat_with(long).take(n);
+                let made_up = left(1, a, b, buf_idx, hint);
+                let mut script: Vec<_> = again(3).chain([rxsync(1, 2), made_up]).collect();
+                script.extend(again(20).chain([rxsync(1, 9), rxsync(1, 0), long()]));
+                scripts.push(script);
+            }
+        }
     }
     // Chains without an end, and more than any ring holds.
     let mut chain: Vec<Vec<u8>> = (0..127).map(|i| slot(0, false, i, 40, 60, 0x20)).collect();

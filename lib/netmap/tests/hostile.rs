@@ -119,6 +119,7 @@ fn exercise(port: &mut Port, n: u32) -> usize {
 
 #[test]
 fn every_control_word_scribbled_one_by_one() {
+    netmap::fuzz::always_warm(true);
     let o = Options { tx_rings: Some(2), rx_rings: Some(2), extra_bufs: 3, ..slots(64) };
     let mut a = open("valeC1:a", &o);
     let mut b = open("valeC1:b", &o);
@@ -153,6 +154,7 @@ fn every_control_word_scribbled_one_by_one() {
 
 #[test]
 fn random_scribbling_while_everybody_works() {
+    netmap::fuzz::always_warm(true);
     let o = Options { tx_rings: Some(2), rx_rings: Some(2), ..slots(64) };
     let mut ports: Vec<Port> = (0..3).map(|i| open(&format!("valeC2:p{i}"), &o)).collect();
     for port in &mut ports {

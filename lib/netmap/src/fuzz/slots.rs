@@ -13,6 +13,7 @@ use crate::options::{BoundRings, Memory, MemoryRef};
 use crate::ring::{RingRef, RxRing, TxRing, ring_bytes, transfer};
 use crate::shm::mem::{STRIDE, cells_for};
 use crate::sync::core_atomic::{AtomicU64, Ordering};
+use crate::vale::forward::set_always;
 use crate::vale::lifecycle::open;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::port::ValePort;
@@ -46,8 +47,8 @@ fn rig() -> MutexGuard<'static, Rig> {
         .unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Slots come from outside in every word, ring indices and buffer contents too; yet each sync
-/// leaves rings in order, receivers see whole packets in buffers of their region, senders send
+/// Slots come from outside in every word, ring indices, buffer contents and what producers of a ring leave to
+/// each other too; yet each sync leaves rings in order and loses no buffer, receivers see whole packets in buffers of their region, senders send
 /// nothing from addresses that were not allowed, and an exchange of buffers loses none.
 /// (`Rig::txsync`, `rxsync` and `transfer` say it in detail.)
 pub fn slots(data: &[u8]) {
@@ -84,6 +85,7 @@ fn guarded_window() -> Result<usize> {
 
 impl Rig {
     fn new() -> Result<Self> {
+        set_always(true);
         let root = Root::open()?;
         let window = guarded_window()?;
         let mut ports: Vec<ValePort> = Vec::new();
@@ -151,6 +153,7 @@ impl Rig {
                 kring.free(0);
                 let _ = kring.take_sleepers();
                 let _ = kring.take_waiters();
+                kring.exchange.scribble(0, 0);
                 port.rx_ring(i).reinit(0, 0);
             }
         }
@@ -216,6 +219,16 @@ impl Rig {
                     }
                 }
             }
+            3 if other && is_rx => {
+                // What a producer leaves to the next one: of the exchange of two buffers, and of warm ones.
+                let exchange = &port.at.port.file.kring(i).exchange;
+                let [kind, a, b] = input.bytes();
+                let repair = if kind & 1 != 0 { u64::from_le_bytes(input.bytes()) } else { 0 };
+                exchange.scribble(repair, u64::from_le_bytes(input.bytes()));
+                if kind & 2 != 0 {
+                    exchange.forge((a % 128).into(), (b % 128).into(), input.half().into());
+                }
+            }
             3 => {
                 let cell = match other {
                     true => input.half().into(),
@@ -256,8 +269,13 @@ impl Rig {
             krings.map(|k| k.published()).collect()
         };
         let (before, clean) = (published(self), self.clean());
+        let named = self.receive_buffers();
         self.ports[p].txsync_ring(i).expect("a switch does not fail");
         let after = published(self);
+        for (before, after) in named.iter().zip(self.receive_buffers()) {
+            let each_once = before.windows(2).all(|pair| pair[0] != pair[1]);
+            assert!(!clean || !each_once || *before == after, "a buffer was lost or doubled");
+        }
         let all = |p: usize| p * RINGS..(p + 1) * RINGS;
         assert_eq!(before[all(p)], after[all(p)], "a port received its own packet");
         assert!(after.iter().all(|&tail| tail < SLOTS), "{after:?}");
@@ -283,6 +301,18 @@ impl Rig {
                 }
             }
         }
+    }
+
+    /// The buffers that each receive ring names, sorted.
+    fn receive_buffers(&self) -> Vec<Vec<u32>> {
+        let rings = self.ports.iter().flat_map(|port| (0..RINGS).map(|i| port.rx_ring(i)));
+        rings
+            .map(|ring| {
+                let mut named: Vec<u32> = (0..ring.n()).map(|k| ring.load(k).buf_idx).collect();
+                named.sort_unstable();
+                named
+            })
+            .collect()
     }
 
     /// After an rxsync the program sees exactly what was published and not yet freed, and the

@@ -70,7 +70,7 @@ pub fn deliver<I: Isa>(
                     let load = Load { port, which, lease };
                     if !job.lossless {
                         if put::<I>(
-                            Writer::new(to, lease, job.me),
+                            Writer::new(to, lease, job),
                             batch,
                             load,
                             stop,
@@ -105,7 +105,7 @@ pub fn deliver<I: Isa>(
     }
     for &load in &*loads {
         let to = destinations.get(load.port).expect("it was there when its ring was held");
-        put::<I>(Writer::new(to, load.lease, job.me), batch, load, stop, (job, &*destinations));
+        put::<I>(Writer::new(to, load.lease, job), batch, load, stop, (job, &*destinations));
     }
     done.slots = stop as u32;
     done
@@ -124,13 +124,10 @@ pub fn deliver_copies<I: Isa>(
         let found = destinations.update(port).filter(|&g| g <= job.epoch);
         let Some(to) = found.and_then(|_| destinations.get(port)) else { continue };
         let Ok(lease) = writer::hold(job.switch, to, 0, job.me, budget) else { continue };
-        let mut out = Writer::new(to, lease, job.me);
+        let mut out = Writer::new(to, lease, job);
         let packets =
             Packets { fragments: &batch.fragments, next: NONE, others: packets, stop: sent };
-        let most = out.num_slots() - 1;
-        for packet in packets {
-            put_packet::<I>(&mut out, batch, packet, most);
-        }
+        put_packets::<I>(&mut out, batch, packets);
         out.forgive();
         out.finish(job.counters, &*destinations);
     }
@@ -173,27 +170,53 @@ fn put<I: Isa>(
     stop: usize,
     (job, destinations): (&Job<'_>, &impl Destinations),
 ) -> bool {
-    let most = out.num_slots() - 1;
     let mut packets = batch.packets(load.port, load.which, stop);
     if !load.which.unicast {
         // A flood is often plain packets only, and always many copies: worth a tight loop.
         let sent = batch.floods.partition_point(|&packet| usize::from(packet) < stop);
         packets.others = put_plain::<I>(&mut out, batch, &batch.floods[..sent]);
     }
-    for packet in packets {
-        if !put_packet::<I>(&mut out, batch, packet, most) {
-            job.counters.add(C::tx_drop_bad, 1);
-        }
+    let misfits = put_packets::<I>(&mut out, batch, packets);
+    if misfits > 0 {
+        job.counters.add(C::tx_drop_bad, misfits);
     }
     let full = out.dropped > 0;
     out.finish(job.counters, destinations);
     full
 }
 
+/// Puts packets, or drops them; returns how many no ring of this size could ever hold.
+fn put_packets<I: Isa>(out: &mut Writer<'_>, batch: &Batch, packets: Packets<'_>) -> u64 {
+    // Two loops, as short packets are not to pay for what long ones need.
+    if out.is_warm() {
+        put_each::<I, true>(out, batch, packets)
+    } else {
+        put_each::<I, false>(out, batch, packets)
+    }
+}
+
+fn put_each<I: Isa, const WARM: bool>(
+    out: &mut Writer<'_>,
+    batch: &Batch,
+    packets: Packets<'_>,
+) -> u64 {
+    let most = out.num_slots() - 1;
+    let mut misfits = 0;
+    for packet in packets {
+        misfits += u64::from(!put_packet::<I, WARM>(out, batch, packet, most));
+    }
+    misfits
+}
+
 /// Puts one packet, or drops it. Order is kept: once one does not fit, none of the later ones goes.
 /// Only one that no ring of this size could ever hold makes way for the others: false.
 #[inline(always)]
-fn put_packet<I: Isa>(out: &mut Writer<'_>, batch: &Batch, packet: u16, most: u32) -> bool {
+fn put_packet<I: Isa, const WARM: bool>(
+    out: &mut Writer<'_>,
+    batch: &Batch,
+    packet: u16,
+    most: u32,
+) -> bool {
     let first = usize::from(packet);
     let frags = batch.fragments[first].frags;
     if out.dropped != 0 || u32::from(frags) > out.space {
@@ -202,10 +225,16 @@ fn put_packet<I: Isa>(out: &mut Writer<'_>, batch: &Batch, packet: u16, most: u3
         return fits_empty;
     }
     let fragments = &batch.fragments[first..first + usize::from(frags)];
+    if WARM {
+        out.warm_up();
+    }
     for (i, fragment) in fragments.iter().enumerate() {
         let flags = rx_flags(frags, i + 1 < usize::from(frags));
         // SAFETY: `gather` checked the fragment; what is not indirect is in a buffer.
         unsafe { out.put::<I>(fragment.data, fragment.len, fragment.indirect, flags) };
+    }
+    if WARM {
+        out.used(frags.into());
     }
     out.packet();
     true
@@ -214,7 +243,7 @@ fn put_packet<I: Isa>(out: &mut Writer<'_>, batch: &Batch, packet: u16, most: u3
 /// Puts plain packets as long as they last and fit; returns the others.
 fn put_plain<'a, I: Isa>(out: &mut Writer<'_>, batch: &Batch, mut packets: &'a [u16]) -> &'a [u16] {
     while !packets.is_empty() && out.space > 0 {
-        let (slots, buffers) = out.stretch();
+        let (slots, buffers) = out.stretch(packets.len());
         let (n, bytes) = copy_fragments::<I>(&batch.fragments, packets, slots, buffers);
         out.filled(n, bytes);
         packets = &packets[n..];

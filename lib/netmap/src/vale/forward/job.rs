@@ -2,6 +2,7 @@
 
 use crate::ring::RingRef;
 use crate::stats::SharedCounters;
+use crate::vale::forward::warm;
 use crate::vale::state::fdb::Clock;
 use crate::vale::state::handleset::Rung;
 use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId};
@@ -66,6 +67,8 @@ pub struct Sent {
 pub struct Done {
     /// Slots done with.
     pub slots: u32,
+    /// Bytes of the packets in them.
+    pub bytes: u64,
     /// A port that was full.
     pub full: Option<u8>,
     /// Where backpressure stopped it.
@@ -98,4 +101,18 @@ pub struct Job<'a> {
     /// Generations up to this one were given out before anything was looked up: a port of a later
     /// one cannot be the one that was meant.
     pub epoch: Generation,
+    /// Bytes of the cache that two rings should fit.
+    pub cache: usize,
+    /// Bytes of a packet, about.
+    pub average_len: usize,
+    /// Warm buffers are cheaper, or being tried.
+    pub warm: bool,
+}
+
+impl Job<'_> {
+    /// Whether to write packets to warm buffers of a ring of `n` slots.
+    #[inline]
+    pub fn uses_warm(&self, n: u32) -> bool {
+        self.warm && warm::is_worth_it(self.average_len, self.ring.n() + n, self.cache)
+    }
 }

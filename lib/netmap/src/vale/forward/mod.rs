@@ -34,10 +34,15 @@ mod run;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod trial;
+mod warm;
 #[allow(unsafe_code)]
 mod writer;
 
+use std::time::Instant;
+
 use crate::abi::SlotFlags;
+use crate::cache;
 use crate::copy::{self, Isa};
 use crate::ring::RingRef;
 use crate::stats::{C, SharedCounters};
@@ -49,11 +54,13 @@ use crate::vale::forward::job::{Done, Job};
 use crate::vale::forward::lookup::Lookup;
 use crate::vale::forward::memo::Memo;
 use crate::vale::forward::stage::Copies;
+use crate::vale::forward::trial::Trial;
 use crate::vale::forward::writer::WaitBudget;
 use crate::vale::state::fdb::{self, Clock};
 use crate::vale::state::switch::SwitchFile;
 
 pub use job::{Destinations, Sent, Source, Stall};
+pub use trial::set_always;
 
 /// The forwarding state of one handle. Private memory: nobody else sees it.
 #[derive(Debug)]
@@ -67,6 +74,12 @@ pub struct Forwarder {
     loads: Loads,
     /// What is left of it in this txsync.
     budget: WaitBudget,
+    /// Bytes of the cache that two rings should fit.
+    cache: usize,
+    /// Bytes of a packet in the last txsync, on average.
+    average_len: usize,
+    /// Whether long packets go to warm buffers.
+    trial: Trial,
 }
 
 #[allow(unsafe_code)]
@@ -86,6 +99,9 @@ impl Forwarder {
             memo: Memo::new(),
             loads: Loads::new(),
             budget: WaitBudget::default(),
+            cache: if trial::is_always() { 0 } else { cache::level_2() },
+            average_len: 0,
+            trial: Trial::new(),
         }
     }
 
@@ -138,11 +154,17 @@ impl Forwarder {
             head: from.head,
             lossless: modes.backpressure,
             epoch: switch.epoch(),
+            cache: self.cache,
+            average_len: self.average_len,
+            warm: self.cache == 0 || self.trial.is_warm(),
         };
+        let is_long = self.average_len >= warm::LONG;
+        let since = (is_long && self.trial.measures()).then(Instant::now);
         let mut sent = Sent { hwcur: from.hwcur, stall: None, full: None };
         // In turns, so that traffic which changes its destination often is still sent in batches. A
         // run has no stage.
         let mut runs = !modes.mirrors;
+        let (mut slots, mut bytes) = (0, 0);
         while sent.hwcur != job.head && sent.stall.is_none() {
             let done = if !runs {
                 self.batch::<I>(&job, to, sent.hwcur, modes.mirrors)
@@ -153,10 +175,17 @@ impl Forwarder {
                 self.run::<I, Buffers>(&job, to, sent.hwcur, buffers)
             };
             runs = !runs && !modes.mirrors;
+            (slots, bytes) = (slots + u64::from(done.slots), bytes + done.bytes);
             sent.hwcur = job.ring.step(sent.hwcur, done.slots);
             job.state.done(sent.hwcur);
             sent.stall = done.stall;
             sent.full = done.full.or(done.stall.map(|s| s.port)).or(sent.full);
+        }
+        if let Some(average) = bytes.checked_div(slots) {
+            self.average_len = average as usize;
+            if is_long {
+                self.trial.sent(slots, since.map(|since| since.elapsed()));
+            }
         }
         // SAFETY: `detect` found these instructions.
         unsafe { I::end() };
@@ -199,20 +228,20 @@ impl Forwarder {
         if staged {
             self.copies.plan(&self.batch, job.switch, job.port);
         }
-        let done =
+        let mut done =
             deliver::deliver::<I>(job, from, &self.batch, &mut self.loads, to, &mut self.budget);
         if staged {
             let sent = done.slots as usize;
             let budget = &mut self.budget;
             deliver::deliver_copies::<I>(job, &self.batch, &self.copies, sent, to, budget);
         }
-        count(&self.batch, done.slots as usize, job.counters);
+        done.bytes = count(&self.batch, done.slots as usize, job.counters);
         done
     }
 }
 
-/// Counts the first `sent` fragments.
-fn count(batch: &Batch, sent: usize, counters: &SharedCounters) {
+/// Counts the first `sent` fragments; returns their bytes.
+fn count(batch: &Batch, sent: usize, counters: &SharedCounters) -> u64 {
     let (mut packets, mut bytes) = (0, 0);
     let (mut flooded, mut short, mut nowhere, mut bad, mut pause) = (0, 0, 0, 0, 0);
     for fragment in &batch.fragments[..sent] {
@@ -237,4 +266,5 @@ fn count(batch: &Batch, sent: usize, counters: &SharedCounters) {
         counters.add(C::tx_drop_bad, bad);
         counters.add(C::tx_drop_pause, pause);
     }
+    bytes
 }

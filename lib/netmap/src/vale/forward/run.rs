@@ -41,12 +41,12 @@ pub fn run<I: Isa, S: Source>(
     let peer = destinations.get(port).expect("update found it");
     let to = if floods { 0 } else { job.ring_no % peer.file.shape.rings.rx.len() } as u8;
     let Ok(lease) = writer::hold(job.switch, peer, to, job.me, budget) else { return done };
-    let mut out = Writer::new(peer, lease, job.me);
+    let mut out = Writer::new(peer, lease, job);
     let (mut at, mut bytes) = (from, 0);
     while at != job.head {
-        let (to_slots, to_buffers) = out.stretch();
         let end = if at < job.head { job.head } else { ring.n() };
         let from_slots = &ring.slots[at as usize..end as usize];
+        let (to_slots, to_buffers) = out.stretch(from_slots.len());
         let (n, sum) =
             copy_run::<I, S>((from_slots, source), (to_slots, to_buffers), (&mut look, route));
         out.filled(n, sum);
@@ -64,6 +64,7 @@ pub fn run<I: Isa, S: Source>(
         if out.space > 0 {
             // SAFETY: the slot was checked; data in a buffer are whole lines.
             unsafe { out.put::<I>(data, len, S::EXACT, rx_flags(1, false)) };
+            out.used(1);
             out.packet();
         } else if job.lossless {
             done.stall = Some(Stall { port, ring: to });
@@ -77,7 +78,7 @@ pub fn run<I: Isa, S: Source>(
     }
     job.state.claim(at);
     out.finish(job.counters, &*destinations);
-    done.slots = ring.distance(from, at);
+    (done.slots, done.bytes) = (ring.distance(from, at), bytes);
     if done.slots > 0 {
         job.counters.add(C::tx_packets, done.slots.into());
         job.counters.add(C::flooded, if floods { done.slots.into() } else { 0 });

@@ -1,5 +1,7 @@
 //! The forwarder on rings in private memory: no root, no files of ports, no other processes.
 
+mod warm;
+
 use super::*;
 use crate::options::Sizes;
 use crate::ring::{RxRing, TxRing};

@@ -12,11 +12,13 @@ use crate::shm::mem::{RESERVED, Region};
 use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::forward::inner::{AHEAD, Buffers};
-use crate::vale::forward::job::Destinations;
+use crate::vale::forward::job::{Destinations, Job};
+use crate::vale::forward::warm::Warm;
 use crate::vale::state::handleset::Rung;
 use crate::vale::state::ids::{ParticipantId, RETIRED};
 use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::portfiles::PortFiles;
+use crate::vale::state::repair::Exchange;
 use crate::vale::state::switch::SwitchFile;
 
 /// How long a sender waits for a ring that another sender holds before it gives up.
@@ -94,6 +96,9 @@ pub fn hold(
         kring.release_hold(me);
         return Err(NotHeld::Damaged);
     }
+    if kring.exchange.is_pending() {
+        Exchange::mend_ring(kring, to.rx_ring(ring_no).expect("looked at above"));
+    }
     let space = if freed > tail { freed - tail - 1 } else { n - 1 - (tail - freed) };
     Ok(Lease { ring, tail, space })
 }
@@ -109,6 +114,8 @@ pub struct Writer<'a> {
     tail: usize,
     /// Slots free.
     pub space: u32,
+    /// If packets go to warm buffers.
+    warm: Option<Warm<'a>>,
     /// Packets put.
     packets: u64,
     bytes: u64,
@@ -118,18 +125,21 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Writes where `lease` says; the ring is held for `me`.
+    /// Writes where `lease` says, to warm buffers if `job` says so; the ring is held for its sender.
     #[inline(always)]
-    pub fn new(to: &'a PortFiles, lease: Lease, me: ParticipantId) -> Self {
+    pub fn new(to: &'a PortFiles, lease: Lease, job: &Job<'_>) -> Self {
         let ring = to.rx_ring(lease.ring.into()).expect("`hold` has seen it");
+        let exchange = &to.file.kring(lease.ring.into()).exchange;
+        let warm = || Warm::new(exchange, ring.n(), lease.tail, lease.space);
         Self {
             to,
-            me,
+            me: job.me,
             ring: lease.ring,
             slots: ring.slots,
             buffers: Buffers::of(ring.buffers),
             tail: lease.tail as usize,
             space: lease.space,
+            warm: job.uses_warm(ring.n()).then(warm),
             packets: 0,
             bytes: 0,
             bad: 0,
@@ -180,14 +190,47 @@ impl<'a> Writer<'a> {
     }
 
     /// The next slots up to the ring's end, as far as they are free, and where their buffers are:
-    /// for a loop that fills them itself and then says so with `filled`.
-    pub fn stretch(&self) -> (&'a [RawSlot], Buffers) {
-        let end = self.slots.len().min(self.tail + self.space as usize);
+    /// for a loop that fills them itself, with `want` packets if there are so many, and then says so with
+    /// `filled`. There are none only if no slot is free.
+    #[inline]
+    pub fn stretch(&mut self, want: usize) -> (&'a [RawSlot], Buffers) {
+        let most = if self.warm.is_some() { self.prepare(want) } else { self.space };
+        let end = self.slots.len().min(self.tail + most as usize);
         (&self.slots[self.tail..end], self.buffers)
     }
 
+    /// Whether packets go to warm buffers: then `warm_up` comes before `put`s, and `used` after them.
+    pub fn is_warm(&self) -> bool {
+        self.warm.is_some()
+    }
+
+    /// Gives warm buffers to the slots that are next, unless they have got them.
+    #[inline(always)]
+    pub fn warm_up(&mut self) {
+        if self.warm.as_ref().is_some_and(Warm::runs_out) {
+            self.prepare(usize::MAX);
+        }
+    }
+
+    /// The next `n` slots have been written.
+    #[inline(always)]
+    pub fn used(&mut self, n: u32) {
+        if let Some(warm) = &mut self.warm {
+            warm.used(n);
+        }
+    }
+
+    /// How many of the next slots are to be written before this is called again.
+    fn prepare(&mut self, want: usize) -> u32 {
+        let (slots, place) = ((self.slots, self.buffers), (self.tail as u32, self.space));
+        let warm = self.warm.as_mut().expect("the caller has looked");
+        warm.prepare(slots, place, want.min(u32::MAX as usize) as u32).min(self.space)
+    }
+
     /// Counts the first `n` slots of the stretch, each a packet, `bytes` in all.
+    #[inline]
     pub fn filled(&mut self, n: usize, bytes: u64) {
+        self.used(n as u32);
         self.tail += n;
         if self.tail == self.slots.len() {
             self.tail = 0;
@@ -215,6 +258,9 @@ impl<'a> Writer<'a> {
         let ring_no = usize::from(self.ring);
         let kring = self.to.file.kring(ring_no);
         let rx = self.to.file.rx_counters(ring_no);
+        if let Some(warm) = self.warm {
+            warm.finish(self.slots.len() as u32, self.tail as u32, self.space);
+        }
         if self.packets > 0 {
             kring.publish(self.tail as u32);
             rx.add(C::rx_packets, self.packets);

@@ -23,12 +23,14 @@ use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::{MAX_CELLS, Region, cells_for};
+use crate::vale::lifecycle::named::named;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::ids::{Generation, RETIRED};
 use crate::vale::state::kring::{Held, OnHeld};
-use crate::vale::state::portfile::{PortFile, Shape};
+use crate::vale::state::portfile::PortFile;
 use crate::vale::state::portset::PortSet;
+use crate::vale::state::repair::Exchange;
 use crate::vale::state::switch::{ListedHandle, bell_file, port_file};
 
 /// Extra buffers that one call looks at: as many as a region has cells, so that the longest honest
@@ -122,7 +124,7 @@ pub fn remove_orphans(root: &Root, lock: &RootLock) -> Result<()> {
 struct User {
     switch: String,
     index: u8,
-    shape: Shape,
+    file: PortFile,
 }
 
 /// The work of one call, and what is left of its bounds.
@@ -274,7 +276,7 @@ impl<'a> Sweep<'a> {
         // A sender may be in the middle of a batch to this port, and write on after it was unlisted.
         // Its ring is held for ever, so that nobody begins another; if that fails, the cells stay
         // unused until the region ends. The same if the port was never listed and has no file.
-        let Some(file) = file.filter(|f| self.retire(f)) else { return Left::Nothing };
+        let Some(file) = file.filter(|f| self.retire(f, &region)) else { return Left::Nothing };
         let shape = &file.shape;
         let mut cells: Vec<u32> =
             shape.rings.buffers(&region).filter(|c| !used.contains(c)).collect();
@@ -285,7 +287,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// Holds all receive rings of a removed port for ever. False: some sender does not let go.
-    fn retire(&mut self, file: &PortFile) -> bool {
+    fn retire(&mut self, file: &PortFile, region: &Region) -> bool {
         let start = *self.retiring_since.get_or_insert_with(Instant::now);
         (0..file.shape.rings.rx.len()).all(|i| {
             let held = file.kring(i).hold(RETIRED, |owner| {
@@ -297,19 +299,21 @@ impl<'a> Sweep<'a> {
                     OnHeld::Wait
                 }
             });
-            held != Held::No
+            // A sender that died there may have left a buffer in two slots.
+            let ring = file.shape.rings.rx_ring(region, i).filter(|_| held != Held::No);
+            ring.inspect(|&ring| Exchange::mend_ring(file.kring(i), ring)).is_some()
         })
     }
 
     /// Ports that live in the region `name`, but the one at `but` of this switch. `None`: it cannot be
     /// told.
-    fn others(&mut self, name: &str, but: Option<u8>) -> Option<Vec<&Shape>> {
+    fn others(&mut self, name: &str, but: Option<u8>) -> Option<Vec<&PortFile>> {
         let users = self.users.get_or_insert_with(|| all_users(self.switch.root())).as_ref()?;
         let here = users.iter().filter(|u| {
             let is_that = u.switch == self.switch.name() && but == Some(u.index);
-            u.shape.region == name && !is_that
+            u.file.shape.region == name && !is_that
         });
-        Some(here.map(|u| &u.shape).collect())
+        Some(here.map(|u| &u.file).collect())
     }
 
     /// Buffers that the rings of those ports name.
@@ -323,16 +327,17 @@ impl<'a> Sweep<'a> {
         let budget = self.slots;
         let Some(others) = self.others(name, but) else { return InUse::Unknown };
         // Each slot has a buffer of its own: more slots than cells are a lie.
-        let slots: u64 = others.iter().flat_map(|s| s.rings.all()).map(|(_, n)| u64::from(n)).sum();
+        let rings = others.iter().flat_map(|file| file.shape.rings.all());
+        let slots: u64 = rings.map(|(_, n)| u64::from(n)).sum();
         if slots > u64::from(MAX_CELLS) {
             return InUse::Unknown;
         }
         if slots > budget {
             return InUse::Later;
         }
-        let buffers = others.into_iter().flat_map(|s| s.rings.buffers(region)).collect();
-        let found = InUse::Known(Rc::new(buffers));
-        self.slots = budget - slots;
+        let (found, looks) = named(&others, region, budget / slots.max(1));
+        let found = InUse::Known(Rc::new(found));
+        self.slots = budget - slots * looks;
         self.in_use = Some((name.into(), but, found.clone()));
         found
     }
@@ -348,7 +353,7 @@ fn all_users(root: &Root) -> Option<Vec<User>> {
         for listed in switch.list() {
             opens = opens.checked_sub(1)?;
             if let Ok(file) = PortFile::open(switch.dir(), &port_file(&listed.name)) {
-                users.push(User { switch: name.clone(), index: listed.index, shape: file.shape });
+                users.push(User { switch: name.clone(), index: listed.index, file });
             }
         }
     }
@@ -387,6 +392,8 @@ mod tests {
     use crate::options::{Memory, Options};
     use crate::sync::core_atomic::{AtomicU32, Ordering};
     use crate::vale::lifecycle::persist;
+    use crate::vale::state::ids::ParticipantId;
+    use crate::vale::state::portfile::Shape;
 
     const EXTRA: u32 = 3000;
     const HANDLES: u32 = 1900;
@@ -552,6 +559,33 @@ mod tests {
         assert!(!switch.ports_but(&lock, kept).contains(&index), "an entry names that index");
         assert!(reap(&switch, &lock).unwrap().is_empty());
         assert!(switch.find("z").is_none() && dead(&switch) == 0);
+    }
+
+    /// An identity that no living handle has.
+    const DEAD: ParticipantId = ParticipantId::new(6, Generation(1 << 24));
+
+    #[test]
+    fn buffer_that_a_dead_sender_left_in_no_slot_goes_back_with_its_port() {
+        for stores in 0..=3 {
+            let (_temp, root) = rig();
+            let (switch, region) = open(&root);
+            let lock = root.lock().unwrap();
+            let file = PortFile::open(switch.dir(), &port_file("y")).unwrap();
+            let buffers: HashSet<u32> = file.shape.rings.buffers(&region).collect();
+            // A sender to `y` is killed while it exchanges two buffers.
+            let (kring, ring) = (file.kring(0), file.shape.rings.rx_ring(&region, 0).unwrap());
+            assert_eq!(kring.hold(DEAD, |_| OnHeld::GiveUp), Held::Fresh);
+            let word = |i: u32| (i, &ring.slots[i as usize].word);
+            kring.exchange.swap_and_die(word(3), word(60), stores);
+            switch.set_port_persistent(&lock, switch.find("y").unwrap().index, false);
+            assert!(reap(&switch, &lock).unwrap().is_empty());
+            // All its cells are free: they are given out again before the region grows.
+            let (cells, mut again) = (region.cells(), HashSet::new());
+            while region.cells() == cells {
+                again.extend(region.take(1).unwrap());
+            }
+            assert!(again.is_superset(&buffers), "a buffer was lost after {stores} stores");
+        }
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub struct ParticipantId(u64);
 
 impl ParticipantId {
     /// The participant with that entry and life.
-    pub fn new(index: u16, generation: Generation) -> Self {
-        Self(generation.0 << 16 | (u64::from(index) + 1))
+    pub const fn new(index: u16, generation: Generation) -> Self {
+        Self(generation.0 << 16 | (index as u64 + 1))
     }
 
     /// Whom a lock word names, if anybody.

@@ -9,8 +9,8 @@
 //!   [ free | published, not yet freed  | free ........ ]
 //! ```
 //!
-//! Who writes what: `lock` by producers; `hwtail` by the producer that holds `lock`; `hwcur` by the
-//! consumer, the participant that `reader` names. Handles that sleep until packets come put themselves into
+//! Who writes what: `lock` by producers; `exchange` and `hwtail` by the producer that holds `lock`; `hwcur` by
+//! the consumer, the participant that `reader` names. Handles that sleep until packets come put themselves into
 //! `sleepers`, those that sleep until there is space into `waiters`; whoever changes what they wait for
 //! takes them out and rings them.
 //!
@@ -23,6 +23,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, spin_hint, yield_now};
 use crate::vale::state::handleset::{Members, Summary, Taken};
 use crate::vale::state::ids::{HandleIndex, ParticipantId};
 use crate::vale::state::owner::Owner;
+use crate::vale::state::repair::Exchange;
 
 /// Shared state of one receive ring. Each writer has cache lines of its own.
 #[repr(C, align(64))]
@@ -30,8 +31,11 @@ use crate::vale::state::owner::Owner;
 pub struct Kring {
     /// 0, or the identity of the participant that holds the ring as a producer (`ParticipantId`).
     lock: AtomicU64,
+    /// The exchange of two buffers that the producer makes. On this line and not with `hwtail`, which a
+    /// consumer that waits busily reads again after each store.
+    pub exchange: Exchange,
     #[cfg(not(loom))]
-    _pad0: [u64; 7],
+    _pad0: [u64; 5],
     /// First slot not published. Written by the producer that holds `lock`.
     hwtail: AtomicU32,
     #[cfg(not(loom))]
@@ -216,19 +220,20 @@ impl Kring {
 }
 
 #[cfg(all(test, loom))]
-mod loom_models {
+pub mod loom_models {
     use super::*;
     use loom::sync::Arc;
     use loom::sync::atomic::AtomicBool;
     use loom::thread;
 
-    fn id(word: u64) -> ParticipantId {
+    pub fn id(word: u64) -> ParticipantId {
         ParticipantId::from_word(word).unwrap()
     }
 
-    fn kring() -> Arc<Kring> {
+    pub fn kring() -> Arc<Kring> {
         Arc::new(Kring {
             lock: AtomicU64::new(0),
+            exchange: Exchange::new(),
             hwtail: AtomicU32::new(0),
             hwcur: AtomicU32::new(0),
             sleepers: Summary::new(),

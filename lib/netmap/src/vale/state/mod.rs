@@ -21,6 +21,7 @@ pub mod portfile;
 pub mod portfiles;
 #[cfg(not(loom))]
 pub mod portset;
+pub mod repair;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod switch;

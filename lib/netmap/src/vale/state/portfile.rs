@@ -152,6 +152,11 @@ impl PortFile {
         self.map.at(RX_OFF + i * PER_RING).expect("within the file's fixed length")
     }
 
+    /// Buffers that slots of the RX rings have given up for a moment, or because a sender died then.
+    pub fn displaced(&self) -> impl Iterator<Item = u32> {
+        (0..self.shape.rings.rx.len()).filter_map(|i| self.kring(i).exchange.displaced())
+    }
+
     /// Counters of RX ring `i`.
     #[inline]
     pub(crate) fn rx_counters(&self, i: usize) -> &SharedCounters {
