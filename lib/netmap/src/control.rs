@@ -23,6 +23,7 @@ use crate::vale::lifecycle::reap;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch;
 use crate::vale::state::fdb::Clock;
+use crate::vale::state::ids::PortIndex;
 use crate::vale::state::portfile::PortFile;
 use crate::vale::state::switch::{DEFAULT_AGEING_MS, Listed, ListedHandle, Settings, port_file};
 
@@ -331,7 +332,7 @@ impl Switch {
     /// # Errors
     /// None at present.
     pub fn fdb(&self) -> Result<Vec<FdbEntry>> {
-        let names: std::collections::HashMap<u8, String> =
+        let names: std::collections::HashMap<PortIndex, String> =
             self.inner.list().into_iter().map(|l| (l.index, l.name)).collect();
         let entries = self.inner.fdb().entries(&self.clock());
         Ok(entries
@@ -436,7 +437,7 @@ fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle])
     let users = handles.iter().filter(|h| h.port == listed.index);
     let mut info = PortInfo {
         name: listed.name.clone(),
-        index: listed.index,
+        index: listed.index.0,
         persistent: listed.persistent,
         mirror: switch.mirror_of(listed.index).and_then(|to| switch.listed(to)).map(|to| to.name),
         damaged: None,

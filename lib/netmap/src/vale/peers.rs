@@ -14,12 +14,12 @@ use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::handleset::Rung;
-use crate::vale::state::ids::{Generation, HandleIndex};
+use crate::vale::state::ids::{Generation, HandleIndex, PortIndex};
 use crate::vale::state::portfiles::PortFiles;
 
 /// Opens the port at `index`.
 #[cold]
-fn open(switch: &Switch, index: u8, generation: Generation) -> Option<Arc<PortFiles>> {
+fn open(switch: &Switch, index: PortIndex, generation: Generation) -> Option<Arc<PortFiles>> {
     let listed = switch.listed(index).filter(|l| l.generation == generation)?;
     let (files, _) = shared::port(switch, &listed.name).ok()?;
     let shape = &files.file.shape;
@@ -57,8 +57,8 @@ impl Peers {
     /// Makes sure that the port at `index` is open if it can be, and returns its generation. Call
     /// once per batch.
     #[inline]
-    pub fn update(&mut self, switch: &Switch, index: u8) -> Option<Generation> {
-        let known = self.known.get_mut(usize::from(index))?;
+    pub fn update(&mut self, switch: &Switch, index: PortIndex) -> Option<Generation> {
+        let known = self.known.get_mut(index.at())?;
         let generation = switch.port_generation(index);
         if known.generation != generation || known.opened.is_none() {
             known.open(switch, index, generation);
@@ -68,8 +68,8 @@ impl Peers {
 
     /// The port at `index`, if `update` found one.
     #[inline]
-    pub fn get(&self, index: u8) -> Option<&PortFiles> {
-        self.known.get(usize::from(index))?.opened.as_deref()
+    pub fn get(&self, index: PortIndex) -> Option<&PortFiles> {
+        self.known.get(index.at())?.opened.as_deref()
     }
 
     /// These, on their switch.
@@ -89,16 +89,16 @@ pub struct PeersOf<'a> {
 
 impl Destinations for PeersOf<'_> {
     #[inline]
-    fn update(&mut self, index: u8) -> Option<Generation> {
+    fn update(&mut self, index: PortIndex) -> Option<Generation> {
         self.peers.update(self.switch, index)
     }
 
     #[inline]
-    fn get(&self, index: u8) -> Option<&PortFiles> {
+    fn get(&self, index: PortIndex) -> Option<&PortFiles> {
         self.peers.get(index)
     }
 
-    fn ring(&self, handle: HandleIndex, port: u8) -> Rung {
+    fn ring(&self, handle: HandleIndex, port: PortIndex) -> Rung {
         let left = self.rings_left.get();
         self.rings_left.set(left.saturating_sub(1));
         if left > 0 { self.switch.ring(handle, Some(port)) } else { Rung::Later }
@@ -107,7 +107,7 @@ impl Destinations for PeersOf<'_> {
 
 impl Known {
     #[cold]
-    fn open(&mut self, switch: &Switch, index: u8, generation: Generation) {
+    fn open(&mut self, switch: &Switch, index: PortIndex, generation: Generation) {
         let now = now_ms();
         let again = self.generation == generation;
         if generation == Generation::NONE

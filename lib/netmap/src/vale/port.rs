@@ -20,15 +20,16 @@ use crate::shm::file::FileId;
 use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::time::now_ms;
-use crate::vale::forward::{Forwarder, Source, Stall};
+use crate::vale::forward::{Forwarder, Source};
 use crate::vale::lifecycle::open::{self, Attached};
 use crate::vale::lifecycle::reap;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::peers::{MOST_RINGS, Peers};
 use crate::vale::state::handleset::{Rung, Taken};
-use crate::vale::state::ids::{HandleIndex, ParticipantId};
+use crate::vale::state::ids::{HandleIndex, ParticipantId, PortIndex};
 use crate::vale::state::owner;
 use crate::vale::state::portfile::Shape;
+use crate::vale::state::txstate::Stall;
 use crate::wait::Interest;
 
 /// Pause between two looks at whether a full destination is dead.
@@ -158,7 +159,7 @@ impl ValePort {
                 let from = Source { me, ring, state, number: i, hwcur, head, counters };
                 let sent = self.forwarder.txsync(switch, &mut self.peers.of(switch), &from);
                 hwcur = sent.hwcur;
-                state.set_stall(sent.stall.map(|stall| (stall.port, stall.ring)));
+                state.set_stall(sent.stall);
                 full = sent.full;
             } else {
                 state.set_stall(None);
@@ -184,7 +185,7 @@ impl ValePort {
     /// A full ring may be a dead one. If so, its port is taken off the list, unless the root's lock is
     /// taken: then whoever has it does the same.
     #[cold]
-    fn look_for_dead(&mut self, port: u8) {
+    fn look_for_dead(&mut self, port: PortIndex) {
         let now = now_ms();
         if now.wrapping_sub(self.last_death_check_ms) >= DEATH_CHECK_MS {
             self.last_death_check_ms = now;
@@ -247,8 +248,8 @@ impl ValePort {
 
     /// Where the last batch of TX ring `i` stopped. Peers may have written anything there.
     fn stall(&self, i: usize) -> Option<Stall> {
-        let (port, ring) = self.at.port.file.tx_state(i).stall()?;
-        (u16::from(ring) < MAX_RINGS).then_some(Stall { port, ring })
+        let stall = self.at.port.file.tx_state(i).stall()?;
+        (u16::from(stall.ring) < MAX_RINGS).then_some(stall)
     }
 
     fn stalls(&self) -> [Option<Stall>; MAX_RINGS as usize] {
@@ -605,7 +606,8 @@ mod tests {
     fn stall_that_a_peer_made_up_is_none() {
         let (_temp, root) = root();
         let mut port = open(&root, "t");
-        for stall in [(255, 0), (0, 255), (255, 255), (3, 16)] {
+        for (port_of, ring) in [(255, 0), (0, 255), (255, 255), (3, 16)] {
+            let stall = Stall { port: PortIndex(port_of), ring };
             port.at.port.file.tx_state(0).set_stall(Some(stall));
             port.arm(Interest::TX);
             let _ = (port.is_armed(), port.held_up_by(), port.longest_sleep());

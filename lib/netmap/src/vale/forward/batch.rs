@@ -5,6 +5,7 @@
 
 use crate::abi::NETMAP_MAX_FRAGS;
 use crate::vale::state::MAX_PORTS;
+use crate::vale::state::ids::PortIndex;
 
 /// Slots taken from a ring at a time, as in netmap's VALE.
 pub const BATCH: usize = 1024;
@@ -35,7 +36,7 @@ pub enum Outcome {
     /// A later fragment of a packet.
     Rest,
     /// To one port.
-    Unicast(u8),
+    Unicast(PortIndex),
     /// To all ports.
     Flooded,
     /// Nowhere: no Ethernet frame.
@@ -68,7 +69,7 @@ pub struct Batch {
     /// Packets for one port, by port.
     pub lists: Vec<List>,
     /// Ports with a list.
-    pub touched: Vec<u8>,
+    pub touched: Vec<PortIndex>,
     /// Packets for everybody.
     pub floods: Vec<u16>,
 }
@@ -87,21 +88,21 @@ impl Batch {
     /// Forgets where packets go.
     pub fn clear_routes(&mut self) {
         for &port in &self.touched {
-            self.lists[usize::from(port)] = EMPTY;
+            self.lists[port.at()] = EMPTY;
         }
         self.touched.clear();
         self.floods.clear();
     }
 
     /// Whether some packet is for `port` alone.
-    pub fn has_unicast(&self, port: u8) -> bool {
-        self.lists[usize::from(port)].first != NONE
+    pub fn has_unicast(&self, port: PortIndex) -> bool {
+        self.lists[port.at()].first != NONE
     }
 
     /// The packets of `which` for `port` before fragment `stop`, in order.
     #[inline]
-    pub fn packets(&self, port: u8, which: Which, stop: usize) -> Packets<'_> {
-        let first = self.lists[usize::from(port)].first;
+    pub fn packets(&self, port: PortIndex, which: Which, stop: usize) -> Packets<'_> {
+        let first = self.lists[port.at()].first;
         Packets {
             fragments: &self.fragments,
             next: if which.unicast { first } else { NONE },

@@ -7,16 +7,18 @@ use crate::copy::Isa;
 use crate::stats::C;
 use crate::vale::forward::batch::{Batch, NONE, Packets, Which};
 use crate::vale::forward::inner::{copy_fragments, rx_flags};
-use crate::vale::forward::job::{Destinations, Done, Job, Stall};
+use crate::vale::forward::job::{Destinations, Done, Job};
 use crate::vale::forward::stage::Copies;
 use crate::vale::forward::writer::{self, Lease, NotHeld, WaitBudget, Writer};
 use crate::vale::state::MAX_PORTS;
+use crate::vale::state::ids::PortIndex;
 use crate::vale::state::portset::PortSet;
+use crate::vale::state::txstate::Stall;
 
 /// A held ring and what goes there.
 #[derive(Clone, Copy, Debug)]
 struct Load {
-    port: u8,
+    port: PortIndex,
     which: Which,
     lease: Lease,
 }
@@ -135,7 +137,7 @@ pub fn deliver_copies<I: Isa>(
 
 /// Ports that get something of this batch, ascending, so that two senders that hold several
 /// rings never wait for each other.
-fn ports(job: &Job<'_>, batch: &Batch) -> impl Iterator<Item = u8> + use<> {
+fn ports(job: &Job<'_>, batch: &Batch) -> impl Iterator<Item = PortIndex> + use<> {
     let mut ports = match batch.floods.is_empty() {
         true => PortSet::default(),
         false => job.switch.active(),

@@ -5,31 +5,22 @@ use crate::stats::SharedCounters;
 use crate::vale::forward::warm;
 use crate::vale::state::fdb::Clock;
 use crate::vale::state::handleset::Rung;
-use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId};
+use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId, PortIndex};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::SwitchFile;
-use crate::vale::state::txstate::TxState;
+use crate::vale::state::txstate::{Stall, TxState};
 
 /// The other ports, as far as a sender asks for them.
 pub trait Destinations {
     /// Makes sure that the port at `index` can be used if that is possible, and returns its
     /// generation. Called once per run or batch and port.
-    fn update(&mut self, index: u8) -> Option<Generation>;
+    fn update(&mut self, index: PortIndex) -> Option<Generation>;
 
     /// The port at `index`, if `update` found one.
-    fn get(&self, index: u8) -> Option<&PortFiles>;
+    fn get(&self, index: PortIndex) -> Option<&PortFiles>;
 
     /// Rings a handle, if it is on that port.
-    fn ring(&self, handle: HandleIndex, port: u8) -> Rung;
-}
-
-/// Where a batch stopped in backpressure mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stall {
-    /// Port whose ring is full.
-    pub port: u8,
-    /// That ring.
-    pub ring: u8,
+    fn ring(&self, handle: HandleIndex, port: PortIndex) -> Rung;
 }
 
 /// A TX ring to be sent.
@@ -59,7 +50,7 @@ pub struct Sent {
     /// Where backpressure stopped it.
     pub stall: Option<Stall>,
     /// A port whose ring was full: it may be a dead one.
-    pub full: Option<u8>,
+    pub full: Option<PortIndex>,
 }
 
 /// How far a run or batch came.
@@ -70,7 +61,7 @@ pub struct Done {
     /// Bytes of the packets in them.
     pub bytes: u64,
     /// A port that was full.
-    pub full: Option<u8>,
+    pub full: Option<PortIndex>,
     /// Where backpressure stopped it.
     pub stall: Option<Stall>,
 }
@@ -81,7 +72,7 @@ pub struct Job<'a> {
     /// The process that sends.
     pub me: ParticipantId,
     /// Its port.
-    pub port: u8,
+    pub port: PortIndex,
     /// The switch that it is on.
     pub switch: &'a SwitchFile,
     /// The time of the learning table.

@@ -7,6 +7,7 @@
 use crate::vale::forward::memo::Memo;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::fdb::{Clock, Fdb};
+use crate::vale::state::ids::PortIndex;
 
 /// Bytes of an Ethernet header.
 pub const ETHER_HEADER: u16 = 14;
@@ -20,7 +21,7 @@ const PAUSE: u64 = u64::from_le_bytes([0x01, 0x80, 0xc2, 0, 0, 0x01, 0, 0]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// To one port.
-    Port(u8),
+    Port(PortIndex),
     /// To all ports: broadcast, multicast, or nobody knows.
     Flood,
     /// Nowhere: its destination is the sender's own port, or no port at all.
@@ -36,7 +37,7 @@ pub enum Route {
 pub struct Lookup<'a> {
     fdb: Fdb<'a>,
     clock: &'a Clock,
-    me: u8,
+    me: PortIndex,
     src: u64,
     dst: u64,
     route: Route,
@@ -45,7 +46,7 @@ pub struct Lookup<'a> {
 
 impl<'a> Lookup<'a> {
     /// For packets of port `me`, now.
-    pub fn new(fdb: Fdb<'a>, clock: &'a Clock, me: u8, memo: &'a mut Memo) -> Self {
+    pub fn new(fdb: Fdb<'a>, clock: &'a Clock, me: PortIndex, memo: &'a mut Memo) -> Self {
         memo.refresh(fdb.changes(), clock.stamp(), clock.second());
         // No address has more than 48 bits.
         Self { fdb, clock, me, src: u64::MAX, dst: u64::MAX, route: Route::Flood, memo }
@@ -83,7 +84,7 @@ impl<'a> Lookup<'a> {
         self.route = match port {
             None if dst == PAUSE => Route::Pause,
             None => Route::Flood,
-            Some(port) if port == self.me || usize::from(port) >= MAX_PORTS => Route::Nowhere,
+            Some(port) if port == self.me || port.at() >= MAX_PORTS => Route::Nowhere,
             Some(port) => Route::Port(port),
         };
         self.route
@@ -98,7 +99,7 @@ impl<'a> Lookup<'a> {
     }
 
     #[inline(never)]
-    fn look(&mut self, dst: u64) -> Option<u8> {
+    fn look(&mut self, dst: u64) -> Option<PortIndex> {
         let port = if dst & 1 == 0 { self.fdb.lookup(dst, self.clock) } else { None };
         self.memo.note_destination(dst, port);
         port

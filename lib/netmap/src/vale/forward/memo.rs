@@ -11,6 +11,7 @@
 //! Private memory; the pages of a table are there once they are used.
 
 use crate::vale::state::fdb::MacKey;
+use crate::vale::state::ids::PortIndex;
 
 /// Words of a table, a power of two: as many addresses as the learning table serves without a miss, and
 /// as many again, so that few meet in one word.
@@ -62,16 +63,16 @@ impl Memo {
 
     /// Where a destination is, if that is remembered: `Some(None)` if nobody knows.
     #[inline]
-    pub fn destination(&self, mac: MacKey) -> Option<Option<u8>> {
+    pub fn destination(&self, mac: MacKey) -> Option<Option<PortIndex>> {
         let word = self.destinations[index(mac)];
         let known = (word ^ mac) & MAC_MASK == 0 && (word >> 56) as u8 == self.epoch;
-        known.then(|| ((word >> 48) as u8).checked_sub(1))
+        known.then(|| ((word >> 48) as u8).checked_sub(1).map(PortIndex))
     }
 
     /// Remembers where a destination is.
     #[inline]
-    pub fn note_destination(&mut self, mac: MacKey, port: Option<u8>) {
-        let what = port.map_or(0, |port| u64::from(port) + 1);
+    pub fn note_destination(&mut self, mac: MacKey, port: Option<PortIndex>) {
+        let what = port.map_or(0, |port| u64::from(port.0) + 1);
         self.destinations[index(mac)] = mac | what << 48 | u64::from(self.epoch) << 56;
     }
 
@@ -108,17 +109,17 @@ mod tests {
     fn what_is_noted_counts_until_the_table_or_its_stamp_changes() {
         let mut memo = Memo::new();
         memo.refresh(7, 1, 0);
-        memo.note_destination(0x0200, Some(253));
+        memo.note_destination(0x0200, Some(PortIndex(253)));
         memo.note_destination(0x0300, None);
         memo.note_source(0x0400);
         memo.refresh(7, 1, 0);
-        assert_eq!(memo.destination(0x0200), Some(Some(253)));
+        assert_eq!(memo.destination(0x0200), Some(Some(PortIndex(253))));
         assert_eq!(memo.destination(0x0300), Some(None));
         assert_eq!(memo.destination(0x0400), None);
         assert!(memo.knows_source(0x0400) && !memo.knows_source(0x0200));
         memo.refresh(8, 1, 0);
         assert_eq!(memo.destination(0x0200), None);
-        memo.note_destination(0x0200, Some(1));
+        memo.note_destination(0x0200, Some(PortIndex(1)));
         memo.refresh(8, 2, 0);
         assert!(memo.destination(0x0200).is_none() && !memo.knows_source(0x0400));
     }
@@ -126,7 +127,7 @@ mod tests {
     #[test]
     fn epochs_that_come_again_bring_nothing_back() {
         let mut memo = Memo::new();
-        memo.note_destination(0x0200, Some(1));
+        memo.note_destination(0x0200, Some(PortIndex(1)));
         memo.note_source(0);
         for changes in 1..1000 {
             memo.refresh(changes, 0, 0);

@@ -57,15 +57,16 @@ use crate::vale::forward::stage::Copies;
 use crate::vale::forward::trial::Trial;
 use crate::vale::forward::writer::WaitBudget;
 use crate::vale::state::fdb::{self, Clock};
+use crate::vale::state::ids::PortIndex;
 use crate::vale::state::switch::SwitchFile;
 
-pub use job::{Destinations, Sent, Source, Stall};
+pub use job::{Destinations, Sent, Source};
 pub use trial::set_always;
 
 /// The forwarding state of one handle. Private memory: nobody else sees it.
 #[derive(Debug)]
 pub struct Forwarder {
-    port: u8,
+    port: PortIndex,
     isa: copy::Kind,
     windows: Vec<Window>,
     batch: Batch,
@@ -89,7 +90,7 @@ unsafe impl Send for Forwarder {}
 
 impl Forwarder {
     /// For a handle on `port`.
-    pub fn new(port: u8) -> Self {
+    pub fn new(port: PortIndex) -> Self {
         Self {
             port,
             isa: copy::detect(),

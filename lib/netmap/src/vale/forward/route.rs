@@ -26,7 +26,7 @@ pub fn route(batch: &mut Batch, mut look: Lookup<'_>) {
             Route::Pause => Outcome::Pause,
             Route::Port(port) => {
                 fragment.outcome = Outcome::Unicast(port);
-                let list = &mut batch.lists[usize::from(port)];
+                let list = &mut batch.lists[port.at()];
                 let last = std::mem::replace(&mut list.last, packet);
                 if last == NONE {
                     list.first = packet;

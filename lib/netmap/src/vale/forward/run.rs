@@ -3,9 +3,10 @@
 use crate::copy::Isa;
 use crate::stats::C;
 use crate::vale::forward::inner::{Source, copy_run, plain, rx_flags};
-use crate::vale::forward::job::{Destinations, Done, Job, Stall};
+use crate::vale::forward::job::{Destinations, Done, Job};
 use crate::vale::forward::lookup::{Lookup, Route};
 use crate::vale::forward::writer::{self, WaitBudget, Writer};
+use crate::vale::state::txstate::Stall;
 
 /// Sends plain packets (one slot each; data in their buffers, or all in the one window) that have one
 /// destination. Looking at the next packet fills the time in which the stores of the last ones wait

@@ -6,6 +6,7 @@
 //! holds up who is watched.
 
 use crate::vale::forward::batch::{Batch, Outcome};
+use crate::vale::state::ids::PortIndex;
 use crate::vale::state::portset::PortSet;
 use crate::vale::state::switch::SwitchFile;
 
@@ -14,12 +15,12 @@ use crate::vale::state::switch::SwitchFile;
 pub struct Copies {
     packets: Vec<u16>,
     /// Port, and where its packets end in `packets`.
-    ends: Vec<(u8, usize)>,
+    ends: Vec<(PortIndex, usize)>,
 }
 
 impl Copies {
     /// Plans the copies of a batch that port `me` sends.
-    pub fn plan(&mut self, batch: &Batch, switch: &SwitchFile, me: u8) {
+    pub fn plan(&mut self, batch: &Batch, switch: &SwitchFile, me: PortIndex) {
         self.packets.clear();
         self.ends.clear();
         let active = switch.active();
@@ -44,7 +45,7 @@ impl Copies {
     }
 
     /// The ports that get copies, each with its packets in order.
-    pub fn by_port(&self) -> impl Iterator<Item = (u8, &[u16])> {
+    pub fn by_port(&self) -> impl Iterator<Item = (PortIndex, &[u16])> {
         self.ends.iter().scan(0, |start, &(port, end)| {
             let packets = &self.packets[std::mem::replace(start, end)..end];
             Some((port, packets))

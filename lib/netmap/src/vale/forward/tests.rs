@@ -10,10 +10,11 @@ use crate::shm::dir::Dir;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::Region;
 use crate::vale::state::handleset::Rung;
-use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId};
+use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId, PortIndex};
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::Settings;
+use crate::vale::state::txstate::Stall;
 
 const SLOTS: u32 = 64;
 
@@ -21,15 +22,15 @@ const SLOTS: u32 = 64;
 struct Ports(Vec<(Generation, PortFiles)>);
 
 impl Destinations for Ports {
-    fn update(&mut self, index: u8) -> Option<Generation> {
-        self.0.get(usize::from(index)).map(|(generation, _)| *generation)
+    fn update(&mut self, index: PortIndex) -> Option<Generation> {
+        self.0.get(index.at()).map(|(generation, _)| *generation)
     }
 
-    fn get(&self, index: u8) -> Option<&PortFiles> {
-        self.0.get(usize::from(index)).map(|(_, port)| port)
+    fn get(&self, index: PortIndex) -> Option<&PortFiles> {
+        self.0.get(index.at()).map(|(_, port)| port)
     }
 
-    fn ring(&self, _: HandleIndex, _: u8) -> Rung {
+    fn ring(&self, _: HandleIndex, _: PortIndex) -> Rung {
         Rung::Nobody
     }
 }
@@ -54,7 +55,7 @@ impl Rig {
         let dir = Dir::open(temp.path(), false).unwrap();
         let lock = RootLock::acquire(&dir).unwrap();
         let switch = SwitchFile::create(&dir, "valeT", 1, 1 << 30).unwrap();
-        let half = |index: u8, generation: Generation| {
+        let half = |index: PortIndex, generation: Generation| {
             let sizes = Sizes { tx_rings: 1, rx_rings: 1, tx_slots: SLOTS, rx_slots: SLOTS };
             let region = Region::anonymous().unwrap();
             let rings = make_rings(&region, sizes).unwrap();
@@ -69,7 +70,7 @@ impl Rig {
             senders.push(half(index, generation));
             switch.activate_port(&lock, index);
         }
-        let forwarders = (0..ports).map(Forwarder::new).collect();
+        let forwarders = (0..ports).map(PortIndex).map(Forwarder::new).collect();
         let (ports, hwcur) = (Ports(destinations), vec![0; ports.into()]);
         Self { _temp: temp, lock, switch, ports, senders, hwcur, forwarders }
     }
@@ -80,7 +81,7 @@ impl Rig {
     }
 
     fn mirror(&self, port: u8, to: u8) {
-        self.switch.set_mirror(&self.lock, port, Some(to));
+        self.switch.set_mirror(&self.lock, PortIndex(port), Some(PortIndex(to)));
     }
 
     fn tx(&self, port: u8) -> RingRef<'_> {
@@ -202,7 +203,7 @@ fn with_backpressure_the_batch_stops_before_what_does_not_fit_everywhere() {
         rig.queue(0, 0, 0xff, 60, number);
     }
     let sent = rig.send(0);
-    assert_eq!(sent.stall, Some(Stall { port: 2, ring: 0 }));
+    assert_eq!(sent.stall, Some(Stall { port: PortIndex(2), ring: 0 }));
     assert_eq!(rig.received(1), [60, 61, 62]);
     assert_eq!(rig.received(2).len(), 63);
     assert_eq!(rig.send(0).stall, None);
@@ -285,8 +286,9 @@ fn mirror_ends_with_its_port() {
     rig.mirror(0, 2);
     rig.mirror(1, 0);
     assert!(rig.switch.modes().mirrors);
-    rig.switch.unlist_port(&rig.lock, 2);
-    assert_eq!((rig.switch.mirror_of(0), rig.switch.mirror_of(1)), (None, Some(0)));
-    rig.switch.unlist_port(&rig.lock, 0);
+    rig.switch.unlist_port(&rig.lock, PortIndex(2));
+    let mirrors = [0, 1].map(|port| rig.switch.mirror_of(PortIndex(port)));
+    assert_eq!(mirrors, [None, Some(PortIndex(0))]);
+    rig.switch.unlist_port(&rig.lock, PortIndex(0));
     assert!(!rig.switch.modes().mirrors);
 }

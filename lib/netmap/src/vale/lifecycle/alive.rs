@@ -6,7 +6,7 @@
 use crate::shm::bell::Bell;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::MAX_PORTS;
-use crate::vale::state::ids::HandleIndex;
+use crate::vale::state::ids::{HandleIndex, PortIndex};
 use crate::vale::state::portset::PortSet;
 use crate::vale::state::switch::{ListedHandle, bell_file};
 
@@ -33,20 +33,20 @@ impl Switch {
     }
 
     /// Handles on a port that are alive.
-    pub fn live_handles_of(&self, port: u8) -> impl Iterator<Item = ListedHandle> {
+    pub fn live_handles_of(&self, port: PortIndex) -> impl Iterator<Item = ListedHandle> {
         self.all_handles().filter(move |h| h.port == port && self.is_alive(h.index))
     }
 
     /// Whether a port has a live handle or is persistent.
     #[cold]
-    pub fn port_is_kept(&self, index: u8) -> bool {
+    pub fn port_is_kept(&self, index: PortIndex) -> bool {
         self.listed(index).is_some_and(|p| p.persistent)
             || self.live_handles_of(index).next().is_some()
     }
 
     /// Ports that are kept by one of these handles or because they are persistent.
     pub fn kept_ports(&self, alive: &[ListedHandle]) -> PortSet {
-        let live = alive.iter().map(|h| h.port).filter(|&port| usize::from(port) < MAX_PORTS);
+        let live = alive.iter().map(|h| h.port).filter(|&port| port.at() < MAX_PORTS);
         let persistent = self.list().into_iter().filter(|l| l.persistent).map(|l| l.index);
         let mut kept = PortSet::default();
         live.chain(persistent).for_each(|port| kept.insert(port));

@@ -39,7 +39,7 @@ mod tests {
     use crate::options::Sizes;
     use crate::rings::make_rings;
     use crate::sync::core_atomic::Ordering;
-    use crate::vale::state::ids::Generation;
+    use crate::vale::state::ids::{Generation, PortIndex};
     use crate::vale::state::portfile::Shape;
 
     #[test]
@@ -47,7 +47,8 @@ mod tests {
         let sizes = Sizes { tx_rings: 1, rx_rings: 1, tx_slots: 64, rx_slots: 64 };
         let region = Region::anonymous().unwrap();
         let rings = make_rings(&region, sizes).unwrap();
-        let shape = Shape { index: 0, generation: Generation(1), region: "r".into(), rings };
+        let shape =
+            Shape { index: PortIndex(0), generation: Generation(1), region: "r".into(), rings };
         let file = PortFile::anonymous(shape).unwrap();
         let ring = file.shape.rings.rx_ring(&region, 0).unwrap();
         let buffers: HashSet<u32> = file.shape.rings.buffers(&region).collect();

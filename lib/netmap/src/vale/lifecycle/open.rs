@@ -31,7 +31,7 @@ use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::{Opened, Switch};
 use crate::vale::state::handleset::HANDLES;
-use crate::vale::state::ids::{HandleId, HandleIndex};
+use crate::vale::state::ids::{HandleId, HandleIndex, PortIndex};
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{
@@ -188,7 +188,11 @@ pub fn lock_for_new(root: &Root, switch: &str, port: &str) -> Result<(RootLock, 
 
 /// Opens a switch without what the dead left on it, making it if there is none, or none any more;
 /// returns it with the ports that are dead and not cleared away yet.
-pub fn open_switch(root: &Root, lock: &RootLock, name: &str) -> Result<(Arc<Switch>, Vec<u8>)> {
+pub fn open_switch(
+    root: &Root,
+    lock: &RootLock,
+    name: &str,
+) -> Result<(Arc<Switch>, Vec<PortIndex>)> {
     let (switch, how) = shared::switch(root, lock, name)?;
     if how == Opened::Replaced {
         reap::remove_orphans(root, lock)?;

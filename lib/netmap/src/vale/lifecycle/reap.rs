@@ -26,7 +26,7 @@ use crate::shm::mem::{MAX_CELLS, Region, cells_for};
 use crate::vale::lifecycle::named::named;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
-use crate::vale::state::ids::{Generation, RETIRED};
+use crate::vale::state::ids::{Generation, PortIndex, RETIRED};
 use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::portfile::PortFile;
 use crate::vale::state::portset::PortSet;
@@ -45,7 +45,7 @@ const RETIRE_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Removes what nobody alive keeps: handles, ports, the switch. Returns the ports that are dead and
 /// have more to clear away than fits one call.
-pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<u8>> {
+pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<PortIndex>> {
     if !switch.is_current() {
         return Ok(Vec::new()); // somebody removed the directory: what is there now is not ours
     }
@@ -78,7 +78,7 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<u8>> {
 /// Takes the port at `index` off the list if it is dead and the root's lock is free: for the data
 /// path, where a full ring may be a dead one.
 #[cold]
-pub fn unlist_if_dead(switch: &Switch, index: u8) -> Result<()> {
+pub fn unlist_if_dead(switch: &Switch, index: PortIndex) -> Result<()> {
     if switch.port_generation(index) == Generation::NONE || switch.port_is_kept(index) {
         return Ok(());
     }
@@ -102,7 +102,7 @@ pub fn remove_orphans(root: &Root, lock: &RootLock) -> Result<()> {
     for name in switches {
         match Switch::open_existing(root, &name) {
             Ok(Some(switch)) => {
-                used.extend((0..u8::MAX).filter_map(|i| switch.entry(i).1));
+                used.extend(PortIndex::all().filter_map(|i| switch.entry(i).1));
             }
             Ok(None) => {} // nobody is on it
             Err(_) => return Ok(()),
@@ -123,7 +123,7 @@ pub fn remove_orphans(root: &Root, lock: &RootLock) -> Result<()> {
 #[derive(Debug)]
 struct User {
     switch: String,
-    index: u8,
+    index: PortIndex,
     file: PortFile,
 }
 
@@ -134,12 +134,12 @@ pub struct Sweep<'a> {
     links: u32,
     slots: u64,
     /// The region whose rings were looked at last, but those of a port, and what they name.
-    in_use: Option<(String, Option<u8>, InUse)>,
+    in_use: Option<(String, Option<PortIndex>, InUse)>,
     /// All ports of the root, once they were asked for; `None` in there: too many to tell.
     users: Option<Option<Vec<User>>>,
     retiring_since: Option<Instant>,
     /// Ports with dead handles that this call could not finish.
-    unfinished: HashSet<u8>,
+    unfinished: HashSet<PortIndex>,
 }
 
 impl<'a> Sweep<'a> {
@@ -223,7 +223,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// False: that is more than this call may still look at.
-    fn remove_port(&mut self, lock: &RootLock, index: u8) -> Result<bool> {
+    fn remove_port(&mut self, lock: &RootLock, index: PortIndex) -> Result<bool> {
         let switch = self.switch;
         let (name, region) = switch.entry(index);
         switch.unlist_port(lock, index);
@@ -253,7 +253,7 @@ impl<'a> Sweep<'a> {
         Ok(true)
     }
 
-    fn what_is_left(&mut self, index: u8, name: String, file: Option<&PortFile>) -> Left {
+    fn what_is_left(&mut self, index: PortIndex, name: String, file: Option<&PortFile>) -> Left {
         let open = |memory| Region::open(memory, &name);
         let Ok(region) = self.switch.memory().and_then(open) else {
             return Left::Region(name); // damaged or half made: of no use to anybody
@@ -307,7 +307,7 @@ impl<'a> Sweep<'a> {
 
     /// Ports that live in the region `name`, but the one at `but` of this switch. `None`: it cannot be
     /// told.
-    fn others(&mut self, name: &str, but: Option<u8>) -> Option<Vec<&PortFile>> {
+    fn others(&mut self, name: &str, but: Option<PortIndex>) -> Option<Vec<&PortFile>> {
         let users = self.users.get_or_insert_with(|| all_users(self.switch.root())).as_ref()?;
         let here = users.iter().filter(|u| {
             let is_that = u.switch == self.switch.name() && but == Some(u.index);
@@ -317,7 +317,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// Buffers that the rings of those ports name.
-    fn buffers_in_use(&mut self, region: &Region, name: &str, but: Option<u8>) -> InUse {
+    fn buffers_in_use(&mut self, region: &Region, name: &str, but: Option<PortIndex>) -> InUse {
         if let Some((of, without, found)) = &self.in_use
             && of == name
             && *without == but
@@ -455,7 +455,7 @@ mod tests {
         chain_up(&region, &extra);
         for i in 0..HANDLES {
             let if_cell = netmap_if(&region, extra[i as usize % 7]);
-            switch.forge_dead_handle(i, 0, if_cell);
+            switch.forge_dead_handle(i, PortIndex(0), if_cell);
         }
         let mut sweep = Sweep::new(&switch);
         assert!(sweep_handles(&mut sweep, &switch, &lock));
@@ -474,7 +474,7 @@ mod tests {
         let lock = root.lock().unwrap();
         for (i, &cell) in region.take(500).unwrap().iter().enumerate() {
             chain_up(&region, &[cell]);
-            switch.forge_dead_handle(i as u32, 0, netmap_if(&region, cell));
+            switch.forge_dead_handle(i as u32, PortIndex(0), netmap_if(&region, cell));
         }
         let mut sweep = Sweep::new(&switch);
         assert!(sweep_handles(&mut sweep, &switch, &lock));

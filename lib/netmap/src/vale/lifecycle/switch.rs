@@ -12,7 +12,7 @@ use crate::shm::lock::RootLock;
 use crate::vale::lifecycle::bells::Bells;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::state::handleset::Rung;
-use crate::vale::state::ids::HandleIndex;
+use crate::vale::state::ids::{HandleIndex, PortIndex};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{FILE, SwitchFile};
 
@@ -102,9 +102,9 @@ impl Switch {
     }
 
     /// Rings a handle, if it is there and, with `port`, on that port.
-    pub fn ring(&self, handle: HandleIndex, port: Option<u8>) -> Rung {
+    pub fn ring(&self, handle: HandleIndex, port: Option<PortIndex>) -> Rung {
         match self.port_of(handle) {
-            Some((of, id)) if port.is_none_or(|port| u32::from(port) == of) => {
+            Some((of, id)) if port.is_none_or(|port| u32::from(port.0) == of) => {
                 self.bells.ring(&self.dir, id)
             }
             _ => Rung::Nobody,

@@ -19,6 +19,7 @@
 
 use crate::shm::map::{Map, Shared};
 use crate::sync::core_atomic::{AtomicU64, Ordering};
+use crate::vale::state::ids::PortIndex;
 
 const BUCKETS: usize = 4096;
 const WAYS: usize = 8;
@@ -120,7 +121,7 @@ pub struct Entry {
     /// The address.
     pub mac: [u8; 6],
     /// Index of the port it was seen behind.
-    pub port: u8,
+    pub port: PortIndex,
     /// Time since it was last seen, in milliseconds, to a 64th of the ageing time.
     pub age_ms: u64,
 }
@@ -164,7 +165,7 @@ impl<'a> Fdb<'a> {
 
     /// The port behind which an address was last seen, unless that is too long ago.
     #[inline]
-    pub fn lookup(&self, mac: MacKey, clock: &Clock) -> Option<u8> {
+    pub fn lookup(&self, mac: MacKey, clock: &Clock) -> Option<PortIndex> {
         let (a, b) = self.hash(mac);
         // All 16 words are compared, whichever comes first: with many addresses, where in its
         // buckets one stands is what no branch predictor can know (measured with 16 Ki addresses:
@@ -176,7 +177,7 @@ impl<'a> Fdb<'a> {
             let w = bucket.0[i % WAYS].load(Ordering::Relaxed);
             // Looked at again: another sender may have changed the word meanwhile.
             if w & MAC_MASK == mac && w >> 48 & 0xff != 0 && !clock.stale(w) {
-                return Some((w >> 48) as u8 - 1);
+                return Some(PortIndex((w >> 48) as u8 - 1));
             }
             found &= found - 1;
         }
@@ -186,8 +187,8 @@ impl<'a> Fdb<'a> {
     /// Notes that `mac` was seen behind `port`. Returns true if that is news (a new or moved
     /// address).
     #[inline]
-    pub fn learn(&self, mac: MacKey, port: u8, clock: &Clock) -> bool {
-        let new = mac | (u64::from(port) + 1) << 48 | u64::from(clock.stamp) << 56;
+    pub fn learn(&self, mac: MacKey, port: PortIndex, clock: &Clock) -> bool {
+        let new = mac | (u64::from(port.0) + 1) << 48 | u64::from(clock.stamp) << 56;
         let (a, b) = self.hash(mac);
         for word in self.buckets[a].0.iter().chain(&self.buckets[b].0) {
             let w = word.load(Ordering::Relaxed);
@@ -248,12 +249,12 @@ impl<'a> Fdb<'a> {
     }
 
     /// Removes the words that `drop` chooses and returns how many.
-    pub fn remove_if(&self, mut drop: impl FnMut(MacKey, u8) -> bool) -> usize {
+    pub fn remove_if(&self, mut drop: impl FnMut(MacKey, PortIndex) -> bool) -> usize {
         let mut n = 0;
         for word in self.buckets.iter().flat_map(|b| &b.0) {
             let w = word.load(Ordering::Relaxed);
             if w >> 48 & 0xff != 0
-                && drop(w & MAC_MASK, (w >> 48) as u8 - 1)
+                && drop(w & MAC_MASK, PortIndex((w >> 48) as u8 - 1))
                 && word.compare_exchange(w, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             {
                 n += 1;
@@ -293,7 +294,7 @@ impl<'a> Fdb<'a> {
             .filter(|&w| w >> 48 & 0xff != 0 && !clock.stale(w))
             .map(|w| Entry {
                 mac: mac(w & MAC_MASK),
-                port: (w >> 48) as u8 - 1,
+                port: PortIndex((w >> 48) as u8 - 1),
                 age_ms: clock.age_ms(w),
             })
             .collect()
@@ -341,10 +342,14 @@ mod tests {
         let fdb = fdb(&map);
         let clock = Clock::new(1000, 300_000);
         for i in 0..16384u64 {
-            assert!(fdb.learn(i * 7919 + 2, (i % 254) as u8, &clock));
+            assert!(fdb.learn(i * 7919 + 2, PortIndex((i % 254) as u8), &clock));
         }
         for i in 0..16384u64 {
-            assert_eq!(fdb.lookup(i * 7919 + 2, &clock), Some((i % 254) as u8), "address {i}");
+            assert_eq!(
+                fdb.lookup(i * 7919 + 2, &clock),
+                Some(PortIndex((i % 254) as u8)),
+                "address {i}"
+            );
         }
         assert_eq!(fdb.entries(&clock).len(), 16384);
     }
@@ -353,12 +358,12 @@ mod tests {
     fn lookup_after_the_ageing_time_finds_nothing() {
         let map = table();
         let fdb = fdb(&map);
-        fdb.learn(42, 1, &Clock::new(0, 6400));
-        assert_eq!(fdb.lookup(42, &Clock::new(6400, 6400)), Some(1));
+        fdb.learn(42, PortIndex(1), &Clock::new(0, 6400));
+        assert_eq!(fdb.lookup(42, &Clock::new(6400, 6400)), Some(PortIndex(1)));
         assert_eq!(fdb.lookup(42, &Clock::new(6500, 6400)), None);
-        assert!(fdb.learn(42, 1, &Clock::new(6500, 6400)), "stale, so it is news");
-        assert_eq!(fdb.lookup(42, &Clock::new(6500, 6400)), Some(1));
-        assert_eq!(fdb.lookup(42, &Clock::new(1 << 40, 0)), Some(1), "ageing off");
+        assert!(fdb.learn(42, PortIndex(1), &Clock::new(6500, 6400)), "stale, so it is news");
+        assert_eq!(fdb.lookup(42, &Clock::new(6500, 6400)), Some(PortIndex(1)));
+        assert_eq!(fdb.lookup(42, &Clock::new(1 << 40, 0)), Some(PortIndex(1)), "ageing off");
     }
 
     #[test]
@@ -366,10 +371,14 @@ mod tests {
         let (map, ageing) = (table(), 6400);
         let fdb = fdb(&map);
         let last = AtomicU64::new(0);
-        fdb.learn(42, 1, &Clock::new(0, ageing));
+        fdb.learn(42, PortIndex(1), &Clock::new(0, ageing));
         // 256 units later the stamp is the same again; the sweep comes first.
         let now = 25_600;
-        assert_eq!(fdb.lookup(42, &Clock::new(now, ageing)), Some(1), "the hazard is real");
+        assert_eq!(
+            fdb.lookup(42, &Clock::new(now, ageing)),
+            Some(PortIndex(1)),
+            "the hazard is real"
+        );
         let all = due_for_sweep(&last, now, ageing).unwrap();
         fdb.sweep(&Clock::new(now, ageing), all);
         assert_eq!(fdb.lookup(42, &Clock::new(now, ageing)), None);
@@ -382,8 +391,8 @@ mod tests {
         let map = table();
         let fdb = fdb(&map);
         let (early, late) = (Clock::new(64_000, 6400), Clock::new(64_100, 6400));
-        fdb.learn(42, 1, &late);
-        assert_eq!(fdb.lookup(42, &early), Some(1));
+        fdb.learn(42, PortIndex(1), &late);
+        assert_eq!(fdb.lookup(42, &early), Some(PortIndex(1)));
         fdb.sweep(&early, false);
         assert_eq!(fdb.entries(&early)[0].age_ms, 0);
         assert_eq!(due_for_sweep(&AtomicU64::new(64_100), 64_000, 6400), None);
@@ -398,14 +407,14 @@ mod tests {
             let mut model = HashMap::new();
             for (mac, port, op) in ops {
                 if op == 0 {
-                    fdb.remove_if(|_, p| p == port);
+                    fdb.remove_if(|_, p| p == PortIndex(port));
                     model.retain(|_, p| *p != port);
                 } else {
-                    let news = fdb.learn(mac, port, &clock);
+                    let news = fdb.learn(mac, PortIndex(port), &clock);
                     prop_assert_eq!(news, model.insert(mac, port) != Some(port));
                 }
                 for m in 0..200 {
-                    prop_assert_eq!(fdb.lookup(m, &clock), model.get(&m).copied());
+                    prop_assert_eq!(fdb.lookup(m, &clock), model.get(&m).copied().map(PortIndex));
                 }
             }
         }

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::vale::state::MAX_PORTS;
+
 /// Number of one life of a port, a handle or a participant. 0: none. At most 48 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
@@ -12,6 +14,23 @@ pub struct Generation(pub u64);
 impl Generation {
     /// No life.
     pub const NONE: Self = Self(0);
+}
+
+/// A port's place in the switch's table, which others use after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortIndex(pub u8);
+
+impl PortIndex {
+    /// As an index of an array of ports.
+    #[inline]
+    pub fn at(self) -> usize {
+        self.0.into()
+    }
+
+    /// All that a switch can have, ascending.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..MAX_PORTS as u8).map(Self)
+    }
 }
 
 /// A handle's entry in the switch's table, which others use after it.

@@ -24,7 +24,7 @@ use crate::shm::mem::Region;
 use crate::shm::text::{load_text, store_text};
 use crate::stats::{Counters, RingDir, RingInfo, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::vale::state::ids::Generation;
+use crate::vale::state::ids::{Generation, PortIndex};
 use crate::vale::state::kring::Kring;
 use crate::vale::state::txstate::TxState;
 
@@ -58,7 +58,7 @@ unsafe impl Shared for Header {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Index in the switch.
-    pub index: u8,
+    pub index: PortIndex,
     /// Number of the port's life, as in the switch's port table.
     pub generation: Generation,
     /// File name of the memory region.
@@ -94,7 +94,7 @@ impl PortFile {
         let map = Map::new(file, BYTES).map_err(Error::io("map", path))?;
         let h: &Header = map.at(0).expect("the mapping is longer than the header");
         h.version.store(VERSION, Ordering::Relaxed);
-        h.index.store(shape.index.into(), Ordering::Relaxed);
+        h.index.store(shape.index.0.into(), Ordering::Relaxed);
         h.generation.store(shape.generation.0, Ordering::Relaxed);
         h.tx_rings.store(shape.rings.tx.len() as u32, Ordering::Relaxed);
         h.rx_rings.store(shape.rings.rx.len() as u32, Ordering::Relaxed);
@@ -188,7 +188,7 @@ fn read(h: &Header) -> Option<Shape> {
     };
     let slots = |n: &AtomicU32| Some(n.load(Ordering::Relaxed)).filter(|n| SLOTS.contains(n));
     Some(Shape {
-        index: u8::try_from(h.index.load(Ordering::Relaxed)).ok()?,
+        index: PortIndex(u8::try_from(h.index.load(Ordering::Relaxed)).ok()?),
         generation: Generation(h.generation.load(Ordering::Relaxed)),
         region: load_text(&h.region).filter(|r| valid_name(r))?,
         rings: RingCells {

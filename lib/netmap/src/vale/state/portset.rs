@@ -1,6 +1,7 @@
 //! A set of ports.
 
 use crate::vale::state::MAX_PORTS;
+use crate::vale::state::ids::PortIndex;
 
 /// A set of ports of a switch, by index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,14 +13,14 @@ impl PortSet {
 
     /// Puts a port in.
     #[inline]
-    pub fn insert(&mut self, port: u8) {
-        self.0[usize::from(port / 64)] |= 1 << (port % 64);
+    pub fn insert(&mut self, port: PortIndex) {
+        self.0[port.at() / 64] |= 1 << (port.0 % 64);
     }
 
     /// Whether a port is in it.
     #[inline]
-    pub fn contains(self, port: u8) -> bool {
-        self.0[usize::from(port / 64)] & 1 << (port % 64) != 0
+    pub fn contains(self, port: PortIndex) -> bool {
+        self.0[port.at() / 64] & 1 << (port.0 % 64) != 0
     }
 
     /// The ports in both.
@@ -32,19 +33,19 @@ impl PortSet {
     /// All but one.
     #[inline]
     #[must_use]
-    pub fn without(mut self, port: u8) -> Self {
-        self.0[usize::from(port / 64)] &= !(1 << (port % 64));
+    pub fn without(mut self, port: PortIndex) -> Self {
+        self.0[port.at() / 64] &= !(1 << (port.0 % 64));
         self
     }
 
     /// The port in it, if there is just one.
-    pub fn only(self) -> Option<u8> {
+    pub fn only(self) -> Option<PortIndex> {
         let mut ports = self.iter();
         ports.next().filter(|_| ports.next().is_none())
     }
 
     /// Its ports, ascending.
-    pub fn iter(self) -> impl Iterator<Item = u8> {
+    pub fn iter(self) -> impl Iterator<Item = PortIndex> {
         let Self(mut words) = self;
         let mut word = 0;
         std::iter::from_fn(move || {
@@ -52,7 +53,7 @@ impl PortSet {
                 let bits = words[word];
                 if bits != 0 {
                     words[word] = bits & (bits - 1);
-                    return Some((word * 64) as u8 + bits.trailing_zeros() as u8);
+                    return Some(PortIndex((word * 64) as u8 + bits.trailing_zeros() as u8));
                 }
                 word += 1;
             }
@@ -69,10 +70,14 @@ mod tests {
     fn set_knows_its_ports_in_order_and_an_only_one() {
         let mut set = PortSet::default();
         assert_eq!(set.only(), None);
-        [253, 0, 63, 64].into_iter().for_each(|port| set.insert(port));
-        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 63, 64, 253]);
-        assert!(set.contains(253) && !set.contains(1) && set.only().is_none());
-        assert_eq!(set.without(0).without(63).without(64).only(), Some(253));
+        [253, 0, 63, 64].into_iter().for_each(|port| set.insert(PortIndex(port)));
+        let ports: Vec<u8> = set.iter().map(|port| port.0).collect();
+        assert_eq!(ports, [0, 63, 64, 253]);
+        assert!(
+            set.contains(PortIndex(253)) && !set.contains(PortIndex(1)) && set.only().is_none()
+        );
+        let rest = [0, 63, 64].map(PortIndex).into_iter().fold(set, PortSet::without);
+        assert_eq!(rest.only(), Some(PortIndex(253)));
         assert_eq!(PortSet([u64::MAX; 4]).and(PortSet::ALL).iter().count(), MAX_PORTS);
     }
 }

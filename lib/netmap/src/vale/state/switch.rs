@@ -34,7 +34,7 @@ use crate::time::now_ms;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::fdb::{self, Fdb};
 use crate::vale::state::handleset::HANDLES;
-use crate::vale::state::ids::{Generation, HandleId, HandleIndex, ParticipantId};
+use crate::vale::state::ids::{Generation, HandleId, HandleIndex, ParticipantId, PortIndex};
 use crate::vale::state::participants::{self, PARTICIPANTS, Participation};
 use crate::vale::state::place::Place;
 use crate::vale::state::portset::PortSet;
@@ -112,7 +112,7 @@ pub const EXCLUSIVE: u32 = 1;
 #[derive(Clone, Copy, Debug)]
 pub struct NewHandle<'a> {
     /// Port it belongs to.
-    pub port: u8,
+    pub port: PortIndex,
     /// Cell of its netmap_if.
     pub if_cell: u32,
     /// `EXCLUSIVE` or 0.
@@ -125,7 +125,7 @@ pub struct NewHandle<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// Index in the table.
-    pub index: u8,
+    pub index: PortIndex,
     /// Number of the port's life.
     pub generation: Generation,
     /// Name without the switch.
@@ -142,7 +142,7 @@ pub struct ListedHandle {
     /// Entry in the table.
     pub index: HandleIndex,
     /// Port it belongs to.
-    pub port: u8,
+    pub port: PortIndex,
     /// Identity.
     pub id: HandleId,
     /// Process that opened it last, in that process's PID namespace.
@@ -318,9 +318,9 @@ impl SwitchFile {
     }
 
     /// The port that gets copies of what the port at `index` sends and receives.
-    pub fn mirror_of(&self, index: u8) -> Option<u8> {
-        let flags = self.ports().get(usize::from(index))?.flags.load(Ordering::Relaxed);
-        ((flags >> MIRROR_SHIFT) as u8).checked_sub(1)
+    pub fn mirror_of(&self, index: PortIndex) -> Option<PortIndex> {
+        let flags = self.ports().get(index.at())?.flags.load(Ordering::Relaxed);
+        ((flags >> MIRROR_SHIFT) as u8).checked_sub(1).map(PortIndex)
     }
 
     /// Ageing time in milliseconds, 0: never. Bounded, whatever a peer wrote, so that times can be
@@ -344,16 +344,16 @@ impl SwitchFile {
 
     /// Generation of the port at `index`, if there is one.
     #[inline]
-    pub fn port_generation(&self, index: u8) -> Generation {
-        match self.ports().get(usize::from(index)) {
+    pub fn port_generation(&self, index: PortIndex) -> Generation {
+        match self.ports().get(index.at()) {
             Some(p) => p.place.active_generation(),
             None => Generation::NONE,
         }
     }
 
     /// The port at `index`, if it is active and its entry makes sense.
-    pub fn listed(&self, index: u8) -> Option<Listed> {
-        let p = self.ports().get(usize::from(index))?;
+    pub fn listed(&self, index: PortIndex) -> Option<Listed> {
+        let p = self.ports().get(index.at())?;
         let generation = p.place.active_generation();
         if generation == Generation::NONE {
             return None;
@@ -369,7 +369,7 @@ impl SwitchFile {
 
     /// All active ports.
     pub fn list(&self) -> Vec<Listed> {
-        (0..MAX_PORTS as u8).filter_map(|i| self.listed(i)).collect()
+        PortIndex::all().filter_map(|i| self.listed(i)).collect()
     }
 
     /// The active port of that name.
@@ -387,7 +387,7 @@ impl SwitchFile {
         Some(ListedHandle {
             index,
             // A scribbled port number makes the handle one of no port; it is freed all the same.
-            port: u8::try_from(port).unwrap_or(u8::MAX),
+            port: PortIndex(u8::try_from(port).unwrap_or(u8::MAX)),
             id,
             pid: h.pid.load(Ordering::Relaxed),
             flags: h.flags.load(Ordering::Relaxed),
@@ -479,7 +479,7 @@ impl SwitchFile {
         _lock: &RootLock,
         name: &str,
         region: &str,
-    ) -> Result<(u8, Generation)> {
+    ) -> Result<(PortIndex, Generation)> {
         let free = self.ports().iter().position(|p| p.place.is_free());
         let Some(index) = free else {
             return Err(Error::Limit {
@@ -494,31 +494,30 @@ impl SwitchFile {
         store_text(&p.region, region);
         p.flags.store(0, Ordering::Relaxed);
         p.place.reserve(generation);
-        Ok((index as u8, generation))
+        Ok((PortIndex(index as u8), generation))
     }
 
     /// Lists a port whose files are complete.
-    pub fn activate_port(&self, _lock: &RootLock, index: u8) {
-        self.ports()[usize::from(index)].place.activate();
-        self.header().active[usize::from(index / 64)]
-            .fetch_or(1 << (index % 64), Ordering::Release);
+    pub fn activate_port(&self, _lock: &RootLock, index: PortIndex) {
+        self.ports()[index.at()].place.activate();
+        self.header().active[index.at() / 64].fetch_or(1 << (index.0 % 64), Ordering::Release);
     }
 
     /// Makes a port stay after its last handle, or not.
-    pub fn set_port_persistent(&self, _lock: &RootLock, index: u8, persistent: bool) {
-        let flags = &self.ports()[usize::from(index)].flags;
+    pub fn set_port_persistent(&self, _lock: &RootLock, index: PortIndex, persistent: bool) {
+        let flags = &self.ports()[index.at()].flags;
         let others = flags.load(Ordering::Relaxed) & !u64::from(PERSISTENT);
         flags.store(others | if persistent { u64::from(PERSISTENT) } else { 0 }, Ordering::Relaxed);
     }
 
     /// Chooses the port that gets copies of what the port at `index` sends and receives, or none.
-    pub fn set_mirror(&self, _lock: &RootLock, index: u8, to: Option<u8>) {
-        let flags = &self.ports()[usize::from(index)].flags;
+    pub fn set_mirror(&self, _lock: &RootLock, index: PortIndex, to: Option<PortIndex>) {
+        let flags = &self.ports()[index.at()].flags;
         let others = flags.load(Ordering::Relaxed) & !(0xff << MIRROR_SHIFT);
         // The largest index is 253, so that one more fits a byte.
-        let to = to.map_or(0, |to| u64::from(to) + 1);
+        let to = to.map_or(0, |to| u64::from(to.0) + 1);
         flags.store(others | to << MIRROR_SHIFT, Ordering::Relaxed);
-        let any = (0..MAX_PORTS as u8).any(|i| self.mirror_of(i).is_some());
+        let any = PortIndex::all().any(|i| self.mirror_of(i).is_some());
         let h = self.header();
         let others = h.flags.load(Ordering::Relaxed) & !MIRRORS;
         h.flags.store(others | if any { MIRRORS } else { 0 }, Ordering::Relaxed);
@@ -538,7 +537,7 @@ impl SwitchFile {
         h.if_cell.store(new.if_cell, Ordering::Relaxed);
         h.flags.store(new.flags, Ordering::Relaxed);
         self.bind_handle(lock, index, new.bound);
-        h.port.store(u32::from(new.port) + 1, Ordering::Release);
+        h.port.store(u32::from(new.port.0) + 1, Ordering::Release);
         HandleId { index, generation }
     }
 
@@ -565,10 +564,10 @@ impl SwitchFile {
 
     /// Enters a handle as a process would leave it that was killed, or a peer that forges one.
     #[cfg(test)]
-    pub fn forge_dead_handle(&self, index: u32, port: u8, if_cell: u32) {
+    pub fn forge_dead_handle(&self, index: u32, port: PortIndex, if_cell: u32) {
         let h = &self.handles()[index as usize];
         h.if_cell.store(if_cell, Ordering::Relaxed);
-        h.port.store(u32::from(port) + 1, Ordering::Relaxed);
+        h.port.store(u32::from(port.0) + 1, Ordering::Relaxed);
     }
 
     /// Frees the entry of a handle.
@@ -579,10 +578,10 @@ impl SwitchFile {
     }
 
     /// Ports that are listed, half made or half removed, but those in `kept` that are listed.
-    pub fn ports_but(&self, _lock: &RootLock, kept: PortSet) -> Vec<u8> {
-        (0..MAX_PORTS as u8)
+    pub fn ports_but(&self, _lock: &RootLock, kept: PortSet) -> Vec<PortIndex> {
+        PortIndex::all()
             .filter(|&i| {
-                let place = &self.ports()[usize::from(i)].place;
+                let place = &self.ports()[i.at()].place;
                 !(place.is_free()
                     || (kept.contains(i) && place.active_generation() != Generation::NONE))
             })
@@ -590,27 +589,26 @@ impl SwitchFile {
     }
 
     /// Names of the port and the region at `index`, listed or not, as far as they make sense.
-    pub fn entry(&self, index: u8) -> (Option<String>, Option<String>) {
-        let entry = self.ports().get(usize::from(index)).filter(|p| !p.place.is_free());
+    pub fn entry(&self, index: PortIndex) -> (Option<String>, Option<String>) {
+        let entry = self.ports().get(index.at()).filter(|p| !p.place.is_free());
         let text = |words: &[AtomicU64]| load_text(words).filter(|n| valid_name(n));
         entry.map_or((None, None), |p| (text(&p.name), text(&p.region)))
     }
 
     /// Takes a port off the list, so that no sender begins to use it.
-    pub fn unlist_port(&self, lock: &RootLock, index: u8) {
-        let mirrored = |&i: &u8| i == index || self.mirror_of(i) == Some(index);
-        for i in (0..MAX_PORTS as u8).filter(mirrored) {
+    pub fn unlist_port(&self, lock: &RootLock, index: PortIndex) {
+        let mirrored = |&i: &PortIndex| i == index || self.mirror_of(i) == Some(index);
+        for i in PortIndex::all().filter(mirrored) {
             self.set_mirror(lock, i, None); // before another port can have the index
         }
-        self.header().active[usize::from(index / 64)]
-            .fetch_and(!(1 << (index % 64)), Ordering::Release);
-        self.ports()[usize::from(index)].place.unlist();
+        self.header().active[index.at() / 64].fetch_and(!(1 << (index.0 % 64)), Ordering::Release);
+        self.ports()[index.at()].place.unlist();
         self.fdb().remove_if(|_, port| port == index);
     }
 
     /// Frees a port's place, after its files are gone.
-    pub fn free_port(&self, _lock: &RootLock, index: u8) {
-        self.ports()[usize::from(index)].place.free();
+    pub fn free_port(&self, _lock: &RootLock, index: PortIndex) {
+        self.ports()[index.at()].place.free();
     }
 
     /// Number of places in use, listed or not.

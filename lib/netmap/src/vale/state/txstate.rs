@@ -13,7 +13,7 @@
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::state::handleset::{Members, Summary, Taken as Waiting};
-use crate::vale::state::ids::{HandleIndex, ParticipantId};
+use crate::vale::state::ids::{HandleIndex, ParticipantId, PortIndex};
 use crate::vale::state::owner::{Owner, Taken};
 
 /// Shared state of one transmit ring.
@@ -38,6 +38,15 @@ const _: () = assert!(std::mem::size_of::<TxState>() == 320);
 #[cfg(not(loom))]
 // SAFETY: atomics and padding.
 unsafe impl crate::shm::map::Shared for TxState {}
+
+/// Where backpressure stopped a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// Port whose ring is full.
+    pub port: PortIndex,
+    /// That ring.
+    pub ring: u8,
+}
 
 /// Begin of a txsync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,15 +111,15 @@ impl TxState {
 
     /// Where backpressure stopped the last batch: port and ring.
     #[inline]
-    pub fn stall(&self) -> Option<(u8, u8)> {
+    pub fn stall(&self) -> Option<Stall> {
         let word = self.stall.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(((word >> 8) as u8, word as u8))
+        Some(Stall { port: PortIndex((word >> 8) as u8), ring: word as u8 })
     }
 
     /// Says where backpressure stopped the last batch, or that nothing did.
     #[inline]
-    pub fn set_stall(&self, stall: Option<(u8, u8)>) {
-        let word = stall.map_or(0, |(port, ring)| 1 + u64::from(port) * 256 + u64::from(ring));
+    pub fn set_stall(&self, stall: Option<Stall>) {
+        let word = stall.map_or(0, |at| 1 + u64::from(at.port.0) * 256 + u64::from(at.ring));
         self.stall.store(word, Ordering::Relaxed);
     }
 }
