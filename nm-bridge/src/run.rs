@@ -182,12 +182,10 @@ impl<'a> Bridge<'a> {
                 self.flush()?;
                 self.next_flush = now + FLUSH;
             }
-            if moved {
-                self.idle.reset();
-            } else if !self.idle.spins() {
+            if !moved {
                 let timeout = self.next_event().map(|at| at.saturating_duration_since(now));
                 let (a, b) = ((&mut self.a, want_a), (&mut self.b, want_b));
-                self.idle.sleep(a, b, signals, timeout)?;
+                self.idle.wait(a, b, signals, timeout)?;
             }
         }
     }
@@ -288,7 +286,7 @@ impl<'a> Bridge<'a> {
                 if left.is_zero() || signals.hurried() {
                     break;
                 }
-                port.wait_more_space(Wait::Block, Some(left))?;
+                port.wait(Interest::SENT, Wait::Block, Some(left))?;
             }
         }
         Ok(())
@@ -333,7 +331,7 @@ fn one_batch(
         // What was blocked is worth another try if the sync made room.
         moved: batch.packets > 0 || (batch.blocked && after < before),
         source: if batch.blocked { Interest::empty() } else { Interest::RX },
-        destination: if after > 0 { Interest::TX } else { Interest::empty() },
+        destination: if after > 0 { Interest::SPACE } else { Interest::empty() },
     })
 }
 

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use netmap::{Counters, Port, Wait};
+use netmap::{Counters, Interest, Port, Wait};
 use nm_capture::Reader;
 use nm_cli::say;
 
@@ -228,16 +228,15 @@ impl<'a> Worker<'a> {
 
     /// Waits for more free slots, at most until the next look at the stop flag.
     pub fn wait_space(&mut self) -> netmap::Result<()> {
-        let waited = self.doze(LOOK);
+        let waited = self.doze(Interest::SPACE, LOOK);
         self.settle();
         waited
     }
 
-    /// Sleeps until something that is queued has gone, or for that time. Some space may have been there
-    /// all the time, and not enough.
-    fn doze(&mut self, time: Duration) -> netmap::Result<()> {
+    /// Waits until what is queued has gone as far as `what` says, or for that time.
+    fn doze(&mut self, what: Interest, time: Duration) -> netmap::Result<()> {
         let queued = self.port.pending();
-        let waited = self.port.wait_more_space(Wait::default(), Some(time)).map(|_| ());
+        let waited = self.port.wait(what, Wait::default(), Some(time)).map(|_| ());
         self.tell_who_holds_up(queued);
         waited
     }
@@ -284,7 +283,7 @@ impl<'a> Worker<'a> {
                 }
                 break;
             }
-            self.doze(left.map_or(LOOK, |left| left.min(LOOK)))?;
+            self.doze(Interest::SENT, left.map_or(LOOK, |left| left.min(LOOK)))?;
         }
         Ok(self.port.finish()?)
     }

@@ -206,7 +206,7 @@ fn sender_that_waits_for_more_space_than_there_is_sleeps() {
             std::thread::sleep(Duration::from_millis(1500));
             let used = Duration::from_millis(10) * (sender.cpu_ticks() - before.0) as u32;
             assert!(used < begin.elapsed() / 2, "{words}: {used:?} of {:?}", begin.elapsed());
-            // Some 20 a second, each as long as the library is patient.
+            // Some 10 a second: the library's longest sleep.
             let sleeps = sender.sleeps() - before.1;
             assert!(sleeps < 1000, "{words}: woke {sleeps} times to look");
             sender.stop();

@@ -5,7 +5,6 @@
 
 use std::fmt::Debug;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use nix::poll::PollFlags;
 
@@ -73,10 +72,10 @@ pub trait Adapter: Debug + Send {
     /// What to poll.
     fn fd(&self) -> BorrowedFd<'_>;
 
-    /// What to poll it for.
+    /// What to poll it for: `RX`, `TX` or both. No kind is asked for `SPACE` or `SENT`.
     fn events(&self, what: Interest) -> PollFlags;
 
-    /// Asks to be woken. The caller syncs and looks again before it sleeps.
+    /// Asks to be woken, for the same. The caller syncs and looks again before it sleeps.
     fn arm(&mut self, _what: Interest) {}
 
     /// Whether that sync met nothing that has not been asked to wake us.
@@ -86,14 +85,6 @@ pub trait Adapter: Debug + Send {
 
     /// Takes the request back. `slept`: there was a sleep, which is counted.
     fn disarm(&mut self, slept: bool);
-
-    /// How long a sleep may last before `overslept` is worth a call.
-    fn longest_sleep(&self) -> Duration {
-        Duration::from_secs(3600)
-    }
-
-    /// A sleep of that length was not ended by anybody.
-    fn overslept(&mut self) {}
 
     /// Lets slots point into `[start, start + len)`.
     fn allow_indirect(&mut self, _start: usize, _len: usize) {}

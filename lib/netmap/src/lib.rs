@@ -99,6 +99,7 @@ pub use {
     name::{Capabilities, NameError, PortName, RingSel},
     options::{Direction, Memory, MemoryRef, Options, PerDirection},
     port::Port,
+    port::wait_set::{WaitSet, Waited, Watch, WatchFd},
     ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer, transfer_packets},
     shm::dir,
     stats::Counters,

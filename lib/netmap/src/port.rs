@@ -20,10 +20,8 @@
 //! these calls the slots in `[head, tail)` are the program's.
 
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::PollFlags;
 
 use crate::adapter::Adapter;
 use crate::error::{Error, Feature, Result};
@@ -32,10 +30,11 @@ use crate::name::{Capabilities, PortName};
 use crate::options::{MemoryRef, Options, PerDirection};
 use crate::ring::{RxRing, TxRing, TxRingRef};
 use crate::stats::Counters;
-use crate::wait::{Interest, Wait};
+use crate::wait::Interest;
 
 mod handles;
-mod space;
+pub mod readiness;
+pub mod wait_set;
 
 /// A handle on a port. Others may have the same port open, and the same rings: syncs of a ring exclude
 /// each other. It can move to another thread, but has one user at a time: threads that share a port open a
@@ -133,119 +132,6 @@ impl Port {
         self.adapter.rxsync()
     }
 
-    /// Syncs, and waits until something of `what` is ready or the time is over; returns what is
-    /// ready. Queued packets are sent whatever `what` is, as poll(2) on netmap does. Returns
-    /// nothing early when a signal arrives.
-    ///
-    /// # Errors
-    /// As `txsync` and `rxsync`.
-    pub fn wait(
-        &mut self,
-        what: Interest,
-        how: Wait,
-        timeout: Option<Duration>,
-    ) -> Result<Interest> {
-        self.wait_until(what, how, timeout, |_, ready| ready)
-    }
-
-    /// As `wait`, for as much of what is ready as `counts` leaves.
-    fn wait_until(
-        &mut self,
-        what: Interest,
-        how: Wait,
-        timeout: Option<Duration>,
-        counts: impl Fn(&mut Self, Interest) -> Interest,
-    ) -> Result<Interest> {
-        let sync = |port: &mut Self| {
-            let ready = port.sync(what)?;
-            Ok(counts(port, ready))
-        };
-        let ready = sync(self)?;
-        if !ready.is_empty() || timeout == Some(Duration::ZERO) {
-            return Ok(ready);
-        }
-        let start = Instant::now();
-        let spin = match how {
-            Wait::Busy => timeout.unwrap_or(Duration::MAX),
-            Wait::Adaptive { spin } => spin.min(timeout.unwrap_or(spin)),
-            Wait::Block => Duration::ZERO,
-        };
-        while start.elapsed() < spin {
-            // Time is read once for many looks: a look costs a nanosecond, the clock twenty.
-            if self.look(what, 64) {
-                let ready = sync(self)?;
-                if !ready.is_empty() {
-                    return Ok(ready);
-                }
-            }
-        }
-        loop {
-            let left = timeout.map(|t| t.saturating_sub(start.elapsed()));
-            if left == Some(Duration::ZERO) {
-                return Ok(Interest::empty());
-            }
-            let armed = self.arm(what)?;
-            let ready = counts(self, armed);
-            if !ready.is_empty() {
-                self.adapter.disarm(false);
-                return Ok(ready);
-            }
-            let longest = self.adapter.longest_sleep();
-            let woken = self.sleep(what, left.map_or(longest, |left| left.min(longest)));
-            self.adapter.disarm(matches!(woken, Ok(true)));
-            match woken {
-                Ok(true) => {}
-                Ok(false) => self.adapter.overslept(),
-                Err(Errno::EINTR) => return sync(self),
-                Err(e) => return Err(Error::io("wait for", self.name.to_string())(e)),
-            }
-            let ready = sync(self)?;
-            if !ready.is_empty() {
-                return Ok(ready);
-            }
-        }
-    }
-
-    fn sync(&mut self, what: Interest) -> Result<Interest> {
-        self.txsync()?;
-        if what.contains(Interest::RX) {
-            self.rxsync()?;
-        }
-        Ok(self.ready(what))
-    }
-
-    /// What is ready now, after a sync.
-    fn ready(&self, what: Interest) -> Interest {
-        let PerDirection { tx, rx } = self.adapter.rings();
-        let mut ready = Interest::empty();
-        let readable = (0..rx).any(|i| self.adapter.rx(i).is_ready());
-        ready.set(Interest::RX, what.contains(Interest::RX) && readable);
-        let writable = || (0..tx).any(|i| self.adapter.tx(i).ring.is_ready());
-        ready.set(Interest::TX, what.contains(Interest::TX) && writable());
-        ready
-    }
-
-    /// Looks up to `times` whether a sync is worthwhile.
-    #[inline]
-    fn look(&self, what: Interest, times: u32) -> bool {
-        for _ in 0..times {
-            if self.adapter.peek() {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        // Space shows only by trying.
-        what.contains(Interest::TX)
-    }
-
-    fn sleep(&self, what: Interest, time: Duration) -> std::result::Result<bool, Errno> {
-        // Rounded up: poll counts milliseconds, and a wait must not become a busy loop at its end.
-        let ms = time.as_micros().div_ceil(1000);
-        let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.fd(), self.events(what))];
-        Ok(nix::poll::poll(&mut fds, timeout)? > 0)
-    }
-
     /// File descriptor for poll, select or epoll: see `events`, `arm` and `disarm`.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -255,34 +141,7 @@ impl Port {
     /// What to poll `fd` for, to wait for `what`. A doorbell is always polled for input.
     #[must_use]
     pub fn events(&self, what: Interest) -> PollFlags {
-        self.adapter.events(what)
-    }
-
-    /// Before polling `fd`: asks for the doorbell, then syncs and looks again. If something is
-    /// ready, it is returned and polling would be wrong. Call `disarm` after polling. As in netmap,
-    /// `TX` is ready while any slot is free; one who waits for queued packets to move (on a switch
-    /// with backpressure) compares `pending` before and after, or uses `wait_more_space`.
-    ///
-    /// # Errors
-    /// As `txsync` and `rxsync`.
-    pub fn arm(&mut self, what: Interest) -> Result<Interest> {
-        // The look after asking may get past one full destination and stop at another, which has
-        // not been asked yet. Bounded: a peer that makes it go on for ever costs a late wake-up.
-        const ROUNDS: usize = 8;
-        let mut ready = Interest::empty();
-        for _ in 0..ROUNDS {
-            self.adapter.arm(what);
-            ready = self.sync(what)?;
-            if !ready.is_empty() || self.adapter.is_armed() {
-                break;
-            }
-        }
-        Ok(ready)
-    }
-
-    /// After polling: takes the request back and clears the doorbell. Then sync.
-    pub fn disarm(&mut self) {
-        self.adapter.disarm(true);
+        self.adapter.events(what.for_adapter())
     }
 
     /// Passes on all that was sent and that the device behind the port holds back: a `pcap:` port in front

@@ -4,13 +4,34 @@ use std::str::FromStr;
 use std::time::Duration;
 
 bitflags::bitflags! {
-    /// Directions to wait for.
+    /// What to wait for, and what has come.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Interest: u8 {
         /// Packets to read.
         const RX = 1;
-        /// Space to write.
+        /// Any free slot, as in netmap. It may have been there all the time, and be too little.
         const TX = 2;
+        /// More free slots than when the wait began, or nothing was queued then.
+        const SPACE = 4;
+        /// Nothing is queued any more.
+        const SENT = 8;
+    }
+}
+
+impl Interest {
+    /// All that come true when queued packets move.
+    const ROOM: Self = Self::TX.union(Self::SPACE).union(Self::SENT);
+
+    /// Whether it can come true by queued packets moving.
+    pub(crate) fn wants_room(self) -> bool {
+        self.intersects(Self::ROOM)
+    }
+
+    /// What a kind of port is asked for. It tells in one way that packets move, whoever waits for how much
+    /// of that.
+    pub(crate) fn for_adapter(self) -> Self {
+        let room = if self.wants_room() { Self::TX } else { Self::empty() };
+        self.intersection(Self::RX).union(room)
     }
 }
 

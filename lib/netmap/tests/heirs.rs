@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{frame, in_own_root, read, slots};
 use netmap::control::{Switch, SwitchOptions};
-use netmap::{Port, Wait};
+use netmap::{Interest, Port, Wait};
 
 const CHILD: &str = "NM_TEST_HEIR_FROM";
 const ROUNDS: u32 = 60;
@@ -31,7 +31,7 @@ fn send_for_ever(from: u32) -> ! {
         }
         port.txsync().expect("synced");
         if port.tx(0).space() == 0 {
-            port.wait_more_space(Wait::default(), None).expect("waited");
+            port.wait(Interest::SPACE, Wait::default(), None).expect("waited");
         }
     }
 }

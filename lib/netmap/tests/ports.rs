@@ -134,7 +134,7 @@ fn backpressure_loses_nothing_and_wakes_the_sender() {
     reader(&mut b);
     other.join().unwrap();
     let c = sender.join().unwrap();
-    // Sleeps are cut short after 50 ms anyway, so that alone would pass: the bell was rung, too.
+    // Sleeps are cut short after 100 ms anyway, so that alone would pass: the bell was rung, too.
     assert!(b.counters().doorbells_rung > 0, "the sender only woke by its timer");
     assert_eq!((c.tx_packets, c.tx_drops()), (u64::from(N), 0));
     drop(b);

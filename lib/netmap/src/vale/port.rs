@@ -5,7 +5,6 @@
 //! not know of each other: each is in the sets of those who sleep there, and has its own bell.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use nix::poll::PollFlags;
 
@@ -380,19 +379,6 @@ impl Adapter for ValePort {
         }
     }
 
-    /// Then it is worth looking whether somebody has died: the full destination that we wait for, or a
-    /// sender between its publication and its kick.
-    fn longest_sleep(&self) -> Duration {
-        Duration::from_millis(if self.first_stall().is_some() { 50 } else { 500 })
-    }
-
-    fn overslept(&mut self) {
-        if let Some(stall) = self.first_stall() {
-            // For tidiness only: traffic does not depend on it.
-            let _ = reap::unlist_if_dead(&self.at.switch, stall.port);
-        }
-    }
-
     fn allow_indirect(&mut self, start: usize, len: usize) {
         self.forwarder.allow(start, len);
     }
@@ -610,8 +596,7 @@ mod tests {
             let stall = Stall { port: PortIndex(port_of), ring };
             port.at.port.file.tx_state(0).set_stall(Some(stall));
             port.arm(Interest::TX);
-            let _ = (port.is_armed(), port.held_up_by(), port.longest_sleep());
-            port.overslept();
+            let _ = (port.is_armed(), port.held_up_by());
             port.disarm(true);
         }
     }
