@@ -10,7 +10,7 @@
 //!
 //! Invariants: the thread sleeps only after `before_sleep` said that nothing came meanwhile, so no
 //! wake-up is lost; a sleep has an end even then, since a peer may have died between publishing and
-//! ringing. An idle NIC costs two wake-ups a second.
+//! ringing. An idle NIC costs ten wake-ups a second.
 
 use std::hint::spin_loop;
 use std::io;
@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use e1000_device::{Await, Count, E1000, GuestMemory, NetPort, Size};
+use netmap::WaitSet;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sched::sched_yield;
@@ -106,6 +107,9 @@ pub fn run<M: GuestMemory, P: Polled>(
     Ok(())
 }
 
+/// Nobody rings for a peer that has died between publishing and ringing.
+const LONGEST_SLEEP_NS: u64 = WaitSet::LONGEST_SLEEP.as_nanos() as u64;
+
 /// A thread without work for this long counts as idle although it still polls: nothing more may come, so
 /// deferred interrupts are due.
 const IDLE_NS: u64 = 3_000;
@@ -188,8 +192,7 @@ impl<M: GuestMemory, P: Polled> IoThread<'_, M, P> {
         let slept = if self.nic.before_sleep() {
             let now_ns = monotonic_ns();
             let deadline_ns = self.nic.timer(now_ns).map(|at| at.saturating_sub(now_ns));
-            let limit_ns = self.nic.sleep_limit_ns();
-            let timeout_ns = deadline_ns.map_or(limit_ns, |ns| ns.min(limit_ns));
+            let timeout_ns = deadline_ns.map_or(LONGEST_SLEEP_NS, |ns| ns.min(LONGEST_SLEEP_NS));
             let awaits = self.nic.awaits();
             let events = self.nic.with_port(|port| port.events(awaits));
             self.sleep(Some(timeout_ns), events)

@@ -69,6 +69,16 @@ impl NetmapPort {
         &self.port
     }
 
+    /// Translates what the device waits for to netmap's terms, which the device does not know. A guest that switches
+    /// its transmitter off leaves the device with packets that it takes for unsent, though the port has
+    /// sent them: space for those is there, and no reason to stay awake.
+    fn interest(&self, what: Await) -> Interest {
+        let mut interest = Interest::empty();
+        interest.set(Interest::RX, what.contains(Await::PACKET));
+        interest.set(Interest::SPACE, what.contains(Await::SPACE) && self.port.pending() > 0);
+        interest
+    }
+
     /// Sends what is queued, or drops it if the port fails: packets are not retried on a port that fails with every
     /// sync, since the guest could not make progress otherwise.
     fn sync_or_lose(&mut self) {
@@ -228,30 +238,23 @@ impl NetPort for NetmapPort {
     }
 
     fn arm(&mut self, what: Await) -> bool {
-        let interest = interest(what);
+        let interest = self.interest(what);
         if interest.is_empty() {
             return true;
         }
-        let before = self.port.tx(0).pending();
-        let Ok(ready) = self.port.arm(interest) else {
-            self.lost += self.port.tx(0).withdraw() as u64;
-            return before == 0;
-        };
-        let moved = self.port.tx(0).pending() < before;
-        !(ready.contains(Interest::RX) || what.contains(Await::SPACE) && moved)
+        match self.port.arm(interest) {
+            Ok(ready) => ready.is_empty(),
+            Err(_) => {
+                let lost = self.port.tx(0).withdraw();
+                self.lost += lost as u64;
+                lost == 0
+            }
+        }
     }
 
     fn disarm(&mut self) {
         self.port.disarm();
     }
-}
-
-/// Translates what the device waits for to netmap's terms, which the device does not know.
-fn interest(what: Await) -> Interest {
-    let mut interest = Interest::empty();
-    interest.set(Interest::RX, what.contains(Await::PACKET));
-    interest.set(Interest::TX, what.contains(Await::SPACE));
-    interest
 }
 
 impl Polled for NetmapPort {
@@ -260,7 +263,7 @@ impl Polled for NetmapPort {
     }
 
     fn events(&self, what: Await) -> PollFlags {
-        let interest = interest(what);
+        let interest = self.interest(what);
         if interest.is_empty() { PollFlags::empty() } else { self.port.events(interest) }
     }
 }
@@ -268,6 +271,7 @@ impl Polled for NetmapPort {
 #[cfg(test)]
 mod tests {
     use e1000_device::GuestMemory;
+    use netmap::control::{Switch, SwitchOptions};
 
     use super::*;
 
@@ -359,5 +363,28 @@ mod tests {
         assert!(!to.arm(Await::PACKET));
         to.disarm();
         assert_eq!(received(&mut to), [[0xff; 61]]);
+    }
+
+    #[test]
+    fn arm_for_space_stays_awake_only_if_something_moved() {
+        let ram = GuestRam::anonymous(4096).unwrap();
+        let name = format!("vale{}b", std::process::id());
+        let lossless = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
+        Switch::create(&name, &lossless).unwrap();
+        let (mut from, mut to) = (open("b:x", &ram, false), open("b:y", &ram, false));
+        assert!(from.arm(Await::SPACE), "nothing is queued, so nothing can move");
+        from.disarm();
+        while from.tx().space() > 0 {
+            let mut tx = from.tx();
+            tx.put_copy(0, &[0xff; 60], false);
+            tx.commit(1);
+            from.tx_sync();
+        }
+        assert!(from.arm(Await::SPACE), "nobody reads");
+        from.disarm();
+        assert_eq!(received(&mut to).len(), to.rx_slots() - 1);
+        to.rx_sync();
+        assert!(!from.arm(Await::SPACE));
+        from.disarm();
     }
 }

@@ -197,11 +197,6 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         path::lock(&self.path).settle(&self.core, None);
     }
 
-    /// How long a sleep may last at most.
-    pub fn sleep_limit_ns(&self) -> u64 {
-        path::lock(&self.path).sleep_limit_ns()
-    }
-
     /// What the sleep that `before_sleep` announced waits for at the port.
     pub fn awaits(&self) -> Await {
         path::lock(&self.path).awaits()

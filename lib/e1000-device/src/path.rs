@@ -443,12 +443,6 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         }
     }
 
-    /// How long a sleep may last before it is worth looking whether a peer has died: one that is
-    /// full, or one between publishing and ringing.
-    pub fn sleep_limit_ns(&self) -> u64 {
-        if self.has_backlog() { 50_000_000 } else { 500_000_000 }
-    }
-
     /// What the port was last asked to wait for.
     pub fn awaits(&self) -> Await {
         self.armed.unwrap_or_default()
