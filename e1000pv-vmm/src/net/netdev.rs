@@ -370,7 +370,7 @@ mod tests {
         let ram = GuestRam::anonymous(4096).unwrap();
         let name = format!("vale{}b", std::process::id());
         let lossless = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
-        Switch::create(&name, &lossless).unwrap();
+        let switch = Switch::create(&name, &lossless).unwrap();
         let (mut from, mut to) = (open("b:x", &ram, false), open("b:y", &ram, false));
         assert!(from.arm(Await::SPACE), "nothing is queued, so nothing can move");
         from.disarm();
@@ -386,5 +386,7 @@ mod tests {
         to.rx_sync();
         assert!(!from.arm(Await::SPACE));
         from.disarm();
+        drop((from, to));
+        switch.delete().unwrap();
     }
 }
