@@ -327,7 +327,9 @@ fn capture_that_comes_to_its_end_ends_a_wait() {
         let writer = feed.join().expect("fed");
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
-                let ready = port.wait(Interest::RX, how, None).expect("waited");
+                let start = Instant::now();
+                let ready = port.wait(Interest::RX, how, Some(FOR_EVER)).expect("waited");
+                assert!(start.elapsed() < FOR_EVER, "the end was not noticed");
                 (ready, port.ended())
             });
             drop(writer);

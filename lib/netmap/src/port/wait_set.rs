@@ -314,7 +314,8 @@ mod tests {
     use crate::vale::state::kring::Kring;
     use crate::vale::state::switch::Settings;
 
-    const FOR_EVER: Option<Duration> = Some(Duration::from_secs(20));
+    /// Far beyond anything that works: what takes longer has failed.
+    const FOR_EVER: Duration = Duration::from_secs(20);
     /// What comes before the sleep proves nothing, so there are several tries.
     const TRIES: usize = 1000;
 
@@ -350,10 +351,11 @@ mod tests {
         takes: impl Fn() -> bool,
         change: impl FnOnce(),
     ) -> bool {
+        let start = Instant::now();
         let waited = std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
                 let mut ports = [Watch::new(&mut *port, what)];
-                WaitSet::new(&mut ports, &mut []).wait(Wait::Block, FOR_EVER).unwrap()
+                WaitSet::new(&mut ports, &mut []).wait(Wait::Block, Some(FOR_EVER)).unwrap()
             });
             while !takes() {
                 std::thread::yield_now();
@@ -361,7 +363,7 @@ mod tests {
             change();
             waiter.join().unwrap()
         });
-        assert!(waited.ready, "it slept on");
+        assert!(waited.ready && start.elapsed() < FOR_EVER, "it slept on");
         assert_eq!(port.counters().wakeups, 0, "somebody rang");
         waited.sleeps > 0
     }
