@@ -23,9 +23,10 @@ use crate::vale::lifecycle::reap;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch;
 use crate::vale::state::fdb::Clock;
+use crate::vale::state::handles::ListedHandle;
 use crate::vale::state::ids::PortIndex;
 use crate::vale::state::portfile::PortFile;
-use crate::vale::state::switch::{DEFAULT_AGEING_MS, Listed, ListedHandle, Settings, port_file};
+use crate::vale::state::switch::{DEFAULT_AGEING_MS, Listed, Settings, port_file};
 
 /// The root directory that this process uses.
 #[must_use]

@@ -541,3 +541,6 @@ fn move_slot(mut slot: Slot<'_>, out: TxSlot<'_>, zero_copy: bool) -> usize {
     out.set(len, more);
     len
 }
+
+#[cfg(test)]
+mod tests;

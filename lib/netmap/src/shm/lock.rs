@@ -1,7 +1,7 @@
 //! The root's lock: held by whoever changes the set of switches, ports or handles.
 //!
 //! Invariant: it is released by drop, and by the kernel when its holder dies. Nobody waits for it
-//! longer than `PATIENCE`, nor for what a peer has put in the file's place, and nothing in the file is
+//! longer than `LONGEST_WAIT`, nor for what a peer has put in the file's place, and nothing in the file is
 //! ever read: who holds it is asked of the kernel, which no peer can make lie.
 
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::shm::file;
 /// Name of the file. A directory with one is a root.
 pub const NAME: &str = ".lock";
 /// How long an operation waits for the lock before it reports the holder.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// The lock, held.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct RootLock {
 }
 
 impl RootLock {
-    /// Waits for the lock of `root`, at most `PATIENCE`.
+    /// Waits for the lock of `root`, at most `LONGEST_WAIT`.
     pub fn acquire(root: &Dir) -> Result<Self> {
         let start = Instant::now();
         // A blocking flock(2) could wait for ever on a stopped process and could not say whose
@@ -39,10 +39,10 @@ impl RootLock {
             match Flock::lock(unlocked, FlockArg::LockExclusiveNonblock) {
                 Ok(flock) => return Ok(Self { _flock: flock }),
                 Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) => {
-                    if start.elapsed() > PATIENCE {
+                    if start.elapsed() > LONGEST_WAIT {
                         return Err(Error::Locked {
                             path: root.join(NAME),
-                            seconds: PATIENCE.as_secs(),
+                            seconds: LONGEST_WAIT.as_secs(),
                             holder: holder(&back),
                         });
                     }

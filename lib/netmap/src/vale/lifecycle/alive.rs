@@ -6,9 +6,9 @@
 use crate::shm::bell::Bell;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::MAX_PORTS;
+use crate::vale::state::handles::{ListedHandle, bell_file};
 use crate::vale::state::ids::{HandleIndex, PortIndex};
 use crate::vale::state::portset::PortSet;
-use crate::vale::state::switch::{ListedHandle, bell_file};
 
 /// The handles of a switch at one moment.
 #[derive(Debug)]

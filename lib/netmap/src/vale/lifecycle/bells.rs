@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 use crate::shm::bell::Bell;
 use crate::shm::dir::Dir;
 use crate::shm::{fork, spare};
+use crate::vale::state::handles::bell_file;
 use crate::vale::state::handleset::Rung;
 use crate::vale::state::ids::HandleId;
-use crate::vale::state::switch::bell_file;
 
 /// Bells that stay open.
 const OPEN: usize = 16;

@@ -30,16 +30,15 @@ use crate::vale::lifecycle::reap::{self, Sweep, reap};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::{Opened, Switch};
+use crate::vale::state::handles::{EXCLUSIVE, ListedHandle, NewHandle, bell_file, bell_index};
 use crate::vale::state::handleset::HANDLES;
 use crate::vale::state::ids::{HandleId, HandleIndex, PortIndex};
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portfiles::PortFiles;
-use crate::vale::state::switch::{
-    EXCLUSIVE, ListedHandle, NewHandle, bell_file, bell_index, port_file,
-};
+use crate::vale::state::switch::port_file;
 
 /// How long an opener goes on clearing away what a port of that name left behind.
-const CLEARING_PATIENCE: Duration = Duration::from_secs(10);
+const LONGEST_CLEARING: Duration = Duration::from_secs(10);
 
 /// A handle on a VALE port, as this process has it beside its bell. The bell is closed first: the handle
 /// then goes unless somebody else has a copy of it.
@@ -180,7 +179,7 @@ pub fn lock_for_new(root: &Root, switch: &str, port: &str) -> Result<(RootLock, 
             return Ok((lock, opened));
         }
         // Each reaping does a bounded part of the work; others get the lock in between.
-        if start.elapsed() > CLEARING_PATIENCE {
+        if start.elapsed() > LONGEST_CLEARING {
             return Err(Error::Busy { name: format!("{switch}:{port}"), by: InUse::ClearingAway });
         }
     }

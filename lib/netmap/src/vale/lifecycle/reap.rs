@@ -7,7 +7,7 @@
 //!
 //! What there is to clear away was written by processes that may have been hostile, so the work of one
 //! call is bounded, whatever they wrote: `LINKS` extra buffers and `SLOTS` slots of rings are looked at,
-//! `OPENS` files of other ports are opened, `RETIRE_PATIENCE` is waited in all. What remains is the next call's, which goes
+//! `OPENS` files of other ports are opened, `LONGEST_RETIRING` is waited in all. What remains is the next call's, which goes
 //! on where this one stopped. A sender in the middle of a batch does none of it: it takes a dead port
 //! off the list (`unlist_if_dead`), and whoever opens, closes or lists next removes it.
 
@@ -26,12 +26,13 @@ use crate::shm::mem::{MAX_CELLS, Region, cells_for};
 use crate::vale::lifecycle::named::named;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
+use crate::vale::state::handles::{ListedHandle, bell_file};
 use crate::vale::state::ids::{Generation, PortIndex, RETIRED};
 use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::portfile::PortFile;
 use crate::vale::state::portset::PortSet;
 use crate::vale::state::repair::Exchange;
-use crate::vale::state::switch::{ListedHandle, bell_file, port_file};
+use crate::vale::state::switch::port_file;
 
 /// Extra buffers that one call looks at: as many as a region has cells, so that the longest honest
 /// chain is always finished by the call that begins it.
@@ -41,7 +42,7 @@ const SLOTS: u64 = 4 * MAX_CELLS as u64;
 /// Switches and ports that one call opens to find out who else uses a region.
 const OPENS: u32 = 4096;
 /// How long one call waits for senders that are in the middle of a batch to a port that goes.
-const RETIRE_PATIENCE: Duration = Duration::from_millis(20);
+const LONGEST_RETIRING: Duration = Duration::from_millis(20);
 
 /// Removes what nobody alive keeps: handles, ports, the switch. Returns the ports that are dead and
 /// have more to clear away than fits one call.
@@ -293,7 +294,7 @@ impl<'a> Sweep<'a> {
             let held = file.kring(i).hold(RETIRED, |owner| {
                 if owner == RETIRED || self.switch.is_dead(owner) {
                     OnHeld::Dead
-                } else if start.elapsed() > RETIRE_PATIENCE {
+                } else if start.elapsed() > LONGEST_RETIRING {
                     OnHeld::GiveUp
                 } else {
                     OnHeld::Wait

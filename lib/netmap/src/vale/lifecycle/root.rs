@@ -24,8 +24,8 @@ use crate::shm::dir::Dir;
 use crate::shm::fork;
 use crate::shm::lock::{self, RootLock};
 use crate::vale::state::MAX_PORTS;
+use crate::vale::state::handles::bell_index;
 use crate::vale::state::handleset::HANDLES;
-use crate::vale::state::switch::bell_index;
 
 /// Environment variable that names the root directory.
 pub const ENV: &str = "NETMAP_ROOT";

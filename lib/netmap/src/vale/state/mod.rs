@@ -3,6 +3,9 @@
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod fdb;
+#[cfg(not(loom))]
+#[allow(unsafe_code)]
+pub mod handles;
 pub mod handleset;
 pub mod ids;
 #[allow(unsafe_code)]

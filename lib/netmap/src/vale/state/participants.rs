@@ -189,3 +189,86 @@ impl Drop for Participation {
         fork::forget(&self.file);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::dir::Dir;
+    use crate::shm::map::Map;
+
+    /// A table in a file, and processes on it: each description of the file is one to the kernel.
+    struct Table {
+        _temp: tempfile::TempDir,
+        dir: Dir,
+        map: Map,
+        generations: std::cell::Cell<u64>,
+    }
+
+    impl Table {
+        fn new() -> Self {
+            let temp = tempfile::tempdir_in("/dev/shm").unwrap();
+            let dir = Dir::open(temp.path(), false).unwrap();
+            let file = file::create(&dir, "f", 4096).unwrap();
+            let map = Map::new(&file, 4096).unwrap();
+            Self { _temp: temp, dir, map, generations: std::cell::Cell::new(0) }
+        }
+
+        fn entries(&self) -> &[Entry] {
+            self.map.slice(0, 4).unwrap()
+        }
+
+        fn process(&self) -> Participation {
+            Participation::new(file::open(&self.dir, "f").unwrap())
+        }
+
+        fn join(&self, process: &Participation) -> Result<ParticipantId, Errno> {
+            process.me(self.entries(), || {
+                self.generations.set(self.generations.get() + 1);
+                Generation(self.generations.get())
+            })
+        }
+    }
+
+    #[test]
+    fn process_joins_once_and_is_dead_to_others_when_its_file_is_closed() {
+        let table = Table::new();
+        let (one, other) = (table.process(), table.process());
+        let (me, them) = (table.join(&one).unwrap(), table.join(&other).unwrap());
+        assert_eq!(table.join(&one), Ok(me));
+        assert_ne!(me, them);
+        let dead = |id| one.is_dead(table.entries(), id);
+        assert!(!dead(me) && !dead(them));
+        drop(other); // as the kernel does it, whatever ended the process
+        assert!(!dead(me) && dead(them));
+        assert!(one.forget_dead(table.entries()));
+        assert!(!one.forget_dead(table.entries()), "nobody died since");
+        // Its entry is used again, and its identity is not.
+        let heir = table.process();
+        let theirs = table.join(&heir).unwrap();
+        assert_eq!((theirs.index(), theirs == them), (them.index(), false));
+        assert!(dead(them) && !dead(theirs));
+        heir.leave(table.entries());
+        drop(heir);
+        assert!(dead(theirs) && !one.forget_dead(table.entries()), "who leaves is no dead one");
+    }
+
+    #[test]
+    fn made_up_identities_are_dead_and_the_retired_one_is_not() {
+        let table = Table::new();
+        let process = table.process();
+        let me = table.join(&process).unwrap();
+        let dead = |id| process.is_dead(table.entries(), id);
+        for word in [1 << 16, 5, me.word() + (1 << 16), me.word() + 1, u64::MAX - 1] {
+            assert!(dead(ParticipantId::from_word(word).unwrap()), "{word:#x}");
+        }
+        assert!(!dead(RETIRED));
+    }
+
+    #[test]
+    fn one_process_more_than_there_are_entries_is_told_so() {
+        let table = Table::new();
+        let processes: Vec<_> = (0..4).map(|_| table.process()).collect();
+        assert!(processes.iter().all(|process| table.join(process).is_ok()));
+        assert_eq!(table.join(&table.process()), Err(Errno::ENOSPC));
+    }
+}

@@ -22,7 +22,6 @@ use std::path::PathBuf;
 
 use crate::error::{Damage, Error, Result, SharedFile};
 use crate::name::valid_name;
-use crate::options::{BoundRings, MAX_RINGS};
 use crate::shm::dir::Dir;
 use crate::shm::file;
 use crate::shm::fork;
@@ -33,8 +32,9 @@ use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::time::now_ms;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::fdb::{self, Fdb};
+use crate::vale::state::handles::HandleEntry;
 use crate::vale::state::handleset::HANDLES;
-use crate::vale::state::ids::{Generation, HandleId, HandleIndex, ParticipantId, PortIndex};
+use crate::vale::state::ids::{Generation, ParticipantId, PortIndex};
 use crate::vale::state::participants::{self, PARTICIPANTS, Participation};
 use crate::vale::state::place::Place;
 use crate::vale::state::portset::PortSet;
@@ -88,39 +88,6 @@ struct PortEntry {
 // SAFETY: atomics only.
 unsafe impl Shared for PortEntry {}
 
-/// An open handle. `port`: index + 1, 0 if the entry is free.
-#[repr(C)]
-#[derive(Debug)]
-struct HandleEntry {
-    generation: AtomicU64,
-    port: AtomicU32,
-    pid: AtomicU32,
-    if_cell: AtomicU32,
-    flags: AtomicU32,
-    /// Rings bound: a bit for each TX ring, and above these one for each RX ring.
-    rings: AtomicU32,
-    _pad: u32,
-}
-// SAFETY: atomics and padding.
-unsafe impl Shared for HandleEntry {}
-const _: () = assert!(MAX_RINGS == 16);
-
-/// Flag of a handle: nobody else may bind the port.
-pub const EXCLUSIVE: u32 = 1;
-
-/// What a new handle is entered with.
-#[derive(Clone, Copy, Debug)]
-pub struct NewHandle<'a> {
-    /// Port it belongs to.
-    pub port: PortIndex,
-    /// Cell of its netmap_if.
-    pub if_cell: u32,
-    /// `EXCLUSIVE` or 0.
-    pub flags: u32,
-    /// Rings that it binds.
-    pub bound: &'a BoundRings,
-}
-
 /// A port as the table lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
@@ -134,25 +101,6 @@ pub struct Listed {
     pub region: String,
     /// Stays when its last handle closes.
     pub persistent: bool,
-}
-
-/// A handle as the table lists it, alive or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedHandle {
-    /// Entry in the table.
-    pub index: HandleIndex,
-    /// Port it belongs to.
-    pub port: PortIndex,
-    /// Identity.
-    pub id: HandleId,
-    /// Process that opened it last, in that process's PID namespace.
-    pub pid: u32,
-    /// `EXCLUSIVE` or 0.
-    pub flags: u32,
-    /// Cell of its netmap_if.
-    pub if_cell: u32,
-    /// Rings that it binds.
-    pub bound: BoundRings,
 }
 
 /// Settings of a switch.
@@ -270,7 +218,8 @@ impl SwitchFile {
         self.map.slice(PORTS_OFF, MAX_PORTS).expect("within the file's fixed length")
     }
 
-    fn handles(&self) -> &[HandleEntry] {
+    /// The table of handles.
+    pub(super) fn handles(&self) -> &[HandleEntry] {
         self.map.slice(HANDLES_OFF, HANDLES).expect("within the file's fixed length")
     }
 
@@ -377,38 +326,6 @@ impl SwitchFile {
         self.list().into_iter().find(|p| p.name == name)
     }
 
-    /// The handle at `index`, if the entry is in use and makes sense.
-    pub fn handle(&self, index: HandleIndex) -> Option<ListedHandle> {
-        let (port, id) = self.port_of(index)?;
-        let h = &self.handles()[index.0 as usize];
-        let rings = h.rings.load(Ordering::Relaxed);
-        let of =
-            |bits: u32| (0..usize::from(MAX_RINGS)).filter(move |i| bits & 1 << i != 0).collect();
-        Some(ListedHandle {
-            index,
-            // A scribbled port number makes the handle one of no port; it is freed all the same.
-            port: PortIndex(u8::try_from(port).unwrap_or(u8::MAX)),
-            id,
-            pid: h.pid.load(Ordering::Relaxed),
-            flags: h.flags.load(Ordering::Relaxed),
-            if_cell: h.if_cell.load(Ordering::Relaxed),
-            bound: BoundRings { tx: of(rings), rx: of(rings >> MAX_RINGS) },
-        })
-    }
-
-    /// Port and identity of the handle at `index`, if the entry is in use.
-    pub fn port_of(&self, index: HandleIndex) -> Option<(u32, HandleId)> {
-        let h = self.handles().get(index.0 as usize)?;
-        let port = h.port.load(Ordering::Acquire).checked_sub(1)?;
-        let generation = Generation(h.generation.load(Ordering::Relaxed));
-        Some((port, HandleId { index, generation }))
-    }
-
-    /// All entries of handles in use, alive or not.
-    pub fn all_handles(&self) -> impl Iterator<Item = ListedHandle> {
-        (0..HANDLES as u32).filter_map(|index| self.handle(HandleIndex(index)))
-    }
-
     // ---- participants ----
 
     /// Identity of this process on the switch, which joins it if it has not.
@@ -465,7 +382,8 @@ impl SwitchFile {
         }
     }
 
-    fn next_generation(&self) -> Generation {
+    /// Gives out a generation.
+    pub(super) fn next_generation(&self) -> Generation {
         // Kept below 48 bits: it shares a word with an index. Processes join without the root's lock.
         // Pairs with the Acquire in `epoch`.
         let before = self.header().next_generation.fetch_add(1, Ordering::Release);
@@ -523,60 +441,6 @@ impl SwitchFile {
         h.flags.store(others | if any { MIRRORS } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Enters a handle of this process at a free index.
-    pub fn enter_handle(
-        &self,
-        lock: &RootLock,
-        index: HandleIndex,
-        new: &NewHandle<'_>,
-    ) -> HandleId {
-        let generation = self.next_generation();
-        let h = &self.handles()[index.0 as usize];
-        h.generation.store(generation.0, Ordering::Relaxed);
-        h.pid.store(std::process::id(), Ordering::Relaxed);
-        h.if_cell.store(new.if_cell, Ordering::Relaxed);
-        h.flags.store(new.flags, Ordering::Relaxed);
-        self.bind_handle(lock, index, new.bound);
-        h.port.store(u32::from(new.port.0) + 1, Ordering::Release);
-        HandleId { index, generation }
-    }
-
-    /// Says which rings a handle binds.
-    pub fn bind_handle(&self, _lock: &RootLock, index: HandleIndex, bound: &BoundRings) {
-        let bits = |rings: &[usize]| rings.iter().fold(0u32, |bits, &i| bits | 1 << i);
-        let rings = bits(&bound.tx) | bits(&bound.rx) << MAX_RINGS;
-        self.handles()[index.0 as usize].rings.store(rings, Ordering::Relaxed);
-    }
-
-    /// Says that a handle is this process's now: another one passed it on.
-    pub fn take_handle(&self, _lock: &RootLock, index: HandleIndex) {
-        self.handles()[index.0 as usize].pid.store(std::process::id(), Ordering::Relaxed);
-    }
-
-    /// The error of a switch without a free entry for a handle.
-    pub fn no_free_handle(&self) -> Error {
-        Error::Limit {
-            name: self.name.clone(),
-            what: "the switch has too many open handles",
-            limit: HANDLES as u64,
-        }
-    }
-
-    /// Enters a handle as a process would leave it that was killed, or a peer that forges one.
-    #[cfg(test)]
-    pub fn forge_dead_handle(&self, index: u32, port: PortIndex, if_cell: u32) {
-        let h = &self.handles()[index as usize];
-        h.if_cell.store(if_cell, Ordering::Relaxed);
-        h.port.store(u32::from(port.0) + 1, Ordering::Relaxed);
-    }
-
-    /// Frees the entry of a handle.
-    pub fn free_handle(&self, _lock: &RootLock, index: HandleIndex) {
-        if let Some(h) = self.handles().get(index.0 as usize) {
-            h.port.store(0, Ordering::Release);
-        }
-    }
-
     /// Ports that are listed, half made or half removed, but those in `kept` that are listed.
     pub fn ports_but(&self, _lock: &RootLock, kept: PortSet) -> Vec<PortIndex> {
         PortIndex::all()
@@ -624,17 +488,6 @@ fn damaged_by_others(dir: &Dir) -> Error {
 /// Name of a port's file.
 pub fn port_file(port: &str) -> String {
     format!("port.{port}")
-}
-
-/// Name of the bell of the handle at `index`.
-pub fn bell_file(index: HandleIndex) -> String {
-    format!("bell.{index}")
-}
-
-/// The handle whose bell has that name.
-pub fn bell_index(name: &str) -> Option<HandleIndex> {
-    let index = HandleIndex(name.strip_prefix("bell.")?.parse().ok()?);
-    ((index.0 as usize) < HANDLES && bell_file(index) == name).then_some(index)
 }
 
 impl Drop for SwitchFile {
