@@ -76,9 +76,9 @@ pub fn open(
         let taken = users.find(|h| options.exclusive || h.flags & EXCLUSIVE != 0);
         if let Some(user) = taken {
             let pid = user.pid;
-            let by = match user.flags & EXCLUSIVE {
-                0 => InUse::Open { pid },
-                _ => InUse::Exclusively { pid },
+            let by = match options.exclusive {
+                true => InUse::Open { pid },
+                false => InUse::Exclusively { pid },
             };
             return Err(Error::Busy { name: full.clone(), by });
         }
