@@ -237,7 +237,7 @@ impl ValePort {
             ring.reinit(hwcur, hwtail);
             self.at.port.file.rx_counters(i).add(C::reinits, 1);
         }
-        let _ = kring.reader.give(me); // readers look before they sleep
+        kring.reader.give(me); // nobody is told: readers look before they sleep
         if let Some(waiting) = waiting {
             wake(&self.at, waiting, self.at.port.file.rx_counters(i), |handle| {
                 kring.wait_for_space(handle); // rung when more is freed

@@ -61,10 +61,19 @@ impl Owner {
         self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, ask).is_ok()
     }
 
-    /// Gives the ring back; true if somebody wants to be told. Does nothing if it is another's: a peer
-    /// wrote over the word.
+    /// Gives the ring back, where nobody asks to be told. Does nothing if it is another's: a peer wrote over
+    /// the word.
     #[inline]
-    pub fn give(&self, me: ParticipantId) -> bool {
+    pub fn give(&self, me: ParticipantId) {
+        if self.0.load(Ordering::Relaxed) == me.word() {
+            // Release pairs with the Acquire in `take`.
+            self.0.store(0, Ordering::Release);
+        }
+    }
+
+    /// Gives the ring back; true if somebody wants to be told. Does nothing if it is another's.
+    #[inline]
+    pub fn give_and_look(&self, me: ParticipantId) -> bool {
         // Release pairs with the Acquire in `take`.
         match self.0.compare_exchange(me.word(), 0, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => false,

@@ -100,7 +100,7 @@ impl TxState {
     /// Ends the txsync; returns the handles that waited for it, to be rung.
     #[inline]
     pub fn end(&self, me: ParticipantId) -> Option<Waiting> {
-        if self.owner.give(me) { self.waiters.take(&self.waiting) } else { None }
+        if self.owner.give_and_look(me) { self.waiters.take(&self.waiting) } else { None }
     }
 
     /// Lets a handle that could not `begin` be rung when the other one ends. False: that has happened.
