@@ -37,6 +37,9 @@ pub struct Role {
     /// Write the destination to each packet, also if it is always the same
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     pub rewrite: bool,
+    /// Send one packet in memory of the sender's own, by reference, as nm-pktgen does with equal packets
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
+    pub reference: bool,
     /// Own number: last byte of the source address
     #[arg(long, default_value_t = 1)]
     pub me: u8,
@@ -92,7 +95,10 @@ impl Role {
         ready()?;
         let before = port.counters();
         let n = port.tx(0).num_slots() as u32;
-        let packet = self.packet();
+        let packet: &'static [u8] = self.packet().leak();
+        if self.reference {
+            port.allow_indirect_static(packet)?;
+        }
         // As pkt-gen does: each buffer is filled once and keeps its contents.
         let mut filled = vec![false; n as usize];
         let mut unfilled = n;
@@ -106,8 +112,12 @@ impl Role {
                 let count = ring.space().min(self.burst);
                 for i in 0..count {
                     let slot = ring.slot(i);
+                    if self.reference {
+                        slot.set_indirect(packet.as_ptr(), self.len, SlotFlags::empty());
+                        continue;
+                    }
                     if unfilled > 0 && !std::mem::replace(&mut filled[slot.index()], true) {
-                        slot.frame().write(0, &packet);
+                        slot.frame().write(0, packet);
                         unfilled -= 1;
                     }
                     if self.macs > 1 || self.rewrite {
