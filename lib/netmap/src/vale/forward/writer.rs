@@ -18,7 +18,6 @@ use crate::vale::state::handleset::Rung;
 use crate::vale::state::ids::{ParticipantId, RETIRED};
 use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::portfiles::PortFiles;
-use crate::vale::state::repair::Exchange;
 use crate::vale::state::switch::SwitchFile;
 
 /// How long a sender waits for a ring that another sender holds before it gives up.
@@ -97,7 +96,7 @@ pub fn hold(
         return Err(NotHeld::Damaged);
     }
     if kring.exchange.is_pending() {
-        Exchange::mend_ring(kring, to.rx_ring(ring_no).expect("looked at above"));
+        kring.mend(to.rx_ring(ring_no).expect("looked at above"));
     }
     let space = if freed > tail { freed - tail - 1 } else { n - 1 - (tail - freed) };
     Ok(Lease { ring, tail, space })

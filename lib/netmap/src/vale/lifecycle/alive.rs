@@ -28,13 +28,13 @@ impl Switch {
     /// Who lives and who does not. What is to be decided by it is decided by one look: between two,
     /// somebody may die.
     pub fn look_at_handles(&self) -> Handles {
-        let (alive, dead) = self.all_handles().partition(|h| self.is_alive(h.index));
+        let (alive, dead) = self.handles().all().partition(|h| self.is_alive(h.index));
         Handles { alive, dead }
     }
 
     /// Handles on a port that are alive.
     pub fn live_handles_of(&self, port: PortIndex) -> impl Iterator<Item = ListedHandle> {
-        self.all_handles().filter(move |h| h.port == port && self.is_alive(h.index))
+        self.handles().all().filter(move |h| h.port == port && self.is_alive(h.index))
     }
 
     /// Whether a port has a live handle or is persistent.

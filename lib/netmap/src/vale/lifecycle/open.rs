@@ -120,7 +120,7 @@ fn enter(switch: &Switch, lock: &RootLock, new: &NewHandle<'_>) -> Result<(Bell,
     switch.me()?; // before anybody hears of it
     for index in (0..HANDLES as u32).map(HandleIndex) {
         // A free entry whose bell is held is one that a peer has scribbled over: the next one will do.
-        if switch.handle(index).is_none()
+        if switch.handles().get(index).is_none()
             && let Some(bell) = Bell::create(switch.dir(), &bell_file(index))?
         {
             return Ok((bell, switch.enter_handle(lock, index, new)));
@@ -143,7 +143,7 @@ pub fn adopt(fd: OwnedFd) -> Result<(Bell, Attached)> {
     let lock = root.lock()?;
     let switch = shared::existing_switch(&root, &name)?.ok_or_else(no_handle)?;
     let bell = Bell::of_owner(fd, switch.dir(), &bell_file(index)).ok_or_else(no_handle)?;
-    let entry = switch.handle(index).ok_or_else(no_handle)?;
+    let entry = switch.handles().get(index).ok_or_else(no_handle)?;
     let listed = switch.listed(entry.port).ok_or_else(no_handle)?;
     let (port, is_new) = shared::port(&switch, &listed.name)?;
     let shape = &port.file.shape;
@@ -159,7 +159,7 @@ pub fn adopt(fd: OwnedFd) -> Result<(Bell, Attached)> {
         });
     }
     switch.me()?;
-    switch.take_handle(&lock, index);
+    switch.handles().take(&lock, index);
     drop(lock);
     if is_new {
         populate(&port.file.shape.rings, &port.region);
@@ -222,7 +222,7 @@ impl Attached {
         let PortFiles { file, region, .. } = &*self.port;
         let shape = &file.shape;
         let listed = self.switch.listed(shape.index).filter(|l| l.generation == shape.generation);
-        let entry = self.switch.handle(self.index()).filter(|h| h.id == self.id);
+        let entry = self.switch.handles().get(self.index()).filter(|h| h.id == self.id);
         let (Some(listed), Some(entry)) = (listed, entry) else {
             return Err(Error::NotFound {
                 name: format!("port of {} any more", self.switch.name()),
@@ -235,7 +235,7 @@ impl Attached {
             enter(&self.switch, &lock, &new).inspect_err(|_| region.give_back([if_cell]))?;
         self.bound.tx.retain(|i| !rings.tx.contains(i));
         self.bound.rx.retain(|i| !rings.rx.contains(i));
-        self.switch.bind_handle(&lock, self.index(), &self.bound);
+        self.switch.handles().bind(&lock, self.index(), &self.bound);
         bind_if(region, &shape.rings, self.if_cell, &self.bound);
         let (switch, port) = (self.switch.clone(), self.port.clone());
         Ok((bell, Self { switch, port, id, if_cell, bound: rings }))
@@ -246,7 +246,7 @@ impl Attached {
     fn close(&self) -> Result<()> {
         let lock = self.switch.root().lock()?;
         let ours = |h: ListedHandle| h.id == self.id;
-        let (entry, index) = (self.switch.handle(self.index()), self.index());
+        let (entry, index) = (self.switch.handles().get(self.index()), self.index());
         if entry.is_some_and(ours) {
             if self.switch.is_alive(index) {
                 return Ok(());
@@ -254,7 +254,7 @@ impl Attached {
             let PortFiles { file, region, .. } = &*self.port;
             let name = &file.shape.region;
             let cells = Sweep::new(&self.switch).cells_of_if(region, name, self.if_cell);
-            self.switch.free_handle(&lock, index);
+            self.switch.handles().free(&lock, index);
             let _ = file::remove(self.switch.dir(), &self.bell()); // the next one of that index does
             // After the handle: who dies in between leaks cells, who did it the other way round
             // would have them given back twice.

@@ -31,7 +31,6 @@ use crate::vale::state::ids::{Generation, PortIndex, RETIRED};
 use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::portfile::PortFile;
 use crate::vale::state::portset::PortSet;
-use crate::vale::state::repair::Exchange;
 use crate::vale::state::switch::port_file;
 
 /// Extra buffers that one call looks at: as many as a region has cells, so that the longest honest
@@ -67,7 +66,7 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<PortIndex>> {
     }
     if died {
         // Who died may have published without kicking: wake all who may sleep.
-        for handle in switch.all_handles() {
+        for handle in switch.handles().all() {
             if let Ok(bell) = Bell::open(switch.dir(), &bell_file(handle.index)) {
                 bell.ring();
             }
@@ -176,7 +175,7 @@ impl<'a> Sweep<'a> {
                     self.unfinished.insert(handle.port);
                     continue;
                 };
-                self.switch.free_handle(lock, handle.index);
+                self.switch.handles().free(lock, handle.index);
                 let _ = file::remove(self.switch.dir(), &bell_file(handle.index)); // the next one's
                 // After the handle: who dies in between leaks cells, who did it the other way round
                 // would have them given back twice.
@@ -302,7 +301,7 @@ impl<'a> Sweep<'a> {
             });
             // A sender that died there may have left a buffer in two slots.
             let ring = file.shape.rings.rx_ring(region, i).filter(|_| held != Held::No);
-            ring.inspect(|&ring| Exchange::mend_ring(file.kring(i), ring)).is_some()
+            ring.inspect(|&ring| file.kring(i).mend(ring)).is_some()
         })
     }
 
@@ -456,7 +455,7 @@ mod tests {
         chain_up(&region, &extra);
         for i in 0..HANDLES {
             let if_cell = netmap_if(&region, extra[i as usize % 7]);
-            switch.forge_dead_handle(i, PortIndex(0), if_cell);
+            switch.handles().forge_dead(i, PortIndex(0), if_cell);
         }
         let mut sweep = Sweep::new(&switch);
         assert!(sweep_handles(&mut sweep, &switch, &lock));
@@ -475,7 +474,7 @@ mod tests {
         let lock = root.lock().unwrap();
         for (i, &cell) in region.take(500).unwrap().iter().enumerate() {
             chain_up(&region, &[cell]);
-            switch.forge_dead_handle(i as u32, PortIndex(0), netmap_if(&region, cell));
+            switch.handles().forge_dead(i as u32, PortIndex(0), netmap_if(&region, cell));
         }
         let mut sweep = Sweep::new(&switch);
         assert!(sweep_handles(&mut sweep, &switch, &lock));
@@ -509,7 +508,7 @@ mod tests {
         switch.set_port_persistent(&lock, port, false);
         for (i, part) in extra.chunks(100).enumerate() {
             chain_up(&region, part);
-            switch.forge_dead_handle(i as u32, port, netmap_if(&region, part[0]));
+            switch.handles().forge_dead(i as u32, port, netmap_if(&region, part[0]));
         }
         for left in [2, 1, 0] {
             let mut sweep = Sweep::new(&switch);
@@ -533,7 +532,7 @@ mod tests {
             let lock = root.lock().unwrap();
             let port = switch.find("y").unwrap().index;
             switch.set_port_persistent(&lock, port, false);
-            switch.forge_dead_handle(0, port, u32::MAX);
+            switch.handles().forge_dead(0, port, u32::MAX);
             port
         };
         unlist_if_dead(&switch, port).unwrap();

@@ -103,7 +103,7 @@ impl Switch {
 
     /// Rings a handle, if it is there and, with `port`, on that port.
     pub fn ring(&self, handle: HandleIndex, port: Option<PortIndex>) -> Rung {
-        match self.port_of(handle) {
+        match self.handles().port_of(handle) {
             Some((of, id)) if port.is_none_or(|port| u32::from(port.0) == of) => {
                 self.bells.ring(&self.dir, id)
             }

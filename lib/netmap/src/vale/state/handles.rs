@@ -3,14 +3,12 @@
 //! Who writes an entry: the holder of the root's lock. Invariant: an entry is in use while its port is not 0,
 //! which is stored last; whether the handle is alive is not said here, but by its bell (`shm::bell`).
 
-use crate::error::Error;
 use crate::options::{BoundRings, MAX_RINGS};
 use crate::shm::lock::RootLock;
 use crate::shm::map::Shared;
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::state::handleset::HANDLES;
 use crate::vale::state::ids::{Generation, HandleId, HandleIndex, PortIndex};
-use crate::vale::state::switch::SwitchFile;
 
 /// An open handle. `port`: index + 1, 0 if the entry is free.
 #[repr(C)]
@@ -64,11 +62,15 @@ pub struct ListedHandle {
     pub bound: BoundRings,
 }
 
-impl SwitchFile {
+/// The table.
+#[derive(Clone, Copy, Debug)]
+pub struct Handles<'a>(pub &'a [HandleEntry]);
+
+impl<'a> Handles<'a> {
     /// The handle at `index`, if the entry is in use and makes sense.
-    pub fn handle(&self, index: HandleIndex) -> Option<ListedHandle> {
+    pub fn get(self, index: HandleIndex) -> Option<ListedHandle> {
         let (port, id) = self.port_of(index)?;
-        let h = &self.handles()[index.0 as usize];
+        let h = &self.0[index.0 as usize];
         let rings = h.rings.load(Ordering::Relaxed);
         let of =
             |bits: u32| (0..usize::from(MAX_RINGS)).filter(move |i| bits & 1 << i != 0).collect();
@@ -85,68 +87,53 @@ impl SwitchFile {
     }
 
     /// Port and identity of the handle at `index`, if the entry is in use.
-    pub fn port_of(&self, index: HandleIndex) -> Option<(u32, HandleId)> {
-        let h = self.handles().get(index.0 as usize)?;
+    pub fn port_of(self, index: HandleIndex) -> Option<(u32, HandleId)> {
+        let h = self.0.get(index.0 as usize)?;
         let port = h.port.load(Ordering::Acquire).checked_sub(1)?;
         let generation = Generation(h.generation.load(Ordering::Relaxed));
         Some((port, HandleId { index, generation }))
     }
 
     /// All entries of handles in use, alive or not.
-    pub fn all_handles(&self) -> impl Iterator<Item = ListedHandle> {
-        (0..HANDLES as u32).filter_map(|index| self.handle(HandleIndex(index)))
+    pub fn all(self) -> impl Iterator<Item = ListedHandle> + use<'a> {
+        (0..HANDLES as u32).filter_map(move |index| self.get(HandleIndex(index)))
     }
 
     /// Enters a handle of this process at a free index.
-    pub fn enter_handle(
-        &self,
-        lock: &RootLock,
-        index: HandleIndex,
-        new: &NewHandle<'_>,
-    ) -> HandleId {
-        let generation = self.next_generation();
-        let h = &self.handles()[index.0 as usize];
+    pub fn enter(self, lock: &RootLock, id: HandleId, new: &NewHandle<'_>) {
+        let HandleId { index, generation } = id;
+        let h = &self.0[index.0 as usize];
         h.generation.store(generation.0, Ordering::Relaxed);
         h.pid.store(std::process::id(), Ordering::Relaxed);
         h.if_cell.store(new.if_cell, Ordering::Relaxed);
         h.flags.store(new.flags, Ordering::Relaxed);
-        self.bind_handle(lock, index, new.bound);
+        self.bind(lock, index, new.bound);
         h.port.store(u32::from(new.port.0) + 1, Ordering::Release);
-        HandleId { index, generation }
     }
 
     /// Says which rings a handle binds.
-    pub fn bind_handle(&self, _lock: &RootLock, index: HandleIndex, bound: &BoundRings) {
+    pub fn bind(self, _lock: &RootLock, index: HandleIndex, bound: &BoundRings) {
         let bits = |rings: &[usize]| rings.iter().fold(0u32, |bits, &i| bits | 1 << i);
         let rings = bits(&bound.tx) | bits(&bound.rx) << MAX_RINGS;
-        self.handles()[index.0 as usize].rings.store(rings, Ordering::Relaxed);
+        self.0[index.0 as usize].rings.store(rings, Ordering::Relaxed);
     }
 
     /// Says that a handle is this process's now: another one passed it on.
-    pub fn take_handle(&self, _lock: &RootLock, index: HandleIndex) {
-        self.handles()[index.0 as usize].pid.store(std::process::id(), Ordering::Relaxed);
-    }
-
-    /// The error of a switch without a free entry for a handle.
-    pub fn no_free_handle(&self) -> Error {
-        Error::Limit {
-            name: self.name().into(),
-            what: "the switch has too many open handles",
-            limit: HANDLES as u64,
-        }
+    pub fn take(self, _lock: &RootLock, index: HandleIndex) {
+        self.0[index.0 as usize].pid.store(std::process::id(), Ordering::Relaxed);
     }
 
     /// Enters a handle as a process would leave it that was killed, or a peer that forges one.
     #[cfg(test)]
-    pub fn forge_dead_handle(&self, index: u32, port: PortIndex, if_cell: u32) {
-        let h = &self.handles()[index as usize];
+    pub fn forge_dead(self, index: u32, port: PortIndex, if_cell: u32) {
+        let h = &self.0[index as usize];
         h.if_cell.store(if_cell, Ordering::Relaxed);
         h.port.store(u32::from(port.0) + 1, Ordering::Relaxed);
     }
 
     /// Frees the entry of a handle.
-    pub fn free_handle(&self, _lock: &RootLock, index: HandleIndex) {
-        if let Some(h) = self.handles().get(index.0 as usize) {
+    pub fn free(self, _lock: &RootLock, index: HandleIndex) {
+        if let Some(h) = self.0.get(index.0 as usize) {
             h.port.store(0, Ordering::Release);
         }
     }
@@ -167,22 +154,32 @@ pub fn bell_index(name: &str) -> Option<HandleIndex> {
 mod tests {
     use super::*;
     use crate::shm::dir::Dir;
+    use crate::shm::file;
+    use crate::shm::map::Map;
 
-    fn switch() -> (tempfile::TempDir, SwitchFile, RootLock) {
+    const BYTES: usize = HANDLES * size_of::<HandleEntry>();
+
+    fn table() -> (tempfile::TempDir, Map, RootLock) {
         let temp = tempfile::tempdir_in("/dev/shm").unwrap();
         let dir = Dir::open(temp.path(), false).unwrap();
-        let switch = SwitchFile::create(&dir, "valeT", 1, 1 << 30).unwrap();
-        (temp, switch, RootLock::acquire(&dir).unwrap())
+        let map = Map::new(&file::anonymous(BYTES as u64).unwrap(), BYTES).unwrap();
+        (temp, map, RootLock::acquire(&dir).unwrap())
+    }
+
+    fn handles(map: &Map) -> Handles<'_> {
+        Handles(map.slice(0, HANDLES).unwrap())
     }
 
     #[test]
     fn handle_is_listed_as_it_was_entered_bound_and_freed() {
-        let (_temp, switch, lock) = switch();
+        let (_temp, map, lock) = table();
+        let handles = handles(&map);
         let index = HandleIndex(HANDLES as u32 - 1);
         let bound = BoundRings { tx: vec![0, 15], rx: vec![3] };
         let new = NewHandle { port: PortIndex(0), if_cell: 77, flags: EXCLUSIVE, bound: &bound };
-        assert_eq!(switch.handle(index), None);
-        let id = switch.enter_handle(&lock, index, &new);
+        assert_eq!(handles.get(index), None);
+        let id = HandleId { index, generation: Generation(9) };
+        handles.enter(&lock, id, &new);
         let pid = std::process::id();
         let listed = ListedHandle {
             index,
@@ -193,25 +190,24 @@ mod tests {
             if_cell: 77,
             bound: bound.clone(),
         };
-        assert_eq!(switch.all_handles().collect::<Vec<_>>(), std::slice::from_ref(&listed));
+        assert_eq!(handles.all().collect::<Vec<_>>(), std::slice::from_ref(&listed));
         let fewer = BoundRings { tx: vec![], rx: vec![0, 15] };
-        switch.bind_handle(&lock, index, &fewer);
-        assert_eq!(switch.handle(index), Some(ListedHandle { bound: fewer, ..listed }));
-        switch.free_handle(&lock, index);
-        assert_eq!(switch.all_handles().count(), 0);
-        let again = switch.enter_handle(&lock, index, &new);
-        assert!(again != id && again.index == id.index, "an identity is never used twice");
+        handles.bind(&lock, index, &fewer);
+        assert_eq!(handles.get(index), Some(ListedHandle { bound: fewer, ..listed }));
+        handles.free(&lock, index);
+        assert_eq!(handles.all().count(), 0);
     }
 
     #[test]
     fn entry_that_a_peer_scribbled_over_is_a_handle_of_no_port() {
-        let (_temp, switch, _lock) = switch();
+        let (_temp, map, _lock) = table();
+        let handles = handles(&map);
         for word in [256, 1 << 20, u32::MAX] {
-            switch.handles()[5].port.store(word, Ordering::Relaxed);
-            let port = switch.handle(HandleIndex(5)).unwrap().port;
+            handles.0[5].port.store(word, Ordering::Relaxed);
+            let port = handles.get(HandleIndex(5)).unwrap().port;
             assert!(PortIndex::all().all(|real| real != port), "{word}");
         }
-        assert_eq!(switch.handle(HandleIndex(HANDLES as u32)), None);
+        assert_eq!(handles.get(HandleIndex(HANDLES as u32)), None);
     }
 
     #[test]

@@ -19,6 +19,8 @@
 //! the next change. Values are masked or range-checked by the caller: any process may have
 //! scribbled over them.
 
+#[cfg(not(loom))]
+use crate::ring::RingRef;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, spin_hint, yield_now};
 use crate::vale::state::handleset::{Members, Summary, Taken};
 use crate::vale::state::ids::{HandleIndex, ParticipantId};
@@ -147,6 +149,24 @@ impl Kring {
             // Pairs with the Acquire in `hold`.
             self.lock.store(0, Ordering::Release);
         }
+    }
+
+    /// Whoever has taken the ring from a dead producer, or keeps it for ever: puts the buffer back that an
+    /// exchange cut off has left in no slot.
+    #[cfg(not(loom))]
+    #[cold]
+    pub fn mend(&self, ring: RingRef<'_>) {
+        let (freed, n) = (self.freed(), ring.n());
+        if freed >= n {
+            return; // damaged: what is free cannot be told yet
+        }
+        let tail = Some(self.producer_tail()).filter(|&tail| tail < n).unwrap_or(freed);
+        let free = if tail == freed { n } else { ring.distance(tail, freed) };
+        let word = |i: u32| {
+            let is_free = i < n && ring.distance(tail, i) < free;
+            is_free.then(|| &ring.slots[i as usize].word)
+        };
+        self.exchange.mend(word, |idx| ring.buffer(idx).is_some());
     }
 
     /// Producer, holding the ring: where the next packet goes.

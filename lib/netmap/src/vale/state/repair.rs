@@ -144,32 +144,6 @@ impl Exchange {
     }
 }
 
-#[cfg(not(loom))]
-mod rings {
-    use super::Exchange;
-    use crate::ring::RingRef;
-    use crate::vale::state::kring::Kring;
-
-    impl Exchange {
-        /// Whoever has taken a receive ring from a dead producer, or keeps it for ever: puts the buffer
-        /// back that an exchange cut off has left in no slot.
-        #[cold]
-        pub fn mend_ring(kring: &Kring, ring: RingRef<'_>) {
-            let (freed, n) = (kring.freed(), ring.n());
-            if freed >= n {
-                return; // damaged: what is free cannot be told yet
-            }
-            let tail = Some(kring.producer_tail()).filter(|&tail| tail < n).unwrap_or(freed);
-            let free = if tail == freed { n } else { ring.distance(tail, freed) };
-            let word = |i: u32| {
-                let is_free = i < n && ring.distance(tail, i) < free;
-                is_free.then(|| &ring.slots[i as usize].word)
-            };
-            kring.exchange.mend(word, |idx| ring.buffer(idx).is_some());
-        }
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

@@ -32,9 +32,9 @@ use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::time::now_ms;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::fdb::{self, Fdb};
-use crate::vale::state::handles::HandleEntry;
+use crate::vale::state::handles::{HandleEntry, Handles, NewHandle};
 use crate::vale::state::handleset::HANDLES;
-use crate::vale::state::ids::{Generation, ParticipantId, PortIndex};
+use crate::vale::state::ids::{Generation, HandleId, HandleIndex, ParticipantId, PortIndex};
 use crate::vale::state::participants::{self, PARTICIPANTS, Participation};
 use crate::vale::state::place::Place;
 use crate::vale::state::portset::PortSet;
@@ -219,8 +219,8 @@ impl SwitchFile {
     }
 
     /// The table of handles.
-    pub(super) fn handles(&self) -> &[HandleEntry] {
-        self.map.slice(HANDLES_OFF, HANDLES).expect("within the file's fixed length")
+    pub fn handles(&self) -> Handles<'_> {
+        Handles(self.map.slice(HANDLES_OFF, HANDLES).expect("within the file's fixed length"))
     }
 
     fn participants(&self) -> &[participants::Entry] {
@@ -382,8 +382,7 @@ impl SwitchFile {
         }
     }
 
-    /// Gives out a generation.
-    pub(super) fn next_generation(&self) -> Generation {
+    fn next_generation(&self) -> Generation {
         // Kept below 48 bits: it shares a word with an index. Processes join without the root's lock.
         // Pairs with the Acquire in `epoch`.
         let before = self.header().next_generation.fetch_add(1, Ordering::Release);
@@ -439,6 +438,27 @@ impl SwitchFile {
         let h = self.header();
         let others = h.flags.load(Ordering::Relaxed) & !MIRRORS;
         h.flags.store(others | if any { MIRRORS } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Enters a handle of this process at a free index.
+    pub fn enter_handle(
+        &self,
+        lock: &RootLock,
+        index: HandleIndex,
+        new: &NewHandle<'_>,
+    ) -> HandleId {
+        let id = HandleId { index, generation: self.next_generation() };
+        self.handles().enter(lock, id, new);
+        id
+    }
+
+    /// The error of a switch without a free entry for a handle.
+    pub fn no_free_handle(&self) -> Error {
+        Error::Limit {
+            name: self.name.clone(),
+            what: "the switch has too many open handles",
+            limit: HANDLES as u64,
+        }
     }
 
     /// Ports that are listed, half made or half removed, but those in `kept` that are listed.
