@@ -1,5 +1,7 @@
 //! What a switch is made of in shared memory: layout and atomic access, no policy.
 
+#[cfg(all(test, loom))]
+mod exchange_models;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 pub mod fdb;
