@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{frame, in_own_root, read, slots};
+use common::{frame, in_own_root, number, read, send_for_ever, slots};
 use netmap::control::{Switch, SwitchOptions};
 use netmap::{Capabilities, Interest, Port, Wait};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -19,10 +19,6 @@ use nix::unistd::ForkResult;
 
 const ROLE: &str = "NM_TEST_HANDLES_ROLE";
 const LONG: Option<Duration> = Some(Duration::from_secs(20));
-
-fn number(packet: &[u8]) -> u32 {
-    u32::from_le_bytes(packet[14..18].try_into().expect("four bytes"))
-}
 
 fn numbers(port: &mut Port) -> Vec<u32> {
     read(port, 0, usize::MAX).iter().map(|p| number(p)).collect()
@@ -171,21 +167,6 @@ fn descriptor_of_a_port_that_is_gone_names_nothing() {
         let e = Port::from_fd(fd).unwrap_err().to_string();
         assert!(e.contains("not that of a handle"), "{e}");
     });
-}
-
-/// Sends numbered packets for ever on the handle it was handed.
-fn send_for_ever(mut port: Port, from: u32) -> ! {
-    let mut next = from;
-    println!("ready");
-    loop {
-        while port.tx(0).push(&frame(9, 1, next, 60)) {
-            next += 1;
-        }
-        port.txsync().expect("synced");
-        if port.tx(0).space() == 0 {
-            port.wait(Interest::TX, Wait::default(), None).expect("waited");
-        }
-    }
 }
 
 /// Reads until the ring `heir` has sent all that is queued on it.

@@ -8,38 +8,21 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{frame, in_own_root, read, slots};
+use common::{frame, in_own_root, number, read, send_for_ever, slots};
 use netmap::control::{Switch, SwitchOptions};
-use netmap::{Interest, Port, Wait};
+use netmap::Port;
 
 const CHILD: &str = "NM_TEST_HEIR_FROM";
 const ROUNDS: u32 = 60;
 const SLOTS: u32 = 256;
 
-fn number(packet: &[u8]) -> u32 {
-    u32::from_le_bytes(packet[14..18].try_into().expect("four bytes"))
-}
-
-/// Sends numbered packets on the heir's ring until it is killed.
-fn send_for_ever(from: u32) -> ! {
-    let mut port = Port::open("valeH:t").expect("opened");
-    let mut next = from;
-    println!("ready");
-    loop {
-        while port.tx(0).push(&frame(9, 1, next, 60)) {
-            next += 1;
-        }
-        port.txsync().expect("synced");
-        if port.tx(0).space() == 0 {
-            port.wait(Interest::SPACE, Wait::default(), None).expect("waited");
-        }
-    }
-}
-
 #[test]
 fn heirs_of_a_killed_sender_send_nothing_twice_and_lose_one_batch() {
     if let Some(from) = std::env::var_os(CHILD) {
-        send_for_ever(from.to_str().and_then(|n| n.parse().ok()).expect("a number"));
+        send_for_ever(
+            Port::open("valeH:t").expect("opened"),
+            from.to_str().and_then(|n| n.parse().ok()).expect("a number"),
+        );
     }
     const NAME: &str = "heirs_of_a_killed_sender_send_nothing_twice_and_lose_one_batch";
     in_own_root(NAME, |_| {

@@ -1,7 +1,7 @@
 //! What the integration tests share: a root directory of their own, frames, and reading ports.
 #![allow(dead_code)] // each test file uses a part
 
-use netmap::{Options, Port};
+use netmap::{Interest, Options, Port, Wait};
 
 pub mod rng;
 
@@ -89,4 +89,24 @@ pub fn read(port: &mut Port, r: usize, max: usize) -> Vec<Vec<u8>> {
     ring.advance(used);
     port.rxsync().expect("rxsync");
     packets
+}
+
+/// The number in a frame.
+pub fn number(frame: &[u8]) -> u32 {
+    u32::from_le_bytes(frame[14..18].try_into().expect("four bytes"))
+}
+
+/// Sends numbered packets from one station to another until this process is killed.
+pub fn send_for_ever(mut port: Port, from: u32) -> ! {
+    let mut next = from;
+    println!("ready");
+    loop {
+        while port.tx(0).push(&frame(9, 1, next, 60)) {
+            next += 1;
+        }
+        port.txsync().expect("synced");
+        if port.tx(0).space() == 0 {
+            port.wait(Interest::SPACE, Wait::default(), None).expect("waited");
+        }
+    }
 }
