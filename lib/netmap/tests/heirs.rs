@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{frame, in_own_root, number, read, send_for_ever, slots};
-use netmap::control::{Switch, SwitchOptions};
 use netmap::Port;
+use netmap::control::{Switch, SwitchOptions};
 
 const CHILD: &str = "NM_TEST_HEIR_FROM";
 const ROUNDS: u32 = 60;
