@@ -31,7 +31,8 @@ pub(crate) const fn ring_bytes(n: u32) -> usize {
 
 impl<'a> RingRef<'a> {
     /// The ring of `n` slots at `cell`, if it lies within the region's cells.
-    #[inline]
+    // Always: as a call, its result is written in words and read back in lines, which waits for the words.
+    #[inline(always)]
     pub fn new(region: &'a Region, cell: u32, n: u32) -> Option<Self> {
         let slots = region.slice(cell, RING_HEADER_BYTES, n as usize)?;
         Some(Self { raw: region.at(cell, 0)?, slots, buffers: region.buffers() })

@@ -182,12 +182,12 @@ impl Forwarder {
             sent.stall = done.stall;
             sent.full = done.full.or(done.stall.map(|s| s.port)).or(sent.full);
         }
-        if let Some(average) = bytes.checked_div(slots) {
-            self.average_len = average as usize;
-            if is_long {
-                self.trial.sent(slots, since.map(|since| since.elapsed()));
-            }
+        if is_long && slots > 0 {
+            self.trial.sent(slots, since.map(|since| since.elapsed()));
         }
+        // The average of short packets is not worth a division.
+        let long = slots > 0 && bytes >= slots * warm::LONG as u64;
+        self.average_len = if long { (bytes / slots) as usize } else { 0 };
         // SAFETY: `detect` found these instructions.
         unsafe { I::end() };
         sent

@@ -56,7 +56,8 @@ pub struct Lease {
 }
 
 /// Holds RX ring `ring` of a peer and reads how much fits.
-#[inline]
+// Always: as `RingRef::new`.
+#[inline(always)]
 pub fn hold(
     switch: &SwitchFile,
     to: &PortFiles,

@@ -146,7 +146,7 @@ impl PortFile {
     }
 
     /// Shared state of RX ring `i`.
-    #[inline]
+    #[inline(always)]
     pub fn kring(&self, i: usize) -> &Kring {
         assert!(i < MAX_RINGS as usize);
         self.map.at(RX_OFF + i * PER_RING).expect("within the file's fixed length")
@@ -158,21 +158,21 @@ impl PortFile {
     }
 
     /// Counters of RX ring `i`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn rx_counters(&self, i: usize) -> &SharedCounters {
         assert!(i < MAX_RINGS as usize);
         self.map.at(RX_OFF + i * PER_RING + COUNTERS_OFF).expect("within the fixed length")
     }
 
     /// State of TX ring `i`.
-    #[inline]
+    #[inline(always)]
     pub fn tx_state(&self, i: usize) -> &TxState {
         assert!(i < MAX_RINGS as usize);
         self.map.at(TX_OFF + i * PER_RING).expect("within the file's fixed length")
     }
 
     /// Counters of TX ring `i`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn tx_counters(&self, i: usize) -> &SharedCounters {
         assert!(i < MAX_RINGS as usize);
         self.map.at(TX_OFF + i * PER_RING + COUNTERS_OFF).expect("within the fixed length")
