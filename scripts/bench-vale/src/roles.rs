@@ -110,12 +110,13 @@ impl Role {
             for _ in 0..16 {
                 let mut ring = port.tx(0);
                 let count = ring.space().min(self.burst);
-                for i in 0..count {
+                // Two loops: the question, asked for each packet, costs the other one a twentieth.
+                for i in 0..if self.reference { count } else { 0 } {
                     let slot = ring.slot(i);
-                    if self.reference {
-                        slot.set_indirect(packet.as_ptr(), self.len, SlotFlags::empty());
-                        continue;
-                    }
+                    slot.set_indirect(packet.as_ptr(), self.len, SlotFlags::empty());
+                }
+                for i in 0..if self.reference { 0 } else { count } {
+                    let slot = ring.slot(i);
                     if unfilled > 0 && !std::mem::replace(&mut filled[slot.index()], true) {
                         slot.frame().write(0, packet);
                         unfilled -= 1;
