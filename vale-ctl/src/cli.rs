@@ -250,6 +250,10 @@ pub struct Create {
     /// Memory region to take the buffers from, shared by all ports that name it (0: one of its own)
     #[arg(short, long, value_name = "ID")]
     pub mem_id: Option<u16>,
+    /// Size of that region in MiB, if it is made for the port, up to 528; fixed from then on. By default 32, or twice
+    /// what the port needs, and 256 with --mem-id
+    #[arg(long, value_name = "N")]
+    pub mem_mib: Option<u32>,
     /// Whether to do it.
     #[command(flatten)]
     pub change: Change,

@@ -70,7 +70,9 @@ pub fn port(info: &PortInfo, detail: Detail) -> Value {
         "tx_slots": info.tx_slots,
         "rx_slots": info.rx_slots,
         "memory": info.memory,
+        "memory_id": info.memory_id,
         "memory_bytes": info.memory_bytes,
+        "memory_backed_bytes": info.memory_backed_bytes,
         "users": users,
     });
     if let Some(mirror) = &info.mirror {

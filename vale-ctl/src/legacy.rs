@@ -140,6 +140,7 @@ fn command(flags: &Flags<'_>) -> Result<Cli, String> {
             may_exist: false,
             ring_config: flags.config.map(ring_config).transpose()?,
             mem_id: mem_id(flags.mem_id)?,
+            mem_mib: None,
             change,
         }),
         'r' => Command::Delete(Delete { name: name()?, if_exists: false, change }),

@@ -8,7 +8,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::poll::PollFlags;
 
-use crate::error::Result;
+use crate::error::{Error, Feature, Result};
+use crate::layout::Layout;
 use crate::name::{Capabilities, PortName, Scheme};
 use crate::options::{BoundRings, MemoryRef, Options, PerDirection};
 use crate::ring::{RingRef, TxRingRef};
@@ -128,6 +129,16 @@ pub trait Adapter: Debug + Send {
     /// That memory, for a port to be made in it.
     fn memory(&self) -> Option<MemoryRef> {
         None
+    }
+
+    /// Where the handle's structures lie in that memory, if other processes can map it.
+    fn layout(&self) -> Option<Layout> {
+        None
+    }
+
+    /// The file that it is in, opened anew. `name` is the port's.
+    fn open_memory(&self, name: &PortName) -> Result<OwnedFd> {
+        Err(Error::unsupported(name, Feature::Memory))
     }
 
     /// Buffers beside those in rings.

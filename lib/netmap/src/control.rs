@@ -17,6 +17,7 @@ use crate::shm::mem::Region;
 use crate::stats::Counters;
 pub use crate::stats::{RingDir, RingInfo};
 use crate::time::now_ms;
+use crate::vale::lifecycle::memory;
 use crate::vale::lifecycle::open;
 use crate::vale::lifecycle::persist;
 use crate::vale::lifecycle::reap;
@@ -112,8 +113,12 @@ pub struct PortInfo {
     pub rx_slots: u32,
     /// Name of the memory region.
     pub memory: String,
-    /// Size of that region in bytes.
+    /// Number of the region, which `@N` and netmap's programs name it by.
+    pub memory_id: u16,
+    /// Size of the region's file in bytes.
     pub memory_bytes: u64,
+    /// How much of it was ever given out, and so takes memory.
+    pub memory_backed_bytes: u64,
     /// Who has it open.
     pub users: Vec<User>,
     /// Sum of the rings' counters.
@@ -447,7 +452,9 @@ fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle])
         tx_slots: 0,
         rx_slots: 0,
         memory: listed.region.clone(),
+        memory_id: memory::id(&listed.region),
         memory_bytes: 0,
+        memory_backed_bytes: 0,
         users: users.map(|h| User { pid: h.pid, command: process::command(h.pid) }).collect(),
         counters: Counters::default(),
         rings: Vec::new(),
@@ -471,6 +478,7 @@ fn look_inside(switch: &switch::Switch, info: &mut PortInfo) -> Result<()> {
     info.rx_slots = shape.rings.rx_slots;
     info.memory.clone_from(&shape.region);
     info.memory_bytes = region.bytes();
+    info.memory_backed_bytes = region.bytes_backed();
     info.rings = file.rings(&region);
     info.counters = info.rings.iter().map(|r| r.counters).sum();
     Ok(())

@@ -149,6 +149,17 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
+    /// A memory region has not enough free buffers for what is to be made in it.
+    #[error(
+        "{path} is full: that memory region was made for {buffers} buffers. A larger one is made with \
+         `@conf:mem-mib=N` behind the name of its first port, or `vale-ctl create --mem-mib N`, up to 528"
+    )]
+    MemoryFull {
+        /// The region's file.
+        path: PathBuf,
+        /// Buffers that it has room for, rings included.
+        buffers: u32,
+    },
     /// The port cannot do this at all.
     #[error("{name}: {feature}")]
     Unsupported {
@@ -199,7 +210,7 @@ impl Error {
             Self::Exists { .. } => Errno::EEXIST,
             Self::NotFound { .. } | Self::Unavailable { .. } => Errno::ENXIO,
             Self::NotPermitted { .. } => Errno::EPERM,
-            Self::NoSpace { .. } | Self::Limit { .. } => Errno::ENOMEM,
+            Self::NoSpace { .. } | Self::Limit { .. } | Self::MemoryFull { .. } => Errno::ENOMEM,
             Self::Unsupported { feature, .. } => feature.errno(),
             Self::Invalid { .. } => Errno::EINVAL,
         }

@@ -100,5 +100,7 @@ pub use nm_capture::fuzz::capture as pcap;
 
 /// Options of a port as small as can be: damage is met sooner.
 fn small(memory: Memory) -> Options {
-    Options { tx_slots: Some(64), rx_slots: Some(64), memory, ..Options::default() }
+    let slots = Some(64);
+    let memory_bytes = Some(3 << 20);
+    Options { tx_slots: slots, rx_slots: slots, memory, memory_bytes, ..Options::default() }
 }

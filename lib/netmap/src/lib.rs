@@ -64,6 +64,8 @@ pub mod fuzz;
 #[cfg(not(loom))]
 mod kinds;
 #[cfg(not(loom))]
+mod layout;
+#[cfg(not(loom))]
 pub mod name;
 #[cfg(not(loom))]
 mod options;
@@ -96,12 +98,14 @@ pub use shared_bytes::{Span as Frame, copy};
 pub use {
     abi::SlotFlags,
     error::{Error, Result},
+    layout::{Layout, Pool, PoolsInfo},
     name::{Capabilities, NameError, PortName, RingSel},
     options::{Direction, Memory, MemoryRef, Options, PerDirection},
     port::Port,
     port::wait_set::{WaitSet, Waited, Watch, WatchFd},
     ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer, transfer_packets},
     shm::dir,
+    shm::map::{absorb_sigbus, guard_mapping, unguard_mapping},
     stats::Counters,
     wait::{Interest, Wait},
 };

@@ -179,6 +179,8 @@ pub struct Conf {
     pub tx_slots: Option<u32>,
     /// `rx-slots`, or `slots` for both directions.
     pub rx_slots: Option<u32>,
+    /// `mem-mib`: size of the memory, if it is made for the port.
+    pub mem_mib: Option<u32>,
 }
 
 /// A port name, taken apart.
@@ -332,6 +334,9 @@ impl fmt::Display for Conf {
                 }
             }
         }
-        Ok(())
+        match self.mem_mib {
+            Some(mib) => write!(f, "{lead}mem-mib={mib}"),
+            None => Ok(()),
+        }
     }
 }

@@ -16,8 +16,12 @@ pub enum Memory {
     /// In a region of its own.
     #[default]
     Private,
-    /// In the region of that number (`@N`), made if missing.
+    /// In the region of that number (`@N`), made if missing. Numbers from 32768 on are given to ports' own regions:
+    /// one that is missing is an error.
     Id(u16),
+    /// In the region of that number, which must be there: whoever has learnt it from a port (`Layout::mem_id`)
+    /// means that port's.
+    Existing(u16),
     /// In the region of another port.
     With(MemoryRef),
 }
@@ -64,12 +68,17 @@ pub struct Options {
     pub tx_rings: Option<u16>,
     /// RX rings, 1 to 16; 1 for a new port.
     pub rx_rings: Option<u16>,
-    /// Buffers beside those in the rings, for programs that keep packets.
+    /// Buffers beside those in the rings, for programs that keep packets. If the memory has not so many, there are
+    /// fewer: `Port::extra_buffers` tells.
     pub extra_bufs: u32,
     /// Nobody else may have the port open.
     pub exclusive: bool,
     /// Memory of a new port.
     pub memory: Memory,
+    /// Size of that memory, if it is made for the port. It is fixed then, and shared by all that is made in it
+    /// later: other ports, pipes, extra buffers. By default a port's own has twice what the port needs, 32 MiB
+    /// at least, and a shared one 256 MiB. Memory is taken as it is given out.
+    pub memory_bytes: Option<u64>,
     /// Rings to bind.
     pub direction: Direction,
     /// A `pcap:` port whose packets have no Ethernet header gives them one, with these addresses.
@@ -85,6 +94,7 @@ impl Options {
         o.rx_slots = name.conf.rx_slots.or(o.rx_slots);
         o.tx_rings = name.conf.tx_rings.or(o.tx_rings);
         o.rx_rings = name.conf.rx_rings.or(o.rx_rings);
+        o.memory_bytes = name.conf.mem_mib.map(|mib| u64::from(mib) << 20).or(o.memory_bytes);
         o.exclusive |= name.flags.contains(NameFlags::EXCLUSIVE);
         if let Some(id) = name.mem_id {
             o.memory = Memory::Id(id);

@@ -19,13 +19,14 @@
 //! Invariant: the library touches rings only inside `txsync`, `rxsync`, `wait` and `arm`; between
 //! these calls the slots in `[head, tail)` are the program's.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::poll::PollFlags;
 
 use crate::adapter::Adapter;
 use crate::error::{Error, Feature, Result};
 use crate::kinds;
+use crate::layout::Layout;
 use crate::name::{Capabilities, PortName};
 use crate::options::{MemoryRef, Options, PerDirection};
 use crate::ring::{RxRing, TxRing, TxRingRef};
@@ -199,6 +200,22 @@ impl Port {
     #[must_use]
     pub fn memory(&self) -> Option<MemoryRef> {
         self.adapter.memory()
+    }
+
+    /// Where the handle's structures lie in that memory, for a program that maps it by itself; `None`: this
+    /// kind of port has no memory that another process can map.
+    #[must_use]
+    pub fn layout(&self) -> Option<Layout> {
+        self.adapter.layout()
+    }
+
+    /// The file that the port's memory is in, opened for mapping it: shared, from its start, with
+    /// `Layout::mem_size` bytes.
+    ///
+    /// # Errors
+    /// This kind of port has no such file; somebody removed it; no permission, no descriptor left.
+    pub fn open_memory(&self) -> Result<OwnedFd> {
+        self.adapter.open_memory(&self.name)
     }
 
     /// Whether buffers can be exchanged between the rings of two ports.

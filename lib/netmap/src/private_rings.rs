@@ -10,9 +10,9 @@ use nix::sys::eventfd::EventFd;
 use crate::error::{Error, Invalid, Result};
 use crate::options::{BoundRings, Options, PerDirection, Sizes};
 use crate::ring::RingRef;
-use crate::rings::{RingCells, extra_buffers, make_if, make_rings};
+use crate::rings::{RingCells, cells_needed, extra_buffers, make_if, make_rings};
 use crate::shm::file::FileId;
-use crate::shm::mem::Region;
+use crate::shm::mem::{RESERVED, Region};
 use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, Ordering};
 
@@ -49,7 +49,9 @@ impl PrivateRings {
         if sizes.tx_rings != 1 || sizes.rx_rings != 1 {
             return Err(Error::invalid(name, Invalid::OneRingPair));
         }
-        let region = Region::anonymous()?;
+        // Nothing else is ever made in it.
+        let needed = cells_needed(sizes).saturating_add(1).saturating_add(options.extra_bufs);
+        let region = Region::anonymous(needed + RESERVED)?;
         region.count_port();
         let cells = make_rings(&region, sizes)?;
         let bound = BoundRings { tx: vec![0], rx: vec![0] };

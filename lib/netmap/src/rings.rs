@@ -57,6 +57,12 @@ impl RingCells {
     }
 }
 
+/// Most cells that rings and their buffers take.
+pub fn cells_needed(sizes: Sizes) -> u32 {
+    let of = |rings: u16, slots: u32| u32::from(rings) * (slots + cells_for(ring_bytes(slots)) + 1);
+    of(sizes.tx_rings, sizes.tx_slots) + of(sizes.rx_rings, sizes.rx_slots) + 2
+}
+
 /// Takes cells for rings and buffers, and fills the rings' headers and slots. Used for every kind
 /// of port. On error everything is given back.
 pub fn make_rings(region: &Region, sizes: Sizes) -> Result<RingCells> {
@@ -64,9 +70,8 @@ pub fn make_rings(region: &Region, sizes: Sizes) -> Result<RingCells> {
         .map(|i| (sizes.tx_slots, false, i))
         .chain((0..sizes.rx_rings).map(|i| (sizes.rx_slots, true, i)))
         .collect();
-    // One growth for all, so that a lack of space shows before anything is taken.
-    let total: u32 = rings.iter().map(|(n, ..)| n + cells_for(ring_bytes(*n)) + 1).sum();
-    region.reserve(total + 2)?;
+    // At once for all, so that a lack of space shows before anything is taken.
+    region.reserve(cells_needed(sizes))?;
     let (mut tx, mut rx) = (Vec::new(), Vec::new());
     let mut taken: Vec<u32> = Vec::new();
     let made = (|| {
@@ -112,7 +117,7 @@ fn fill_ring(region: &Region, cell: u32, n: u32, is_rx: bool, number: u16, buffe
 /// Makes the pages of a port's rings and buffers present.
 pub fn populate(rings: &RingCells, region: &Region) {
     if region.ports_ever() == 1 {
-        region.populate(0..region.cells());
+        region.populate(0..region.end_of_given());
     } else {
         // In a shared region, what is ours is scattered: touch the rings only.
         for (cell, n) in rings.all() {
@@ -121,7 +126,7 @@ pub fn populate(rings: &RingCells, region: &Region) {
     }
 }
 
-/// Makes a handle's netmap_if: which rings it binds, and its extra buffers.
+/// Makes a handle's netmap_if: which rings it binds, and its extra buffers, `extra_bufs` at most.
 pub fn make_if(
     region: &Region,
     rings: &RingCells,
@@ -132,7 +137,8 @@ pub fn make_if(
     let cells = cells_for(IF_HEADER_BYTES + 8 * rings.all().count());
     assert_eq!(cells, 1, "the largest netmap_if fits a buffer");
     let cell = region.take_run(1)?;
-    let extra = match region.take(extra_bufs) {
+    // As netmap does: what there is.
+    let extra = match region.take(extra_bufs.min(region.free())) {
         Ok(extra) => extra,
         Err(e) => {
             region.give_back([cell]);
@@ -186,7 +192,6 @@ pub fn chain(
     seen: &mut HashSet<u32>,
     most: u32,
 ) -> (Vec<u32>, bool) {
-    region.refresh();
     let mut chain = Vec::new();
     let head = region.at::<RawIf>(if_cell, 0).map(|nif| nif.ni_bufs_head.load(Ordering::Relaxed));
     let mut next = head.unwrap_or(0);

@@ -204,7 +204,7 @@ fn opening(plan: &Plan, rows: &Rows) -> Result<()> {
     }
     let port = Port::open("valeB:x")?;
     let info = netmap::control::Switch::open("valeB")?.info()?;
-    let bytes = info.ports.first().map_or(0, |p| p.memory_bytes);
+    let bytes = info.ports.first().map_or(0, |p| p.memory_backed_bytes);
     let mut seconds = vec![];
     for _ in 0..plan.runs.max(20) {
         let start = Instant::now();

@@ -25,8 +25,8 @@ pub fn run(out: &mut Out, args: &Create) -> anyhow::Result<()> {
 }
 
 fn create_switch(args: &Create) -> anyhow::Result<()> {
-    if args.ring_config.is_some() || args.mem_id.is_some() {
-        let why = "--ring-config and --mem-id belong to a port: name one, as in valeA:x";
+    if args.ring_config.is_some() || args.mem_id.is_some() || args.mem_mib.is_some() {
+        let why = "--ring-config, --mem-id and --mem-mib belong to a port: name one, as in valeA:x";
         return Err(UsageError::new(why).into());
     }
     let name = &args.name.switch;
@@ -52,6 +52,7 @@ fn create_port(args: &Create) -> anyhow::Result<()> {
             None | Some(0) => Memory::Private,
             Some(id) => Memory::Id(id),
         },
+        memory_bytes: args.mem_mib.map(|mib| u64::from(mib) << 20),
         ..Options::default()
     };
     if args.change.dry_run {

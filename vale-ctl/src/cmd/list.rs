@@ -73,7 +73,8 @@ fn cells(switch: &SwitchInfo, port: &PortInfo, verbose: bool) -> [String; 6] {
     }
     notes.extend(full::note(switch, port).map(str::to_owned));
     if verbose {
-        notes.push(format!("memory {} ({} KiB)", port.memory, port.memory_bytes / 1024));
+        let kib = port.memory_backed_bytes / 1024;
+        notes.push(format!("memory @{} ({kib} KiB)", port.memory_id));
     }
     [
         format!("{}:{}", switch.name, port.name),

@@ -47,7 +47,10 @@ fn port(out: &mut Out, switch: &SwitchInfo, port: &PortInfo) -> anyhow::Result<(
         out.line(format_args!("    damaged: {why}"))?;
         return Ok(());
     }
-    out.line(format_args!("    memory: {} ({} bytes)", port.memory, port.memory_bytes))?;
+    out.line(format_args!(
+        "    memory: @{} ({}, {} bytes, {} of them used)",
+        port.memory_id, port.memory, port.memory_bytes, port.memory_backed_bytes
+    ))?;
     out.line(format_args!("    tx: {} x {} slots", port.tx_rings, port.tx_slots))?;
     out.line(format_args!("    rx: {} x {} slots", port.rx_rings, port.rx_slots))?;
     if let Some(note) = full::note(switch, port) {

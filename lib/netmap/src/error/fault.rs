@@ -182,6 +182,34 @@ pub enum Invalid {
         /// Name of its region.
         has: String,
     },
+    /// The region of a number from outside of the users' range is not there.
+    #[error(
+        "there is no memory region {id}; a new one gets a number below 32768 (`@N`), those above are \
+         given to ports' own"
+    )]
+    NoMemory {
+        /// The number that was asked for.
+        id: u16,
+    },
+    /// The size that a new memory region is to have.
+    #[error("{} MiB of memory; a region has at most {} MiB", .asked >> 20, .most >> 20)]
+    MemoryTooLarge {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// The limit.
+        most: u64,
+    },
+    /// The memory is there, and is smaller.
+    #[error(
+        "its memory is there already and has {} MiB, not {}; ask for what it has, or end the programs that use \
+         it", .has >> 20, .asked >> 20
+    )]
+    MemoryTooSmall {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes that it has.
+        has: u64,
+    },
     /// Memory of a port that is not on a switch was to be shared.
     #[error("the other port's memory cannot be shared: it is not a VALE port's")]
     NotShareable,
@@ -221,6 +249,9 @@ pub enum Feature {
     /// Handles that a descriptor names.
     #[error("handles on this kind of port stay in the process that opened them")]
     Handles,
+    /// Memory that another process, or the program by itself, can map.
+    #[error("this kind of port keeps its memory to itself; use its rings by the library")]
+    Memory,
     /// Slots that point to the program's own memory.
     #[error("this kind of port sends from its own buffers only; send without indirect slots")]
     Indirect,
@@ -231,7 +262,7 @@ impl Feature {
     pub(super) fn errno(self) -> Errno {
         match self {
             // As of a kernel that was built without monitors.
-            Self::Monitors | Self::Handles | Self::Indirect => Errno::EOPNOTSUPP,
+            Self::Monitors | Self::Handles | Self::Memory | Self::Indirect => Errno::EOPNOTSUPP,
             Self::HostRings => Errno::EINVAL,
         }
     }

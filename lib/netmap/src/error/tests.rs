@@ -21,12 +21,13 @@ fn variant(error: &Error) -> &'static str {
         Error::Unavailable { .. } => "Unavailable",
         Error::NotPermitted { .. } => "NotPermitted",
         Error::Limit { .. } => "Limit",
+        Error::MemoryFull { .. } => "MemoryFull",
         Error::Unsupported { .. } => "Unsupported",
         Error::Invalid { .. } => "Invalid",
     }
 }
 
-const VARIANTS: usize = 17;
+const VARIANTS: usize = 18;
 
 fn io(errno: Errno) -> io::Error {
     io::Error::from_raw_os_error(errno as i32)
@@ -181,8 +182,14 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
             ENOMEM,
             "it is full (the limit is 254)",
         ),
+        (
+            Error::MemoryFull { path: path(), buffers: 15870 },
+            ENOMEM,
+            "/f is full: that memory region was made for 15870 buffers. A larger one is made with",
+        ),
         (unsupported(Feature::Monitors), EOPNOTSUPP, "give it a mirror"),
         (unsupported(Feature::Handles), EOPNOTSUPP, "stay in the process"),
+        (unsupported(Feature::Memory), EOPNOTSUPP, "keeps its memory to itself"),
         (unsupported(Feature::Indirect), EOPNOTSUPP, "send without indirect slots"),
         (unsupported(Feature::HostRings), EINVAL, "bridge it to a tap"),
         (invalid(Invalid::Rings { asked: 0, most: 16 }), EINVAL, "0 rings; a port has 1 to 16"),
@@ -199,6 +206,17 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
             "it has 128 tx slots, not 64; ask for what it has",
         ),
         (invalid(Invalid::Memory { has: "3".into() }), EINVAL, "region is 3; ask for what it has"),
+        (invalid(Invalid::NoMemory { id: 9 }), EINVAL, "no memory region 9; a new one gets a num"),
+        (
+            invalid(Invalid::MemoryTooLarge { asked: 1 << 30, most: 528 << 20 }),
+            EINVAL,
+            "1024 MiB of memory; a region has at most 528 MiB",
+        ),
+        (
+            invalid(Invalid::MemoryTooSmall { asked: 64 << 20, has: 32 << 20 }),
+            EINVAL,
+            "has 32 MiB, not 64; ask for what it has",
+        ),
         (invalid(Invalid::NotShareable), EINVAL, "not a VALE port's"),
         (invalid(Invalid::NotOnASwitch), EINVAL, "valeSWITCH:PORT"),
         (invalid(Invalid::OwnMirror), EINVAL, "its own mirror"),

@@ -17,7 +17,7 @@ use crate::wait::{Interest, Wait};
 
 /// Switch of `headers`. Its regions have numbers, so that what damage leaves behind is found.
 const SWITCH: &str = "valeFuzzH";
-const REGIONS: [u16; 3] = [65501, 65502, 65503];
+const REGIONS: [u16; 3] = [1501, 1502, 1503];
 
 fn join(port: usize) -> Result<Port> {
     let name = format!("{SWITCH}:{}", ["a", "b", "c"][port]).parse()?;

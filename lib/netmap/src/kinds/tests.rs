@@ -33,6 +33,7 @@ const GOOD: &[(&str, &str)] = &[
     ("valeA:x@conf:tx-rings=4,rx-rings=2", "valeA:x@conf:tx-rings=4,rx-rings=2"),
     ("valeA:x@conf:rings=4,rx-rings=2", "valeA:x@conf:tx-rings=4,rx-rings=2"),
     ("valeA:x@conf:tx-slots=64@conf:rx-slots=64", "valeA:x@conf:slots=64"),
+    ("valeA:x@conf:mem-mib=64,slots=64", "valeA:x@conf:slots=64,mem-mib=64"),
     ("netmap:eth0^@conf:host-rings=2", "netmap:eth0^@conf:host-rings=2"),
     ("netmap:eth0@conf:host-tx-rings=2", "netmap:eth0@conf:host-tx-rings=2"),
     ("valeA:x-1/zr@3@conf:rings=2", "valeA:x-1/zr@3@conf:rings=2"),
@@ -101,6 +102,7 @@ const BAD: &[(&str, usize, &str)] = &[
     ("valeA:x@conf:rings=", 19, "missing"),
     ("valeA:x@conf:rings=0", 19, "between 1"),
     ("valeA:x@conf:rings=2,", 21, "expected rings"),
+    ("valeA:x@conf:mem-mib=529", 21, "between 1 and 528"),
     ("valeA:x@conf:rings=2x", 20, "expected `,`"),
     ("valeA:x@conf:rings=2/x", 20, "expected `,`"),
     ("valeA:x@conf:rings=2@1", 21, "memory id"),
@@ -215,8 +217,10 @@ fn port_name() -> impl Strategy<Value = PortName> {
         (0..4095u16).prop_map(RingSel::HostOne),
     ];
     let count = || prop::option::of(1..=4095u16);
-    let conf = (count(), count(), count(), count(), any::<[Option<u32>; 2]>()).prop_map(
-        |(tx_rings, rx_rings, host_tx_rings, host_rx_rings, slots)| Conf {
+    let mem = prop::option::of(1..=528u32);
+    let conf = (count(), count(), count(), count(), any::<[Option<u32>; 2]>(), mem).prop_map(
+        |(tx_rings, rx_rings, host_tx_rings, host_rx_rings, slots, mem_mib)| Conf {
+            mem_mib,
             tx_rings,
             rx_rings,
             host_tx_rings,

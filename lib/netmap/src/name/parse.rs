@@ -15,6 +15,8 @@ use super::{
 
 /// Ring numbers lie in `[0, NETMAP_RING_MASK)`.
 const RING_LIMIT: u32 = 0x0fff;
+/// Most MiB of a memory region, whose offsets must fit netmap's legacy API.
+const MEM_MIB_MOST: u32 = 528;
 /// Characters that end an interface name because they mean something after it.
 const AFTER_NAME: &[u8] = b"*^-/@{}";
 
@@ -334,9 +336,21 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    fn equals(&mut self) -> Result<(), NameError> {
+        if self.eat(b'=') {
+            return Ok(());
+        }
+        self.fail(Missing("expected `=` and a number after the key"))
+    }
+
     fn conf_key(&mut self, conf: &mut Conf) -> Result<(), NameError> {
         let from = self.at;
         let key = self.take_while(|byte| byte.is_ascii_alphabetic() || byte == b'-');
+        if key == "mem-mib" {
+            self.equals()?;
+            conf.mem_mib = Some(self.number("a number of MiB", 1, MEM_MIB_MOST)?);
+            return Ok(());
+        }
         let (host, noun) = match key.strip_prefix("host-") {
             Some(noun) => (true, noun),
             None => (false, key),
@@ -347,13 +361,11 @@ impl<'a> Cursor<'a> {
             _ => (true, true, noun),
         };
         if noun != "rings" && (noun != "slots" || host) {
-            let expected =
-                "expected rings, slots, tx- or rx- of them, or host-rings, host-tx-, host-rx-";
+            let expected = "expected rings, slots, tx- or rx- of them, host-rings, host-tx-, host-rx-, \
+                            or mem-mib";
             return self.fail_at(from, Unexpected(expected));
         }
-        if !self.eat(b'=') {
-            return self.fail(Missing("expected `=` and a number after the key"));
-        }
+        self.equals()?;
         if noun == "slots" {
             let slots = Some(self.number("a number of slots", 1, u32::MAX)?);
             conf.tx_slots = if tx { slots } else { conf.tx_slots };

@@ -15,7 +15,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let region = Region::anonymous().unwrap();
+        let region = Region::anonymous(9000).unwrap();
         let sizes = Sizes { tx_rings: 1, rx_rings: 1, tx_slots: SLOTS, rx_slots: SLOTS };
         let cells = make_rings(&region, sizes).unwrap();
         Self { region, cells }

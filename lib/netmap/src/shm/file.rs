@@ -1,8 +1,8 @@
 //! Shared files: created with their space reserved, opened with suspicion, locked so that the
 //! kernel tells who is alive.
 //!
-//! Invariant: a file that `create` returns has every byte of its length allocated, so that no
-//! later access can run out of space; a lock taken here vanishes with the process that took it,
+//! Invariant: a file that `create` returns has every byte of its length allocated, and so has what
+//! `reserve` was called for, so that no later access can run out of space; a lock taken here vanishes with the process that took it,
 //! however it dies.
 
 use std::fs::{File, FileType};
@@ -19,27 +19,26 @@ use crate::shm::dir::Dir;
 pub fn create(dir: &Dir, name: &str, len: u64) -> Result<File> {
     let path = dir.join(name);
     let file = dir.create(name).map_err(Error::io("create", &path))?;
-    if let Err(e) = reserve(&file, &path, len) {
+    if let Err(e) = reserve(&file, &path, 0, len) {
         let _ = dir.remove(name); // best effort: the first error is the one to report
         return Err(e);
     }
     Ok(file)
 }
 
-/// Extends `file` to `len` bytes, all of them allocated. On failure the length is unchanged.
-pub fn reserve(file: &File, path: &Path, len: u64) -> Result<()> {
-    let old = file.metadata().map_err(Error::io("inspect", path))?.len();
-    if len <= old {
+/// Takes memory for the bytes from `from` to `to` of `file`, which is at least that long afterwards. On
+/// failure nothing is taken, and a new file is as it was.
+pub fn reserve(file: &File, path: &Path, from: u64, to: u64) -> Result<()> {
+    let bytes = to.saturating_sub(from);
+    if bytes == 0 {
         return Ok(());
     }
-    let bytes = len - old;
     loop {
-        let r = nix::fcntl::fallocate(file, FallocateFlags::empty(), old as i64, bytes as i64);
+        let r = nix::fcntl::fallocate(file, FallocateFlags::empty(), from as i64, bytes as i64);
         match r {
             Ok(()) => return Ok(()),
             Err(nix::errno::Errno::EINTR) => {}
             Err(e) => {
-                let _ = file.set_len(old); // gives back what a partial allocation took
                 let source = io::Error::from(e);
                 return Err(match e {
                     nix::errno::Errno::ENOSPC | nix::errno::Errno::ENOMEM => {
@@ -93,7 +92,7 @@ pub fn anonymous(len: u64) -> Result<File> {
     let fd = nix::sys::memfd::memfd_create(c"netmap", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)
         .map_err(Error::io("create", path))?;
     let file = File::from(fd);
-    reserve(&file, path, len)?;
+    reserve(&file, path, 0, len)?;
     Ok(file)
 }
 

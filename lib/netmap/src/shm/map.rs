@@ -91,6 +91,35 @@ impl Drop for Map {
     }
 }
 
+/// Lets a mapping that the program made of a region have the same guard: should a peer truncate the file, it reads
+/// as zeros from there on, and the process lives. One more than the table holds works without.
+///
+/// # Safety
+/// `start` and `len` are a shared mapping of a region's file (`Port::open_memory`), which nobody but
+/// `unguard_mapping` is told of before it is unmapped, in whole or in part, or something else is mapped there; and
+/// the program treats its bytes as what other processes may write, zeros among them.
+pub unsafe fn guard_mapping(start: *mut libc::c_void, len: usize) {
+    sigbus::watch(start as usize, len);
+}
+
+/// Takes the guard from a range that is going to be unmapped: from the whole of a mapping, or from one of its ends. Of
+/// what lies in the middle of one, everything behind loses the guard, too.
+pub fn unguard_mapping(start: *mut libc::c_void, len: usize) {
+    sigbus::unwatch_range(start as usize, len);
+}
+
+/// For programs with a SIGBUS handler of their own, which takes the place of the library's: whether that signal came
+/// from an access to a guarded mapping. If so, it has been mended, and the handler is to return. Can be
+/// called in a signal handler.
+///
+/// # Safety
+/// `info` is what the kernel gave to a handler of SIGBUS that was installed with `SA_SIGINFO`.
+#[must_use]
+pub unsafe fn absorb_sigbus(info: *const libc::siginfo_t) -> bool {
+    // SAFETY: of a SIGBUS, which is the caller's promise.
+    unsafe { sigbus::absorb(info) }
+}
+
 /// Number of times that a truncated file was patched over in this process.
 #[cfg(test)]
 fn truncations() -> u64 {
@@ -129,6 +158,33 @@ mod sigbus {
         }
     }
 
+    #[cfg(test)]
+    pub fn is_watched(at: usize) -> bool {
+        let load = |a: &AtomicUsize| a.load(Ordering::Acquire);
+        (0..MAX).any(|i| at.wrapping_sub(load(&BASE[i])) < load(&LEN[i]))
+    }
+
+    /// Takes a range out of what is watched.
+    pub fn unwatch_range(start: usize, len: usize) {
+        let end = start.saturating_add(len);
+        for i in 0..MAX {
+            let (base, n) = (BASE[i].load(Ordering::Acquire), LEN[i].load(Ordering::Acquire));
+            let old_end = base + n;
+            if n == 0 || start >= old_end || end <= base {
+                continue;
+            }
+            LEN[i].store(0, Ordering::Release);
+            if start > base {
+                LEN[i].store(start - base, Ordering::Release);
+            } else if end < old_end {
+                BASE[i].store(end, Ordering::Release);
+                LEN[i].store(old_end - end, Ordering::Release);
+            } else {
+                BASE[i].store(0, Ordering::Release);
+            }
+        }
+    }
+
     fn install() {
         let mut previous = Box::new(zeroed());
         let mut action = zeroed();
@@ -147,12 +203,22 @@ mod sigbus {
         unsafe { std::mem::zeroed() }
     }
 
-    /// Async-signal-safe: atomics and two system calls.
     extern "C" fn on_sigbus(sig: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
         // SAFETY: the kernel passes a valid siginfo to an SA_SIGINFO handler of SIGBUS.
+        if !unsafe { absorb(info) } {
+            chain(sig, info, context);
+        }
+    }
+
+    /// Puts zero pages where an access failed, if that is watched. Async-signal-safe: atomics and a system call.
+    ///
+    /// # Safety
+    /// `info` is that of a SIGBUS.
+    pub unsafe fn absorb(info: *const libc::siginfo_t) -> bool {
+        // SAFETY: the caller's promise.
         let info_ref = unsafe { &*info };
         if info_ref.si_code <= 0 {
-            return chain(sig, info, context); // sent by a process, not by an access
+            return false; // sent by a process, not by an access
         }
         // SAFETY: a SIGBUS has an address.
         let addr = unsafe { info_ref.si_addr() } as usize;
@@ -164,8 +230,8 @@ mod sigbus {
                 // patch for all, however often the file is cut.
                 let page = addr & !4095;
                 // SAFETY: the pages belong to a mapping of this module (table entry), which only
-                // hands out atomics and raw pointers; replacing them by zeros is what a peer that
-                // writes zeros could do as well.
+                // hands out atomics and raw pointers, or to one that was named with the same promise;
+                // replacing them by zeros is what a peer that writes zeros could do as well.
                 let r = unsafe {
                     libc::mmap(
                         page as *mut libc::c_void,
@@ -181,11 +247,11 @@ mod sigbus {
                 };
                 if r != libc::MAP_FAILED {
                     PATCHED.fetch_add(1, Ordering::Relaxed);
-                    return;
+                    return true;
                 }
             }
         }
-        chain(sig, info, context);
+        false
     }
 
     /// Not ours: hand it to whoever was there before, or die of it as usual.
@@ -253,5 +319,26 @@ mod tests {
         map.at::<AtomicU32>(4096).unwrap().store(9, Ordering::Relaxed);
         assert_eq!(map.at::<AtomicU32>(4096).unwrap().load(Ordering::Relaxed), 9);
         assert!(truncations() > 0);
+    }
+
+    #[test]
+    fn mapping_of_the_program_is_guarded_until_it_is_unguarded_at_either_end() {
+        let page = |i: usize| i << 12;
+        let watched = |at: usize| sigbus::is_watched(at);
+        // No mapping is there: only the table is looked at.
+        let base = 1 << 46;
+        let ptr = |i: usize| (base + page(i)) as *mut libc::c_void;
+        // SAFETY: nothing is ever mapped there, so no access meets the guard.
+        unsafe { guard_mapping(ptr(0), page(10)) };
+        assert!(watched(base) && watched(base + page(10) - 1) && !watched(base + page(10)));
+        unguard_mapping(ptr(0), page(2));
+        unguard_mapping(ptr(9), page(3));
+        let left: Vec<usize> = (0..12).filter(|&i| watched(base + page(i))).collect();
+        assert_eq!(left, (2..9).collect::<Vec<_>>());
+        unguard_mapping(ptr(4), page(1)); // in the middle
+        let left: Vec<usize> = (0..12).filter(|&i| watched(base + page(i))).collect();
+        assert_eq!(left, [2, 3]);
+        unguard_mapping(ptr(0), page(100));
+        assert!(!(0..12).any(|i| watched(base + page(i))));
     }
 }

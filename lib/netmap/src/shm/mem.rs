@@ -2,9 +2,13 @@
 //!
 //! ```text
 //!  0          256                      data_off (page aligned)
-//!  | header   | bitmap of used cells   | cell 0 | cell 1 | cell 2 ...           | grows
-//!                                        reserved          a buffer, or part of a ring
+//!  | header   | bitmap of used cells   | cell 0 | cell 1 | cell 2 ...  |          a hole          |
+//!                                        reserved          a buffer,   backed                     end of the file
+//!                                                          or part of a ring
 //! ```
+//!
+//! The file's length is fixed when it is made. Memory is taken as cells are given out, lowest first, and
+//! stays: cells before `backed` have theirs.
 //!
 //! A buffer is one cell; a ring or a netmap_if is a run of cells. So a buffer's index is its cell's
 //! number, and `NETMAP_BUF(ring, i) = ring + buf_ofs + i * nr_buf_size` holds for every ring of
@@ -12,11 +16,11 @@
 //! few cache sets (design decision 4).
 //!
 //! Who writes what: the header and the bitmap by the holder of the root's lock; cells by whoever
-//! was given them. Invariant: an access through this module lies within the part of the file that
-//! was there when `cells` was last read, whatever peers write into header or bitmap.
+//! was given them. Invariant: an access through this module lies within the file as it was when it was
+//! opened, whatever peers write into header or bitmap.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Damage, Error, Result, SharedFile};
@@ -29,11 +33,13 @@ use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 pub const STRIDE: usize = 2048 + 64;
 /// Most cells of a region: 528 MiB, so that offsets fit the 32 bits of netmap's legacy API.
 pub const MAX_CELLS: u32 = 1 << 18;
+/// Bytes of a region with that many cells.
+pub const MAX_BYTES: u64 = bytes_for(MAX_CELLS);
 /// Cells 0 and 1 are netmap's reserved buffers.
 pub const RESERVED: u32 = 2;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"NMVMEM\0\0");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const BITMAP_OFF: usize = 256;
 const DATA_OFF: usize = (BITMAP_OFF + MAX_CELLS as usize / 8).next_multiple_of(4096);
 
@@ -43,9 +49,12 @@ struct Header {
     magic: AtomicU64,
     version: AtomicU32,
     stride: AtomicU32,
+    /// Cells that the file has room for.
     cells: AtomicU32,
     /// Ports that were ever made here; while it is 1, the region goes with its port.
     ports: AtomicU32,
+    /// Cells before this one have memory.
+    backed: AtomicU32,
 }
 // SAFETY: atomics and padding.
 unsafe impl Shared for Header {}
@@ -59,38 +68,26 @@ pub struct BufferView<'a> {
     pub stride: usize,
     /// How many there are.
     pub count: u32,
-    /// Where more of them may have been added.
-    growing: Option<&'a Region>,
+    memory: PhantomData<&'a Region>,
 }
 
 impl BufferView<'_> {
-    /// Whether a buffer of the one can take the place of a buffer of the other.
+    /// Whether a buffer of the one can take the place of a buffer of the other: a process maps a region
+    /// once.
     pub fn same_as(&self, other: &Self) -> bool {
-        match (self.growing, other.growing) {
-            (Some(one), Some(other)) => one.id() == other.id(),
-            (None, None) => self.first == other.first && self.stride == other.stride,
-            _ => false,
-        }
+        self.first == other.first && self.stride == other.stride
     }
 
     /// Address of a buffer, if there is one of that number.
     #[inline]
     pub fn at(&self, idx: u32) -> Option<*mut u8> {
-        if idx >= self.count && !self.has_grown_to(idx) {
-            return None;
-        }
-        (idx >= RESERVED).then(|| self.anywhere(idx))
+        (RESERVED..self.count).contains(&idx).then(|| self.anywhere(idx))
     }
 
     /// What would be its address: for prefetching, which may miss.
     #[inline]
     pub fn anywhere(&self, idx: u32) -> *mut u8 {
         self.first.wrapping_add(idx as usize * self.stride)
-    }
-
-    #[cold]
-    fn has_grown_to(&self, idx: u32) -> bool {
-        self.growing.is_some_and(|region| idx < region.refresh())
     }
 }
 
@@ -110,33 +107,41 @@ pub struct Region {
     home: Home,
     path: PathBuf,
     id: FileId,
-    /// Cells known to be backed by the file. Private: a peer cannot raise it.
-    cells: AtomicU32,
+    /// Cells in the file, as it was when it was opened. Private: no peer can raise it.
+    cells: u32,
 }
 
 impl Region {
-    /// Creates an empty region file.
-    pub fn create(dir: &Dir, name: &str) -> Result<Self> {
-        let file = file::create(dir, name, DATA_OFF as u64)?;
-        Self::fill(&file, Home::Named(dir.clone(), name.into()), &dir.join(name))
+    /// Creates an empty region file with room for so many cells.
+    pub fn create(dir: &Dir, name: &str, cells: u32) -> Result<Self> {
+        let path = dir.join(name);
+        let file = dir.create(name).map_err(Error::io("create", &path))?;
+        let home = Home::Named(dir.clone(), name.into());
+        Self::fill(&file, home, &path, cells).inspect_err(|_| {
+            let _ = dir.remove(name); // best effort: the first error is the one to report
+        })
     }
 
     /// Creates a region that no other process can open.
-    pub fn anonymous() -> Result<Self> {
-        let file = file::anonymous(DATA_OFF as u64)?;
+    pub fn anonymous(cells: u32) -> Result<Self> {
         let path = Path::new("private memory");
+        let file = file::anonymous(0)?;
         let home = file.try_clone().map(Home::Anonymous).map_err(Error::io("open", path))?;
-        Self::fill(&file, home, path)
+        Self::fill(&file, home, path, cells)
     }
 
-    fn fill(file: &File, home: Home, path: &Path) -> Result<Self> {
-        let region = Self::mapped(file, home, path)?;
+    fn fill(file: &File, home: Home, path: &Path, cells: u32) -> Result<Self> {
+        let cells = cells.clamp(RESERVED, MAX_CELLS);
+        file.set_len(bytes_for(cells)).map_err(Error::io("set the length of", path))?;
+        file::reserve(file, path, 0, Self::offset(RESERVED) as u64)?;
+        let region = Self::mapped(file, home, path, cells)?;
         let h = region.header();
         h.version.store(VERSION, Ordering::Relaxed);
         h.stride.store(STRIDE as u32, Ordering::Relaxed);
-        h.magic.store(MAGIC, Ordering::Release);
-        region.grow(RESERVED)?;
+        h.cells.store(cells, Ordering::Relaxed);
+        h.backed.store(RESERVED, Ordering::Relaxed);
         region.mark(0..RESERVED, true);
+        h.magic.store(MAGIC, Ordering::Release);
         Ok(region)
     }
 
@@ -154,10 +159,12 @@ impl Region {
     pub fn open(dir: &Dir, name: &str) -> Result<Self> {
         let file = file::open(dir, name)?;
         let path = &dir.join(name);
-        if file::len(&file) < DATA_OFF as u64 {
+        let len = file::len(&file);
+        if len < Self::offset(RESERVED) as u64 {
             return Err(damaged(path, Damage::Short(SharedFile::Region)));
         }
-        let region = Self::mapped(&file, Home::Named(dir.clone(), name.into()), path)?;
+        let cells = cells_within(len);
+        let region = Self::mapped(&file, Home::Named(dir.clone(), name.into()), path, cells)?;
         let h = region.header();
         if h.magic.load(Ordering::Acquire) != MAGIC {
             return Err(damaged(path, Damage::Magic(SharedFile::Region)));
@@ -170,7 +177,9 @@ impl Region {
         if h.stride.load(Ordering::Relaxed) as usize != STRIDE {
             return Err(damaged(path, Damage::Values(SharedFile::Region)));
         }
-        region.refresh();
+        if h.cells.load(Ordering::Relaxed) > cells {
+            return Err(damaged(path, Damage::Short(SharedFile::Region)));
+        }
         Ok(region)
     }
 
@@ -182,42 +191,42 @@ impl Region {
         }
     }
 
-    fn mapped(file: &File, home: Home, path: &Path) -> Result<Self> {
-        // All of the address range at once: the region may grow, its base never moves.
-        let len = DATA_OFF + MAX_CELLS as usize * STRIDE;
-        let map = Map::new(file, len).map_err(Error::io("map", path))?;
-        let meta = file.metadata().map_err(Error::io("inspect", path))?;
-        let id = FileId { device: meta.dev(), inode: meta.ino() };
-        Ok(Self { map, home, path: path.into(), id, cells: AtomicU32::new(0) })
+    fn mapped(file: &File, home: Home, path: &Path, cells: u32) -> Result<Self> {
+        let map = Map::new(file, bytes_for(cells) as usize).map_err(Error::io("map", path))?;
+        Ok(Self { map, home, path: path.into(), id: file::id(file), cells })
     }
 
     fn header(&self) -> &Header {
         self.map.at(0).expect("the mapping is longer than the header and page-aligned")
     }
 
-    /// Looks at how far the file reaches now. What was once known stays: should a peer truncate
-    /// the file, the pages beyond read as zeros (`map`).
-    #[cold]
-    pub fn refresh(&self) -> u32 {
-        let bytes = self.bytes().saturating_sub(DATA_OFF as u64);
-        let cells = (bytes / STRIDE as u64).min(u64::from(MAX_CELLS)) as u32;
-        self.cells.fetch_max(cells, Ordering::Relaxed).max(cells)
-    }
-
     /// Cells that may be accessed.
     #[inline]
     pub fn cells(&self) -> u32 {
-        self.cells.load(Ordering::Relaxed)
+        self.cells
     }
 
-    /// Bytes of the file; 0 if its name leads elsewhere: nobody lets it grow any more.
+    /// Bytes of the file, and of its mapping.
     pub fn bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Bytes that have memory; the header's word for it.
+    pub fn bytes_backed(&self) -> u64 {
+        Self::offset(self.backed()) as u64
+    }
+
+    /// The file, opened anew.
+    pub fn file(&self) -> Result<File> {
         match &self.home {
-            Home::Anonymous(file) => file::len(file),
-            Home::Named(dir, name) => match dir.stat_at(name) {
-                Ok(there) if FileId::from(&there) == self.id => there.st_size as u64,
-                _ => 0,
-            },
+            Home::Anonymous(file) => file.try_clone().map_err(Error::io("open", &self.path)),
+            Home::Named(dir, name) => {
+                let file = file::open_to_keep(dir, name)?;
+                if file::id(&file) != self.id {
+                    return Err(damaged(&self.path, Damage::Replaced(SharedFile::Region)));
+                }
+                Ok(file)
+            }
         }
     }
 
@@ -235,8 +244,8 @@ impl Region {
     /// Its cells as buffers.
     #[inline]
     pub fn buffers(&self) -> BufferView<'_> {
-        let (first, count) = (self.cell0(), self.cells());
-        BufferView { first, stride: STRIDE, count, growing: Some(self) }
+        let (first, count) = (self.cell0(), self.cells);
+        BufferView { first, stride: STRIDE, count, memory: PhantomData }
     }
 
     /// Start of cell 0.
@@ -251,16 +260,16 @@ impl Region {
         DATA_OFF + cell as usize * STRIDE
     }
 
-    /// The `T` at `byte` of `cell`, if it lies within the cells known.
+    /// The `T` at `byte` of `cell`, if it lies within the region.
     pub fn at<T: Shared>(&self, cell: u32, byte: usize) -> Option<&T> {
         self.slice(cell, byte, 1).map(|s| &s[0])
     }
 
-    /// `n` `T`s from `byte` of `cell` on, if they lie within the cells known.
+    /// `n` `T`s from `byte` of `cell` on, if they lie within the region.
     pub fn slice<T: Shared>(&self, cell: u32, byte: usize, n: usize) -> Option<&[T]> {
         let start = Self::offset(cell).checked_add(byte)?;
         let end = start.checked_add(n.checked_mul(size_of::<T>())?)?;
-        if end > Self::offset(self.cells()) {
+        if end > Self::offset(self.cells) {
             return None;
         }
         self.map.slice(start, n)
@@ -305,45 +314,58 @@ impl Region {
         }
     }
 
-    fn grow(&self, cells: u32) -> Result<()> {
-        if cells > MAX_CELLS {
-            return Err(Error::Limit {
-                name: self.path.display().to_string(),
-                what: "a memory region cannot hold that many buffers",
-                limit: u64::from(MAX_CELLS),
-            });
+    /// Cells before this one have memory, unless a peer says so falsely: then what is given out may meet a full
+    /// tmpfs later, where the SIGBUS guard answers with zeros.
+    fn backed(&self) -> u32 {
+        self.header().backed.load(Ordering::Relaxed).clamp(RESERVED, self.cells)
+    }
+
+    /// Cells that were ever given out are before this one.
+    pub fn end_of_given(&self) -> u32 {
+        self.backed()
+    }
+
+    /// Takes memory for the cells before `end`.
+    fn back(&self, end: u32) -> Result<()> {
+        let backed = self.backed();
+        if end > self.cells {
+            return Err(Error::MemoryFull { path: self.path.clone(), buffers: self.cells });
         }
-        let bytes = Self::offset(cells) as u64;
-        match &self.home {
-            Home::Anonymous(file) => file::reserve(file, &self.path, bytes)?,
-            Home::Named(dir, name) => {
-                let file = file::open(dir, name)?;
-                if file::id(&file) != self.id {
-                    return Err(damaged(&self.path, Damage::Replaced(SharedFile::Region)));
-                }
-                file::reserve(&file, &self.path, bytes)?;
+        if end > backed {
+            let file = self.file()?;
+            if file::len(&file) < self.bytes() {
+                return Err(damaged(&self.path, Damage::Short(SharedFile::Region)));
             }
+            let (from, to) = (Self::offset(backed) as u64, Self::offset(end) as u64);
+            file::reserve(&file, &self.path, from, to)?;
+            self.header().backed.store(end, Ordering::Relaxed);
         }
-        if self.refresh() < cells {
-            return Err(damaged(&self.path, Damage::Short(SharedFile::Region)));
-        }
-        self.header().cells.store(self.cells(), Ordering::Relaxed);
         Ok(())
     }
 
-    /// Makes sure that `n` more cells can be given out without growing file by file.
+    /// Cells that are free, with memory or without.
+    pub fn free(&self) -> u32 {
+        (RESERVED..self.cells).filter(|&c| !self.used(c)).count() as u32
+    }
+
+    /// Makes sure that `n` more cells can be given out, in one call of the system.
     pub fn reserve(&self, n: u32) -> Result<()> {
-        self.refresh();
-        let free = (0..self.cells()).filter(|&c| !self.used(c)).count() as u32;
-        if free < n { self.grow(self.cells().saturating_add(n - free)) } else { Ok(()) }
+        let backed = self.backed();
+        let free = (RESERVED..backed).filter(|&c| !self.used(c)).count() as u32;
+        let mut lacking = n.saturating_sub(free);
+        let mut end = backed;
+        while lacking > 0 && end < self.cells {
+            lacking -= u32::from(!self.used(end)); // a peer may have marked what was never given out
+            end += 1;
+        }
+        self.back(end.saturating_add(lacking))
     }
 
     /// Takes `n` consecutive cells, the first with an even number (a ring's alignment).
     pub fn take_run(&self, n: u32) -> Result<u32> {
-        self.refresh();
         let mut start = RESERVED;
         let mut cell = start;
-        while cell < self.cells() && cell - start < n {
+        while cell < self.cells && cell - start < n {
             if self.used(cell) {
                 start = (cell + 1).next_multiple_of(2);
                 cell = start;
@@ -351,9 +373,7 @@ impl Region {
                 cell += 1;
             }
         }
-        if start + n > self.cells() {
-            self.grow(start.saturating_add(n))?;
-        }
+        self.back(start.saturating_add(n))?;
         self.mark(start..start + n, true);
         Ok(start)
     }
@@ -362,21 +382,32 @@ impl Region {
     pub fn take(&self, n: u32) -> Result<Vec<u32>> {
         self.reserve(n)?;
         let cells: Vec<u32> =
-            (RESERVED..self.cells()).filter(|&c| !self.used(c)).take(n as usize).collect();
+            (RESERVED..self.cells).filter(|&c| !self.used(c)).take(n as usize).collect();
         self.mark(cells.iter().copied(), true);
         Ok(cells)
     }
 
     /// Gives cells back; reserved ones, ones beyond the end and ones already free are ignored.
     pub fn give_back(&self, cells: impl IntoIterator<Item = u32>) {
-        let n = self.refresh();
-        self.mark(cells.into_iter().filter(|&c| c >= RESERVED && c < n), false);
+        let there = RESERVED..self.cells;
+        self.mark(cells.into_iter().filter(|c| there.contains(c)), false);
     }
 }
 
 /// Whole cells that `bytes` need.
 pub const fn cells_for(bytes: usize) -> u32 {
     bytes.div_ceil(STRIDE) as u32
+}
+
+/// Bytes of a region with so many cells: whole pages.
+pub const fn bytes_for(cells: u32) -> u64 {
+    (Region::offset(cells) as u64).next_multiple_of(4096)
+}
+
+/// Cells of a region of so many bytes.
+pub const fn cells_within(bytes: u64) -> u32 {
+    let cells = bytes.saturating_sub(DATA_OFF as u64) / STRIDE as u64;
+    if cells < MAX_CELLS as u64 { cells as u32 } else { MAX_CELLS }
 }
 
 fn damaged(path: &Path, damage: Damage) -> Error {
@@ -392,7 +423,7 @@ mod tests {
     fn region() -> (tempfile::TempDir, Dir, Region) {
         let temp = tempfile::tempdir_in("/dev/shm").unwrap();
         let dir = Dir::open(temp.path(), false).unwrap();
-        let region = Region::create(&dir, "r").unwrap();
+        let region = Region::create(&dir, "r", 4000).unwrap();
         (temp, dir, region)
     }
 
@@ -409,14 +440,54 @@ mod tests {
     }
 
     #[test]
-    fn at_beyond_the_file_is_refused_until_it_grows() {
+    fn length_is_fixed_and_memory_is_taken_as_cells_are_given_out() {
+        use std::os::unix::fs::MetadataExt;
         let (_temp, dir, region) = region();
+        let file = file::open(&dir, "r").unwrap();
+        let meta = || file.metadata().unwrap();
+        assert_eq!((meta().len(), meta().len() % 4096), (region.bytes(), 0));
+        assert!(region.bytes() >= 4000 * STRIDE as u64);
+        assert!(meta().blocks() * 512 < 100_000, "{} blocks of an empty region", meta().blocks());
+        // A peer that mapped it before finds what is given out later.
         let peer = Region::open(&dir, "r").unwrap();
-        assert!(peer.at::<AtomicU32>(2, 0).is_none());
-        region.take(1).unwrap();
-        peer.refresh();
-        assert!(peer.at::<AtomicU32>(2, 0).is_some());
-        assert!(peer.at::<AtomicU32>(2, STRIDE).is_none());
+        region.take(1000).unwrap();
+        let taken = meta().blocks() * 512;
+        assert!((1000 * STRIDE as u64..1200 * STRIDE as u64).contains(&taken), "{taken}");
+        assert_eq!(meta().len(), region.bytes());
+        region.at::<AtomicU32>(1001, 0).unwrap().store(7, Ordering::Relaxed);
+        assert_eq!(peer.at::<AtomicU32>(1001, 0).unwrap().load(Ordering::Relaxed), 7);
+        assert!(peer.at::<AtomicU32>(4000, 0).is_none());
+        assert!(peer.buffers().at(3999).is_some() && peer.buffers().at(4000).is_none());
+        // What is given back keeps its memory, and is given out again first.
+        region.give_back([500]);
+        assert_eq!(region.take(1).unwrap(), [500]);
+        assert_eq!(meta().blocks() * 512, taken);
+    }
+
+    #[test]
+    fn full_region_is_an_error_that_names_the_option_and_takes_nothing() {
+        let (_temp, _dir, region) = region();
+        region.take(3900).unwrap();
+        for e in [region.take(99).unwrap_err(), region.take_run(99).unwrap_err()] {
+            assert!(matches!(e, Error::MemoryFull { buffers: 4000, .. }), "{e:?}");
+            assert!(e.to_string().contains("mem-mib"), "{e}");
+        }
+        assert_eq!(region.free(), 98);
+        assert_eq!(region.take(98).unwrap().len(), 98);
+        assert!(region.take(1).is_err() && region.take(0).is_ok());
+    }
+
+    #[test]
+    fn region_that_peers_scribbled_over_gives_out_what_it_has_and_no_more() {
+        for word in [0, 1, 3, 3999, 4000, u32::MAX] {
+            let (_temp, dir, region) = region();
+            region.header().backed.store(word, Ordering::Relaxed);
+            let peer = Region::open(&dir, "r").unwrap();
+            assert_eq!(peer.take(3998).unwrap().len(), 3998);
+            assert!(peer.take(1).is_err());
+            peer.header().cells.store(4001, Ordering::Relaxed);
+            assert!(Region::open(&dir, "r").unwrap_err().to_string().contains("truncated"));
+        }
     }
 
     proptest! {

@@ -10,16 +10,19 @@ use nix::poll::PollFlags;
 
 use crate::adapter::{Adapter, Kind};
 use crate::error::Result;
+use crate::layout::Layout;
 use crate::name::{Capabilities, PortName, Scheme, SwitchPort, Syntax};
 use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options, PerDirection};
 use crate::ring::{RingRef, TxRingRef};
 use crate::rings::extra_buffers;
 use crate::shm::bell::Bell;
 use crate::shm::file::FileId;
+use crate::shm::mem::Region;
 use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::time::now_ms;
 use crate::vale::forward::{Forwarder, Source};
+use crate::vale::lifecycle::memory;
 use crate::vale::lifecycle::open::{self, Attached};
 use crate::vale::lifecycle::reap;
 use crate::vale::lifecycle::root::Root;
@@ -406,6 +409,16 @@ impl Adapter for ValePort {
 
     fn memory(&self) -> Option<MemoryRef> {
         Some(MemoryRef(self.at.port.file.shape.region.clone()))
+    }
+
+    fn layout(&self) -> Option<Layout> {
+        let (mem_size, if_offset) = (self.at.port.region.bytes(), Region::offset(self.at.if_cell));
+        let mem_id = memory::id(&self.at.port.file.shape.region);
+        Some(Layout { mem_size, if_offset: if_offset as u64, mem_id })
+    }
+
+    fn open_memory(&self, _name: &PortName) -> Result<OwnedFd> {
+        Ok(self.at.port.region.file()?.into())
     }
 
     fn extra_buffers(&self) -> Vec<u32> {

@@ -57,7 +57,7 @@ impl Rig {
         let switch = SwitchFile::create(&dir, "valeT", 1, 1 << 30).unwrap();
         let half = |index: PortIndex, generation: Generation| {
             let sizes = Sizes { tx_rings: 1, rx_rings: 1, tx_slots: SLOTS, rx_slots: SLOTS };
-            let region = Region::anonymous().unwrap();
+            let region = Region::anonymous(9000).unwrap();
             let rings = make_rings(&region, sizes).unwrap();
             let shape = Shape { index, generation, region: "r".into(), rings };
             (PortFile::anonymous(shape).unwrap(), region)

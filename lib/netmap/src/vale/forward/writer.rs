@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use crate::abi::{RawSlot, SlotValue};
 use crate::copy::{self, Isa};
-use crate::shm::mem::{RESERVED, Region};
 use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::forward::inner::{AHEAD, Buffers};
@@ -174,10 +173,6 @@ impl<'a> Writer<'a> {
                 // SAFETY: as above, and STRIDE is a multiple of 64.
                 unsafe { I::lines(to, data, usize::from(len).div_ceil(64).max(1)) };
             }
-        } else if is_grown(&self.to.region, buf_idx) {
-            let to = self.buffers.anywhere(buf_idx);
-            // SAFETY: the region has been found to hold that buffer now.
-            unsafe { copy::bytes(to, data, len.into()) };
         } else {
             len = 0; // a peer has damaged the slot
             self.bad += 1;
@@ -287,11 +282,4 @@ impl<'a> Writer<'a> {
             }
         }
     }
-}
-
-/// A slot may name a buffer of a part of the region that was added after it was mapped.
-#[cold]
-#[inline(never)]
-fn is_grown(region: &Region, buf_idx: u32) -> bool {
-    buf_idx >= RESERVED && buf_idx < region.refresh()
 }

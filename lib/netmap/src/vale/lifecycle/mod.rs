@@ -5,6 +5,7 @@
 
 pub mod alive;
 pub mod bells;
+pub mod memory;
 pub mod named;
 pub mod open;
 pub mod persist;

@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn buffers_that_are_exchanged_meanwhile_are_all_seen_in_use() {
         let sizes = Sizes { tx_rings: 1, rx_rings: 1, tx_slots: 64, rx_slots: 64 };
-        let region = Region::anonymous().unwrap();
+        let region = Region::anonymous(9000).unwrap();
         let rings = make_rings(&region, sizes).unwrap();
         let shape =
             Shape { index: PortIndex(0), generation: Generation(1), region: "r".into(), rings };

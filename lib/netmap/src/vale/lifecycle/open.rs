@@ -17,15 +17,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Damage, Error, InUse, Invalid, Lack, Result};
-use crate::name::{parse_switch, valid_name};
+use crate::name::parse_switch;
 use crate::options::{BoundRings, Memory, Options, Sizes};
-use crate::random::random;
 use crate::ring::RingRef;
-use crate::rings::{RingCells, bind_if, make_if, make_rings, populate};
+use crate::rings::{RingCells, bind_if, cells_needed, make_if, make_rings, populate};
 use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
-use crate::shm::mem::Region;
+use crate::shm::mem::{Region, cells_within};
+use crate::vale::lifecycle::memory;
 use crate::vale::lifecycle::reap::{self, Sweep, reap};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::shared;
@@ -286,6 +286,16 @@ fn fits(has: &RingCells, o: &Options) -> std::result::Result<(), Invalid> {
     check("rx slots", o.rx_slots, has.rx_slots)
 }
 
+/// Whether memory that is there has the size that the options ask for, or more.
+fn is_roomy(region: &Region, o: &Options) -> std::result::Result<(), Invalid> {
+    match o.memory_bytes {
+        Some(asked) if region.cells() < cells_within(asked) => {
+            Err(Invalid::MemoryTooSmall { asked, has: region.bytes() })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A port's rings lie within its region, whatever its file says.
 fn check_rings(shape: &Shape, region: &Region) -> Result<()> {
     for (cell, n) in shape.rings.all() {
@@ -314,11 +324,12 @@ pub fn find_or_make(
                 damage: Damage::OtherPort,
             });
         }
-        let misfit = fits(&shape.rings, options).err().or_else(|| match &options.memory {
+        let misfit = fits(&shape.rings, options).and_then(|()| is_roomy(&found.region, options));
+        let misfit = misfit.err().or_else(|| match &options.memory {
             Memory::Private => None,
-            Memory::Id(n) if n.to_string() == shape.region => None,
+            Memory::Id(n) | Memory::Existing(n) if *n == memory::id(&shape.region) => None,
             Memory::With(m) if m.0 == shape.region => None,
-            Memory::Id(_) | Memory::With(_) => Some(Invalid::Memory { has: shape.region.clone() }),
+            _ => Some(Invalid::Memory { has: shape.region.clone() }),
         });
         return match misfit {
             None => Ok((found, is_new)),
@@ -326,19 +337,18 @@ pub fn find_or_make(
         };
     }
     let sizes = Sizes::from_options(&full, options)?;
-    let region_name = match &options.memory {
-        Memory::Private => format!("p{:015x}", random() >> 4),
-        Memory::Id(n) => n.to_string(),
-        Memory::With(m) => m.0.clone(),
-    };
-    if !valid_name(&region_name) {
-        return Err(Error::invalid(full, Invalid::NotShareable));
-    }
-    let (index, generation) = switch.reserve_port(lock, port, &region_name)?;
+    let needed = cells_needed(sizes).saturating_add(options.extra_bufs).saturating_add(1);
     let memory = switch.memory()?;
+    let chosen = memory::choose(lock, memory, &full, options)?;
+    let cells = chosen.cells(&full, options, needed)?;
+    let region_name = chosen.name;
+    let (index, generation) = switch.reserve_port(lock, port, &region_name)?;
     let region = match shared::region(memory, &region_name)? {
-        Some(region) => region,
-        None => shared::add_region(Region::create(memory, &region_name)?),
+        Some(region) => {
+            is_roomy(&region, options).map_err(|fault| Error::invalid(full, fault))?;
+            region
+        }
+        None => shared::add_region(Region::create(memory, &region_name, cells)?),
     };
     region.count_port();
     let rings = make_rings(&region, sizes)?;
