@@ -301,7 +301,8 @@ impl Region {
             .expect("the mapping is longer than the bitmap and page-aligned")
     }
 
-    fn used(&self, cell: u32) -> bool {
+    /// Whether a cell has been given out.
+    pub fn used(&self, cell: u32) -> bool {
         self.bitmap()[cell as usize / 32].load(Ordering::Relaxed) & 1 << (cell % 32) != 0
     }
 

@@ -13,3 +13,4 @@ pub mod reap;
 pub mod root;
 pub mod shared;
 pub mod switch;
+pub mod users;

@@ -94,7 +94,7 @@ pub fn open(
             }
             Err(e) => {
                 let mut sweep = Sweep::new(&switch);
-                let cells = sweep.cells_of_if(&port.region, &shape.region, if_cell);
+                let cells = sweep.cells_of_if(&port.region, &shape.region, if_cell, None);
                 port.region.give_back(cells);
                 Err(e)
             }
@@ -253,7 +253,8 @@ impl Attached {
             }
             let PortFiles { file, region, .. } = &*self.port;
             let name = &file.shape.region;
-            let cells = Sweep::new(&self.switch).cells_of_if(region, name, self.if_cell);
+            let mut sweep = Sweep::new(&self.switch);
+            let cells = sweep.cells_of_if(region, name, self.if_cell, Some(index));
             self.switch.handles().free(&lock, index);
             let _ = file::remove(self.switch.dir(), &self.bell()); // the next one of that index does
             // After the handle: who dies in between leaks cells, who did it the other way round

@@ -6,28 +6,26 @@
 //! place is free, so a name is never reused with old files in the way.
 //!
 //! What there is to clear away was written by processes that may have been hostile, so the work of one
-//! call is bounded, whatever they wrote: `LINKS` extra buffers and `SLOTS` slots of rings are looked at,
-//! `OPENS` files of other ports are opened, `LONGEST_RETIRING` is waited in all. What remains is the next call's, which goes
+//! call is bounded, whatever they wrote: `LINKS` extra buffers of the dead and `SLOTS` slots and extra buffers of the
+//! living are looked at, `users::OPENS` files of other ports are opened, `LONGEST_RETIRING` is waited in all. What remains is the next call's, which goes
 //! on where this one stopped. A sender in the middle of a batch does none of it: it takes a dead port
 //! off the list (`unlist_if_dead`), and whoever opens, closes or lists next removes it.
 
 use std::collections::HashSet;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::name::valid_name;
-use crate::ring::ring_bytes;
 use crate::rings::chain;
 use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
-use crate::shm::mem::{MAX_CELLS, Region, cells_for};
-use crate::vale::lifecycle::named::named;
+use crate::shm::mem::{MAX_CELLS, Region};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
+use crate::vale::lifecycle::users::{self, InUse, OPENS, User};
 use crate::vale::state::handles::{ListedHandle, bell_file};
-use crate::vale::state::ids::{Generation, PortIndex, RETIRED};
+use crate::vale::state::ids::{Generation, HandleIndex, PortIndex, RETIRED};
 use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::portfile::PortFile;
 use crate::vale::state::portset::PortSet;
@@ -36,10 +34,8 @@ use crate::vale::state::switch::port_file;
 /// Extra buffers that one call looks at: as many as a region has cells, so that the longest honest
 /// chain is always finished by the call that begins it.
 const LINKS: u32 = MAX_CELLS;
-/// Slots of other ports' rings that one call looks at: what those of a few full regions have.
+/// Slots of other ports' rings and extra buffers that one call looks at: what those of a few full regions have.
 const SLOTS: u64 = 4 * MAX_CELLS as u64;
-/// Switches and ports that one call opens to find out who else uses a region.
-const OPENS: u32 = 4096;
 /// How long one call waits for senders that are in the middle of a batch to a port that goes.
 const LONGEST_RETIRING: Duration = Duration::from_millis(20);
 
@@ -119,14 +115,6 @@ pub fn remove_orphans(root: &Root, lock: &RootLock) -> Result<()> {
     Ok(())
 }
 
-/// A port, on any switch, that lives in some region.
-#[derive(Debug)]
-struct User {
-    switch: String,
-    index: PortIndex,
-    file: PortFile,
-}
-
 /// The work of one call, and what is left of its bounds.
 #[derive(Debug)]
 pub struct Sweep<'a> {
@@ -138,6 +126,8 @@ pub struct Sweep<'a> {
     /// All ports of the root, once they were asked for; `None` in there: too many to tell.
     users: Option<Option<Vec<User>>>,
     retiring_since: Option<Instant>,
+    /// Handles of the switch that nobody holds: what only they name is free.
+    gone: HashSet<HandleIndex>,
     /// Ports with dead handles that this call could not finish.
     unfinished: HashSet<PortIndex>,
 }
@@ -145,9 +135,10 @@ pub struct Sweep<'a> {
 impl<'a> Sweep<'a> {
     /// With all its bounds before it.
     pub fn new(switch: &'a Switch) -> Self {
-        let (users, unfinished) = (None, HashSet::new());
+        let (in_use, users, retiring_since) = (None, None, None);
+        let (gone, unfinished) = (HashSet::new(), HashSet::new());
         let (links, slots) = (LINKS, SLOTS);
-        Self { switch, links, slots, in_use: None, users, retiring_since: None, unfinished }
+        Self { switch, links, slots, in_use, users, retiring_since, gone, unfinished }
     }
 
     /// Removes dead handles and gives back what they had of regions that live on. Returns whether
@@ -155,6 +146,7 @@ impl<'a> Sweep<'a> {
     fn handles(&mut self, lock: &RootLock, dead: Vec<ListedHandle>, kept: PortSet) -> bool {
         let mut dead: Vec<_> =
             dead.into_iter().map(|handle| (self.switch.entry(handle.port).1, handle)).collect();
+        self.gone.extend(dead.iter().map(|(_, handle)| handle.index));
         // One region at a time is open.
         dead.sort_by(|a, b| a.0.cmp(&b.0));
         for group in dead.chunk_by(|a, b| a.0 == b.0) {
@@ -169,7 +161,13 @@ impl<'a> Sweep<'a> {
                 let lives_on = region.filter(|(r, _)| r.ports_ever() > 1 || !port_goes);
                 let cells = match lives_on {
                     None => Some(Vec::new()),
-                    Some((region, name)) => self.cells(region, name, handle.if_cell, &mut seen),
+                    Some((region, name)) => {
+                        // The table may lie.
+                        self.cells(region, name, handle.if_cell, &mut seen).and_then(|mut cells| {
+                            cells.push(handle.if_cell);
+                            self.unnamed(region, name, None, cells)
+                        })
+                    }
                 };
                 let Some(cells) = cells else {
                     self.unfinished.insert(handle.port);
@@ -187,14 +185,23 @@ impl<'a> Sweep<'a> {
         !dead.is_empty()
     }
 
-    /// Cells to give back with a handle: its netmap_if, and its extra buffers but those that a
-    /// program has put into a ring (of whatever port in the region) that lives on.
-    pub fn cells_of_if(&mut self, region: &Region, name: &str, if_cell: u32) -> Vec<u32> {
-        self.cells(region, name, if_cell, &mut HashSet::new()).unwrap_or_default()
+    /// Cells to give back with a handle of this process that is no more, or never was: its netmap_if, and of its
+    /// extra buffers those that nobody else names.
+    pub fn cells_of_if(
+        &mut self,
+        region: &Region,
+        name: &str,
+        if_cell: u32,
+        handle: Option<HandleIndex>,
+    ) -> Vec<u32> {
+        self.gone.extend(handle);
+        let cells = self.cells(region, name, if_cell, &mut HashSet::new()).unwrap_or_default();
+        cells.into_iter().chain([if_cell]).collect()
     }
 
-    /// The same, `None` if that is more than this call may still look at. A cell that was `seen` in
-    /// another handle's chain ends this one: honest chains never meet.
+    /// Extra buffers to give back: those in the list of that netmap_if but those that a living port's ring or another
+    /// list names, as a program may have put one there when it died. `None` if that is more than this call may
+    /// still look at. A cell that was `seen` in another handle's list ends this one: honest lists never meet.
     fn cells(
         &mut self,
         region: &Region,
@@ -203,7 +210,7 @@ impl<'a> Sweep<'a> {
         seen: &mut HashSet<u32>,
     ) -> Option<Vec<u32>> {
         let before = seen.len();
-        let (mut cells, finished) = chain(region, if_cell, seen, self.links);
+        let (cells, finished) = chain(region, if_cell, seen, self.links);
         self.links = self.links.saturating_sub((seen.len() - before) as u32);
         if !finished {
             for cell in &cells {
@@ -211,14 +218,24 @@ impl<'a> Sweep<'a> {
             }
             return None;
         }
+        self.unnamed(region, name, None, cells)
+    }
+
+    /// Those of the cells that nobody who lives names, but the port at `but`.
+    fn unnamed(
+        &mut self,
+        region: &Region,
+        name: &str,
+        but: Option<PortIndex>,
+        mut cells: Vec<u32>,
+    ) -> Option<Vec<u32>> {
         if !cells.is_empty() {
-            match self.buffers_in_use(region, name, None) {
+            match self.in_use(region, name, but) {
                 InUse::Known(used) => cells.retain(|c| !used.contains(c)),
                 InUse::Unknown => cells.clear(),
                 InUse::Later => return None,
             }
         }
-        cells.push(if_cell);
         Some(cells)
     }
 
@@ -267,24 +284,17 @@ impl<'a> Sweep<'a> {
             Some(true) => return Left::Region(name),
             Some(false) => {}
         }
-        // A process killed in the middle of a zero-copy exchange may have left a buffer in two rings:
-        // what a living port's ring still names is not free.
-        let used = match self.buffers_in_use(&region, &name, Some(index)) {
-            InUse::Known(used) => used,
-            InUse::Unknown => return Left::Nothing,
-            InUse::Later => return Left::Later,
-        };
         // A sender may be in the middle of a batch to this port, and write on after it was unlisted.
         // Its ring is held for ever, so that nobody begins another; if that fails, the cells stay
         // unused until the region ends. The same if the port was never listed and has no file.
         let Some(file) = file.filter(|f| self.retire(f, &region)) else { return Left::Nothing };
-        let shape = &file.shape;
-        let mut cells: Vec<u32> =
-            shape.rings.buffers(&region).filter(|c| !used.contains(c)).collect();
-        for (ring, n) in shape.rings.all() {
-            cells.extend(ring..ring.saturating_add(cells_for(ring_bytes(n))));
+        let rings = &file.shape.rings;
+        let cells = rings.buffers(&region).chain(users::ring_cells(rings)).collect();
+        // A process killed in the middle of a zero-copy exchange may have left a buffer in two rings.
+        match self.unnamed(&region, &name, Some(index), cells) {
+            Some(cells) => Left::Cells(region, cells),
+            None => Left::Later,
         }
-        Left::Cells(region, cells)
     }
 
     /// Holds all receive rings of a removed port for ever. False: some sender does not let go.
@@ -308,17 +318,19 @@ impl<'a> Sweep<'a> {
 
     /// Ports that live in the region `name`, but the one at `but` of this switch. `None`: it cannot be
     /// told.
-    fn others(&mut self, name: &str, but: Option<PortIndex>) -> Option<Vec<&PortFile>> {
-        let users = self.users.get_or_insert_with(|| all_users(self.switch.root())).as_ref()?;
-        let here = users.iter().filter(|u| {
-            let is_that = u.switch == self.switch.name() && but == Some(u.index);
+    fn others(&mut self, name: &str, but: Option<PortIndex>) -> Option<Vec<&User>> {
+        let (switch, gone) = (self.switch, &self.gone);
+        let users =
+            self.users.get_or_insert_with(|| users::all(switch.root(), switch.name(), gone));
+        let here = users.as_ref()?.iter().filter(|u| {
+            let is_that = u.switch == switch.name() && but == Some(u.index);
             u.file.shape.region == name && !is_that
         });
-        Some(here.map(|u| &u.file).collect())
+        Some(here.collect())
     }
 
-    /// Buffers that the rings of those ports name.
-    fn buffers_in_use(&mut self, region: &Region, name: &str, but: Option<PortIndex>) -> InUse {
+    /// Cells of the region that those name.
+    fn in_use(&mut self, region: &Region, name: &str, but: Option<PortIndex>) -> InUse {
         if let Some((of, without, found)) = &self.in_use
             && of == name
             && *without == but
@@ -327,50 +339,13 @@ impl<'a> Sweep<'a> {
         }
         let budget = self.slots;
         let Some(others) = self.others(name, but) else { return InUse::Unknown };
-        // Each slot has a buffer of its own: more slots than cells are a lie.
-        let rings = others.iter().flat_map(|file| file.shape.rings.all());
-        let slots: u64 = rings.map(|(_, n)| u64::from(n)).sum();
-        if slots > u64::from(MAX_CELLS) {
-            return InUse::Unknown;
+        let (found, spent) = users::cells_in_use(&others, region, budget);
+        self.slots = budget - spent;
+        if !matches!(found, InUse::Later) {
+            self.in_use = Some((name.into(), but, found.clone()));
         }
-        if slots > budget {
-            return InUse::Later;
-        }
-        let (found, looks) = named(&others, region, budget / slots.max(1));
-        let found = InUse::Known(Rc::new(found));
-        self.slots = budget - slots * looks;
-        self.in_use = Some((name.into(), but, found.clone()));
         found
     }
-}
-
-/// All ports of the root that can be opened; `None` if there are too many to look at.
-fn all_users(root: &Root) -> Option<Vec<User>> {
-    let mut opens = OPENS;
-    let mut users = Vec::new();
-    for name in root.switches().ok()? {
-        opens = opens.checked_sub(1)?;
-        let Ok(Some(switch)) = Switch::open_existing(root, &name) else { continue };
-        for listed in switch.list() {
-            opens = opens.checked_sub(1)?;
-            if let Ok(file) = PortFile::open(switch.dir(), &port_file(&listed.name)) {
-                users.push(User { switch: name.clone(), index: listed.index, file });
-            }
-        }
-    }
-    Some(users)
-}
-
-/// Buffers that rings of living ports name.
-#[derive(Clone, Debug)]
-enum InUse {
-    /// These.
-    Known(Rc<HashSet<u32>>),
-    /// It cannot be told. What may be among them stays unused until the region ends: better than used
-    /// twice.
-    Unknown,
-    /// To look is the next call's.
-    Later,
 }
 
 /// What a removed port leaves of memory.
