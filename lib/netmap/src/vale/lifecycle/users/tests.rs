@@ -157,7 +157,7 @@ impl World {
         let n = self.handles.len();
         let of = |handle: u8| usize::from(handle) % n.max(1);
         match *op {
-            Op::Open { port, extra } if n < 5 => return self.open(port, extra),
+            Op::Open { port, extra } if n < 5 => self.open(port, extra),
             _ if n == 0 => {}
             Op::Open { .. } => {}
             Op::Swap { handle, entry, slot } => {
