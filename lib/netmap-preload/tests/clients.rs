@@ -1,0 +1,56 @@
+//! C programs against the library, each case in both generations of the interface, each a process with a
+//! root of its own. The cases are in `tests/c`.
+
+#![forbid(unsafe_code)]
+
+mod common;
+
+/// A test for each case; those with one generation say so.
+macro_rules! cases {
+    ($($program:ident { $($case:ident $([$only:literal])? $(($($name:literal = $value:literal)+))?),* $(,)? })*) => {
+        $(mod $program {
+            $(
+                #[test]
+                fn $case() {
+                    let generations: &[&str] = cases!(@generations $($only)?);
+                    for generation in generations {
+                        super::common::run_client(stringify!($program), stringify!($case), generation, &|command| {
+                            let _ = &command;
+                            $($(command.env($name, $value);)+)?
+                        });
+                    }
+                }
+            )*
+        })*
+    };
+    (@generations) => { &["new", "old"] };
+    (@generations $only:literal) => { &[$only] };
+}
+
+cases! {
+    control {
+        modes, ringid_bits ["old"], info, list, persistent, header_length, pools ["new"], options ["new"],
+        offsets ["new"], exclusive, kernel_loop ["new"],
+    }
+    errors { table }
+    data {
+        sync_only, fragments, indirect, timestamps, liberties, locked, mappings, nonsense, ring_each,
+        syncs_at_once, directions,
+    }
+    wait {
+        side_effects, readiness, no_tx_poll, do_rx_poll, poll_sleeps, timeouts, selects, mixed, epoll_level,
+        epoll_edge, epoll_mixed, epoll_forked, signals, refused, blocking_flag, two_waiters,
+    }
+    process {
+        copies, forks, forks_of_threads, execs, vforks, close_on_exec, descriptor_server, stranger, killed,
+    }
+    life {
+        sweep, sweep_all, descriptor_two, close_in_handler, many_threads, start_and_exit ("CLIENT_EARLY" = "1"),
+        no_descriptors, own_faults,
+    }
+    memory {
+        extra_buffers, memory_ids, zero_copy_bridge, pipes, pipe_waits, pipe_buffers, spread_over_pipes,
+        monitors, zero_copy_monitors, accounting,
+    }
+    programs { qemu ["old"], qemu_virtio ["old"], pcap ["old"], helpers ["old"], balancer }
+}
