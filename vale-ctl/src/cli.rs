@@ -140,10 +140,11 @@ pub enum Command {
         "vale-ctl watch valeA -n 1    wait for the next event",
     ]))]
     Watch(Watch),
-    /// Change settings of a switch
+    /// Change settings of a switch or a port
     #[command(after_help = examples(&[
         "vale-ctl set valeA ageing 60s backpressure on",
         "vale-ctl set valeA persistent=on",
+        "vale-ctl set valeA:x vnet-hdr=12",
     ]))]
     Set(Set),
     /// Show, set or end the mirror of a port: another port, which gets copies of all its packets
@@ -392,9 +393,10 @@ pub struct Watch {
 /// Arguments of `set`.
 #[derive(Debug, Args)]
 pub struct Set {
-    /// Switch
+    /// Switch, or a port of it
     pub switch: Target,
-    /// `ageing TIME|off`, `backpressure on|off`, `persistent on|off`; `key=value` works too
+    /// `ageing TIME|off`, `backpressure on|off`, `persistent on|off` of a switch; `vnet-hdr 0|10|12` of a port: the bytes
+    /// of the virtio-net header in front of each frame; `key=value` works too
     #[arg(value_name = "KEY VALUE", required = true, num_args = 1..)]
     pub words: Vec<String>,
     /// Whether to do it.

@@ -75,6 +75,9 @@ pub fn port(info: &PortInfo, detail: Detail) -> Value {
         "memory_backed_bytes": info.memory_backed_bytes,
         "users": users,
     });
+    if info.vnet_hdr_len != 0 {
+        value["vnet_hdr_len"] = json!(info.vnet_hdr_len);
+    }
     if let Some(mirror) = &info.mirror {
         value["mirror"] = json!(mirror);
     }

@@ -8,6 +8,29 @@ use common::{complaint, in_own_root, json, mac, send, text, vale_ctl};
 use netmap::Port;
 
 #[test]
+fn virtio_net_headers_of_a_port_are_set_and_shown() {
+    in_own_root("virtio_net_headers_of_a_port_are_set_and_shown", || {
+        vale_ctl(&["create", "valeA:x", "--mem-mib", "16"]).assert().success();
+        let port = || json(&["show", "valeA:x"])["valeA:x"].clone();
+        assert_eq!(port()["memory_bytes"], 16 << 20);
+        assert!(port()["memory_id"].as_u64().unwrap() >= 32768);
+        assert!(port()["vnet_hdr_len"].is_null());
+        vale_ctl(&["set", "valeA:x", "vnet-hdr=12"]).assert().success();
+        assert_eq!(port()["vnet_hdr_len"], 12);
+        assert!(text(&["show", "valeA:x"]).contains("virtio-net header: 12 bytes"));
+        vale_ctl(&["set", "valeA:x", "vnet-hdr", "0"]).assert().success();
+        assert!(port()["vnet_hdr_len"].is_null());
+        for (words, code) in [
+            (["set", "valeA:x", "vnet-hdr=11"], 2),
+            (["set", "valeA:x", "ageing=1s"], 2),
+            (["set", "valeA:y", "vnet-hdr=12"], 3),
+        ] {
+            vale_ctl(&words).assert().code(code);
+        }
+    });
+}
+
+#[test]
 fn nothing_there_lists_nothing_and_names_are_missing() {
     in_own_root("nothing_there_lists_nothing_and_names_are_missing", || {
         assert_eq!(text(&["list"]), "");

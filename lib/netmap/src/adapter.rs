@@ -90,6 +90,16 @@ pub trait Adapter: Debug + Send {
     /// Lets slots point into `[start, start + len)`.
     fn allow_indirect(&mut self, _start: usize, _len: usize) {}
 
+    /// Bytes of the virtio-net header in front of each frame.
+    fn vnet_hdr_len(&self) -> u8 {
+        0
+    }
+
+    /// Changes that. `name` is the port's.
+    fn set_vnet_hdr_len(&mut self, name: &PortName, _len: u8) -> Result<()> {
+        Err(Error::unsupported(name, Feature::VnetHeaders))
+    }
+
     /// Name of the port whose full ring keeps packets queued, if one does.
     fn held_up_by(&self) -> Option<String> {
         None

@@ -101,6 +101,8 @@ pub struct PortInfo {
     pub persistent: bool,
     /// The port that gets copies of what this one sends and receives.
     pub mirror: Option<String>,
+    /// Bytes of the virtio-net header in front of each of its frames.
+    pub vnet_hdr_len: u8,
     /// Why the port cannot be looked into; sizes, counters and rings are empty then.
     pub damaged: Option<String>,
     /// Number of TX rings.
@@ -434,6 +436,16 @@ pub fn set_mirror(name: &PortName, to: Option<&PortName>) -> Result<()> {
     persist::set_mirror(&root, switch, port, to)
 }
 
+/// Chooses the length of a port's virtio-net headers: 0, 10 or 12. See `Port::vnet_hdr_len`.
+///
+/// # Errors
+/// `NotFound`; another length.
+pub fn set_vnet_hdr_len(name: &PortName, len: u8) -> Result<()> {
+    let SwitchPort { switch, port } = vale(name)?;
+    let none = || Error::NotFound { name: format!("port {name}") };
+    persist::set_vnet_hdr_len(&Root::existing()?.ok_or_else(none)?, switch, port, len)
+}
+
 fn vale(name: &PortName) -> Result<SwitchPort<'_>> {
     name.check()?;
     name.switch_port().ok_or_else(|| Error::invalid(name, Invalid::NotOnASwitch))
@@ -446,6 +458,7 @@ fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle])
         index: listed.index.0,
         persistent: listed.persistent,
         mirror: switch.mirror_of(listed.index).and_then(|to| switch.listed(to)).map(|to| to.name),
+        vnet_hdr_len: switch.header_of(listed.index),
         damaged: None,
         tx_rings: 0,
         rx_rings: 0,

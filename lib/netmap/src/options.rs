@@ -79,6 +79,9 @@ pub struct Options {
     /// later: other ports, pipes, extra buffers. By default a port's own has twice what the port needs, 32 MiB
     /// at least, and a shared one 256 MiB. Memory is taken as it is given out.
     pub memory_bytes: Option<u64>,
+    /// Bytes of the virtio-net header in front of each frame of the port: 0, 10 or 12. It belongs to the port, not to the
+    /// handle; `None` leaves it as it is.
+    pub vnet_hdr_len: Option<u8>,
     /// Rings to bind.
     pub direction: Direction,
     /// A `pcap:` port whose packets have no Ethernet header gives them one, with these addresses.

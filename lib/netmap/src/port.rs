@@ -62,7 +62,11 @@ impl Port {
     /// # Errors
     /// As `open`; and the options do not fit the port that is there.
     pub fn open_with(name: &PortName, options: &Options) -> Result<Self> {
-        Ok(Self { name: name.clone(), adapter: kinds::open(name, options)? })
+        let mut port = Self { name: name.clone(), adapter: kinds::open(name, options)? };
+        if let Some(len) = options.vnet_hdr_len {
+            port.set_vnet_hdr_len(len)?;
+        }
+        Ok(port)
     }
 
     /// The name it was opened by.
@@ -243,6 +247,22 @@ impl Port {
     #[must_use]
     pub fn held_up_by(&self) -> Option<String> {
         self.adapter.held_up_by()
+    }
+
+    /// Bytes of the virtio-net header in front of each frame of the port, sent and received: 0, 10 or 12. It belongs to the
+    /// port. Ports of a switch exchange frames if they have the same; else these are dropped and counted
+    /// (`tx_drop_vnet_hdr`).
+    #[must_use]
+    pub fn vnet_hdr_len(&self) -> u8 {
+        self.adapter.vnet_hdr_len()
+    }
+
+    /// Changes that, for all who have the port open.
+    ///
+    /// # Errors
+    /// No such headers have that length; the port is none of a switch; the root's lock cannot be had.
+    pub fn set_vnet_hdr_len(&mut self, len: u8) -> Result<()> {
+        self.adapter.set_vnet_hdr_len(&self.name, len)
     }
 
     /// Counters of the whole port, since it was made.

@@ -85,6 +85,8 @@ counters! {
     tx_drop_pause,
     /// Slots that a handle was sending when it died: they may have been sent, and are not sent again.
     tx_drop_dead,
+    /// Copies not made because the destination has virtio-net headers of another length.
+    tx_drop_vnet_hdr,
 }
 
 impl Counters {
@@ -106,6 +108,7 @@ impl Counters {
             self.tx_drop_busy,
             self.tx_drop_pause,
             self.tx_drop_dead,
+            self.tx_drop_vnet_hdr,
         ];
         reasons.into_iter().fold(0, u64::wrapping_add)
     }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ValueEnum;
 use netmap::Error;
-use netmap::control::{Switch, SwitchInfo};
+use netmap::control::{self, Switch, SwitchInfo};
 use nm_cli::exit::UsageError;
 use serde_json::json;
 
 use crate::cli::{self, Age, OnOff, Set, Target};
+use crate::cmd::create::port_name;
 use crate::cmd::list;
 use crate::json;
 use crate::output::{Did, Out};
@@ -27,12 +28,31 @@ enum Setting {
 
 /// Runs `set`.
 pub fn run(out: &mut Out, args: &Set) -> anyhow::Result<()> {
+    if args.switch.port.is_some() {
+        return port(out, args);
+    }
     let settings = parse(&args.words).map_err(UsageError::new)?;
-    whole(&args.switch)?;
     if args.change.dry_run {
         select::switch(&args.switch)?;
     } else {
         apply(&args.switch, &settings)?;
+    }
+    Ok(out.done(&args.switch, Did::Set, args.change.dry_run)?)
+}
+
+/// Runs `set` of a port.
+fn port(out: &mut Out, args: &Set) -> anyhow::Result<()> {
+    let name = port_name(&args.switch)?;
+    let words = args.words.join("=");
+    let Some(header) = words.strip_prefix("vnet-hdr=") else { return whole(&args.switch) };
+    let Some(header) = header.parse().ok().filter(|n| [0, 10, 12].contains(n)) else {
+        let why = format!("a virtio-net header has 0, 10 or 12 bytes, not `{header}`");
+        return Err(UsageError::new(why).into());
+    };
+    select::port(&args.switch)?.ok_or_else(|| NotThere::Missing(args.switch.clone()))?;
+    if !args.change.dry_run {
+        control::set_vnet_hdr_len(&name, header)
+            .with_context(|| format!("setting the headers of {name}"))?;
     }
     Ok(out.done(&args.switch, Did::Set, args.change.dry_run)?)
 }
@@ -79,7 +99,8 @@ fn whole(name: &Target) -> anyhow::Result<()> {
     match &name.port {
         None => Ok(()),
         Some(_) => {
-            let why = format!("settings belong to the switch: {}, not {name}", name.switch);
+            let why =
+                format!("settings but vnet-hdr belong to the switch: {}, not {name}", name.switch);
             Err(UsageError::new(why).into())
         }
     }

@@ -43,6 +43,9 @@ fn port(out: &mut Out, switch: &SwitchInfo, port: &PortInfo) -> anyhow::Result<(
     if let Some(mirror) = &port.mirror {
         out.line(format_args!("    mirror: {}:{mirror}", switch.name))?;
     }
+    if port.vnet_hdr_len != 0 {
+        out.line(format_args!("    virtio-net header: {} bytes", port.vnet_hdr_len))?;
+    }
     if let Some(why) = &port.damaged {
         out.line(format_args!("    damaged: {why}"))?;
         return Ok(());

@@ -216,6 +216,12 @@ pub enum Invalid {
     /// Something was asked for that only ports of switches have.
     #[error("it is not a port of a switch; those are named valeSWITCH:PORT")]
     NotOnASwitch,
+    /// A length that virtio-net headers do not have.
+    #[error("headers of {asked} bytes; virtio-net headers have 0 (none), 10 or 12")]
+    VnetHeader {
+        /// What was asked for.
+        asked: u8,
+    },
     /// A mirror of itself.
     #[error("a port cannot be its own mirror")]
     OwnMirror,
@@ -252,6 +258,9 @@ pub enum Feature {
     /// Memory that another process, or the program by itself, can map.
     #[error("this kind of port keeps its memory to itself; use its rings by the library")]
     Memory,
+    /// Headers in front of frames.
+    #[error("only ports of switches have virtio-net headers")]
+    VnetHeaders,
     /// Slots that point to the program's own memory.
     #[error("this kind of port sends from its own buffers only; send without indirect slots")]
     Indirect,
@@ -263,6 +272,7 @@ impl Feature {
         match self {
             // As of a kernel that was built without monitors.
             Self::Monitors | Self::Handles | Self::Memory | Self::Indirect => Errno::EOPNOTSUPP,
+            Self::VnetHeaders => Errno::ENXIO,
             Self::HostRings => Errno::EINVAL,
         }
     }

@@ -190,6 +190,7 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (unsupported(Feature::Monitors), EOPNOTSUPP, "give it a mirror"),
         (unsupported(Feature::Handles), EOPNOTSUPP, "stay in the process"),
         (unsupported(Feature::Memory), EOPNOTSUPP, "keeps its memory to itself"),
+        (unsupported(Feature::VnetHeaders), ENXIO, "only ports of switches"),
         (unsupported(Feature::Indirect), EOPNOTSUPP, "send without indirect slots"),
         (unsupported(Feature::HostRings), EINVAL, "bridge it to a tap"),
         (invalid(Invalid::Rings { asked: 0, most: 16 }), EINVAL, "0 rings; a port has 1 to 16"),
@@ -219,6 +220,7 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         ),
         (invalid(Invalid::NotShareable), EINVAL, "not a VALE port's"),
         (invalid(Invalid::NotOnASwitch), EINVAL, "valeSWITCH:PORT"),
+        (invalid(Invalid::VnetHeader { asked: 11 }), EINVAL, "headers of 11 bytes"),
         (invalid(Invalid::OwnMirror), EINVAL, "its own mirror"),
         (
             invalid(Invalid::ForeignMirror { switch: "valeA".into() }),

@@ -24,6 +24,7 @@ use crate::time::now_ms;
 use crate::vale::forward::{Forwarder, Source};
 use crate::vale::lifecycle::memory;
 use crate::vale::lifecycle::open::{self, Attached};
+use crate::vale::lifecycle::persist;
 use crate::vale::lifecycle::reap;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::peers::{MOST_RINGS, Peers};
@@ -409,6 +410,15 @@ impl Adapter for ValePort {
 
     fn memory(&self) -> Option<MemoryRef> {
         Some(MemoryRef(self.at.port.file.shape.region.clone()))
+    }
+
+    fn vnet_hdr_len(&self) -> u8 {
+        self.at.switch.header_of(self.at.port.file.shape.index)
+    }
+
+    fn set_vnet_hdr_len(&mut self, name: &PortName, len: u8) -> Result<()> {
+        let SwitchPort { switch, port } = name.switch_port().expect("the syntax of the kind");
+        persist::set_vnet_hdr_len(self.at.switch.root(), switch, port, len)
     }
 
     fn layout(&self) -> Option<Layout> {

@@ -140,7 +140,7 @@ pub fn deliver_copies<I: Isa>(
 fn ports(job: &Job<'_>, batch: &Batch) -> impl Iterator<Item = PortIndex> + use<> {
     let mut ports = match batch.floods.is_empty() {
         true => PortSet::default(),
-        false => job.switch.active(),
+        false => job.switch.active().and_not(job.apart),
     };
     for &port in &batch.touched {
         ports.insert(port);

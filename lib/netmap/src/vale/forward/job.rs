@@ -7,6 +7,7 @@ use crate::vale::state::fdb::Clock;
 use crate::vale::state::handleset::Rung;
 use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId, PortIndex};
 use crate::vale::state::portfiles::PortFiles;
+use crate::vale::state::portset::PortSet;
 use crate::vale::state::switch::SwitchFile;
 use crate::vale::state::txstate::{Stall, TxState};
 
@@ -92,6 +93,10 @@ pub struct Job<'a> {
     /// Generations up to this one were given out before anything was looked up: a port of a later
     /// one cannot be the one that was meant.
     pub epoch: Generation,
+    /// Bytes of the virtio-net header in front of each frame.
+    pub header: u8,
+    /// Ports whose headers have another length: nothing goes there.
+    pub apart: PortSet,
     /// Bytes of the cache that two rings should fit.
     pub cache: usize,
     /// Bytes of a packet, about.

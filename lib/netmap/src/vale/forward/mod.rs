@@ -45,7 +45,7 @@ use crate::abi::SlotFlags;
 use crate::cache;
 use crate::copy::{self, Isa};
 use crate::ring::RingRef;
-use crate::stats::{C, SharedCounters};
+use crate::stats::C;
 use crate::time::now_ms;
 use crate::vale::forward::batch::{Batch, Outcome};
 use crate::vale::forward::deliver::Loads;
@@ -58,6 +58,7 @@ use crate::vale::forward::trial::Trial;
 use crate::vale::forward::writer::WaitBudget;
 use crate::vale::state::fdb::{self, Clock};
 use crate::vale::state::ids::PortIndex;
+use crate::vale::state::portset::PortSet;
 use crate::vale::state::switch::SwitchFile;
 
 pub use job::{Destinations, Sent, Source};
@@ -143,6 +144,11 @@ impl Forwarder {
             switch.fdb().sweep(&clock, all);
         }
         let modes = switch.modes();
+        let (mut header, mut apart) = (0, PortSet::default());
+        if modes.headers {
+            header = switch.header_of(self.port);
+            apart = switch.ports_with_other_header(header);
+        }
         let job = Job {
             me: from.me,
             port: self.port,
@@ -154,6 +160,8 @@ impl Forwarder {
             ring_no: from.number,
             head: from.head,
             lossless: modes.backpressure,
+            header,
+            apart,
             epoch: switch.epoch(),
             cache: self.cache,
             average_len: self.average_len,
@@ -164,7 +172,8 @@ impl Forwarder {
         let mut sent = Sent { hwcur: from.hwcur, stall: None, full: None };
         // In turns, so that traffic which changes its destination often is still sent in batches. A
         // run has no stage.
-        let mut runs = !modes.mirrors;
+        let has_runs = !modes.mirrors && !modes.headers;
+        let mut runs = has_runs;
         let (mut slots, mut bytes) = (0, 0);
         while sent.hwcur != job.head && sent.stall.is_none() {
             let done = if !runs {
@@ -175,7 +184,7 @@ impl Forwarder {
                 let buffers = Buffers::of(job.ring.buffers);
                 self.run::<I, Buffers>(&job, to, sent.hwcur, buffers)
             };
-            runs = !runs && !modes.mirrors;
+            runs = !runs && has_runs;
             (slots, bytes) = (slots + u64::from(done.slots), bytes + done.bytes);
             sent.hwcur = job.ring.step(sent.hwcur, done.slots);
             job.state.done(sent.hwcur);
@@ -222,12 +231,17 @@ impl Forwarder {
         staged: bool,
     ) -> Done {
         gather::gather(&mut self.batch, job.ring, &self.windows, from, job.head);
-        route::route(
-            &mut self.batch,
-            Lookup::new(job.switch.fdb(), job.clock, job.port, &mut self.memo),
-        );
+        let look = Lookup::new(job.switch.fdb(), job.clock, job.port, &mut self.memo);
+        if job.header == 0 {
+            route::route::<false>(&mut self.batch, look, 0);
+        } else {
+            route::route::<true>(&mut self.batch, look, job.header.into());
+        }
+        if job.apart != PortSet::default() {
+            self.batch.take_apart(job.apart);
+        }
         if staged {
-            self.copies.plan(&self.batch, job.switch, job.port);
+            self.copies.plan(&self.batch, job.switch, job.port, job.apart);
         }
         let mut done =
             deliver::deliver::<I>(job, from, &self.batch, &mut self.loads, to, &mut self.budget);
@@ -236,15 +250,16 @@ impl Forwarder {
             let budget = &mut self.budget;
             deliver::deliver_copies::<I>(job, &self.batch, &self.copies, sent, to, budget);
         }
-        done.bytes = count(&self.batch, done.slots as usize, job.counters);
+        done.bytes = count(&self.batch, done.slots as usize, job);
         done
     }
 }
 
 /// Counts the first `sent` fragments; returns their bytes.
-fn count(batch: &Batch, sent: usize, counters: &SharedCounters) -> u64 {
+fn count(batch: &Batch, sent: usize, job: &Job<'_>) -> u64 {
+    let counters = job.counters;
     let (mut packets, mut bytes) = (0, 0);
-    let (mut flooded, mut short, mut nowhere, mut bad, mut pause) = (0, 0, 0, 0, 0);
+    let (mut flooded, mut short, mut nowhere, mut bad, mut pause, mut header) = (0, 0, 0, 0, 0, 0);
     for fragment in &batch.fragments[..sent] {
         packets += u64::from(fragment.frags != 0);
         bytes += u64::from(fragment.len);
@@ -255,6 +270,7 @@ fn count(batch: &Batch, sent: usize, counters: &SharedCounters) -> u64 {
             Outcome::Nowhere => nowhere += 1,
             Outcome::Bad => bad += 1,
             Outcome::Pause => pause += 1,
+            Outcome::Header => header += 1,
         }
     }
     if sent > 0 {
@@ -266,6 +282,10 @@ fn count(batch: &Batch, sent: usize, counters: &SharedCounters) -> u64 {
         counters.add(C::tx_drop_no_port, nowhere);
         counters.add(C::tx_drop_bad, bad);
         counters.add(C::tx_drop_pause, pause);
+        if job.apart != PortSet::default() {
+            let others = job.switch.active().and(job.apart).without(job.port);
+            counters.add(C::tx_drop_vnet_hdr, header + flooded * others.iter().count() as u64);
+        }
     }
     bytes
 }

@@ -19,11 +19,11 @@ pub struct Copies {
 }
 
 impl Copies {
-    /// Plans the copies of a batch that port `me` sends.
-    pub fn plan(&mut self, batch: &Batch, switch: &SwitchFile, me: PortIndex) {
+    /// Plans the copies of a batch that port `me` sends. Those `apart` get none.
+    pub fn plan(&mut self, batch: &Batch, switch: &SwitchFile, me: PortIndex, apart: PortSet) {
         self.packets.clear();
         self.ends.clear();
-        let active = switch.active();
+        let active = switch.active().and_not(apart);
         let mine = switch.mirror_of(me);
         let of_others = batch.touched.iter().map(|&port| switch.mirror_of(port));
         let mut mirrors = PortSet::default();
@@ -34,7 +34,7 @@ impl Copies {
             let wants = |outcome| match outcome {
                 Outcome::Unicast(port) if port == to => false,
                 Outcome::Unicast(port) => mine == Some(to) || switch.mirror_of(port) == Some(to),
-                Outcome::Nowhere | Outcome::Pause => mine == Some(to),
+                Outcome::Nowhere | Outcome::Pause | Outcome::Header => mine == Some(to),
                 // What is for everybody it gets anyway.
                 Outcome::Flooded | Outcome::Rest | Outcome::Short | Outcome::Bad => false,
             };

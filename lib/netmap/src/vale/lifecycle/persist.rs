@@ -1,4 +1,4 @@
-//! Ports that stay when nobody has them open, and mirrors, which stay as long as their ports.
+//! Ports that stay when nobody has them open, and what stays as long as they do: mirrors, lengths of headers.
 
 use crate::error::{Error, InUse, Invalid, Result};
 use crate::options::Options;
@@ -6,6 +6,7 @@ use crate::vale::lifecycle::open::{find_or_make, lock_for_new};
 use crate::vale::lifecycle::reap::reap;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
+use crate::vale::state::switch::HEADER_LENGTHS;
 
 /// Makes a persistent port.
 pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options) -> Result<()> {
@@ -13,9 +14,12 @@ pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options
     if switch.find(port).is_some() {
         return Err(Error::Exists { name: format!("{switch_name}:{port}") });
     }
-    let made = find_or_make(&switch, &lock, port, o);
-    let result =
-        made.map(|(made, _)| switch.set_port_persistent(&lock, made.file.shape.index, true));
+    let made = header(&format!("{switch_name}:{port}"), o.vnet_hdr_len.unwrap_or(0))
+        .and_then(|header| Ok((header, find_or_make(&switch, &lock, port, o)?)));
+    let result = made.map(|(header, (made, _))| {
+        switch.set_header(&lock, made.file.shape.index, header);
+        switch.set_port_persistent(&lock, made.file.shape.index, true);
+    });
     reap(&switch, &lock)?;
     result
 }
@@ -33,6 +37,24 @@ pub fn set_mirror(root: &Root, switch_name: &str, port: &str, to: Option<&str>) 
     }
     let (of, to) = (index(port)?, to.map(index).transpose()?);
     switch.set_mirror(&lock, of, to);
+    Ok(())
+}
+
+/// A length of virtio-net headers, if it is one.
+fn header(port: &str, len: u8) -> Result<u8> {
+    let fault = Invalid::VnetHeader { asked: len };
+    HEADER_LENGTHS.contains(&len).then_some(len).ok_or_else(|| Error::invalid(port, fault))
+}
+
+/// Chooses the length of a port's virtio-net headers.
+pub fn set_vnet_hdr_len(root: &Root, switch_name: &str, port: &str, len: u8) -> Result<()> {
+    let full = format!("{switch_name}:{port}");
+    let len = header(&full, len)?;
+    let none = || Error::NotFound { name: format!("port {full}") };
+    let lock = root.lock()?;
+    let switch = Switch::open_existing(root, switch_name)?.ok_or_else(none)?;
+    reap(&switch, &lock)?;
+    switch.set_header(&lock, switch.find(port).ok_or_else(none)?.index, len);
     Ok(())
 }
 

@@ -57,8 +57,14 @@ const PERSISTENT: u32 = 1;
 const BACKPRESSURE: u32 = 2;
 /// Some port has a mirror.
 const MIRRORS: u32 = 4;
+/// Some port has virtio-net headers.
+const HEADERS: u32 = 8;
 /// Where in a port's flags the index of its mirror is, plus one; 0: none.
 const MIRROR_SHIFT: u32 = 8;
+/// Where in a port's flags the length of its virtio-net headers is.
+const HEADER_SHIFT: u32 = 16;
+/// What that length can be: none, the legacy one, the one with the number of buffers.
+pub const HEADER_LENGTHS: [u8; 3] = [0, 10, 12];
 
 #[repr(C)]
 #[derive(Debug)]
@@ -121,6 +127,8 @@ pub struct Modes {
     pub backpressure: bool,
     /// Some port has a mirror.
     pub mirrors: bool,
+    /// Some port has virtio-net headers.
+    pub headers: bool,
 }
 
 /// A switch's file, mapped.
@@ -263,13 +271,31 @@ impl SwitchFile {
     #[inline]
     pub fn modes(&self) -> Modes {
         let flags = self.header().flags.load(Ordering::Relaxed);
-        Modes { backpressure: flags & BACKPRESSURE != 0, mirrors: flags & MIRRORS != 0 }
+        Modes {
+            backpressure: flags & BACKPRESSURE != 0,
+            mirrors: flags & MIRRORS != 0,
+            headers: flags & HEADERS != 0,
+        }
     }
 
     /// The port that gets copies of what the port at `index` sends and receives.
     pub fn mirror_of(&self, index: PortIndex) -> Option<PortIndex> {
         let flags = self.ports().get(index.at())?.flags.load(Ordering::Relaxed);
         ((flags >> MIRROR_SHIFT) as u8).checked_sub(1).map(PortIndex)
+    }
+
+    /// Bytes of the virtio-net header in front of each frame of the port at `index`.
+    pub fn header_of(&self, index: PortIndex) -> u8 {
+        let flags = self.ports().get(index.at()).map_or(0, |p| p.flags.load(Ordering::Relaxed));
+        // A peer may have written anything there.
+        Some((flags >> HEADER_SHIFT) as u8).filter(|n| HEADER_LENGTHS.contains(n)).unwrap_or(0)
+    }
+
+    /// Ports whose headers have another length than that.
+    pub fn ports_with_other_header(&self, header: u8) -> PortSet {
+        let mut others = PortSet::default();
+        PortIndex::all().filter(|&i| self.header_of(i) != header).for_each(|i| others.insert(i));
+        others
     }
 
     /// Ageing time in milliseconds, 0: never. Bounded, whatever a peer wrote, so that times can be
@@ -366,7 +392,7 @@ impl SwitchFile {
     /// Chooses settings.
     pub fn set(&self, _lock: &RootLock, settings: Settings) {
         let h = self.header();
-        let mut flags = h.flags.load(Ordering::Relaxed) & MIRRORS;
+        let mut flags = h.flags.load(Ordering::Relaxed) & (MIRRORS | HEADERS);
         if settings.persistent {
             flags |= PERSISTENT;
         }
@@ -434,10 +460,22 @@ impl SwitchFile {
         // The largest index is 253, so that one more fits a byte.
         let to = to.map_or(0, |to| u64::from(to.0) + 1);
         flags.store(others | to << MIRROR_SHIFT, Ordering::Relaxed);
-        let any = PortIndex::all().any(|i| self.mirror_of(i).is_some());
-        let h = self.header();
-        let others = h.flags.load(Ordering::Relaxed) & !MIRRORS;
-        h.flags.store(others | if any { MIRRORS } else { 0 }, Ordering::Relaxed);
+        self.note(MIRRORS, PortIndex::all().any(|i| self.mirror_of(i).is_some()));
+    }
+
+    /// Chooses the length of the virtio-net headers of the port at `index`, one of `HEADER_LENGTHS`.
+    pub fn set_header(&self, _lock: &RootLock, index: PortIndex, header: u8) {
+        let flags = &self.ports()[index.at()].flags;
+        let others = flags.load(Ordering::Relaxed) & !(0xff << HEADER_SHIFT);
+        flags.store(others | u64::from(header) << HEADER_SHIFT, Ordering::Relaxed);
+        self.note(HEADERS, PortIndex::all().any(|i| self.header_of(i) != 0));
+    }
+
+    /// Lets senders know that some port has something that they have to look for.
+    fn note(&self, flag: u32, any: bool) {
+        let flags = &self.header().flags;
+        let others = flags.load(Ordering::Relaxed) & !flag;
+        flags.store(others | if any { flag } else { 0 }, Ordering::Relaxed);
     }
 
     /// Enters a handle of this process at a free index.
@@ -485,6 +523,7 @@ impl SwitchFile {
         for i in PortIndex::all().filter(mirrored) {
             self.set_mirror(lock, i, None); // before another port can have the index
         }
+        self.set_header(lock, index, 0);
         self.header().active[index.at() / 64].fetch_and(!(1 << (index.0 % 64)), Ordering::Release);
         self.ports()[index.at()].place.unlist();
         self.fdb().remove_if(|_, port| port == index);
