@@ -6,6 +6,7 @@ mod actors;
 mod cases;
 mod peers;
 mod plan;
+mod preload;
 #[allow(unsafe_code)]
 mod reference;
 mod roles;

@@ -19,7 +19,7 @@ pub struct Plan {
     /// Milliseconds per run
     #[arg(long, default_value_t = 1000)]
     pub ms: u64,
-    /// Cases (all unless named)
+    /// Cases (all but preload, unless named)
     pub cases: Vec<Case>,
 }
 
@@ -39,6 +39,8 @@ pub enum Case {
     Sweep,
     /// In turns with DPDK's memif, where that is installed
     Peers,
+    /// C programs through the preloaded library; only if named, by `scripts/bench preload`
+    Preload,
 }
 
 /// Bytes of a packet of 64 bytes without its CRC.
