@@ -34,6 +34,11 @@ pub trait Adapter: Debug + Send {
     /// Number of TX and RX rings bound.
     fn rings(&self) -> PerDirection<usize>;
 
+    /// Number of TX and RX rings of the port, whoever binds them.
+    fn all_rings(&self) -> PerDirection<usize> {
+        self.rings()
+    }
+
     /// Slots per TX and RX ring.
     fn slots(&self) -> PerDirection<u32>;
 
@@ -128,6 +133,16 @@ pub trait Adapter: Debug + Send {
     /// Gives up the port, and keeps the handle in the descriptor that names it, if there is such a one.
     fn into_fd(self: Box<Self>) -> Option<OwnedFd> {
         None
+    }
+
+    /// Gives up the descriptor that names the handle, if there is such a one, and goes on without.
+    fn detach(&mut self) -> Result<Option<OwnedFd>> {
+        Ok(None)
+    }
+
+    /// How often this handle's syncs met a ring whose indices made no sense, and set them right.
+    fn reinits(&self) -> u64 {
+        0
     }
 
     /// Lets another handle have some rings, numbered as bound; those that stay are numbered anew.

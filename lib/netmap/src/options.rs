@@ -46,6 +46,8 @@ pub enum Direction {
     RxOnly,
     /// Transmit rings (`/T`).
     TxOnly,
+    /// None: for the port's memory alone (netmap's `NR_REG_NULL`).
+    Neither,
 }
 
 /// The same for each direction, as a number of rings, or of slots.
@@ -182,6 +184,7 @@ impl BoundRings {
             Direction::Both => Self { tx, rx },
             Direction::RxOnly => Self { tx: Vec::new(), rx },
             Direction::TxOnly => Self { tx, rx: Vec::new() },
+            Direction::Neither => Self::default(),
         })
     }
 }

@@ -44,6 +44,8 @@ pub mod wait_set;
 pub struct Port {
     name: PortName,
     adapter: Box<dyn Adapter>,
+    /// Whether what is queued is sent while only packets are awaited.
+    pushes: bool,
 }
 
 impl Port {
@@ -62,11 +64,15 @@ impl Port {
     /// # Errors
     /// As `open`; and the options do not fit the port that is there.
     pub fn open_with(name: &PortName, options: &Options) -> Result<Self> {
-        let mut port = Self { name: name.clone(), adapter: kinds::open(name, options)? };
+        let mut port = Self::of(name.clone(), kinds::open(name, options)?);
         if let Some(len) = options.vnet_hdr_len {
             port.set_vnet_hdr_len(len)?;
         }
         Ok(port)
+    }
+
+    fn of(name: PortName, adapter: Box<dyn Adapter>) -> Self {
+        Self { name, adapter, pushes: true }
     }
 
     /// The name it was opened by.
@@ -97,6 +103,12 @@ impl Port {
     #[must_use]
     pub fn rx_rings(&self) -> usize {
         self.adapter.rings().rx
+    }
+
+    /// TX and RX rings of the port, whether they are bound to this handle or not.
+    #[must_use]
+    pub fn all_rings(&self) -> PerDirection<usize> {
+        self.adapter.all_rings()
     }
 
     /// The `i`th bound TX ring.
@@ -135,6 +147,13 @@ impl Port {
     #[inline]
     pub fn rxsync(&mut self) -> Result<()> {
         self.adapter.rxsync()
+    }
+
+    /// How often this handle's syncs met a ring whose indices made no sense, and set them right (netmap's
+    /// poll reports that as an error).
+    #[must_use]
+    pub fn reinits(&self) -> u64 {
+        self.adapter.reinits()
     }
 
     /// File descriptor for poll, select or epoll: see `events`, `arm` and `disarm`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 bitflags::bitflags! {
     /// What to wait for, and what has come.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct Interest: u8 {
         /// Packets to read.
         const RX = 1;

@@ -20,7 +20,7 @@ impl Port {
     /// `Unavailable`: it is not the descriptor of a handle, or the port is gone; and as `open`.
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
         let (name, adapter) = kinds::adopt(fd)?;
-        Ok(Self { name, adapter })
+        Ok(Self::of(name, adapter))
     }
 
     /// Gives up the port, not the handle: that lives on in the descriptor returned, for `from_fd` or for
@@ -29,8 +29,18 @@ impl Port {
     /// # Errors
     /// The port has no such handle: see `Capabilities::PASSABLE`.
     pub fn into_fd(self) -> Result<OwnedFd> {
-        let Self { name, adapter } = self;
+        let Self { name, adapter, .. } = self;
         adapter.into_fd().ok_or_else(|| Error::unsupported(&name, Feature::Handles))
+    }
+
+    /// Gives up the descriptor that names the handle, and goes on: the handle lives as long as a copy of that
+    /// descriptor is open, whatever happens to this port, and what `fd` returns from now on can be polled but
+    /// names no handle. For who passes the descriptor on and still uses the port.
+    ///
+    /// # Errors
+    /// The port has no such handle: see `Capabilities::PASSABLE`; or no descriptor is left.
+    pub fn detach(&mut self) -> Result<OwnedFd> {
+        self.adapter.detach()?.ok_or_else(|| Error::unsupported(&self.name, Feature::Handles))
     }
 
     /// Splits the port into a sending and a receiving half, each of which can be used by a thread of its
@@ -74,6 +84,6 @@ impl Port {
 
     /// Lets another handle have some rings, numbered as bound.
     fn give_away(&mut self, rings: &BoundRings) -> Result<Self> {
-        Ok(Self { name: self.name.clone(), adapter: self.adapter.give_away(rings)? })
+        Ok(Self::of(self.name.clone(), self.adapter.give_away(rings)?))
     }
 }

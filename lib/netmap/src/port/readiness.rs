@@ -8,7 +8,8 @@
 use crate::error::Result;
 use crate::options::PerDirection;
 use crate::port::Port;
-use crate::ring::{TxRing, TxRingRef};
+use crate::ring::{RingRef, TxRing, TxRingRef};
+use crate::sync::core_atomic::Ordering;
 use crate::wait::Interest;
 
 impl Port {
@@ -55,9 +56,47 @@ impl Port {
         self.adapter.disarm(true);
     }
 
+    /// Whether waiting for packets alone sends what is queued, too: it does, as in netmap, unless a program
+    /// that syncs by itself says no (`NR_NO_TX_POLL`).
+    pub fn set_pushes(&mut self, pushes: bool) {
+        self.pushes = pushes;
+    }
+
+    /// One look of a wait: sends what is queued, receives if that is asked for, and returns what is ready.
+    /// `SPACE` is measured against what is queued now.
+    ///
+    /// # Errors
+    /// As `txsync` and `rxsync`.
+    pub fn look(&mut self, what: Interest) -> Result<Interest> {
+        let before = if what.contains(Interest::SPACE) { self.pending() } else { 0 };
+        self.sync_since(what, before)
+    }
+
+    /// Where the bound rings end, as a number for each direction: another one means that something was added.
+    #[must_use]
+    pub fn tails(&self) -> PerDirection<u64> {
+        // Beyond any index, so that few rings have a place each.
+        const PLACE: u64 = 1 << 13;
+        let tail = |ring: RingRef<'_>| u64::from(ring.raw.tail.load(Ordering::Relaxed));
+        let join = |sum: u64, tail: u64| sum.wrapping_mul(PLACE).rotate_left(7).wrapping_add(tail);
+        let PerDirection { tx, rx } = self.adapter.rings();
+        PerDirection {
+            tx: (0..tx).map(|i| tail(self.adapter.tx(i).ring)).fold(0, join),
+            rx: (0..rx).map(|i| tail(self.adapter.rx(i))).fold(0, join),
+        }
+    }
+
+    /// Cheaply: whether a sync may show more to read than the program has seen.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.adapter.peek()
+    }
+
     /// Sends what is queued, receives if that is asked for, and returns what is ready.
     pub(super) fn sync_since(&mut self, what: Interest, before: usize) -> Result<Interest> {
-        self.txsync()?;
+        if self.pushes || what.wants_room() {
+            self.txsync()?;
+        }
         if what.contains(Interest::RX) {
             self.rxsync()?;
         }

@@ -327,7 +327,7 @@ mod tests {
     }
 
     fn port(root: &Root, name: &str) -> Port {
-        Port { name: "valeA:x".parse().unwrap(), adapter: Box::new(vale(root, name)) }
+        Port::of("valeA:x".parse().unwrap(), Box::new(vale(root, name)))
     }
 
     fn root() -> (tempfile::TempDir, Root) {

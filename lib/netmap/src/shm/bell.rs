@@ -43,6 +43,14 @@ impl Bell {
         Ok(held.then_some(Self(bell))) // else a peer was as quick, and means ill
     }
 
+    /// Opens a bell to hear it: it is not held by this.
+    ///
+    /// # Errors
+    /// There is none, or it must not be opened.
+    pub fn listen(dir: &Dir, name: &str) -> Result<Self> {
+        file::fifo_to_keep(dir, name).map(Self)
+    }
+
     /// Opens a bell to ring it.
     ///
     /// # Errors

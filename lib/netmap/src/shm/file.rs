@@ -126,6 +126,11 @@ pub fn len(file: &File) -> u64 {
 /// Makes a named pipe, unless there is one, and opens both ends.
 pub fn make_fifo(dir: &Dir, name: &str) -> Result<File> {
     dir.make_fifo(name).map_err(Error::io("create", dir.join(name)))?;
+    fifo_to_keep(dir, name)
+}
+
+/// Opens both ends of a named pipe that stays open.
+pub fn fifo_to_keep(dir: &Dir, name: &str) -> Result<File> {
     open_kind(dir, name, "a named pipe", FileType::is_fifo, Dir::open_rw)
 }
 

@@ -12,5 +12,6 @@ pub mod lock;
 pub mod map;
 #[allow(unsafe_code)]
 pub mod mem;
+pub mod place;
 pub mod spare;
 pub mod text;

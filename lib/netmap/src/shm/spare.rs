@@ -15,6 +15,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use crate::shm::fork;
+use crate::shm::place::kept;
 
 static SPARE: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
@@ -45,7 +46,7 @@ pub fn restore() -> bool {
 fn keep(spare: &mut Option<OwnedFd>) -> bool {
     if spare.is_none() {
         // Anything will do that is always there.
-        *spare = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok();
+        *spare = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok().map(kept);
     }
     spare.is_some()
 }

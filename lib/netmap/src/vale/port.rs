@@ -78,6 +78,8 @@ pub struct ValePort {
     armed_for: Interest,
     /// TX rings that another handle was syncing when this one tried last: a bit each.
     skipped: u32,
+    /// Rings that its syncs set right.
+    reinits: u64,
 }
 
 impl ValePort {
@@ -103,9 +105,9 @@ impl ValePort {
     pub fn new((bell, at): (Bell, Attached)) -> Self {
         let forwarder = Forwarder::new(at.port.file.shape.index);
         let (armed, armed_for) = ([None; MAX_RINGS as usize], Interest::empty());
-        let (last_death_check_ms, skipped) = (0, 0);
+        let (last_death_check_ms, skipped, reinits) = (0, 0, 0);
         let peers = Peers::new();
-        Self { bell, at, forwarder, peers, armed, armed_for, skipped, last_death_check_ms }
+        Self { bell, at, forwarder, peers, armed, armed_for, skipped, reinits, last_death_check_ms }
     }
 
     /// TX ring `i` in memory.
@@ -173,6 +175,7 @@ impl ValePort {
             state.done(hwcur);
             ring.reinit(hwcur, tail(hwcur));
             counters.add(C::reinits, 1);
+            self.reinits += 1;
         }
         if let Some(waiting) = state.end(me) {
             let counters = self.at.port.file.tx_counters(i);
@@ -240,6 +243,7 @@ impl ValePort {
         } else {
             ring.reinit(hwcur, hwtail);
             self.at.port.file.rx_counters(i).add(C::reinits, 1);
+            self.reinits += 1;
         }
         kring.reader.give(me); // nobody is told: readers look before they sleep
         if let Some(waiting) = waiting {
@@ -275,6 +279,11 @@ impl Adapter for ValePort {
 
     fn rings(&self) -> PerDirection<usize> {
         PerDirection { tx: self.at.bound.tx.len(), rx: self.at.bound.rx.len() }
+    }
+
+    fn all_rings(&self) -> PerDirection<usize> {
+        let rings = &self.at.port.file.shape.rings;
+        PerDirection { tx: rings.tx.len(), rx: rings.rx.len() }
     }
 
     fn slots(&self) -> PerDirection<u32> {
@@ -385,6 +394,15 @@ impl Adapter for ValePort {
 
     fn allow_indirect(&mut self, start: usize, len: usize) {
         self.forwarder.allow(start, len);
+    }
+
+    fn detach(&mut self) -> Result<Option<OwnedFd>> {
+        let other = Bell::listen(self.at.switch.dir(), &self.at.bell())?;
+        Ok(Some(std::mem::replace(&mut self.bell, other).into_fd()))
+    }
+
+    fn reinits(&self) -> u64 {
+        self.reinits
     }
 
     fn into_fd(self: Box<Self>) -> Option<OwnedFd> {
