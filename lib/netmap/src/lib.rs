@@ -102,6 +102,7 @@ pub use {
     name::{Capabilities, NameError, PortName, RingSel},
     options::{Direction, MAX_RINGS, Memory, MemoryRef, Options, PerDirection, SLOTS},
     port::Port,
+    port::indices::{Indices, Ring},
     port::wait_set::{WaitSet, Waited, Watch, WatchFd},
     ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer, transfer_packets},
     shm::map::{absorb_sigbus, guard_mapping, unguard_mapping},

@@ -34,6 +34,7 @@ use crate::stats::Counters;
 use crate::wait::Interest;
 
 mod handles;
+pub mod indices;
 pub mod readiness;
 pub mod wait_set;
 

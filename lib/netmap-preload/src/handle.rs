@@ -1,0 +1,315 @@
+//! What is behind a netmap descriptor: nothing yet, or a handle on a port.
+//!
+//! The descriptor is the handle's bell, and the program's: the port here has given it up (`Port::detach`), so that the
+//! handle lives exactly as long as copies of the program's descriptor do.
+//!
+//! Invariant: several threads may sleep on one handle. It is armed for what all of them wait for, and disarmed, its
+//! bell cleared, by the last that wakes: a ring that came meanwhile has woken the others, too.
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use netmap::{Error, Interest, Layout, PerDirection, Port};
+use nix::errno::Errno;
+
+use crate::kloop::Csb;
+use crate::wait::Tails;
+use crate::{next, process};
+
+/// A netmap descriptor.
+#[derive(Debug, Default)]
+pub struct Netmap {
+    /// Bound by REGISTER, here or where it came from.
+    bound: bool,
+    /// `None` also if it was lost in a fork: it is taken over again.
+    port: Option<Port>,
+    /// What the request said about poll(2).
+    pub polling: Polling,
+    sleepers: u32,
+    armed: Interest,
+    generation: u32,
+    /// Bound exclusively, by this process.
+    pub exclusive: bool,
+    /// The mode of CSB_ENABLE.
+    pub csb: Option<Csb>,
+}
+
+/// What poll(2) does beside looking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Polling {
+    /// `NR_NO_TX_POLL`: it does not send, unless it waits for room.
+    pub no_tx: bool,
+    /// `NR_DO_RX_POLL`: it receives, whatever it waits for.
+    pub rx: bool,
+}
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// What is ready of what was asked for.
+    pub ready: Interest,
+    /// netmap's `POLLERR`.
+    pub failed: bool,
+}
+
+impl Looked {
+    const FAILED: Self = Self { ready: Interest::empty(), failed: true };
+}
+
+/// The error number of the library's error.
+pub fn errno(error: &netmap::Error) -> Errno {
+    error.errno()
+}
+
+impl Netmap {
+    /// Not bound.
+    pub fn new() -> Self {
+        Self { generation: process::generation(), ..Self::default() }
+    }
+
+    /// Bound to a port that has given up its descriptor.
+    pub fn of(port: Port, polling: Polling) -> Self {
+        let mut new = Self::new();
+        new.bind(port, polling);
+        new
+    }
+
+    /// What came from before execve(2): bound, as far as its name tells, and taken over when it is used.
+    pub fn inherited() -> Self {
+        Self { bound: true, ..Self::new() }
+    }
+
+    /// Whether it is bound.
+    pub fn is_bound(&self) -> bool {
+        self.bound
+    }
+
+    /// Binds it to a port that has given up its descriptor.
+    pub fn bind(&mut self, mut port: Port, polling: Polling) {
+        port.set_pushes(!polling.no_tx);
+        (self.bound, self.port, self.polling) = (true, Some(port), polling);
+    }
+
+    /// The port, taken over anew if it was lost. `fd` leads here.
+    ///
+    /// # Errors
+    /// `ENXIO`: not bound; or the port cannot be taken over any more.
+    #[inline]
+    pub fn port(&mut self, fd: i32) -> Result<&mut Port, Errno> {
+        if self.port.is_none() {
+            self.take_over(fd)?;
+        }
+        self.port.as_mut().ok_or(Errno::ENXIO)
+    }
+
+    #[cold]
+    fn take_over(&mut self, fd: i32) -> Result<(), Errno> {
+        if !self.bound {
+            return Err(Errno::ENXIO);
+        }
+        let mut port = adopt(fd).map_err(|e| errno(&e))?;
+        port.set_pushes(!self.polling.no_tx);
+        self.port = Some(port);
+        Ok(())
+    }
+
+    /// Where its structures lie.
+    ///
+    /// # Errors
+    /// As `port`.
+    pub fn layout(&mut self, fd: i32) -> Result<Layout, Errno> {
+        self.port(fd)?.layout().ok_or(Errno::ENXIO)
+    }
+
+    /// NIOCTXSYNC.
+    ///
+    /// # Errors
+    /// As `port`; `EBUSY` in CSB mode.
+    #[inline]
+    pub fn txsync(&mut self, fd: i32) -> Result<(), Errno> {
+        self.check_mode()?;
+        self.port(fd)?.txsync().map_err(|e| errno(&e))
+    }
+
+    /// NIOCRXSYNC.
+    ///
+    /// # Errors
+    /// As `txsync`.
+    #[inline]
+    pub fn rxsync(&mut self, fd: i32) -> Result<(), Errno> {
+        self.check_mode()?;
+        self.port(fd)?.rxsync().map_err(|e| errno(&e))
+    }
+
+    #[inline]
+    fn check_mode(&self) -> Result<(), Errno> {
+        if self.csb.is_some() { Err(Errno::EBUSY) } else { Ok(()) }
+    }
+
+    /// What poll(2) does: syncs, and looks what is ready.
+    pub fn look(&mut self, fd: i32, what: Interest) -> Looked {
+        self.looked(fd, what, Port::look)
+    }
+
+    /// As `look`, after asking for the bell. `disarm` follows, whatever comes of it.
+    pub fn arm(&mut self, fd: i32, what: Interest) -> Looked {
+        self.sleepers += 1;
+        self.armed |= what;
+        let all = self.armed;
+        self.looked(fd, what, |port, what| port.arm(all).map(|ready| ready & what))
+    }
+
+    fn looked(
+        &mut self,
+        fd: i32,
+        what: Interest,
+        look: impl FnOnce(&mut Port, Interest) -> netmap::Result<Interest>,
+    ) -> Looked {
+        let rx = self.polling.rx && !what.contains(Interest::RX);
+        if self.csb.is_some() {
+            return Looked::FAILED;
+        }
+        let Ok(port) = self.port(fd) else { return Looked::FAILED };
+        let before = port.reinits();
+        let looked = if rx { port.rxsync() } else { Ok(()) };
+        match looked.and_then(|()| look(port, what)) {
+            Ok(ready) => Looked { ready, failed: port.reinits() != before },
+            Err(_) => Looked::FAILED,
+        }
+    }
+
+    /// After a sleep.
+    pub fn disarm(&mut self) {
+        self.sleepers = self.sleepers.saturating_sub(1);
+        if self.sleepers == 0 {
+            self.armed = Interest::empty();
+            if let Some(port) = &mut self.port {
+                port.disarm();
+            }
+        }
+    }
+
+    /// Where its rings end.
+    pub fn tails(&mut self, fd: i32) -> Tails {
+        self.port(fd).map_or_else(
+            |_| Tails::default(),
+            |port| {
+                let PerDirection { tx, rx } = port.tails();
+                Tails { tx, rx }
+            },
+        )
+    }
+
+    /// Whether a look may find packets.
+    pub fn has_news(&self) -> bool {
+        self.port.as_ref().is_none_or(Port::has_news)
+    }
+
+    /// In a child of fork(2), no other thread sleeps here, and what one had in hand is lost.
+    pub fn look_after_forks(&mut self, generation: u32, abandoned: bool) {
+        if generation != self.generation {
+            (self.generation, self.sleepers, self.armed) = (generation, 0, Interest::empty());
+        }
+        if abandoned {
+            // Half changed: dropping it could follow anything.
+            std::mem::forget(self.port.take());
+        }
+    }
+}
+
+/// Takes over the handle that a descriptor names, which stays the program's.
+///
+/// # Errors
+/// It names none, or must not be used by this user.
+pub fn adopt(fd: i32) -> netmap::Result<Port> {
+    // SAFETY: a new descriptor.
+    let copy = unsafe { next::fcntl(fd, libc::F_DUPFD_CLOEXEC, std::ptr::null_mut()) };
+    if copy < 0 {
+        return Err(netmap::Error::Io {
+            what: "copy",
+            path: "the descriptor".into(),
+            source: std::io::Error::last_os_error(),
+        });
+    }
+    // SAFETY: it is ours.
+    let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+    let mut port = Port::from_fd(copy)?;
+    drop(port.detach()?);
+    Ok(port)
+}
+
+/// How a descriptor looks that netmap may be behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// A bell, by its name.
+    Bell,
+    /// What stands in before a descriptor is bound.
+    Unbound,
+}
+
+/// Whether a descriptor looks like one of netmap's. Changes nothing.
+pub fn look_at(fd: i32) -> Option<Look> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: valid for writing.
+    if unsafe { libc::fstat(fd, stat.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: fstat has written it.
+    if unsafe { stat.assume_init() }.st_mode & libc::S_IFMT != libc::S_IFIFO {
+        return None;
+    }
+    let place = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+    if place.as_os_str().as_bytes().starts_with(b"pipe:") {
+        return is_stand_in(fd).then_some(Look::Unbound);
+    }
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    let number = name(&place)?.strip_prefix("bell.")?.parse::<u32>().ok();
+    let switch = place.parent().and_then(name)?;
+    (number.is_some() && switch.starts_with("vale")).then_some(Look::Bell)
+}
+
+/// A pipe for writing without a reader.
+fn is_stand_in(fd: i32) -> bool {
+    // SAFETY: a question about a descriptor.
+    let flags = unsafe { next::fcntl(fd, libc::F_GETFL, std::ptr::null_mut()) };
+    let mut look = libc::pollfd { fd, events: 0, revents: 0 };
+    // SAFETY: one entry.
+    let n = unsafe { next::poll(&raw mut look, 1, 0) };
+    flags >= 0
+        && flags & libc::O_ACCMODE == libc::O_WRONLY
+        && n == 1
+        && look.revents == libc::POLLERR
+}
+
+/// What stands in for a descriptor that is not bound: the end of a pipe that has lost the other one, which poll(2) finds in
+/// error as netmap's is, also where this library is not.
+///
+/// # Errors
+/// As of pipe(2).
+pub fn stand_in(flags: i32) -> Result<i32, Errno> {
+    let mut ends = [-1; 2];
+    let flags = flags & (libc::O_CLOEXEC | libc::O_NONBLOCK);
+    // SAFETY: two numbers to be written.
+    Errno::result(unsafe { libc::pipe2(ends.as_mut_ptr(), flags) })?;
+    let [reader, writer] = ends;
+    // The program gets the lower number, as of open(2).
+    // SAFETY: both are ours.
+    let moved = unsafe { next::dup3(writer, reader, flags & libc::O_CLOEXEC) };
+    // SAFETY: `reader` is the other end by now.
+    unsafe { next::close(writer) };
+    Errno::result(moved)
+}
+
+/// What netmap is behind a descriptor that is not known: a port, or none yet; `None`: it is nothing of netmap's.
+pub fn recognise(fd: i32) -> Option<Result<Option<Port>, Errno>> {
+    match look_at(fd)? {
+        Look::Unbound => Some(Ok(None)),
+        Look::Bell => match adopt(fd) {
+            Ok(port) => Some(Ok(Some(port))),
+            Err(Error::Unavailable { .. }) => None,
+            Err(e) => Some(Err(errno(&e))),
+        },
+    }
+}

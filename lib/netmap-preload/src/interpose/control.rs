@@ -1,0 +1,143 @@
+//! ioctl, and mmap.
+
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use libc::{c_int, c_ulong, c_void, off_t, size_t};
+use nix::errno::Errno;
+
+use super::call;
+use crate::handle::{Look, errno, look_at};
+use crate::process::Inside;
+use crate::table::{self, Ref};
+use crate::{control, next};
+
+/// Whether the program has ever mapped netmap's memory.
+static MAPPED: AtomicBool = AtomicBool::new(false);
+
+/// What is behind a descriptor that netmap's calls are made on.
+#[inline]
+fn behind(fd: c_int) -> Option<Result<Ref, Errno>> {
+    match table::find_netmap(fd) {
+        Some(found) => Some(Ok(found)),
+        None if Inside::is() => None,
+        None => control::recognise(fd),
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ioctl(fd: c_int, command: c_ulong, arg: *mut c_void) -> c_int {
+    let concerns = table::kind(fd) == table::Kind::Netmap || control::is_command(command);
+    if !concerns {
+        // SAFETY: the program's call.
+        return unsafe { next::ioctl(fd, command, arg) };
+    }
+    let mut passes = false;
+    let done = call(|| match behind(fd) {
+        Some(found) => control::ioctl(fd, &found?, command, arg as u64).map(|()| 0),
+        None => {
+            passes = true;
+            Ok(0)
+        }
+    });
+    if passes {
+        // SAFETY: the program's call.
+        return unsafe { next::ioctl(fd, command, arg) };
+    }
+    done
+}
+
+/// Whether a mapping may be one of netmap's memory.
+#[inline]
+fn may_concern(fd: c_int, flags: c_int) -> bool {
+    fd >= 0
+        && flags & libc::MAP_ANONYMOUS == 0
+        && (table::kind(fd) == table::Kind::Netmap
+            || !Inside::is() && look_at(fd) == Some(Look::Bell))
+}
+
+/// Maps the memory of the handle behind a descriptor; `None`: there is none behind it.
+fn map(
+    at: *mut c_void,
+    len: size_t,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    from: off_t,
+) -> Option<*mut c_void> {
+    let mut mapped = None;
+    let done = call(|| {
+        let Some(found) = behind(fd) else { return Ok(0) };
+        mapped = Some(libc::MAP_FAILED);
+        let memory = found?
+            .netmap(|netmap| {
+                let layout = netmap.layout(fd).map_err(|_| Errno::EINVAL)?;
+                let end = u64::try_from(from).ok().and_then(|from| from.checked_add(len as u64));
+                let whole = layout.mem_size.next_multiple_of(4096);
+                if end.is_none_or(|end| end > whole) {
+                    return Err(Errno::EINVAL);
+                }
+                netmap.port(fd)?.open_memory().map_err(|e| errno(&e))
+            })
+            .unwrap_or(Err(Errno::EINVAL))?;
+        // SAFETY: the program's call, on another file.
+        let there = unsafe { next::mmap(at, len, prot, flags, memory.as_raw_fd(), from) };
+        if there == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        if flags & libc::MAP_TYPE != libc::MAP_PRIVATE {
+            // SAFETY: a shared mapping of the region, made just now. `munmap` below takes the guard away first.
+            unsafe { netmap::guard_mapping(there, len) };
+            MAPPED.store(true, Ordering::Relaxed);
+        }
+        mapped = Some(there);
+        Ok(0)
+    });
+    debug_assert!(done == 0 || mapped == Some(libc::MAP_FAILED));
+    mapped
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn mmap(
+    at: *mut c_void,
+    len: size_t,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    from: off_t,
+) -> *mut c_void {
+    if may_concern(fd, flags)
+        && let Some(mapped) = map(at, len, prot, flags, fd, from)
+    {
+        return mapped;
+    }
+    // SAFETY: the program's call.
+    unsafe { next::mmap(at, len, prot, flags, fd, from) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn mmap64(
+    at: *mut c_void,
+    len: size_t,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    from: off_t,
+) -> *mut c_void {
+    if may_concern(fd, flags)
+        && let Some(mapped) = map(at, len, prot, flags, fd, from)
+    {
+        return mapped;
+    }
+    // SAFETY: the program's call.
+    unsafe { next::mmap64(at, len, prot, flags, fd, from) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
+    if MAPPED.load(Ordering::Relaxed) && !Inside::is() {
+        netmap::unguard_mapping(at, len);
+    }
+    // SAFETY: the program's call.
+    unsafe { next::munmap(at, len) }
+}

@@ -1,0 +1,88 @@
+//! The C library's functions, as the program calls them.
+//!
+//! Invariant: a call that concerns no netmap descriptor is the next library's, after two loads. Of one that does, errno
+//! changes only if it fails; nothing unwinds into the program, and nothing is printed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use libc::c_int;
+use nix::errno::Errno;
+
+use crate::handle::{Look, Netmap, look_at};
+use crate::process::Inside;
+use crate::set::Set;
+use crate::table::{self, Object};
+use crate::{next, place, process};
+
+mod control;
+mod files;
+mod wait;
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: extern "C" fn() = start;
+
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static END: extern "C" fn() = end;
+
+/// After the program's own end: what it has closed and nobody has cleared away yet.
+extern "C" fn end() {
+    let _ = catch_unwind(table::sweep);
+}
+
+/// Before the program's own start.
+extern "C" fn start() {
+    next::find_all();
+    process::generation();
+    let _inside = Inside::begin();
+    netmap::place_descriptors(place::kept);
+    std::panic::set_hook(Box::new(|_| {}));
+    look_around();
+}
+
+/// What came from before execve(2): handles, and sets that have such in them.
+fn look_around() {
+    let Ok(names) = std::fs::read_dir("/proc/self/fd") else { return };
+    let fds = names.filter_map(|name| name.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let mut sets = Vec::new();
+    for fd in fds {
+        match look_at(fd) {
+            Some(Look::Bell) => {
+                table::add(fd, Object::Netmap(Netmap::inherited()));
+            }
+            Some(Look::Unbound) => {} // known when it is used, by whoever means it
+            None => sets.push(fd),
+        }
+    }
+    if table::is_empty() {
+        return;
+    }
+    for fd in sets {
+        let set = Set::of_kernel(fd);
+        if !set.members.is_empty() {
+            table::add(fd, Object::Set(set));
+        }
+    }
+}
+
+/// A call that is done here.
+#[inline]
+fn call(f: impl FnOnce() -> Result<c_int, Errno>) -> c_int {
+    let errno = Errno::last_raw();
+    let done = {
+        let _inside = Inside::begin();
+        // A panic would be a fault of ours; the call then fails like a broken device.
+        catch_unwind(AssertUnwindSafe(f)).unwrap_or(Err(Errno::EIO))
+    };
+    match done {
+        Ok(value) => {
+            Errno::set_raw(errno);
+            value
+        }
+        Err(failed) => {
+            failed.set();
+            -1
+        }
+    }
+}

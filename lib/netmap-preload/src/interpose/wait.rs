@@ -1,0 +1,260 @@
+//! poll, select and epoll.
+
+use libc::{c_int, epoll_event, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
+use nix::errno::Errno;
+use std::time::Instant;
+
+use super::call;
+use crate::poll::{self, Bits};
+use crate::table::{self, Kind, Ref};
+use crate::wait::Timeout;
+use crate::{epoll, next};
+
+/// The descriptors of a poll(2) that concerns us.
+///
+/// # Safety
+/// As poll(2).
+#[inline]
+unsafe fn ours<'a>(fds: *mut pollfd, n: nfds_t) -> Option<&'a mut [pollfd]> {
+    if table::is_empty() || n == 0 || fds.is_null() {
+        return None;
+    }
+    // SAFETY: the program says that there are so many.
+    let fds = unsafe { std::slice::from_raw_parts_mut(fds, n as usize) };
+    poll::concerns(fds).then_some(fds)
+}
+
+fn time(time: *const timespec) -> Result<Timeout, Errno> {
+    if time.is_null() {
+        return Ok(Timeout::Never);
+    }
+    // SAFETY: the program says that there is one.
+    let time = unsafe { time.read() };
+    Timeout::of_parts(time.tv_sec, time.tv_nsec)
+}
+
+fn mask<'a>(mask: *const sigset_t) -> Option<&'a sigset_t> {
+    // SAFETY: the program says that there is one, for the time of the call.
+    unsafe { mask.as_ref() }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn poll(fds: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
+    // SAFETY: the program's call.
+    match unsafe { ours(fds, n) } {
+        Some(fds) => call(|| poll::poll(fds, Timeout::of_ms(timeout), None).map(|n| n as c_int)),
+        // SAFETY: the program's call.
+        None => unsafe { next::poll(fds, n, timeout) },
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __poll_chk(
+    fds: *mut pollfd,
+    n: nfds_t,
+    timeout: c_int,
+    room: size_t,
+) -> c_int {
+    if (room / size_of::<pollfd>()) < n as usize {
+        // SAFETY: the program's call, which ends it.
+        return unsafe { next::__poll_chk(fds, n, timeout, room) };
+    }
+    // SAFETY: the program's call.
+    match unsafe { ours(fds, n) } {
+        Some(fds) => call(|| poll::poll(fds, Timeout::of_ms(timeout), None).map(|n| n as c_int)),
+        // SAFETY: the program's call.
+        None => unsafe { next::__poll_chk(fds, n, timeout, room) },
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ppoll(
+    fds: *mut pollfd,
+    n: nfds_t,
+    timeout: *const timespec,
+    signals: *const sigset_t,
+) -> c_int {
+    // SAFETY: the program's call.
+    match unsafe { ours(fds, n) } {
+        Some(fds) => call(|| poll::poll(fds, time(timeout)?, mask(signals)).map(|n| n as c_int)),
+        // SAFETY: the program's call.
+        None => unsafe { next::ppoll(fds, n, timeout, signals) },
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __ppoll_chk(
+    fds: *mut pollfd,
+    n: nfds_t,
+    timeout: *const timespec,
+    signals: *const sigset_t,
+    room: size_t,
+) -> c_int {
+    if (room / size_of::<pollfd>()) < n as usize {
+        // SAFETY: the program's call, which ends it.
+        return unsafe { next::__ppoll_chk(fds, n, timeout, signals, room) };
+    }
+    // SAFETY: the program's call.
+    match unsafe { ours(fds, n) } {
+        Some(fds) => call(|| poll::poll(fds, time(timeout)?, mask(signals)).map(|n| n as c_int)),
+        // SAFETY: the program's call.
+        None => unsafe { next::__ppoll_chk(fds, n, timeout, signals, room) },
+    }
+}
+
+/// The sets of a select(2) that concerns us.
+///
+/// # Safety
+/// As select(2).
+unsafe fn sets<'a>(n: c_int, sets: [*mut fd_set; 3]) -> Option<[Bits<'a>; 3]> {
+    if table::is_empty() || n <= 0 {
+        return None;
+    }
+    let words = (n as usize).div_ceil(64);
+    let bits = sets.map(|set| {
+        // SAFETY: the program says that there are `n` bits, in whole words.
+        Bits((!set.is_null()).then(|| unsafe { std::slice::from_raw_parts_mut(set.cast(), words) }))
+    });
+    poll::select_concerns(n as usize, &bits).then_some(bits)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn select(
+    n: c_int,
+    r: *mut fd_set,
+    w: *mut fd_set,
+    e: *mut fd_set,
+    timeout: *mut timeval,
+) -> c_int {
+    // SAFETY: the program's call.
+    let Some(mut bits) = (unsafe { sets(n, [r, w, e]) }) else {
+        // SAFETY: the program's call.
+        return unsafe { next::select(n, r, w, e, timeout) };
+    };
+    call(|| {
+        let start = Instant::now();
+        // SAFETY: the program says that there is one, or none.
+        let asked = match unsafe { timeout.as_mut() } {
+            None => Timeout::Never,
+            Some(time) => {
+                if time.tv_sec < 0 || time.tv_usec < 0 {
+                    return Err(Errno::EINVAL);
+                }
+                // More than a second of microseconds is allowed.
+                let (secs, usecs) = (time.tv_usec / 1_000_000, time.tv_usec % 1_000_000);
+                Timeout::of_parts(time.tv_sec.saturating_add(secs), usecs * 1000)?
+            }
+        };
+        let told = poll::select(n as usize, &mut bits, asked, None);
+        // Linux tells what was left.
+        // SAFETY: as above.
+        if let (Timeout::After(time), Some(left)) = (asked, unsafe { timeout.as_mut() }) {
+            let rest = time.saturating_sub(start.elapsed());
+            (left.tv_sec, left.tv_usec) = (rest.as_secs() as i64, rest.subsec_micros().into());
+        }
+        told.map(|n| n as c_int)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pselect(
+    n: c_int,
+    r: *mut fd_set,
+    w: *mut fd_set,
+    e: *mut fd_set,
+    timeout: *const timespec,
+    signals: *const sigset_t,
+) -> c_int {
+    // SAFETY: the program's call.
+    match unsafe { sets(n, [r, w, e]) } {
+        Some(mut bits) => call(|| {
+            let told = poll::select(n as usize, &mut bits, time(timeout)?, mask(signals));
+            told.map(|n| n as c_int)
+        }),
+        // SAFETY: the program's call.
+        None => unsafe { next::pselect(n, r, w, e, timeout, signals) },
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn epoll_ctl(set: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
+    if table::kind(fd) != Kind::Netmap {
+        // SAFETY: the program's call.
+        return unsafe { next::epoll_ctl(set, op, fd, event) };
+    }
+    call(|| {
+        // SAFETY: the program says that there is one, or none.
+        let event = (!event.is_null()).then(|| unsafe { event.read_unaligned() });
+        epoll::ctl(set, op, fd, event).map(|()| 0)
+    })
+}
+
+/// The set at a descriptor, if it has to do with netmap.
+#[inline]
+fn set_at(fd: c_int, n: c_int, events: *mut epoll_event) -> Option<Ref> {
+    if table::kind(fd) != Kind::Set || n <= 0 || events.is_null() {
+        return None;
+    }
+    table::find(fd).filter(|found| found.kind() == Kind::Set)
+}
+
+fn epoll_wait_here(
+    fd: c_int,
+    set: &Ref,
+    events: *mut epoll_event,
+    n: c_int,
+    timeout: Result<Timeout, Errno>,
+    signals: *const sigset_t,
+) -> c_int {
+    call(|| {
+        // SAFETY: the program says that there is room for so many.
+        let events = unsafe { std::slice::from_raw_parts_mut(events, n as usize) };
+        epoll::wait(fd, set, events, timeout?, mask(signals)).map(|n| n as c_int)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn epoll_wait(
+    fd: c_int,
+    events: *mut epoll_event,
+    n: c_int,
+    timeout: c_int,
+) -> c_int {
+    match set_at(fd, n, events) {
+        Some(set) => {
+            epoll_wait_here(fd, &set, events, n, Ok(Timeout::of_ms(timeout)), std::ptr::null())
+        }
+        // SAFETY: the program's call.
+        None => unsafe { next::epoll_wait(fd, events, n, timeout) },
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn epoll_pwait(
+    fd: c_int,
+    events: *mut epoll_event,
+    n: c_int,
+    timeout: c_int,
+    signals: *const sigset_t,
+) -> c_int {
+    match set_at(fd, n, events) {
+        Some(set) => epoll_wait_here(fd, &set, events, n, Ok(Timeout::of_ms(timeout)), signals),
+        // SAFETY: the program's call.
+        None => unsafe { next::epoll_pwait(fd, events, n, timeout, signals) },
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn epoll_pwait2(
+    fd: c_int,
+    events: *mut epoll_event,
+    n: c_int,
+    timeout: *const timespec,
+    signals: *const sigset_t,
+) -> c_int {
+    match set_at(fd, n, events) {
+        Some(set) => epoll_wait_here(fd, &set, events, n, time(timeout), signals),
+        // SAFETY: the program's call.
+        None => unsafe { next::epoll_pwait2(fd, events, n, timeout, signals) },
+    }
+}

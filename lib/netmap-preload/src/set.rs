@@ -1,0 +1,160 @@
+//! An epoll set with netmap descriptors in it: what of them it waits for.
+//!
+//! The kernel's set has them, too, for events that a bell never has (`RDBAND` for `EPOLLIN`, `WRBAND` for `EPOLLOUT`): so the
+//! kernel judges what may be added, changed and removed, keeps the list across execve(2), where it is read from
+//! /proc/self/fdinfo, and reports nothing of its own.
+//!
+//! Invariant: a member counts as long as its descriptor leads to the handle that was added.
+
+use crate::table::{self, Ref};
+use crate::wait::Tails;
+
+const IN: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM) as u32;
+const OUT: u32 = (libc::EPOLLOUT | libc::EPOLLWRNORM) as u32;
+const EDGE: u32 = libc::EPOLLET as u32;
+const ONCE: u32 = libc::EPOLLONESHOT as u32;
+const HIDDEN_IN: u32 = libc::EPOLLRDBAND as u32;
+const HIDDEN_OUT: u32 = libc::EPOLLWRBAND as u32;
+
+/// A netmap descriptor in a set.
+#[derive(Debug)]
+pub struct Member {
+    /// Its number.
+    pub fd: i32,
+    /// What was behind it.
+    pub at: Ref,
+    /// Events as the program asked for them.
+    pub events: u32,
+    /// What it gets back.
+    pub data: u64,
+    /// What it was told last: a descriptor that is reported at edges is told of what came since.
+    pub seen: Option<Tails>,
+    /// It was to be told once, and was.
+    pub fired: bool,
+}
+
+impl Member {
+    /// Whether it is reported at edges.
+    pub fn is_edge(&self) -> bool {
+        self.events & EDGE != 0
+    }
+
+    /// Whether it is reported once.
+    pub fn is_once(&self) -> bool {
+        self.events & ONCE != 0
+    }
+}
+
+/// A set.
+#[derive(Debug, Default)]
+pub struct Set {
+    /// Its netmap members.
+    pub members: Vec<Member>,
+    /// Who is told first, when there is not room for all.
+    pub turn: bool,
+}
+
+/// What the kernel's set is told of a netmap member.
+#[must_use]
+pub fn hide(events: u32) -> u32 {
+    let mut hidden = events & (EDGE | ONCE);
+    if events & IN != 0 {
+        hidden |= HIDDEN_IN;
+    }
+    if events & OUT != 0 {
+        hidden |= HIDDEN_OUT;
+    }
+    hidden
+}
+
+/// What the program had asked for, as far as it is needed.
+#[must_use]
+pub fn unhide(hidden: u32) -> u32 {
+    let mut events = hidden & (EDGE | ONCE);
+    if hidden & HIDDEN_IN != 0 {
+        events |= libc::EPOLLIN as u32;
+    }
+    if hidden & HIDDEN_OUT != 0 {
+        events |= libc::EPOLLOUT as u32;
+    }
+    events
+}
+
+impl Set {
+    /// Whether netmap members are told of first, this time.
+    pub fn take_turn(&mut self) -> bool {
+        self.turn = !self.turn;
+        self.turn
+    }
+
+    /// Members whose descriptors were closed go.
+    pub fn tidy(&mut self) {
+        self.members.retain(|member| member.at.is_at(member.fd));
+    }
+
+    /// Adds a member, or changes it.
+    pub fn put(&mut self, fd: i32, at: Ref, events: u32, data: u64) {
+        self.remove(fd);
+        self.members.push(Member { fd, at, events, data, seen: None, fired: false });
+    }
+
+    /// Removes a member.
+    pub fn remove(&mut self, fd: i32) {
+        self.members.retain(|member| member.fd != fd);
+    }
+
+    /// In a child of fork(2), a list that another thread was changing is read anew.
+    pub fn look_after_forks(&mut self, abandoned: bool) {
+        if abandoned {
+            std::mem::forget(std::mem::take(&mut self.members));
+        }
+    }
+
+    /// The members that the kernel's set at `fd` has, by its own account.
+    pub fn of_kernel(fd: i32) -> Self {
+        let mut set = Self::default();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+        for (fd, hidden, data) in info.lines().filter_map(member_of) {
+            if let Some(at) = table::find_netmap(fd) {
+                set.put(fd, at, unhide(hidden), data);
+            }
+        }
+        set
+    }
+}
+
+/// `tfd: 5 events: 19 data: ffffffff ...`: number, events and data.
+fn member_of(line: &str) -> Option<(i32, u32, u64)> {
+    let mut words = line.split_ascii_whitespace();
+    let mut field = |name: &str| (words.next() == Some(name)).then(|| words.next()).flatten();
+    let fd = field("tfd:")?.parse().ok()?;
+    let events = u32::from_str_radix(field("events:")?, 16).ok()?;
+    let data = u64::from_str_radix(field("data:")?, 16).ok()?;
+    Some((fd, events, data))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_of_fdinfo_is_read() {
+        let line =
+            "tfd:        5 events:       8000001f data: deadbeef00000005  pos:0 ino:2b sdev:d";
+        assert_eq!(member_of(line), Some((5, 0x8000_001f, 0xdead_beef_0000_0005)));
+        for other in ["", "pos:\t0", "flags:\t02", "tfd: x events: 1 data: 2", "tfd: 1 events: 1"] {
+            assert_eq!(member_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn events_that_are_hidden_come_back() {
+        for events in [libc::EPOLLIN, libc::EPOLLOUT, libc::EPOLLIN | libc::EPOLLOUT] {
+            for mode in [0, libc::EPOLLET, libc::EPOLLONESHOT] {
+                let events = (events | mode) as u32;
+                assert_eq!(unhide(hide(events)), events);
+                assert_eq!(hide(events) & (IN | OUT), 0, "a bell has these");
+            }
+        }
+    }
+}
