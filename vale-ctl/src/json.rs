@@ -78,6 +78,9 @@ pub fn port(info: &PortInfo, detail: Detail) -> Value {
     if info.vnet_hdr_len != 0 {
         value["vnet_hdr_len"] = json!(info.vnet_hdr_len);
     }
+    if let Some(base) = &info.pipe_of {
+        value["pipe_of"] = json!(base);
+    }
     if let Some(mirror) = &info.mirror {
         value["mirror"] = json!(mirror);
     }

@@ -4,6 +4,7 @@
 //! in whatever order they were named; something named that is not there is an error of its own
 //! kind, which `main` turns into exit status 3.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use anyhow::Context;
@@ -59,7 +60,7 @@ pub fn seen() -> anyhow::Result<(Vec<SwitchInfo>, bool)> {
     }
     switches.sort_by(|a, b| a.name.cmp(&b.name));
     for switch in &mut switches {
-        switch.ports.sort_by_key(|port| port.index);
+        sort(&mut switch.ports);
         for port in &mut switch.ports {
             // The library lists every handle, but a process that has one handle per ring is one user.
             port.users.sort_by_key(|user| user.pid);
@@ -67,6 +68,18 @@ pub fn seen() -> anyhow::Result<(Vec<SwitchInfo>, bool)> {
         }
     }
     Ok((switches, hidden))
+}
+
+/// By index, but the pipes of a port behind it, both ends of each together.
+fn sort(ports: &mut [PortInfo]) {
+    let index: HashMap<String, u8> = ports.iter().map(|p| (p.name.clone(), p.index)).collect();
+    ports.sort_by_cached_key(|port| match &port.pipe_of {
+        None => (port.index, String::new()),
+        Some(base) => {
+            let (mark, id) = port.name[base.len()..].split_at(1);
+            (index.get(base).copied().unwrap_or(port.index), format!("{id} {mark}"))
+        }
+    });
 }
 
 /// The switches and ports that `names` select; all of them if there are no names.

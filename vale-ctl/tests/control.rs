@@ -67,6 +67,34 @@ fn open_ports_are_listed_with_their_users_and_vanish() {
 }
 
 #[test]
+fn pipes_are_listed_behind_their_port_and_shown() {
+    in_own_root("pipes_are_listed_behind_their_port_and_shown", || {
+        let _x = Port::open("valeA:x").expect("opened");
+        let _y = Port::open("valeA:y").expect("opened");
+        let mut pipe = Port::open("valeA:x}b").expect("opened");
+        let _other = Port::open("valeA:x{a").expect("opened");
+        send(&mut pipe, mac(2), mac(1));
+        let all = text(&["list"]);
+        let names: Vec<&str> =
+            all.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+        let ends = ["valeA:x{a", "valeA:x}a", "valeA:x{b", "valeA:x}b"];
+        assert_eq!(names[..2], ["valeA", "valeA:x"]);
+        assert_eq!(names[2..6], ends);
+        assert_eq!(names[6..], ["valeA:y"]);
+        assert!(all.contains("2 ports, 2 pipes"), "{all}");
+        let value = json(&["show", "valeA:x{b"]);
+        let end = &value["valeA:x{b"];
+        assert_eq!((&end["pipe_of"], &end["rings"]["rx0"]["used"]), (&"x".into(), &1.into()));
+        assert_eq!(end["counters"]["rx_packets"], 1);
+        assert!(text(&["show", "valeA:x}b"]).contains("pipe of: valeA:x"));
+        assert!(text(&["top", "-n", "1", "valeA:x}b"]).contains("valeA:x}b"));
+        assert!(complaint(&["create", "valeA:y{1"], 1).contains("end of a pipe"));
+        assert!(complaint(&["delete", "valeA:x{b"], 1).contains("end of a pipe"));
+        assert!(complaint(&["mirror", "valeA:x{b", "valeA:y"], 1).contains("end of a pipe"));
+    });
+}
+
+#[test]
 fn mirror_gets_what_a_port_sends_and_receives_until_it_is_off() {
     in_own_root("mirror_gets_what_a_port_sends_and_receives_until_it_is_off", || {
         let mut ports = ["valeA:x", "valeA:y", "valeA:m"].map(|n| Port::open(n).expect("opened"));

@@ -11,7 +11,10 @@ use common::{compile, has_cc, here, skip};
 #[test]
 fn headers_have_netmaps_sizes_offsets_and_numbers() {
     if !has_cc() {
-        return skip("headers_have_netmaps_sizes_offsets_and_numbers", "there is no C compiler (cc)");
+        return skip(
+            "headers_have_netmaps_sizes_offsets_and_numbers",
+            "there is no C compiler (cc)",
+        );
     }
     for standard in ["c99", "c11", "gnu17"] {
         let flag = format!("-std={standard}");

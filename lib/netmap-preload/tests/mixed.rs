@@ -63,7 +63,9 @@ fn c_generator_reaches_nm_pktgen_packet_for_packet() {
         let root = lossless_root();
         let sink = Running::start(&mut pktgen(&root, "-i valeA:r -f rx -n 50000 -t 100s --json"));
         await_port(&root, "valeA:r");
-        let sent = Running::start(&mut generator(&root, &format!("tx valeA:t -n 50000 -l {size}{how}"))).success();
+        let sent =
+            Running::start(&mut generator(&root, &format!("tx valeA:t -n 50000 -l {size}{how}")))
+                .success();
         let got = json(&sink.success());
         assert_eq!(json(&sent)["packets"], 50000, "{how}");
         assert_eq!(got["rx_packets"], 50000, "{how} {got}");
@@ -134,7 +136,9 @@ fn c_bridge_between_nm_pktgens_keeps_order_and_loses_nothing() {
 #[test]
 fn our_own_tools_work_under_the_library_as_without() {
     let root = Root::new();
-    let pong = Running::start(root.preloaded(built().join("nm-pktgen")).args(["-i", "valeA:p", "-f", "pong"]));
+    let pong = Running::start(
+        root.preloaded(built().join("nm-pktgen")).args(["-i", "valeA:p", "-f", "pong"]),
+    );
     await_port(&root, "valeA:p");
     let ping = root
         .preloaded(built().join("nm-pktgen"))
@@ -180,7 +184,11 @@ fn ports_of_taps_are_attached_and_detached() {
     if id.stdout != b"0\n" || !std::path::Path::new("/dev/net/tun").exists() {
         return skip(NAME, "it needs root and /dev/net/tun");
     }
-    if !Command::new("unshare").args(["--net", "true"]).output().is_ok_and(|out| out.status.success()) {
+    if !Command::new("unshare")
+        .args(["--net", "true"])
+        .output()
+        .is_ok_and(|out| out.status.success())
+    {
         return skip(NAME, "it needs a network namespace");
     }
     for generation in ["new", "old"] {

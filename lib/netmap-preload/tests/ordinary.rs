@@ -83,9 +83,13 @@ fn ordinary_programs_do_the_same_under_the_library() {
     let mut wrong = Vec::new();
     for line in COMMANDS {
         let program = line.trim_start_matches("{ ").split(' ').next().expect("a word");
-        let found = root.plain("sh").args(["-c", &format!("command -v {program}")]).output().expect("sh");
+        let found =
+            root.plain("sh").args(["-c", &format!("command -v {program}")]).output().expect("sh");
         if !found.status.success() {
-            skip("ordinary_programs_do_the_same_under_the_library", &format!("{program} is not installed"));
+            skip(
+                "ordinary_programs_do_the_same_under_the_library",
+                &format!("{program} is not installed"),
+            );
             continue;
         }
         let (without, with) = (run(&root, line, false), run(&root, line, true));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, InUse, Invalid, Result};
-use crate::name::{PortName, SwitchPort};
+use crate::name::{PipeName, PortName, SwitchPort};
 use crate::options::Options;
 use crate::process;
 use crate::shm::dir::Dir;
@@ -99,6 +99,8 @@ pub struct PortInfo {
     pub index: u8,
     /// Stays when its last user closes it.
     pub persistent: bool,
+    /// The port that it is a pipe of, if it is the end of one.
+    pub pipe_of: Option<String>,
     /// The port that gets copies of what this one sends and receives.
     pub mirror: Option<String>,
     /// Bytes of the virtio-net header in front of each of its frames.
@@ -446,9 +448,13 @@ pub fn set_vnet_hdr_len(name: &PortName, len: u8) -> Result<()> {
     persist::set_vnet_hdr_len(&Root::existing()?.ok_or_else(none)?, switch, port, len)
 }
 
+/// A port that packets are forwarded to.
 fn vale(name: &PortName) -> Result<SwitchPort<'_>> {
     name.check()?;
-    name.switch_port().ok_or_else(|| Error::invalid(name, Invalid::NotOnASwitch))
+    match name.pipe() {
+        Some(_) => Err(Error::invalid(name, Invalid::Pipe)),
+        None => name.switch_port().ok_or_else(|| Error::invalid(name, Invalid::NotOnASwitch)),
+    }
 }
 
 fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle]) -> PortInfo {
@@ -457,6 +463,7 @@ fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle])
         name: listed.name.clone(),
         index: listed.index.0,
         persistent: listed.persistent,
+        pipe_of: PipeName::of(&listed.name).map(|pipe| pipe.base.to_owned()),
         mirror: switch.mirror_of(listed.index).and_then(|to| switch.listed(to)).map(|to| to.name),
         vnet_hdr_len: switch.header_of(listed.index),
         damaged: None,

@@ -13,8 +13,8 @@ use std::sync::Once;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::kinds;
-use crate::name::valid_name;
 use crate::name::{self, Address};
+use crate::name::{valid_name, valid_port};
 use crate::options::{Memory, Options};
 use crate::vale::forward::set_always;
 
@@ -78,7 +78,7 @@ pub fn name(data: &[u8]) {
     };
     match &parsed.address {
         Address::SwitchPort { switch, port } => {
-            assert!(valid_name(switch) && valid_name(port), "{parsed:?}");
+            assert!(valid_name(switch) && valid_port(port), "{parsed:?}");
         }
         Address::Interface(interface) => {
             assert!(!interface.contains('/') && !matches!(interface.as_str(), "" | "." | ".."));

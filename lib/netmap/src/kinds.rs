@@ -8,7 +8,7 @@ use crate::backend::{kernel, null, pcap, tap};
 use crate::error::{Error, Feature, Result};
 use crate::name::{Capabilities, NameError, NameFault, NameFlags, PortName, RingSel, parse_with};
 use crate::options::Options;
-use crate::vale::port as vale;
+use crate::vale::kind as vale;
 
 /// All of them. Of those that a bare word fits, the first is meant.
 static KINDS: [Kind; 5] = [vale::KIND, null::KIND, pcap::KIND, tap::KIND, kernel::KIND];
@@ -72,6 +72,5 @@ mod tests;
 
 /// Takes over the handle that a descriptor names, on a port of whatever kind has such descriptors.
 pub fn adopt(fd: OwnedFd) -> Result<(PortName, Box<dyn Adapter>)> {
-    let (name, port) = vale::ValePort::adopt(fd)?;
-    Ok((name, Box::new(port)))
+    vale::adopt(fd)
 }

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! name    = kind [rings] { "/" flags | "@" memid } { "@conf:" key "=" number { "," ... } }
-//! kind    = "vale" [id] ":" id | "netmap:" ifname | "tap:" tapname | "pcap:" path | "null" [":"]
+//! kind    = "vale" [id] ":" id [pipe] | "netmap:" ifname | "tap:" tapname | "pcap:" path | "null" [":"]
 //!         | "tap..."  (bare, a tap as in pkt-gen) | ifname (bare, as `netmap:ifname`)
+//! pipe    = ("{" | "}") id
 //! rings   = "*" | "^" [number] | "-" number
 //! flags   = { "x" | "z" | "t" | "r" | "R" | "T" }
 //! id      = { "0".."9" | "A".."Z" | "a".."z" | "_" }      ifname = the same and "."
@@ -16,7 +17,7 @@
 //! is held to the same by [`PortName::check`]. Only `pcap:` names a path, and is meant to.
 //!
 //! Follows `nmport_parse` of libnetmap and netmap's naming rules in the kernel; what we cannot do
-//! (pipes, `@extmem`, ...) is refused at its character instead of being ignored.
+//! (pipes of interfaces, `@extmem`, ...) is refused at its character instead of being ignored.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,10 +26,13 @@ use bitflags::bitflags;
 
 mod error;
 mod parse;
+mod pipe;
 
 pub use error::{NameError, NameFault};
 pub use parse::parse_switch;
 pub(crate) use parse::parse_with;
+pub(crate) use pipe::valid_port;
+pub use pipe::{PipeEnd, PipeName};
 
 /// Most characters of a switch, a port or an interface: `IFNAMSIZ`, the kernel's room for an interface
 /// name and its NUL, whose number netmap borrows.
@@ -107,7 +111,7 @@ pub enum Address {
     SwitchPort {
         /// The switch with its prefix: `valeA`.
         switch: String,
-        /// The port on it: `x`.
+        /// The port on it: `x`, or `x{1`, the end of a pipe.
         port: String,
     },
     /// An interface of the host.
@@ -205,7 +209,7 @@ pub struct PortName {
 pub struct SwitchPort<'a> {
     /// The switch with its prefix: `valeA`.
     pub switch: &'a str,
-    /// The port on it: `x`.
+    /// The port on it: `x`, or `x{1`, the end of a pipe.
     pub port: &'a str,
 }
 
@@ -241,6 +245,12 @@ impl PortName {
             Address::SwitchPort { switch, port } => Some(SwitchPort { switch, port }),
             _ => None,
         }
+    }
+
+    /// The end of a pipe, if it is one.
+    #[must_use]
+    pub fn pipe(&self) -> Option<PipeName<'_>> {
+        PipeName::of(self.switch_port()?.port)
     }
 
     /// The interface, if it is one of the host.

@@ -161,6 +161,11 @@ pub struct BoundRings {
 }
 
 impl BoundRings {
+    /// How many there are.
+    pub fn count(&self) -> PerDirection<usize> {
+        PerDirection { tx: self.tx.len(), rx: self.rx.len() }
+    }
+
     /// What a name and options choose of a port with that many rings.
     pub fn chosen(
         name: &str,

@@ -29,7 +29,7 @@ use crate::kinds;
 use crate::layout::Layout;
 use crate::name::{Capabilities, PortName};
 use crate::options::{MemoryRef, Options, PerDirection};
-use crate::ring::{RxRing, TxRing, TxRingRef};
+use crate::ring::{RxRing, TxRing};
 use crate::stats::Counters;
 use crate::wait::Interest;
 
@@ -118,8 +118,7 @@ impl Port {
     /// There are not that many.
     #[inline]
     pub fn tx(&mut self, i: usize) -> TxRing<'_> {
-        let TxRingRef { ring, hwcur } = self.adapter.tx(i);
-        TxRing::new(ring, hwcur)
+        TxRing::new(self.adapter.tx(i))
     }
 
     /// The `i`th bound RX ring.

@@ -229,8 +229,18 @@ impl<'a> RxRing<'a> {
 pub struct TxRingRef<'a> {
     /// The ring.
     pub ring: RingRef<'a>,
-    /// Its first slot that was not sent.
+    /// Its first slot that is not the program's again.
     pub hwcur: u32,
+    /// Its first slot that was not sent: on a pipe, what lies between the two is the reader's.
+    pub sent: u32,
+}
+
+impl<'a> TxRingRef<'a> {
+    /// A ring whose slots are the program's again as soon as they are sent.
+    #[inline]
+    pub fn new(ring: RingRef<'a>, hwcur: u32) -> Self {
+        Self { ring, hwcur, sent: hwcur }
+    }
 }
 
 /// How many packets ahead data is fetched: covers a cache-to-cache transfer at some 10 ns a packet.
@@ -296,12 +306,13 @@ pub struct TxRing<'a> {
     head: u32,
     tail: u32,
     hwcur: u32,
+    sent: u32,
 }
 
 impl<'a> TxRing<'a> {
-    pub(crate) fn new(ring: RingRef<'a>, hwcur: u32) -> Self {
+    pub(crate) fn new(TxRingRef { ring, hwcur, sent }: TxRingRef<'a>) -> Self {
         let (head, tail) = ring.range();
-        Self { ring, head, tail, hwcur }
+        Self { ring, head, tail, hwcur, sent }
     }
 
     /// Slots of the ring.
@@ -323,13 +334,18 @@ impl<'a> TxRing<'a> {
         self.ring.buffer_bytes()
     }
 
-    /// Slots filled and not yet sent.
+    /// Slots filled and not yet sent; on a pipe, also those that its reader has not released.
     #[must_use]
     pub fn pending(&self) -> usize {
-        if self.hwcur >= self.ring.n() {
+        self.since(self.hwcur)
+    }
+
+    /// Slots filled from `first` on.
+    fn since(&self, first: u32) -> usize {
+        if first >= self.ring.n() {
             return 0;
         }
-        self.ring.distance(self.hwcur, self.head) as usize
+        self.ring.distance(first, self.head) as usize
     }
 
     /// The `i`th free slot.
@@ -357,9 +373,9 @@ impl<'a> TxRing<'a> {
     /// Takes back what is queued and was not sent, so that the memory that its slots name is no longer
     /// needed; returns how many slots that were.
     pub fn withdraw(&mut self) -> usize {
-        let n = self.pending();
+        let n = self.since(self.sent);
         if n > 0 {
-            self.head = self.hwcur;
+            self.head = self.sent;
             self.ring.set_head(self.head);
         }
         n

@@ -33,6 +33,11 @@ impl RingCells {
         tx.chain(self.rx.iter().map(|&cell| (cell, self.rx_slots)))
     }
 
+    /// The cells that the rings themselves take.
+    pub fn ring_cells(&self) -> impl Iterator<Item = u32> {
+        self.all().flat_map(|(cell, n)| cell..cell.saturating_add(cells_for(ring_bytes(n))))
+    }
+
     /// Slots of the rings of each direction.
     pub fn slots(&self) -> PerDirection<u32> {
         PerDirection { tx: self.tx_slots, rx: self.rx_slots }
@@ -93,6 +98,33 @@ pub fn make_rings(region: &Region, sizes: Sizes) -> Result<RingCells> {
             Err(e)
         }
     }
+}
+
+/// The same for both ends of a pipe: rings and buffers of the one, and for the other end rings of its own
+/// that name the same buffers, the RX ring for each TX ring and the other way round.
+pub fn make_pipe_rings(region: &Region, sizes: Sizes) -> Result<(RingCells, RingCells)> {
+    let one = make_rings(region, sizes)?;
+    let mut other =
+        RingCells { tx_slots: one.rx_slots, rx_slots: one.tx_slots, ..RingCells::default() };
+    let made = (|| {
+        for (dir, slots) in [(true, one.tx_slots), (false, one.rx_slots)] {
+            let (of, to) = if dir { (&one.tx, &mut other.rx) } else { (&one.rx, &mut other.tx) };
+            for (i, &cell) in of.iter().enumerate() {
+                let ring = RingRef::new(region, cell, slots).expect("it was just made");
+                let buffers: Vec<u32> = (0..slots).map(|k| ring.load(k).buf_idx).collect();
+                let cell = region.take_run(cells_for(ring_bytes(slots)))?;
+                to.push(cell);
+                fill_ring(region, cell, slots, dir, i as u16, &buffers);
+            }
+        }
+        Ok(())
+    })();
+    if let Err(e) = made {
+        region.give_back(one.buffers(region).collect::<Vec<_>>());
+        region.give_back(one.ring_cells().chain(other.ring_cells()));
+        return Err(e);
+    }
+    Ok((one, other))
 }
 
 fn fill_ring(region: &Region, cell: u32, n: u32, is_rx: bool, number: u16, buffers: &[u32]) {

@@ -98,11 +98,15 @@ pub fn users(port: &PortInfo) -> String {
 
 /// The notes about a switch as a whole.
 pub fn notes(info: &SwitchInfo) -> String {
+    let pipes = info.ports.iter().filter(|port| port.pipe_of.is_some()).count();
     let mut notes = vec![
-        plural(info.ports.len(), "port", "ports"),
+        plural(info.ports.len() - pipes, "port", "ports"),
         plural(info.fdb_entries, "address", "addresses"),
         format!("ageing {}", ageing(info.ageing)),
     ];
+    if pipes > 0 {
+        notes.insert(1, plural(pipes / 2, "pipe", "pipes"));
+    }
     if info.backpressure {
         notes.push("backpressure".to_owned());
     }

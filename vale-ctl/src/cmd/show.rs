@@ -40,6 +40,9 @@ fn port(out: &mut Out, switch: &SwitchInfo, port: &PortInfo) -> anyhow::Result<(
     out.line(format_args!("    index: {}", port.index))?;
     out.line(format_args!("    persistent: {}", if port.persistent { "on" } else { "off" }))?;
     out.line(format_args!("    users: {}", list::users(port)))?;
+    if let Some(base) = &port.pipe_of {
+        out.line(format_args!("    pipe of: {}:{base}", switch.name))?;
+    }
     if let Some(mirror) = &port.mirror {
         out.line(format_args!("    mirror: {}:{mirror}", switch.name))?;
     }

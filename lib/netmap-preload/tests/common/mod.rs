@@ -54,7 +54,9 @@ pub fn shim() -> PathBuf {
 /// The C compiler, if there is one.
 pub fn has_cc() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| Command::new("cc").arg("--version").output().is_ok_and(|o| o.status.success()))
+    *HAS.get_or_init(|| {
+        Command::new("cc").arg("--version").output().is_ok_and(|o| o.status.success())
+    })
 }
 
 /// `tests/c/NAME.c`, compiled with these flags into a file of that name; once a test run.
@@ -69,7 +71,9 @@ pub fn compile(name: &str, output: &str, flags: &[&str]) -> PathBuf {
     std::fs::create_dir_all(&dir).expect("a directory");
     let (path, new) = (dir.join(output), dir.join(format!("{output}.{}", std::process::id())));
     let mut cc = Command::new("cc");
-    cc.args(flags).args(["-Wall", "-Wextra", "-Werror", "-pthread", "-I"]).arg(here().join("include"));
+    cc.args(flags)
+        .args(["-Wall", "-Wextra", "-Werror", "-pthread", "-I"])
+        .arg(here().join("include"));
     cc.arg(here().join(format!("tests/c/{name}.c"))).arg("-o").arg(&new);
     let out = cc.output().expect("cc");
     assert!(out.status.success(), "{name}.c: {}", String::from_utf8_lossy(&out.stderr));
@@ -152,9 +156,13 @@ pub struct Running {
 impl Running {
     pub fn start(command: &mut Command) -> Running {
         let name = format!("{command:?}");
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a program that starts");
-        let (out, mut err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a program that starts");
+        let (out, mut err) =
+            (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let first_line = Arc::new(Mutex::new(None));
         let first = first_line.clone();
         let out = std::thread::spawn(move || {
@@ -220,7 +228,8 @@ impl Running {
     pub fn success(self) -> String {
         let name = self.name.clone();
         let out = self.end();
-        let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         assert!(out.status.success(), "{name}: {}\n{stdout}{stderr}", out.status);
         stdout.into_owned()
     }

@@ -59,7 +59,7 @@ impl Adapter for Null {
 
     fn tx(&self, ring: usize) -> TxRingRef<'_> {
         assert_eq!(ring, 0);
-        TxRingRef { ring: self.0.tx(), hwcur: self.0.hwcur() }
+        TxRingRef::new(self.0.tx(), self.0.hwcur())
     }
 
     fn rx(&self, ring: usize) -> RingRef<'_> {

@@ -103,7 +103,7 @@ impl<D: Device + 'static> Adapter for Packets<D> {
 
     fn tx(&self, ring: usize) -> TxRingRef<'_> {
         assert_eq!(ring, 0);
-        TxRingRef { ring: self.rings.tx(), hwcur: self.rings.hwcur() }
+        TxRingRef::new(self.rings.tx(), self.rings.hwcur())
     }
 
     fn rx(&self, ring: usize) -> RingRef<'_> {

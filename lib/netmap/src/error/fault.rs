@@ -222,6 +222,11 @@ pub enum Invalid {
         /// What was asked for.
         asked: u8,
     },
+    /// Something was asked of the end of a pipe that only ports between which packets are forwarded do.
+    #[error(
+        "it is the end of a pipe; it goes with its users, and what is sent to it comes from the other end"
+    )]
+    Pipe,
     /// A mirror of itself.
     #[error("a port cannot be its own mirror")]
     OwnMirror,

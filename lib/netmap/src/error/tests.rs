@@ -93,7 +93,7 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (name(NameFault::Contradiction("given twice")), EINVAL, "given twice"),
         (name(NameFault::UnknownKind { known: "tap:".into() }), EINVAL, "known are tap:"),
         (name(NameFault::NotAName), EINVAL, "do not make a name"),
-        (name(NameFault::Pipe), EOPNOTSUPP, "not supported yet"),
+        (name(NameFault::Pipe), EOPNOTSUPP, "only ports of switches"),
         (name(NameFault::Option("extmem")), EOPNOTSUPP, "`extmem` is not supported yet"),
         (
             capture(nm_capture::Error::Io { what: "open", path: path(), source: io(ENOENT) }),

@@ -10,7 +10,7 @@ use crate::abi::{RawSlot, SlotFlags, SlotValue};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::options::{BoundRings, Memory, MemoryRef};
-use crate::ring::{RingRef, RxRing, TxRing, ring_bytes, transfer};
+use crate::ring::{RingRef, RxRing, TxRing, TxRingRef, ring_bytes, transfer};
 use crate::shm::mem::{STRIDE, cells_for};
 use crate::sync::core_atomic::{AtomicU64, Ordering};
 use crate::vale::forward::set_always;
@@ -358,7 +358,7 @@ impl Rig {
 
 fn tx(port: &ValePort, i: usize) -> TxRing<'_> {
     let hwcur = port.at.port.file.tx_state(i).hwcur();
-    TxRing::new(port.tx_ring(i), hwcur)
+    TxRing::new(TxRingRef::new(port.tx_ring(i), hwcur))
 }
 
 /// TX rings, then RX rings.

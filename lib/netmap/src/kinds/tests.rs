@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::name::{
-    Address, Conf, NameFlags, RingSel, SwitchPort, Syntax, parse_switch, valid_name,
+    Address, Conf, NameFlags, RingSel, SwitchPort, Syntax, parse_switch, valid_name, valid_port,
 };
 
 static VALE: Kind = vale::KIND;
@@ -72,11 +72,15 @@ const BAD: &[(&str, usize, &str)] = &[
     ("valeA:x\u{e4}", 7, "port name"),
     ("vale_long_name12:x", 15, "at most 15"),
     ("valeA:port_16_letters_", 21, "at most 15"),
-    ("valeA:x{1", 7, "pipes are not supported yet"),
-    ("valeA:x}1", 7, "pipes are not supported yet"),
-    ("valeA:x-0{1", 9, "pipes are not supported yet"),
-    ("netmap:eth0{a", 11, "pipes are not supported yet"),
-    ("eth0}a", 4, "pipes are not supported yet"),
+    ("valeA:x{", 8, "pipe's id is missing"),
+    ("valeA:x}", 8, "pipe's id is missing"),
+    ("valeA:{1", 6, "port is missing"),
+    ("valeA:x{1}2", 9, "no pipes of its own"),
+    ("valeA:x{1.2", 9, "port name"),
+    ("valeA:x{pipe_16_letters_", 23, "at most 15"),
+    ("valeA:x-0{1", 9, "right behind its port"),
+    ("netmap:eth0{a", 11, "only ports of switches"),
+    ("eth0}a", 4, "only ports of switches"),
     ("valeA:x-", 8, "ring number is missing"),
     ("valeA:x-y", 8, "ring number is missing"),
     ("valeA:x-4095", 8, "between 0 and 4094"),
@@ -200,9 +204,9 @@ fn plain_name() -> impl Strategy<Value = PortName> {
     let interface =
         |kind: &'static Kind| move |name| PortName::new(&kind.scheme, Address::Interface(name));
     prop_oneof![
-        ("vale[0-9A-Za-z_]{0,11}", "[0-9A-Za-z_]{1,15}").prop_map(|(switch, port)| {
-            PortName::new(&VALE.scheme, Address::SwitchPort { switch, port })
-        }),
+        ("vale[0-9A-Za-z_]{0,11}", "[0-9A-Za-z_]{1,15}([{}][0-9A-Za-z_]{1,15})?").prop_map(
+            |(switch, port)| { PortName::new(&VALE.scheme, Address::SwitchPort { switch, port }) }
+        ),
         "[0-9A-Za-z_][0-9A-Za-z_.-]{0,14}".prop_map(interface(&TAP)),
         "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(interface(&KERNEL)),
         Just(PortName::new(&NULL.scheme, Address::Nothing)),
@@ -270,8 +274,8 @@ proptest! {
         if let Ok(name) = parse(&text) {
             prop_assert_eq!(parse(&name.to_string()), Ok(name.clone()));
             if let Some(SwitchPort { switch, port }) = name.switch_port() {
-                prop_assert!(valid_name(switch) && valid_name(port));
-                prop_assert!(switch.len() < 16 && port.len() < 16 && !port.is_empty());
+                prop_assert!(valid_name(switch) && valid_port(port));
+                prop_assert!(switch.len() < 16 && !port.is_empty());
             }
         }
     }

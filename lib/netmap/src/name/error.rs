@@ -41,8 +41,8 @@ pub enum NameFault {
         /// How those begin that there are, in a list.
         known: String,
     },
-    /// Netmap's pipes, which there are not.
-    #[error("netmap pipes are not supported yet")]
+    /// A pipe of something else than a port of a switch.
+    #[error("only ports of switches have pipes, as in valeA:x{{1")]
     Pipe,
     /// An option of netmap that there is not.
     #[error("option `{0}` is not supported yet")]

@@ -9,8 +9,8 @@ use super::NameFault::{
     Contradiction, Missing, NumberMissing, OutOfRange, Pipe, TooLong, Unexpected, UnknownKind,
 };
 use super::{
-    Address, Conf, FLAG_LETTERS, NAME_MOST, NameError, NameFault, NameFlags, PortName, RingSel,
-    Scheme, Syntax,
+    Address, Conf, FLAG_LETTERS, NAME_MOST, NameError, NameFault, NameFlags, PipeEnd, PipeName,
+    PortName, RingSel, Scheme, Syntax,
 };
 
 /// Ring numbers lie in `[0, NETMAP_RING_MASK)`.
@@ -196,8 +196,27 @@ impl<'a> Cursor<'a> {
         if port.len() > NAME_MOST {
             return self.fail_at(from + NAME_MOST, TooLong("a port name"));
         }
+        let port = self.pipe(port)?;
         self.after_name("not allowed in a port name (0-9, A-Z, a-z, _)")?;
-        Ok(Address::SwitchPort { switch, port: port.to_owned() })
+        Ok(Address::SwitchPort { switch, port })
+    }
+
+    /// The port itself, or the end of a pipe of it that is named here.
+    fn pipe(&mut self, base: &str) -> Result<String, NameError> {
+        let Some(end) = self.peek().and_then(PipeEnd::of_mark) else { return Ok(base.to_owned()) };
+        self.at += 1;
+        let from = self.at;
+        let id = self.take_while(is_id);
+        if id.is_empty() {
+            return self.fail(Missing("the pipe's id is missing, as in valeA:x{1"));
+        }
+        if id.len() > NAME_MOST {
+            return self.fail_at(from + NAME_MOST, TooLong("a pipe's id"));
+        }
+        if self.peek().and_then(PipeEnd::of_mark).is_some() {
+            return self.fail(Unexpected("a pipe has no pipes of its own"));
+        }
+        Ok(PipeName { base, end, id }.to_string())
     }
 
     fn interface(&mut self, dashes: bool) -> Result<String, NameError> {
@@ -280,7 +299,9 @@ impl<'a> Cursor<'a> {
                 }
             } else {
                 return match self.peek() {
-                    Some(b'{' | b'}') => self.fail(Pipe),
+                    Some(b'{' | b'}') => self.fail(Unexpected(
+                        "a pipe is named right behind its port, as in valeA:x{1-0",
+                    )),
                     _ if options => {
                         self.fail(Unexpected("expected `,` and another key, `@` or the end"))
                     }

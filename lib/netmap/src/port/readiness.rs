@@ -8,19 +8,17 @@
 use crate::error::Result;
 use crate::options::PerDirection;
 use crate::port::Port;
-use crate::ring::{RingRef, TxRing, TxRingRef};
+use crate::ring::{RingRef, TxRing};
 use crate::sync::core_atomic::Ordering;
 use crate::wait::Interest;
 
 impl Port {
-    /// Slots filled and not sent yet, of all bound TX rings.
+    /// Slots filled and not sent yet, of all bound TX rings; on a pipe, also those that its reader has not
+    /// released.
     #[inline]
     #[must_use]
     pub fn pending(&self) -> usize {
-        let pending = |i| {
-            let TxRingRef { ring, hwcur } = self.adapter.tx(i);
-            TxRing::new(ring, hwcur).pending()
-        };
+        let pending = |i| TxRing::new(self.adapter.tx(i)).pending();
         (0..self.tx_rings()).map(pending).sum()
     }
 

@@ -56,7 +56,7 @@ proptest! {
     fn cursor_over_any_indices_stays_within_the_ring(head: u32, cur: u32, tail: u32, hwcur: u32) {
         let rig = Rig::new();
         let ring = rig.set(head, cur, tail);
-        let mut tx = TxRing::new(ring, hwcur);
+        let mut tx = TxRing::new(TxRingRef::new(ring, hwcur));
         prop_assert!(tx.space() < SLOTS as usize && tx.pending() < SLOTS as usize);
         let n = tx.space();
         if n > 0 {
@@ -74,7 +74,7 @@ proptest! {
 fn packets_go_round_the_ring_and_a_packet_without_room_is_not_begun() {
     let rig = Rig::new();
     let ring = rig.set(SLOTS - 2, SLOTS - 2, 3); // five are free
-    let mut tx = TxRing::new(ring, SLOTS - 2);
+    let mut tx = TxRing::new(TxRingRef::new(ring, SLOTS - 2));
     let stride = tx.buf_bytes();
     assert!(!tx.push(&vec![1; 5 * stride + 1]));
     assert_eq!((tx.space(), tx.pending()), (5, 0));
@@ -112,6 +112,6 @@ fn damaged_ring_is_mended_without_touching_what_is_sound() {
 #[should_panic(expected = "slot beyond tail")]
 fn slot_that_is_not_the_programs_is_refused() {
     let rig = Rig::new();
-    let mut tx = TxRing::new(rig.set(0, 0, 2), 0);
+    let mut tx = TxRing::new(TxRingRef::new(rig.set(0, 0, 2), 0));
     let _ = tx.slot(2);
 }

@@ -14,11 +14,17 @@
 //! `forward` works on views of rings and memory, and does not know whose they are.
 
 #[cfg(not(loom))]
+pub mod bound;
+#[cfg(not(loom))]
 pub mod forward;
+#[cfg(not(loom))]
+pub mod kind;
 #[cfg(not(loom))]
 pub mod lifecycle;
 #[cfg(not(loom))]
 pub mod peers;
+#[cfg(not(loom))]
+pub mod pipe;
 #[cfg(not(loom))]
 pub mod port;
 pub mod state;

@@ -23,7 +23,9 @@ fn open(switch: &Switch, index: PortIndex, generation: Generation) -> Option<Arc
     let listed = switch.listed(index).filter(|l| l.generation == generation)?;
     let (files, _) = shared::port(switch, &listed.name).ok()?;
     let shape = &files.file.shape;
-    (shape.generation == generation && shape.index == index).then_some(files)
+    // The end of a pipe gets what its other end sends, and nothing else.
+    let is_it = shape.generation == generation && shape.index == index && shape.peer.is_none();
+    is_it.then_some(files)
 }
 
 /// What is known of the port at one index.

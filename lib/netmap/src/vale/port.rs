@@ -1,49 +1,38 @@
 //! A handle on a VALE port: rings bound, its bell, and what sync means for it.
 //!
-//! Invariant: between `arm` for RX and `disarm` every bound RX ring asks for kicks and has been looked at
-//! after asking, so a sleep in between ends with the next packet; outside, nobody kicks in vain. Handles on one ring do
-//! not know of each other: each is in the sets of those who sleep there, and has its own bell.
+//! Invariant: what holds for all handles (`bound`); and a handle that sleeps for room has asked every full ring at which
+//! one of its TX rings has stopped.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::poll::PollFlags;
 
-use crate::adapter::{Adapter, Kind};
+use crate::adapter::Adapter;
 use crate::error::Result;
 use crate::layout::Layout;
-use crate::name::{Capabilities, PortName, Scheme, SwitchPort, Syntax};
-use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options, PerDirection};
+use crate::name::{Capabilities, PortName, SwitchPort};
+use crate::options::{BoundRings, MAX_RINGS, MemoryRef, PerDirection};
 use crate::ring::{RingRef, TxRingRef};
 use crate::rings::extra_buffers;
 use crate::shm::bell::Bell;
 use crate::shm::file::FileId;
-use crate::shm::mem::Region;
-use crate::stats::{C, Counters, SharedCounters};
+use crate::stats::{C, Counters};
 use crate::sync::core_atomic::Ordering;
 use crate::time::now_ms;
 use crate::vale::forward::{Forwarder, Source};
-use crate::vale::lifecycle::memory;
-use crate::vale::lifecycle::open::{self, Attached};
+use crate::vale::lifecycle::open::Attached;
 use crate::vale::lifecycle::persist;
 use crate::vale::lifecycle::reap;
-use crate::vale::lifecycle::root::Root;
-use crate::vale::peers::{MOST_RINGS, Peers};
-use crate::vale::state::handleset::{Rung, Taken};
-use crate::vale::state::ids::{HandleIndex, ParticipantId, PortIndex};
-use crate::vale::state::owner;
-use crate::vale::state::portfile::Shape;
+use crate::vale::peers::Peers;
+use crate::vale::state::ids::{ParticipantId, PortIndex};
 use crate::vale::state::txstate::Stall;
 use crate::wait::Interest;
 
 /// Pause between two looks at whether a full destination is dead.
 const DEATH_CHECK_MS: u64 = 50;
 
-/// Why a ring of our own is always found: `open` checked it, and a region's known cells never
-/// become fewer (a truncated file reads as zeros).
-const WITHIN: &str = "checked when the port was bound";
-
 /// What such a port can do.
-const CAPABILITIES: Capabilities = Capabilities::RECEIVE
+pub const CAPABILITIES: Capabilities = Capabilities::RECEIVE
     .union(Capabilities::ZERO_COPY)
     .union(Capabilities::INDIRECT)
     .union(Capabilities::BACKPRESSURE)
@@ -51,17 +40,6 @@ const CAPABILITIES: Capabilities = Capabilities::RECEIVE
     .union(Capabilities::SEVERAL_RINGS)
     .union(Capabilities::SEVERAL_HANDLES)
     .union(Capabilities::PASSABLE);
-
-/// The kind.
-pub const KIND: Kind = Kind {
-    scheme: Scheme {
-        prefix: "vale",
-        syntax: Syntax::SwitchPort,
-        is_bare: |_| false,
-        capabilities: CAPABILITIES,
-    },
-    open: |name, options| Ok(Box::new(ValePort::open(name, options)?)),
-};
 
 /// A bound handle.
 #[derive(Debug)]
@@ -83,24 +61,6 @@ pub struct ValePort {
 }
 
 impl ValePort {
-    /// Opens a port, making it and its switch if they are not there.
-    fn open(name: &PortName, options: &Options) -> Result<Self> {
-        let SwitchPort { switch, port } = name.switch_port().expect("the syntax of the kind");
-        let bound = |shape: &Shape| {
-            let has = PerDirection { tx: shape.rings.tx.len(), rx: shape.rings.rx.len() };
-            BoundRings::chosen(&name.to_string(), name.rings, options.direction, has)
-        };
-        Ok(Self::new(open::open(&Root::open()?, switch, port, options, bound)?))
-    }
-
-    /// Takes over the handle that a descriptor names, with its port's name.
-    pub fn adopt(fd: OwnedFd) -> Result<(PortName, Self)> {
-        let port = Self::new(open::adopt(fd)?);
-        let listed = port.at.switch.listed(port.at.port.file.shape.index);
-        let name = listed.map_or_else(String::new, |listed| listed.name);
-        Ok((format!("{}:{name}", port.at.switch.name()).parse()?, port))
-    }
-
     /// Of an attached port.
     pub fn new((bell, at): (Bell, Attached)) -> Self {
         let forwarder = Forwarder::new(at.port.file.shape.index);
@@ -113,19 +73,19 @@ impl ValePort {
     /// TX ring `i` in memory.
     #[inline]
     pub fn tx_ring(&self, i: usize) -> RingRef<'_> {
-        self.at.port.file.shape.rings.tx_ring(&self.at.port.region, i).expect(WITHIN)
+        self.at.tx_ring(i)
     }
 
     /// RX ring `i` in memory.
     #[inline]
     pub fn rx_ring(&self, i: usize) -> RingRef<'_> {
-        self.at.port.file.shape.rings.rx_ring(&self.at.port.region, i).expect(WITHIN)
+        self.at.rx_ring(i)
     }
 
     /// Sends what is queued on TX ring `i`, unless another handle is doing that at this moment.
     #[inline]
     pub(crate) fn send_ring(&mut self, me: ParticipantId, i: usize) {
-        let ring = self.at.port.file.shape.rings.tx_ring(&self.at.port.region, i).expect(WITHIN);
+        let ring = self.at.tx_ring(i);
         let counters = self.at.port.file.tx_counters(i);
         let state = self.at.port.file.tx_state(i);
         let n = ring.n();
@@ -179,7 +139,7 @@ impl ValePort {
         }
         if let Some(waiting) = state.end(me) {
             let counters = self.at.port.file.tx_counters(i);
-            wake(&self.at, waiting, counters, |handle| {
+            self.at.wake(waiting, None, counters, |handle| {
                 let _ = state.wait_for_end(handle); // rung at the next end
             });
         }
@@ -200,57 +160,11 @@ impl ValePort {
         }
     }
 
-    /// Gives back what was read on RX ring `i` and shows what came, unless another handle is doing that
-    /// at this moment.
+    /// Gives back what was read on RX ring `i` and shows what came.
     #[inline]
     pub(crate) fn receive_ring(&mut self, me: ParticipantId, i: usize) {
-        let ring = self.at.port.file.shape.rings.rx_ring(&self.at.port.region, i).expect(WITHIN);
-        let kring = self.at.port.file.kring(i);
-        let n = ring.n();
-        let (hwcur, hwtail) = (kring.consumer_cur(), kring.published());
-        if hwcur < n && hwtail < n && ring.is_idle(hwcur, hwtail) {
-            return; // nothing read, nothing new
-        }
-        let switch = &self.at.switch;
-        if kring.reader.take(me, |owner| switch.is_dead(owner)) == owner::Taken::No {
-            return;
-        }
-        let (mut hwcur, mut hwtail) = (kring.consumer_cur(), kring.published());
-        if hwcur >= n {
-            hwcur = if hwtail < n { hwtail } else { 0 };
-            kring.free(hwcur);
-        }
-        if hwtail >= n {
-            // Damaged by a peer. The next sender goes on from where we stand; until then there is
-            // nothing to read, and whoever waits sleeps.
-            hwtail = hwcur;
-        }
-        let mut waiting = None;
-        if let Some(head) = ring.head_in_order(hwcur, hwtail) {
-            if head != hwcur {
-                kring.free(head);
-            }
-            if head != hwtail && ring.raw.tail.load(Ordering::Relaxed) != hwtail {
-                stamp(&ring);
-            }
-            // Pairs with the Acquire in `RingRef::range`.
-            ring.raw.tail.store(hwtail, Ordering::Release);
-            // Senders that wait for space are woken for a worthwhile batch: half the ring.
-            if head != hwcur && switch.modes().backpressure && ring.distance(head, hwtail) <= n / 2
-            {
-                waiting = kring.take_waiters();
-            }
-        } else {
-            ring.reinit(hwcur, hwtail);
-            self.at.port.file.rx_counters(i).add(C::reinits, 1);
-            self.reinits += 1;
-        }
-        kring.reader.give(me); // nobody is told: readers look before they sleep
-        if let Some(waiting) = waiting {
-            wake(&self.at, waiting, self.at.port.file.rx_counters(i), |handle| {
-                kring.wait_for_space(handle); // rung when more is freed
-            });
-        }
+        let lossless = self.at.switch.modes().backpressure;
+        self.reinits += u64::from(self.at.receive_ring(me, i, lossless, |_, _, _| {}));
     }
 
     /// Where the last batch of TX ring `i` stopped. Peers may have written anything there.
@@ -278,7 +192,7 @@ impl Adapter for ValePort {
     }
 
     fn rings(&self) -> PerDirection<usize> {
-        PerDirection { tx: self.at.bound.tx.len(), rx: self.at.bound.rx.len() }
+        self.at.bound.count()
     }
 
     fn all_rings(&self) -> PerDirection<usize> {
@@ -293,7 +207,7 @@ impl Adapter for ValePort {
     #[inline]
     fn tx(&self, ring: usize) -> TxRingRef<'_> {
         let i = self.at.bound.tx[ring];
-        TxRingRef { ring: self.tx_ring(i), hwcur: self.at.port.file.tx_state(i).hwcur() }
+        TxRingRef::new(self.tx_ring(i), self.at.port.file.tx_state(i).hwcur())
     }
 
     #[inline]
@@ -330,10 +244,7 @@ impl Adapter for ValePort {
     }
 
     fn peek(&self) -> bool {
-        self.at.bound.rx.iter().any(|&i| {
-            let tail = self.rx_ring(i).raw.tail.load(Ordering::Relaxed);
-            self.at.port.file.kring(i).published() != tail
-        })
+        self.at.has_news()
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -347,20 +258,7 @@ impl Adapter for ValePort {
     fn arm(&mut self, what: Interest) {
         self.armed = self.stalls();
         self.armed_for = what;
-        for &i in &self.at.bound.rx {
-            let kring = self.at.port.file.kring(i);
-            if what.contains(Interest::RX) {
-                kring.sleep_for_packets(self.at.index());
-            }
-            // About to sleep: whoever waits for space gets what there is.
-            if self.at.switch.modes().backpressure
-                && let Some(waiting) = kring.take_waiters()
-            {
-                wake(&self.at, waiting, self.at.port.file.rx_counters(i), |handle| {
-                    kring.wait_for_space(handle);
-                });
-            }
-        }
+        self.at.arm_rx(what, self.at.switch.modes().backpressure);
         if what.contains(Interest::TX) {
             for stall in self.armed.into_iter().flatten() {
                 self.peers.update(&self.at.switch, stall.port);
@@ -372,24 +270,13 @@ impl Adapter for ValePort {
     }
 
     fn is_armed(&self) -> bool {
-        // Another handle may have kept that sync from sending, or from showing what has come.
-        let told = |&i: &usize| {
-            self.skipped & 1 << i == 0
-                || self.at.port.file.tx_state(i).wait_for_end(self.at.index())
-        };
-        self.at.bound.tx.iter().all(told)
+        self.at.is_told(self.skipped)
             && self.stalls() == self.armed
-            && !(self.armed_for.contains(Interest::RX) && self.peek())
+            && !(self.armed_for.contains(Interest::RX) && self.at.has_news())
     }
 
     fn disarm(&mut self, slept: bool) {
-        for &i in &self.at.bound.rx {
-            self.at.port.file.kring(i).stay_awake(self.at.index());
-        }
-        self.bell.clear(self.at.switch.dir(), || self.at.bell());
-        if slept && let Some(&i) = self.at.bound.rx.first() {
-            self.at.port.file.rx_counters(i).add(C::wakeups, 1);
-        }
+        self.at.disarm(&self.bell, slept);
     }
 
     fn allow_indirect(&mut self, start: usize, len: usize) {
@@ -411,10 +298,7 @@ impl Adapter for ValePort {
     }
 
     fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
-        let of = |all: &[usize], some: &[usize]| some.iter().map(|&i| all[i]).collect();
-        let bound = &self.at.bound;
-        let rings = BoundRings { tx: of(&bound.tx, &rings.tx), rx: of(&bound.rx, &rings.rx) };
-        Ok(Box::new(Self::new(self.at.give_away(rings)?)))
+        Ok(Box::new(Self::new(self.at.give_away_bound(rings)?)))
     }
 
     fn held_up_by(&self) -> Option<String> {
@@ -440,9 +324,7 @@ impl Adapter for ValePort {
     }
 
     fn layout(&self) -> Option<Layout> {
-        let (mem_size, if_offset) = (self.at.port.region.bytes(), Region::offset(self.at.if_cell));
-        let mem_id = memory::id(&self.at.port.file.shape.region);
-        Some(Layout { mem_size, if_offset: if_offset as u64, mem_id })
+        Some(self.at.layout())
     }
 
     fn open_memory(&self, _name: &PortName) -> Result<OwnedFd> {
@@ -455,29 +337,6 @@ impl Adapter for ValePort {
 
     fn counters(&self) -> Counters {
         self.at.port.file.counters()
-    }
-}
-
-/// Rings those who wait, on whatever port, as many as one sync rings; the others are put `back`.
-#[cold]
-fn wake(at: &Attached, waiting: Taken, counters: &SharedCounters, back: impl Fn(HandleIndex)) {
-    for (n, handle) in waiting.handles().enumerate() {
-        let rung = if n < MOST_RINGS { at.switch.ring(handle, None) } else { Rung::Later };
-        match rung {
-            Rung::Yes => counters.add(C::doorbells_rung, 1),
-            Rung::Nobody => {}
-            Rung::Later => back(handle),
-        }
-    }
-}
-
-/// Time of a sync that brought packets, as netmap keeps it by default.
-#[inline]
-fn stamp(ring: &RingRef<'_>) {
-    let clock = nix::time::ClockId::CLOCK_REALTIME_COARSE;
-    if let Ok(now) = nix::time::clock_gettime(clock) {
-        ring.raw.ts_sec.store(now.tv_sec(), Ordering::Relaxed);
-        ring.raw.ts_usec.store(now.tv_nsec() / 1000, Ordering::Relaxed);
     }
 }
 

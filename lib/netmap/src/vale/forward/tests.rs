@@ -4,7 +4,7 @@ mod warm;
 
 use super::*;
 use crate::options::Sizes;
-use crate::ring::{RxRing, TxRing};
+use crate::ring::{RxRing, TxRing, TxRingRef};
 use crate::rings::make_rings;
 use crate::shm::dir::Dir;
 use crate::shm::lock::RootLock;
@@ -59,7 +59,7 @@ impl Rig {
             let sizes = Sizes { tx_rings: 1, rx_rings: 1, tx_slots: SLOTS, rx_slots: SLOTS };
             let region = Region::anonymous(9000).unwrap();
             let rings = make_rings(&region, sizes).unwrap();
-            let shape = Shape { index, generation, region: "r".into(), rings };
+            let shape = Shape { index, generation, region: "r".into(), rings, peer: None };
             (PortFile::anonymous(shape).unwrap(), region)
         };
         let (mut destinations, mut senders) = (Vec::new(), Vec::new());
@@ -95,7 +95,9 @@ impl Rig {
         frame[..6].copy_from_slice(&[if dst == 0xff { 0xff } else { 2 }, 0, 0, 0, 0, dst]);
         frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, src]);
         frame[len - 1] = number;
-        assert!(TxRing::new(self.tx(port), self.hwcur[usize::from(port)]).push(&frame));
+        assert!(
+            TxRing::new(TxRingRef::new(self.tx(port), self.hwcur[usize::from(port)])).push(&frame)
+        );
     }
 
     /// Sends what is queued.

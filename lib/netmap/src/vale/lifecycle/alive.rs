@@ -3,6 +3,7 @@
 //! Invariant: a handle lives while somebody holds its bell. What cannot be looked at counts as alive: a
 //! living handle must never be taken for a dead one.
 
+use crate::name::PipeName;
 use crate::shm::bell::Bell;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::MAX_PORTS;
@@ -37,19 +38,40 @@ impl Switch {
         self.handles().all().filter(move |h| h.port == port && self.is_alive(h.index))
     }
 
-    /// Whether a port has a live handle or is persistent.
+    /// Whether a port has a live handle, is persistent, or is kept by those who use its pipes.
     #[cold]
     pub fn port_is_kept(&self, index: PortIndex) -> bool {
-        self.listed(index).is_some_and(|p| p.persistent)
-            || self.live_handles_of(index).next().is_some()
+        let ports = self.list();
+        let Some(port) = ports.iter().find(|l| l.index == index) else { return false };
+        let mut users = PortSet::default();
+        let keepers = ports.iter().filter(|l| l.index == index || keeps(&l.name, &port.name));
+        keepers.for_each(|l| users.insert(l.index));
+        let mut handles = self.handles().all().filter(|h| h.port.at() < MAX_PORTS);
+        port.persistent || handles.any(|h| users.contains(h.port) && self.is_alive(h.index))
     }
 
-    /// Ports that are kept by one of these handles or because they are persistent.
-    pub fn kept_ports(&self, alive: &[ListedHandle]) -> PortSet {
+    /// Ports that are in use by one of these handles, or persistent; and those that are kept, for which it is
+    /// enough that their pipes are in use.
+    pub fn used_and_kept_ports(&self, alive: &[ListedHandle]) -> (PortSet, PortSet) {
+        let ports = self.list();
         let live = alive.iter().map(|h| h.port).filter(|&port| port.at() < MAX_PORTS);
-        let persistent = self.list().into_iter().filter(|l| l.persistent).map(|l| l.index);
-        let mut kept = PortSet::default();
-        live.chain(persistent).for_each(|port| kept.insert(port));
-        kept
+        let persistent = ports.iter().filter(|l| l.persistent).map(|l| l.index);
+        let mut used = PortSet::default();
+        live.chain(persistent).for_each(|port| used.insert(port));
+        let mut kept = used;
+        for pipe in
+            ports.iter().filter(|l| used.contains(l.index) && PipeName::of(&l.name).is_some())
+        {
+            let kept_with_it = ports.iter().filter(|l| keeps(&pipe.name, &l.name));
+            kept_with_it.for_each(|l| kept.insert(l.index));
+        }
+        (used, kept)
     }
+}
+
+/// Whether whoever uses the port `one` keeps the port `other`, too: the ends of a pipe keep each other, and
+/// their base.
+fn keeps(one: &str, other: &str) -> bool {
+    let Some(pipe) = PipeName::of(one) else { return false };
+    pipe.base == other || PipeName::of(other) == Some(pipe.peer())
 }

@@ -5,10 +5,12 @@
 
 pub mod alive;
 pub mod bells;
+pub mod make;
 pub mod memory;
 pub mod named;
 pub mod open;
 pub mod persist;
+pub mod pipe;
 pub mod reap;
 pub mod root;
 pub mod shared;

@@ -1,9 +1,17 @@
 //! Which buffers of a region rings name, while slots exchange them.
+//!
+//! The slots of a pipe's two ends share their buffers. Of two slots that name one, that of the reader counts while
+//! it is published and not given back, and that of the sender else: a program may have put another buffer
+//! into it, which the other slot does not know of yet. With that rule, there are as many buffers as slots.
 
 use std::collections::HashSet;
 
+use crate::ring::RingRef;
 use crate::shm::mem::Region;
+use crate::sync::core_atomic::Ordering;
+use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::portfile::PortFile;
+use crate::vale::state::switch::port_file;
 
 /// How often rings are looked at to see all.
 const LOOKS: u64 = 16;
@@ -19,9 +27,8 @@ pub fn named(ports: &[&PortFile], region: &Region, most: u64) -> (HashSet<u32>, 
     let most = most.min(LOOKS);
     for look in 1..=most {
         let (mut seen, mut slots) = (HashSet::new(), 0);
-        for buffer in ports.iter().flat_map(|file| file.shape.rings.buffers(region)) {
-            seen.insert(buffer);
-            slots += 1;
+        for file in ports {
+            slots += see(file, ports, region, |buffer| _ = seen.insert(buffer));
         }
         let each_once = seen.len() == slots;
         all.extend(seen);
@@ -33,12 +40,61 @@ pub fn named(ports: &[&PortFile], region: &Region, most: u64) -> (HashSet<u32>, 
     (all, most)
 }
 
+/// Shows the buffers that the rings of a port name; returns how many there are.
+fn see(file: &PortFile, ports: &[&PortFile], region: &Region, mut saw: impl FnMut(u32)) -> usize {
+    let rings = &file.shape.rings;
+    let Some(peer) = ports.iter().find(|peer| peer.shape.is_pipe_with(&file.shape)) else {
+        return rings.buffers(region).map(saw).count();
+    };
+    let mut show = |ring: RingRef<'_>, counts: &dyn Fn(u32) -> bool| {
+        (0..ring.n()).filter(|&k| counts(k)).for_each(|k| saw(ring.load(k).buf_idx));
+    };
+    let mut slots = 0;
+    for (i, ring) in (0..rings.tx.len()).filter_map(|i| Some((i, rings.tx_ring(region, i)?))) {
+        let in_flight = peer.in_flight(i);
+        show(ring, &|k| !in_flight(k));
+        slots += ring.slots.len();
+    }
+    for (i, ring) in (0..rings.rx.len()).filter_map(|i| Some((i, rings.rx_ring(region, i)?))) {
+        show(ring, &file.in_flight(i));
+    }
+    slots
+}
+
+/// Whether the buffers in the rings of a port that goes are given back with it: not those of the end of a pipe
+/// whose other end is still there. Nobody uses either end.
+///
+/// What the reader put into the slots that it holds, the sender's slots do not name yet, and the other way
+/// round. So the slots are made equal first: then the end that goes last names what both had.
+pub fn has_the_buffers(switch: &Switch, file: &PortFile, region: &Region) -> bool {
+    let Some(peer) = file.shape.peer.filter(|&peer| switch.is_there(peer)) else { return true };
+    let name = switch.entry(peer.index).0;
+    let open = |name: String| PortFile::open(switch.dir(), &port_file(&name)).ok();
+    if let Some(peer) = name.and_then(open).filter(|peer| peer.shape.is_pipe_with(&file.shape)) {
+        settle(file, &peer, region);
+        settle(&peer, file, region);
+    }
+    false
+}
+
+/// Lets the slots of a sender's and a reader's rings name the same buffers: those of the one that holds them.
+fn settle(sender: &PortFile, reader: &PortFile, region: &Region) {
+    for i in 0..sender.shape.rings.tx.len() {
+        let tx = sender.shape.rings.tx_ring(region, i);
+        let Some((tx, rx)) = tx.zip(reader.shape.rings.rx_ring(region, i)) else { continue };
+        let in_flight = reader.in_flight(i);
+        for ((tx, rx), k) in tx.slots.iter().zip(rx.slots).zip(0..) {
+            let (of, to) = if in_flight(k) { (rx, tx) } else { (tx, rx) };
+            to.word.store(of.word.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::options::Sizes;
     use crate::rings::make_rings;
-    use crate::sync::core_atomic::Ordering;
     use crate::vale::state::ids::{Generation, PortIndex};
     use crate::vale::state::portfile::Shape;
 
@@ -47,8 +103,13 @@ mod tests {
         let sizes = Sizes { tx_rings: 1, rx_rings: 1, tx_slots: 64, rx_slots: 64 };
         let region = Region::anonymous(9000).unwrap();
         let rings = make_rings(&region, sizes).unwrap();
-        let shape =
-            Shape { index: PortIndex(0), generation: Generation(1), region: "r".into(), rings };
+        let shape = Shape {
+            index: PortIndex(0),
+            generation: Generation(1),
+            region: "r".into(),
+            rings,
+            peer: None,
+        };
         let file = PortFile::anonymous(shape).unwrap();
         let ring = file.shape.rings.rx_ring(&region, 0).unwrap();
         let buffers: HashSet<u32> = file.shape.rings.buffers(&region).collect();

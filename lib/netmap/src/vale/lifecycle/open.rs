@@ -3,7 +3,6 @@
 //! ```text
 //!  open:  lock root - reap - find or make the port - enter the handle - unlock
 //!  close: lock root - remove the handle - reap - unlock
-//!  make:  reserve a place - region, rings, buffers - files - list it
 //! ```
 //!
 //! Everything here runs under the root's lock and may die at any instruction: the lock goes with
@@ -16,16 +15,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Damage, Error, InUse, Invalid, Lack, Result};
-use crate::name::parse_switch;
-use crate::options::{BoundRings, Memory, Options, Sizes};
-use crate::ring::RingRef;
-use crate::rings::{RingCells, bind_if, cells_needed, make_if, make_rings, populate};
+use crate::error::{Damage, Error, InUse, Lack, Result};
+use crate::name::{PipeName, parse_switch};
+use crate::options::{BoundRings, Options};
+use crate::rings::{bind_if, make_if, populate};
 use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
-use crate::shm::mem::{Region, cells_within};
-use crate::vale::lifecycle::memory;
+use crate::vale::lifecycle::make::{check_rings, find_or_make};
+use crate::vale::lifecycle::pipe;
 use crate::vale::lifecycle::reap::{self, Sweep, reap};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::shared;
@@ -33,7 +31,7 @@ use crate::vale::lifecycle::switch::{Opened, Switch};
 use crate::vale::state::handles::{EXCLUSIVE, ListedHandle, NewHandle, bell_file, bell_index};
 use crate::vale::state::handleset::HANDLES;
 use crate::vale::state::ids::{HandleId, HandleIndex, PortIndex};
-use crate::vale::state::portfile::{PortFile, Shape};
+use crate::vale::state::portfile::Shape;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::port_file;
 
@@ -48,6 +46,8 @@ pub struct Attached {
     pub switch: Arc<Switch>,
     /// The port.
     pub port: Arc<PortFiles>,
+    /// The other end, if the port is one of a pipe.
+    pub peer: Option<Arc<PortFiles>>,
     /// Identity of the handle.
     pub id: HandleId,
     /// Cell of the handle's netmap_if.
@@ -69,9 +69,13 @@ pub fn open(
     let (lock, switch) = lock_for_new(root, switch_name, port)?;
     // From here on an error leaves a port without handles, perhaps a switch without ports.
     let opened = (|| {
-        let (port, is_new) = find_or_make(&switch, &lock, port, options)?;
+        let (port, is_new) = match PipeName::of(port) {
+            None => find_or_make(&switch, &lock, port, options, 0)?,
+            Some(pipe) => pipe::find_or_make(&switch, &lock, pipe, options)?,
+        };
         let shape = &port.file.shape;
         check_rings(shape, &port.region)?;
+        let peer = pipe::other_end(&switch, &port)?;
         let mut users = switch.live_handles_of(shape.index);
         let taken = users.find(|h| options.exclusive || h.flags & EXCLUSIVE != 0);
         if let Some(user) = taken {
@@ -82,6 +86,11 @@ pub fn open(
             };
             return Err(Error::Busy { name: full.clone(), by });
         }
+        if let Some(peer) = &peer
+            && switch.live_handles_of(shape.index).next().is_none()
+        {
+            pipe::resume(&port, peer);
+        }
         let bound = bound(shape)?;
         let extra = options.extra_bufs;
         let if_cell = make_if(&port.region, &shape.rings, &full, &bound, extra)?;
@@ -89,8 +98,11 @@ pub fn open(
         let new = NewHandle { port: shape.index, if_cell, flags, bound: &bound };
         match enter(&switch, &lock, &new) {
             Ok((bell, id)) => {
-                let attached = Attached { switch: switch.clone(), port, id, if_cell, bound };
-                Ok((bell, attached, is_new))
+                if peer.is_none() {
+                    switch.activate_port(&lock, shape.index);
+                }
+                let switch = switch.clone();
+                Ok((bell, Attached { switch, port, peer, id, if_cell, bound }, is_new))
             }
             Err(e) => {
                 let mut sweep = Sweep::new(&switch);
@@ -158,6 +170,7 @@ pub fn adopt(fd: OwnedFd) -> Result<(Bell, Attached)> {
             damage: Damage::OtherPort,
         });
     }
+    let peer = pipe::other_end(&switch, &port)?;
     switch.me()?;
     switch.handles().take(&lock, index);
     drop(lock);
@@ -165,7 +178,7 @@ pub fn adopt(fd: OwnedFd) -> Result<(Bell, Attached)> {
         populate(&port.file.shape.rings, &port.region);
     }
     let ListedHandle { id, if_cell, bound, .. } = entry;
-    Ok((bell, Attached { switch, port, id, if_cell, bound }))
+    Ok((bell, Attached { switch, port, peer, id, if_cell, bound }))
 }
 
 /// Takes the root's lock and opens a switch, making it if there is none, once nothing is left of an
@@ -175,7 +188,11 @@ pub fn lock_for_new(root: &Root, switch: &str, port: &str) -> Result<(RootLock, 
     loop {
         let lock = root.lock()?;
         let (opened, rest) = open_switch(root, &lock, switch)?;
-        if !rest.iter().any(|&index| opened.entry(index).0.as_deref() == Some(port)) {
+        let pipe = PipeName::of(port).map(|pipe| (pipe.base, pipe.peer().to_string()));
+        let needed = |left: &str| {
+            left == port || pipe.as_ref().is_some_and(|(base, peer)| left == *base || left == peer)
+        };
+        if !rest.iter().any(|&index| opened.entry(index).0.is_some_and(|left| needed(&left))) {
             return Ok((lock, opened));
         }
         // Each reaping does a bounded part of the work; others get the lock in between.
@@ -237,8 +254,8 @@ impl Attached {
         self.bound.rx.retain(|i| !rings.rx.contains(i));
         self.switch.handles().bind(&lock, self.index(), &self.bound);
         bind_if(region, &shape.rings, self.if_cell, &self.bound);
-        let (switch, port) = (self.switch.clone(), self.port.clone());
-        Ok((bell, Self { switch, port, id, if_cell, bound: rings }))
+        let (switch, port, peer) = (self.switch.clone(), self.port.clone(), self.peer.clone());
+        Ok((bell, Self { switch, port, peer, id, if_cell, bound: rings }))
     }
 
     /// Closes the handle, if nobody has a copy of its bell any more; with the last handle goes the port,
@@ -273,91 +290,4 @@ impl Drop for Attached {
     fn drop(&mut self) {
         let _ = self.close(); // what is left is the next reaper's
     }
-}
-
-/// Whether a port with these rings is what the options ask for; what they leave open fits anything.
-fn fits(has: &RingCells, o: &Options) -> std::result::Result<(), Invalid> {
-    let check = |what, asked: Option<u32>, has: u32| match asked {
-        Some(asked) if asked != has => Err(Invalid::Shape { what, asked, has }),
-        _ => Ok(()),
-    };
-    check("tx rings", o.tx_rings.map(u32::from), has.tx.len() as u32)?;
-    check("rx rings", o.rx_rings.map(u32::from), has.rx.len() as u32)?;
-    check("tx slots", o.tx_slots, has.tx_slots)?;
-    check("rx slots", o.rx_slots, has.rx_slots)
-}
-
-/// Whether memory that is there has the size that the options ask for, or more.
-fn is_roomy(region: &Region, o: &Options) -> std::result::Result<(), Invalid> {
-    match o.memory_bytes {
-        Some(asked) if region.cells() < cells_within(asked) => {
-            Err(Invalid::MemoryTooSmall { asked, has: region.bytes() })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A port's rings lie within its region, whatever its file says.
-fn check_rings(shape: &Shape, region: &Region) -> Result<()> {
-    for (cell, n) in shape.rings.all() {
-        if RingRef::new(region, cell, n).is_none() {
-            let path = region.path().to_path_buf();
-            return Err(Error::Damaged { path, damage: Damage::Rings });
-        }
-    }
-    Ok(())
-}
-
-/// The port of that name, made if there is none, and whether this process had it not open before.
-pub fn find_or_make(
-    switch: &Switch,
-    lock: &RootLock,
-    port: &str,
-    options: &Options,
-) -> Result<(Arc<PortFiles>, bool)> {
-    let full = format!("{}:{port}", switch.name());
-    if let Some(listed) = switch.find(port) {
-        let (found, is_new) = shared::port(switch, port)?;
-        let shape = &found.file.shape;
-        if shape.index != listed.index {
-            return Err(Error::Damaged {
-                path: switch.dir().join(&port_file(port)),
-                damage: Damage::OtherPort,
-            });
-        }
-        let misfit = fits(&shape.rings, options).and_then(|()| is_roomy(&found.region, options));
-        let misfit = misfit.err().or_else(|| match &options.memory {
-            Memory::Private => None,
-            Memory::Id(n) | Memory::Existing(n) if *n == memory::id(&shape.region) => None,
-            Memory::With(m) if m.0 == shape.region => None,
-            _ => Some(Invalid::Memory { has: shape.region.clone() }),
-        });
-        return match misfit {
-            None => Ok((found, is_new)),
-            Some(fault) => Err(Error::invalid(full, fault)),
-        };
-    }
-    let sizes = Sizes::from_options(&full, options)?;
-    let needed = cells_needed(sizes).saturating_add(options.extra_bufs).saturating_add(1);
-    let memory = switch.memory()?;
-    let chosen = memory::choose(lock, memory, &full, options)?;
-    let cells = chosen.cells(&full, options, needed)?;
-    let region_name = chosen.name;
-    let (index, generation) = switch.reserve_port(lock, port, &region_name)?;
-    let region = match shared::region(memory, &region_name)? {
-        Some(region) => {
-            is_roomy(&region, options).map_err(|fault| Error::invalid(full, fault))?;
-            region
-        }
-        None => shared::add_region(Region::create(memory, &region_name, cells)?),
-    };
-    region.count_port();
-    let rings = make_rings(&region, sizes)?;
-    let shape = Shape { index, generation, region: region_name, rings };
-    file::remove(switch.dir(), &port_file(port))?;
-    PortFile::create(switch.dir(), &port_file(port), shape)?;
-    let (made, is_new) = shared::port(switch, port)?;
-    // Last: from now on senders open all of the above.
-    switch.activate_port(lock, index);
-    Ok((made, is_new))
 }

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, InUse, Invalid, Result};
 use crate::options::Options;
-use crate::vale::lifecycle::open::{find_or_make, lock_for_new};
+use crate::vale::lifecycle::make::find_or_make;
+use crate::vale::lifecycle::open::lock_for_new;
 use crate::vale::lifecycle::reap::reap;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
@@ -15,8 +16,9 @@ pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options
         return Err(Error::Exists { name: format!("{switch_name}:{port}") });
     }
     let made = header(&format!("{switch_name}:{port}"), o.vnet_hdr_len.unwrap_or(0))
-        .and_then(|header| Ok((header, find_or_make(&switch, &lock, port, o)?)));
+        .and_then(|header| Ok((header, find_or_make(&switch, &lock, port, o, 0)?)));
     let result = made.map(|(header, (made, _))| {
+        switch.activate_port(&lock, made.file.shape.index);
         switch.set_header(&lock, made.file.shape.index, header);
         switch.set_port_persistent(&lock, made.file.shape.index, true);
     });

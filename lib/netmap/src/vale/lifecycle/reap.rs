@@ -21,6 +21,7 @@ use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::{MAX_CELLS, Region};
+use crate::vale::lifecycle::named::has_the_buffers;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::lifecycle::users::{self, InUse, OPENS, User};
@@ -46,7 +47,7 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<PortIndex>> {
         return Ok(Vec::new()); // somebody removed the directory: what is there now is not ours
     }
     let handles = switch.look_at_handles();
-    let kept = switch.kept_ports(&handles.alive);
+    let (used, kept) = switch.used_and_kept_ports(&handles.alive);
     let mut sweep = Sweep::new(switch);
     let died = sweep.handles(lock, handles.dead, kept) | switch.forget_dead(lock);
     let mut rest = Vec::new();
@@ -56,6 +57,10 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<PortIndex>> {
             switch.unlist_port(lock, index); // nobody begins to use it meanwhile
             rest.push(index);
         }
+    }
+    // A port that only its pipes keep reads nothing: what is for everybody must not wait for it.
+    for index in kept.iter().filter(|&index| !used.contains(index)) {
+        switch.quiet_port(lock, index);
     }
     if switch.ports_used() == 0 && !switch.settings().persistent {
         return switch.remove(lock).map(|()| Vec::new());
@@ -289,7 +294,10 @@ impl<'a> Sweep<'a> {
         // unused until the region ends. The same if the port was never listed and has no file.
         let Some(file) = file.filter(|f| self.retire(f, &region)) else { return Left::Nothing };
         let rings = &file.shape.rings;
-        let cells = rings.buffers(&region).chain(users::ring_cells(rings)).collect();
+        let mut cells: Vec<u32> = rings.ring_cells().collect();
+        if has_the_buffers(self.switch, file, &region) {
+            cells.extend(rings.buffers(&region));
+        }
         // A process killed in the middle of a zero-copy exchange may have left a buffer in two rings.
         match self.unnamed(&region, &name, Some(index), cells) {
             Some(cells) => Left::Cells(region, cells),
@@ -393,7 +401,7 @@ mod tests {
     /// Lets a sweep remove the dead handles.
     fn sweep_handles(sweep: &mut Sweep<'_>, switch: &Switch, lock: &RootLock) -> bool {
         let handles = switch.look_at_handles();
-        sweep.handles(lock, handles.dead, switch.kept_ports(&handles.alive))
+        sweep.handles(lock, handles.dead, switch.used_and_kept_ports(&handles.alive).1)
     }
 
     fn dead(switch: &Switch) -> usize {
@@ -529,7 +537,7 @@ mod tests {
         let (switch, lock) = (at.switch.clone(), root.lock().unwrap());
         let handles = switch.look_at_handles();
         drop(bell); // it is dead now, and its entry is there
-        let kept = switch.kept_ports(&handles.alive);
+        let (_, kept) = switch.used_and_kept_ports(&handles.alive);
         Sweep::new(&switch).handles(&lock, handles.dead, kept);
         let index = switch.find("z").unwrap().index;
         assert!(!switch.ports_but(&lock, kept).contains(&index), "an entry names that index");

@@ -7,9 +7,8 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use crate::ring::ring_bytes;
-use crate::rings::{RingCells, chain};
-use crate::shm::mem::{MAX_CELLS, Region, cells_for};
+use crate::rings::chain;
+use crate::shm::mem::{MAX_CELLS, Region};
 use crate::vale::lifecycle::named::named;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
@@ -67,19 +66,15 @@ pub fn all(root: &Root, switch: &str, gone: &HashSet<HandleIndex>) -> Option<Vec
     Some(users)
 }
 
-/// Cells that a port's rings consist of.
-pub fn ring_cells(rings: &RingCells) -> impl Iterator<Item = u32> {
-    rings.all().flat_map(|(cell, n)| cell..cell.saturating_add(cells_for(ring_bytes(n))))
-}
-
 /// Cells of a region that these users name, and how many slots and links were looked at to find out: `budget` at
 /// most, of which there must be three times `MAX_CELLS` for any honest region.
 pub fn cells_in_use(users: &[&User], region: &Region, budget: u64) -> (InUse, u64) {
     let files: Vec<&PortFile> = users.iter().map(|user| &user.file).collect();
-    // Each slot has a buffer of its own: more slots than cells are a lie.
-    let rings = files.iter().flat_map(|file| file.shape.rings.all());
-    let slots: u64 = rings.map(|(_, n)| u64::from(n)).sum();
-    if slots > u64::from(MAX_CELLS) {
+    let slots_of = |file: &PortFile| file.shape.rings.all().map(|(_, n)| u64::from(n)).sum::<u64>();
+    let slots: u64 = files.iter().map(|file| slots_of(file)).sum();
+    let shared: u64 = files.iter().filter(|f| f.shape.peer.is_some()).map(|f| slots_of(f)).sum();
+    // Each slot has a buffer of its own, but that of a pipe half of one: more buffers than cells are a lie.
+    if slots - shared / 2 > u64::from(MAX_CELLS) {
         return (InUse::Unknown, 0);
     }
     let lists = u64::from(region.cells());
@@ -87,7 +82,7 @@ pub fn cells_in_use(users: &[&User], region: &Region, budget: u64) -> (InUse, u6
         return (InUse::Later, 0);
     }
     let (mut found, looks) = named(&files, region, (budget - lists) / slots.max(1));
-    found.extend(files.iter().flat_map(|file| ring_cells(&file.shape.rings)));
+    found.extend(files.iter().flat_map(|file| file.shape.rings.ring_cells()));
     let mut listed = HashSet::new();
     for &if_cell in users.iter().flat_map(|user| &user.if_cells) {
         found.insert(if_cell);

@@ -1,8 +1,14 @@
 //! Handles on ports of a switch below a root of its own.
 
 use super::*;
+use crate::options::Options;
 use crate::ring::{RxRing, TxRing};
-use crate::vale::state::ids::Generation;
+use crate::vale::lifecycle::open;
+use crate::vale::lifecycle::root::Root;
+use crate::vale::state::handleset::Taken;
+use crate::vale::state::ids::{Generation, HandleIndex};
+use crate::vale::state::owner;
+use crate::vale::state::portfile::Shape;
 
 /// Opens a port below a root of its own.
 fn open(root: &Root, name: &str) -> ValePort {
@@ -19,9 +25,8 @@ fn root() -> (tempfile::TempDir, Root) {
 
 fn queue(port: &ValePort, numbers: std::ops::Range<u8>) {
     for number in numbers {
-        let TxRingRef { ring, hwcur } = port.tx(0);
         let frame: [u8; 60] = std::array::from_fn(|i| if i < 6 { 0xff } else { number });
-        assert!(TxRing::new(ring, hwcur).push(&frame));
+        assert!(TxRing::new(port.tx(0)).push(&frame));
     }
 }
 
@@ -80,8 +85,7 @@ fn what_was_taken_back_is_not_sent_by_the_heir_of_the_dead() {
     let state = heir.at.port.file.tx_state(0);
     assert!(state.begin(dead(), |_| false).is_some());
     state.claim(10);
-    let TxRingRef { ring, hwcur } = heir.tx(0);
-    assert_eq!(TxRing::new(ring, hwcur).withdraw(), 10);
+    assert_eq!(TxRing::new(heir.tx(0)).withdraw(), 10);
     heir.txsync().unwrap();
     queue(&heir, 20..23);
     heir.txsync().unwrap();

@@ -33,6 +33,15 @@ impl PortIndex {
     }
 }
 
+/// A port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PortId {
+    /// Its place.
+    pub index: PortIndex,
+    /// Its life in that place.
+    pub generation: Generation,
+}
+
 /// A handle's entry in the switch's table, which others use after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HandleIndex(pub u32);

@@ -232,6 +232,11 @@ impl Kring {
         self.waiters.insert(&self.waiting, handle);
     }
 
+    /// Handle that no longer waits for space: to ring it would be in vain.
+    pub fn need_no_space(&self, handle: HandleIndex) {
+        self.waiters.remove(&self.waiting, handle);
+    }
+
     /// Consumer, after `free`: the handles that wait for space, to be rung.
     #[inline]
     pub fn take_waiters(&self) -> Option<Taken> {

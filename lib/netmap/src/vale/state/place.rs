@@ -32,6 +32,12 @@ impl Place {
         self.0.load(Ordering::Relaxed) & STATE == FREE
     }
 
+    /// Whether the port of that generation has the place, listed or not.
+    pub fn is_of(&self, generation: Generation) -> bool {
+        let word = self.0.load(Ordering::Relaxed);
+        word & STATE != FREE && Generation(word >> 2) == generation
+    }
+
     /// Takes the place for a port that is about to be made.
     pub fn reserve(&self, generation: Generation) {
         self.0.store(generation.0 << 2 | RESERVED, Ordering::Release);

@@ -24,12 +24,12 @@ use crate::shm::mem::Region;
 use crate::shm::text::{load_text, store_text};
 use crate::stats::{Counters, RingDir, RingInfo, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::vale::state::ids::{Generation, PortIndex};
+use crate::vale::state::ids::{Generation, PortId, PortIndex};
 use crate::vale::state::kring::Kring;
 use crate::vale::state::txstate::TxState;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"NMVPORT\0");
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const RX_OFF: usize = 4096;
 const PER_RING: usize = 1024;
 const TX_OFF: usize = RX_OFF + MAX_RINGS as usize * PER_RING;
@@ -50,8 +50,12 @@ struct Header {
     region: [AtomicU64; 4],
     tx_cell: [AtomicU32; MAX_RINGS as usize],
     rx_cell: [AtomicU32; MAX_RINGS as usize],
+    /// Generation of a pipe's other end; 0: no pipe.
+    peer_generation: AtomicU64,
+    peer_index: AtomicU32,
+    _pad: u32,
 }
-// SAFETY: atomics only.
+// SAFETY: atomics and padding.
 unsafe impl Shared for Header {}
 
 /// What a port consists of, copied out and validated.
@@ -65,6 +69,26 @@ pub struct Shape {
     pub region: String,
     /// Where in it the rings are.
     pub rings: RingCells,
+    /// The other end, if the port is one of a pipe: slot k of the one's TX ring i and slot k of the other's
+    /// RX ring i share a buffer.
+    pub peer: Option<PortId>,
+}
+
+impl Shape {
+    /// Identity of the port.
+    pub fn id(&self) -> PortId {
+        PortId { index: self.index, generation: self.generation }
+    }
+
+    /// Whether the two are the ends of one pipe, and fit each other.
+    pub fn is_pipe_with(&self, other: &Self) -> bool {
+        let (a, b) = (&self.rings, &other.rings);
+        self.peer == Some(other.id())
+            && other.peer == Some(self.id())
+            && self.region == other.region
+            && (a.tx.len(), a.rx.len()) == (b.rx.len(), b.tx.len())
+            && (a.tx_slots, a.rx_slots) == (b.rx_slots, b.tx_slots)
+    }
 }
 
 /// A port's file, mapped.
@@ -106,6 +130,10 @@ impl PortFile {
         }
         for (to, from) in h.rx_cell.iter().zip(&shape.rings.rx) {
             to.store(*from, Ordering::Relaxed);
+        }
+        if let Some(PortId { index, generation }) = shape.peer {
+            h.peer_index.store(index.0.into(), Ordering::Relaxed);
+            h.peer_generation.store(generation.0, Ordering::Relaxed);
         }
         h.magic.store(MAGIC, Ordering::Release);
         Ok(Self { map, id: file::id(file), shape })
@@ -157,6 +185,12 @@ impl PortFile {
         (0..self.shape.rings.rx.len()).filter_map(|i| self.kring(i).exchange.displaced())
     }
 
+    /// Which slots of RX ring `i` were published and not given back yet.
+    pub fn in_flight(&self, i: usize) -> impl Fn(u32) -> bool + use<> {
+        let (from, to) = (self.kring(i).consumer_cur(), self.kring(i).published());
+        move |slot| if from <= to { (from..to).contains(&slot) } else { slot >= from || slot < to }
+    }
+
     /// Counters of RX ring `i`.
     #[inline(always)]
     pub(crate) fn rx_counters(&self, i: usize) -> &SharedCounters {
@@ -187,9 +221,17 @@ fn read(h: &Header) -> Option<Shape> {
         some.then(|| cells[..n].iter().map(|c| c.load(Ordering::Relaxed)).collect::<Vec<_>>())
     };
     let slots = |n: &AtomicU32| Some(n.load(Ordering::Relaxed)).filter(|n| SLOTS.contains(n));
+    let id = |index: &AtomicU32, generation: &AtomicU64| {
+        let index = u8::try_from(index.load(Ordering::Relaxed)).ok()?;
+        let generation = Generation(generation.load(Ordering::Relaxed));
+        Some(PortId { index: PortIndex(index), generation })
+    };
+    let PortId { index, generation } = id(&h.index, &h.generation)?;
+    let peer = id(&h.peer_index, &h.peer_generation)?;
     Some(Shape {
-        index: PortIndex(u8::try_from(h.index.load(Ordering::Relaxed)).ok()?),
-        generation: Generation(h.generation.load(Ordering::Relaxed)),
+        index,
+        generation,
+        peer: (peer.generation != Generation::NONE).then_some(peer),
         region: load_text(&h.region).filter(|r| valid_name(r))?,
         rings: RingCells {
             tx_slots: slots(&h.tx_slots)?,

@@ -21,7 +21,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use crate::error::{Damage, Error, Result, SharedFile};
-use crate::name::valid_name;
+use crate::name::{valid_name, valid_port};
 use crate::shm::dir::Dir;
 use crate::shm::file;
 use crate::shm::fork;
@@ -34,7 +34,9 @@ use crate::vale::state::MAX_PORTS;
 use crate::vale::state::fdb::{self, Fdb};
 use crate::vale::state::handles::{HandleEntry, Handles, NewHandle};
 use crate::vale::state::handleset::HANDLES;
-use crate::vale::state::ids::{Generation, HandleId, HandleIndex, ParticipantId, PortIndex};
+use crate::vale::state::ids::{
+    Generation, HandleId, HandleIndex, ParticipantId, PortId, PortIndex,
+};
 use crate::vale::state::participants::{self, PARTICIPANTS, Participation};
 use crate::vale::state::place::Place;
 use crate::vale::state::portset::PortSet;
@@ -42,7 +44,7 @@ use crate::vale::state::portset::PortSet;
 /// Name of the file in the switch's directory.
 pub const FILE: &str = "switch";
 const MAGIC: u64 = u64::from_le_bytes(*b"NMVALE\0\0");
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const PORTS_OFF: usize = 4096;
 const HANDLES_OFF: usize = PORTS_OFF + 256 * size_of::<PortEntry>();
 const PARTICIPANTS_OFF: usize = HANDLES_OFF + HANDLES * size_of::<HandleEntry>();
@@ -88,8 +90,9 @@ unsafe impl Shared for Header {}
 struct PortEntry {
     place: Place,
     flags: AtomicU64,
-    name: [AtomicU64; 3],
-    region: [AtomicU64; 3],
+    /// A port's name has at most 15 characters, a pipe's twice as many and its mark.
+    name: [AtomicU64; 4],
+    region: [AtomicU64; 2],
 }
 // SAFETY: atomics only.
 unsafe impl Shared for PortEntry {}
@@ -336,7 +339,7 @@ impl SwitchFile {
         Some(Listed {
             index,
             generation,
-            name: load_text(&p.name).filter(|n| valid_name(n))?,
+            name: load_text(&p.name).filter(|n| valid_port(n))?,
             region: load_text(&p.region).filter(|n| valid_name(n))?,
             persistent: p.flags.load(Ordering::Relaxed) & u64::from(PERSISTENT) != 0,
         })
@@ -440,10 +443,31 @@ impl SwitchFile {
         Ok((PortIndex(index as u8), generation))
     }
 
+    /// Whether a port has that place, listed or not.
+    pub fn is_there(&self, port: PortId) -> bool {
+        self.ports().get(port.index.at()).is_some_and(|p| p.place.is_of(port.generation))
+    }
+
     /// Lists a port whose files are complete.
-    pub fn activate_port(&self, _lock: &RootLock, index: PortIndex) {
+    pub fn list_port(&self, _lock: &RootLock, index: PortIndex) {
         self.ports()[index.at()].place.activate();
+    }
+
+    /// Lets a listed port have what is for everybody.
+    pub fn activate_port(&self, _lock: &RootLock, index: PortIndex) {
         self.header().active[index.at() / 64].fetch_or(1 << (index.0 % 64), Ordering::Release);
+    }
+
+    /// Lets a listed port have nothing of what others send from now on, until it is active again.
+    pub fn quiet_port(&self, _lock: &RootLock, index: PortIndex) {
+        if self.active().contains(index) {
+            self.deactivate(index);
+        }
+    }
+
+    fn deactivate(&self, index: PortIndex) {
+        self.header().active[index.at() / 64].fetch_and(!(1 << (index.0 % 64)), Ordering::Release);
+        self.fdb().remove_if(|_, port| port == index);
     }
 
     /// Makes a port stay after its last handle, or not.
@@ -513,8 +537,9 @@ impl SwitchFile {
     /// Names of the port and the region at `index`, listed or not, as far as they make sense.
     pub fn entry(&self, index: PortIndex) -> (Option<String>, Option<String>) {
         let entry = self.ports().get(index.at()).filter(|p| !p.place.is_free());
-        let text = |words: &[AtomicU64]| load_text(words).filter(|n| valid_name(n));
-        entry.map_or((None, None), |p| (text(&p.name), text(&p.region)))
+        let text =
+            |words: &[AtomicU64], valid: fn(&str) -> bool| load_text(words).filter(|n| valid(n));
+        entry.map_or((None, None), |p| (text(&p.name, valid_port), text(&p.region, valid_name)))
     }
 
     /// Takes a port off the list, so that no sender begins to use it.
@@ -524,9 +549,8 @@ impl SwitchFile {
             self.set_mirror(lock, i, None); // before another port can have the index
         }
         self.set_header(lock, index, 0);
-        self.header().active[index.at() / 64].fetch_and(!(1 << (index.0 % 64)), Ordering::Release);
         self.ports()[index.at()].place.unlist();
-        self.fdb().remove_if(|_, port| port == index);
+        self.deactivate(index);
     }
 
     /// Frees a port's place, after its files are gone.

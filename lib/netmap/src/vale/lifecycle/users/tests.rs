@@ -223,7 +223,7 @@ impl World {
     fn named(&self) -> HashSet<u32> {
         let mut named: HashSet<u32> = (0..RESERVED).collect();
         for file in &self.ports {
-            named.extend(ring_cells(&file.shape.rings));
+            named.extend(file.shape.rings.ring_cells());
             named.extend(file.shape.rings.buffers(&self.region));
         }
         for handle in &self.handles {
@@ -276,7 +276,7 @@ fn list_that_packets_were_written_over_gives_back_no_ring() {
     // cell 2, where a ring begins.
     let first = world.handles[0].list[0];
     world.region.at::<AtomicU32>(first, 0).unwrap().store(2, Ordering::Relaxed);
-    assert!(ring_cells(&world.ports[0].shape.rings).any(|cell| cell == 2));
+    assert!(world.ports[0].shape.rings.ring_cells().any(|cell| cell == 2));
     world.handles[0].broken = true;
     world.leaky = true;
     world.end(0, true);

@@ -1,0 +1,189 @@
+//! The rings that a handle binds: what is the same for all handles, whichever way their ports send.
+//!
+//! Invariant: between `arm_rx` for RX and `disarm` every bound RX ring asks for kicks and has been looked at
+//! after asking, so a sleep in between ends with the next packet; outside, nobody kicks in vain. Handles on one ring do
+//! not know of each other: each is in the sets of those who sleep there, and has its own bell.
+
+use crate::error::Result;
+use crate::layout::Layout;
+use crate::options::BoundRings;
+use crate::ring::RingRef;
+use crate::shm::bell::Bell;
+use crate::shm::mem::Region;
+use crate::stats::{C, SharedCounters};
+use crate::sync::core_atomic::Ordering;
+use crate::vale::lifecycle::memory;
+use crate::vale::lifecycle::open::Attached;
+use crate::vale::peers::MOST_RINGS;
+use crate::vale::state::handleset::{Rung, Taken};
+use crate::vale::state::ids::{HandleIndex, ParticipantId, PortIndex};
+use crate::vale::state::owner;
+use crate::wait::Interest;
+
+/// Why a ring of our own is always found: `open` checked it, and a region's known cells never
+/// become fewer (a truncated file reads as zeros).
+pub const WITHIN: &str = "checked when the port was bound";
+
+impl Attached {
+    /// TX ring `i` in memory.
+    #[inline]
+    pub fn tx_ring(&self, i: usize) -> RingRef<'_> {
+        self.port.file.shape.rings.tx_ring(&self.port.region, i).expect(WITHIN)
+    }
+
+    /// RX ring `i` in memory.
+    #[inline]
+    pub fn rx_ring(&self, i: usize) -> RingRef<'_> {
+        self.port.file.shape.rings.rx_ring(&self.port.region, i).expect(WITHIN)
+    }
+
+    /// Gives back what was read on RX ring `i` and shows what came, unless another handle is doing that
+    /// at this moment. Senders wait at a full ring if they are `lossless`. `give_back` is told from which slot
+    /// on and up to which slots are about to be given back. True: the program's indices made no sense, and were put
+    /// right.
+    #[inline]
+    pub fn receive_ring(
+        &self,
+        me: ParticipantId,
+        i: usize,
+        lossless: bool,
+        give_back: impl FnOnce(RingRef<'_>, u32, u32),
+    ) -> bool {
+        let ring = self.rx_ring(i);
+        let kring = self.port.file.kring(i);
+        let n = ring.n();
+        let (hwcur, hwtail) = (kring.consumer_cur(), kring.published());
+        if hwcur < n && hwtail < n && ring.is_idle(hwcur, hwtail) {
+            return false; // nothing read, nothing new
+        }
+        let switch = &self.switch;
+        if kring.reader.take(me, |owner| switch.is_dead(owner)) == owner::Taken::No {
+            return false;
+        }
+        let (mut hwcur, mut hwtail) = (kring.consumer_cur(), kring.published());
+        if hwcur >= n {
+            hwcur = if hwtail < n { hwtail } else { 0 };
+            kring.free(hwcur);
+        }
+        if hwtail >= n {
+            // Damaged by a peer. The next sender goes on from where we stand; until then there is
+            // nothing to read, and whoever waits sleeps.
+            hwtail = hwcur;
+        }
+        let mut waiting = None;
+        let in_order = ring.head_in_order(hwcur, hwtail);
+        if let Some(head) = in_order {
+            if head != hwcur {
+                give_back(ring, hwcur, head);
+                kring.free(head);
+            }
+            if head != hwtail && ring.raw.tail.load(Ordering::Relaxed) != hwtail {
+                stamp(&ring);
+            }
+            // Pairs with the Acquire in `RingRef::range`.
+            ring.raw.tail.store(hwtail, Ordering::Release);
+            // Senders that wait for space are woken for a worthwhile batch: half the ring.
+            if head != hwcur && lossless && ring.distance(head, hwtail) <= n / 2 {
+                waiting = kring.take_waiters();
+            }
+        } else {
+            ring.reinit(hwcur, hwtail);
+            self.port.file.rx_counters(i).add(C::reinits, 1);
+        }
+        kring.reader.give(me); // nobody is told: readers look before they sleep
+        if let Some(waiting) = waiting {
+            self.wake(waiting, None, self.port.file.rx_counters(i), |handle| {
+                kring.wait_for_space(handle); // rung when more is freed
+            });
+        }
+        in_order.is_none()
+    }
+
+    /// Rings those who wait, on that port or any, as many as one sync rings; the others are put `back`.
+    #[cold]
+    pub fn wake(
+        &self,
+        waiting: Taken,
+        on: Option<PortIndex>,
+        counters: &SharedCounters,
+        back: impl Fn(HandleIndex),
+    ) {
+        for (n, handle) in waiting.handles().enumerate() {
+            let rung = if n < MOST_RINGS { self.switch.ring(handle, on) } else { Rung::Later };
+            match rung {
+                Rung::Yes => counters.add(C::doorbells_rung, 1),
+                Rung::Nobody => {}
+                Rung::Later => back(handle),
+            }
+        }
+    }
+
+    /// Whether some bound RX ring has more to read than the program has seen.
+    pub fn has_news(&self) -> bool {
+        self.bound.rx.iter().any(|&i| {
+            let tail = self.rx_ring(i).raw.tail.load(Ordering::Relaxed);
+            self.port.file.kring(i).published() != tail
+        })
+    }
+
+    /// Before the handle sleeps: asks for kicks, if it is to wake for packets.
+    pub fn arm_rx(&self, what: Interest, lossless: bool) {
+        for &i in &self.bound.rx {
+            let kring = self.port.file.kring(i);
+            if what.contains(Interest::RX) {
+                kring.sleep_for_packets(self.index());
+            }
+            // About to sleep: whoever waits for space gets what there is.
+            if lossless && let Some(waiting) = kring.take_waiters() {
+                self.wake(waiting, None, self.port.file.rx_counters(i), |handle| {
+                    kring.wait_for_space(handle);
+                });
+            }
+        }
+    }
+
+    /// Asks the handles that kept this one from syncing the TX rings in `skipped` (a bit each) to ring when
+    /// they end; they may have taken what this one queued, or not. False: one has ended by now.
+    pub fn is_told(&self, skipped: u32) -> bool {
+        let told = |&i: &usize| {
+            skipped & 1 << i == 0 || self.port.file.tx_state(i).wait_for_end(self.index())
+        };
+        self.bound.tx.iter().all(told)
+    }
+
+    /// After a sleep, or instead of one: takes the request for kicks back and clears the bell.
+    pub fn disarm(&self, bell: &Bell, slept: bool) {
+        for &i in &self.bound.rx {
+            self.port.file.kring(i).stay_awake(self.index());
+        }
+        bell.clear(self.switch.dir(), || self.bell());
+        if slept && let Some(&i) = self.bound.rx.first() {
+            self.port.file.rx_counters(i).add(C::wakeups, 1);
+        }
+    }
+
+    /// Where the handle's structures lie in the port's memory.
+    pub fn layout(&self) -> Layout {
+        let (mem_size, if_offset) = (self.port.region.bytes(), Region::offset(self.if_cell));
+        let mem_id = memory::id(&self.port.file.shape.region);
+        Layout { mem_size, if_offset: if_offset as u64, mem_id }
+    }
+
+    /// Lets a new handle have some rings, numbered as bound; they are no longer this one's.
+    pub fn give_away_bound(&mut self, rings: &BoundRings) -> Result<(Bell, Self)> {
+        let of = |all: &[usize], some: &[usize]| some.iter().map(|&i| all[i]).collect();
+        let bound = &self.bound;
+        let rings = BoundRings { tx: of(&bound.tx, &rings.tx), rx: of(&bound.rx, &rings.rx) };
+        self.give_away(rings)
+    }
+}
+
+/// Time of a sync that brought packets, as netmap keeps it by default.
+#[inline]
+fn stamp(ring: &RingRef<'_>) {
+    let clock = nix::time::ClockId::CLOCK_REALTIME_COARSE;
+    if let Ok(now) = nix::time::clock_gettime(clock) {
+        ring.raw.ts_sec.store(now.tv_sec(), Ordering::Relaxed);
+        ring.raw.ts_usec.store(now.tv_nsec() / 1000, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,51 @@
+//! The ports of switches as a kind of port: how they are named, what they can do, how one is opened. The end of
+//! a pipe is opened in the same way, and sends in another.
+
+use std::os::fd::OwnedFd;
+
+use crate::adapter::{Adapter, Kind};
+use crate::error::Result;
+use crate::name::{PortName, Scheme, SwitchPort, Syntax};
+use crate::options::{BoundRings, Options, PerDirection};
+use crate::shm::bell::Bell;
+use crate::vale::lifecycle::open::{self, Attached};
+use crate::vale::lifecycle::root::Root;
+use crate::vale::pipe::PipePort;
+use crate::vale::port::{self, ValePort};
+use crate::vale::state::portfile::Shape;
+
+/// The kind.
+pub const KIND: Kind = Kind {
+    scheme: Scheme {
+        prefix: "vale",
+        syntax: Syntax::SwitchPort,
+        is_bare: |_| false,
+        capabilities: port::CAPABILITIES,
+    },
+    open: |name, options| Ok(adapter(open(name, options)?)),
+};
+
+/// Opens a port, making it and its switch if they are not there.
+fn open(name: &PortName, options: &Options) -> Result<(Bell, Attached)> {
+    let SwitchPort { switch, port } = name.switch_port().expect("the syntax of the kind");
+    let bound = |shape: &Shape| {
+        let has = PerDirection { tx: shape.rings.tx.len(), rx: shape.rings.rx.len() };
+        BoundRings::chosen(&name.to_string(), name.rings, options.direction, has)
+    };
+    open::open(&Root::open()?, switch, port, options, bound)
+}
+
+fn adapter((bell, at): (Bell, Attached)) -> Box<dyn Adapter> {
+    match at.peer.clone() {
+        None => Box::new(ValePort::new((bell, at))),
+        Some(peer) => Box::new(PipePort::new(bell, at, peer)),
+    }
+}
+
+/// Takes over the handle that a descriptor names, with its port's name.
+pub fn adopt(fd: OwnedFd) -> Result<(PortName, Box<dyn Adapter>)> {
+    let (bell, at) = open::adopt(fd)?;
+    let listed = at.switch.listed(at.port.file.shape.index);
+    let name = listed.map_or_else(String::new, |listed| listed.name);
+    Ok((format!("{}:{name}", at.switch.name()).parse()?, adapter((bell, at))))
+}

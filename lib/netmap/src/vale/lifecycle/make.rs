@@ -1,0 +1,120 @@
+//! Ports found or made, with their rings and files.
+//!
+//! ```text
+//!  make: reserve a place - region, rings, buffers - files - list it
+//! ```
+//!
+//! Runs under the root's lock and may die at any instruction: the next `reap` finds a place that is reserved but
+//! not listed. Invariant: a port is listed when all that it consists of is there.
+
+use std::sync::Arc;
+
+use crate::error::{Damage, Error, Invalid, Result};
+use crate::name::PipeName;
+use crate::options::{Memory, Options, Sizes};
+use crate::ring::RingRef;
+use crate::rings::{RingCells, cells_needed, make_rings};
+use crate::shm::file;
+use crate::shm::lock::RootLock;
+use crate::shm::mem::{Region, cells_within};
+use crate::vale::lifecycle::memory;
+use crate::vale::lifecycle::shared;
+use crate::vale::lifecycle::switch::Switch;
+use crate::vale::state::portfile::{PortFile, Shape};
+use crate::vale::state::portfiles::PortFiles;
+use crate::vale::state::switch::{Listed, port_file};
+
+/// Whether a port with these rings is what the options ask for; what they leave open fits anything.
+fn fits(has: &RingCells, o: &Options) -> std::result::Result<(), Invalid> {
+    let check = |what, asked: Option<u32>, has: u32| match asked {
+        Some(asked) if asked != has => Err(Invalid::Shape { what, asked, has }),
+        _ => Ok(()),
+    };
+    check("tx rings", o.tx_rings.map(u32::from), has.tx.len() as u32)?;
+    check("rx rings", o.rx_rings.map(u32::from), has.rx.len() as u32)?;
+    check("tx slots", o.tx_slots, has.tx_slots)?;
+    check("rx slots", o.rx_slots, has.rx_slots)
+}
+
+/// Whether memory that is there has the size that the options ask for, or more.
+fn is_roomy(region: &Region, o: &Options) -> std::result::Result<(), Invalid> {
+    match o.memory_bytes {
+        Some(asked) if region.cells() < cells_within(asked) => {
+            Err(Invalid::MemoryTooSmall { asked, has: region.bytes() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A port's rings lie within its region, whatever its file says.
+pub fn check_rings(shape: &Shape, region: &Region) -> Result<()> {
+    for (cell, n) in shape.rings.all() {
+        if RingRef::new(region, cell, n).is_none() {
+            let path = region.path().to_path_buf();
+            return Err(Error::Damaged { path, damage: Damage::Rings });
+        }
+    }
+    Ok(())
+}
+
+/// The port of that name, made if there is none, and whether this process had it not open before. In memory
+/// that is made for it there is room for so many cells beside its own.
+pub fn find_or_make(
+    switch: &Switch,
+    lock: &RootLock,
+    port: &str,
+    options: &Options,
+    room: u32,
+) -> Result<(Arc<PortFiles>, bool)> {
+    if let Some(listed) = switch.find(port) {
+        return find(switch, &listed, options);
+    }
+    let full = format!("{}:{port}", switch.name());
+    let sizes = Sizes::from_options(&full, options)?;
+    let needed = cells_needed(sizes).saturating_add(options.extra_bufs).saturating_add(1);
+    let needed = needed.saturating_add(room);
+    let memory = switch.memory()?;
+    let chosen = memory::choose(lock, memory, &full, options)?;
+    let cells = chosen.cells(&full, options, needed)?;
+    let region_name = chosen.name;
+    let (index, generation) = switch.reserve_port(lock, port, &region_name)?;
+    let region = match shared::region(memory, &region_name)? {
+        Some(region) => {
+            is_roomy(&region, options).map_err(|fault| Error::invalid(full, fault))?;
+            region
+        }
+        None => shared::add_region(Region::create(memory, &region_name, cells)?),
+    };
+    region.count_port();
+    let rings = make_rings(&region, sizes)?;
+    let shape = Shape { index, generation, region: region_name, rings, peer: None };
+    file::remove(switch.dir(), &port_file(port))?;
+    PortFile::create(switch.dir(), &port_file(port), shape)?;
+    let (made, is_new) = shared::port(switch, port)?;
+    // Last: from now on senders open all of the above.
+    switch.list_port(lock, index);
+    Ok((made, is_new))
+}
+
+/// A port that is there, if it is what the options ask for, and whether this process had it not open before.
+pub fn find(switch: &Switch, listed: &Listed, options: &Options) -> Result<(Arc<PortFiles>, bool)> {
+    let (found, is_new) = shared::port(switch, &listed.name)?;
+    let shape = &found.file.shape;
+    if shape.index != listed.index || shape.peer.is_some() != PipeName::of(&listed.name).is_some() {
+        return Err(Error::Damaged {
+            path: switch.dir().join(&port_file(&listed.name)),
+            damage: Damage::OtherPort,
+        });
+    }
+    let misfit = fits(&shape.rings, options).and_then(|()| is_roomy(&found.region, options));
+    let misfit = misfit.err().or_else(|| match &options.memory {
+        Memory::Private => None,
+        Memory::Id(n) | Memory::Existing(n) if *n == memory::id(&shape.region) => None,
+        Memory::With(m) if m.0 == shape.region => None,
+        _ => Some(Invalid::Memory { has: shape.region.clone() }),
+    });
+    match misfit {
+        None => Ok((found, is_new)),
+        Some(fault) => Err(Error::invalid(format!("{}:{}", switch.name(), listed.name), fault)),
+    }
+}

@@ -1,0 +1,363 @@
+//! A handle on the end of a pipe: its packets go to the other end, slot by slot, without a copy.
+//!
+//! Slot k of a TX ring here and slot k of the other end's RX ring of that number share a buffer. A txsync passes
+//! on the slots' words and publishes them with one store; an rxsync over there passes buffers back that its
+//! program has exchanged, and releases the slots, which are free here from then on. See
+//! docs/design/pipes.md.
+//!
+//! Invariant: of the two slots that share a buffer, the reader's counts while it is published and not
+//! released, and the sender's else; whatever process dies when, nothing is passed on twice and nothing is lost.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::poll::PollFlags;
+
+use crate::abi::{RawSlot, SlotFlags, SlotValue};
+use crate::adapter::Adapter;
+use crate::error::Result;
+use crate::layout::Layout;
+use crate::name::{Capabilities, PortName};
+use crate::options::{BoundRings, MemoryRef, PerDirection};
+use crate::ring::{RingRef, TxRingRef};
+use crate::rings::extra_buffers;
+use crate::shm::bell::Bell;
+use crate::shm::file::FileId;
+use crate::stats::{C, Counters};
+use crate::sync::core_atomic::Ordering;
+use crate::vale::bound::WITHIN;
+use crate::vale::lifecycle::open::Attached;
+use crate::vale::state::ids::ParticipantId;
+use crate::vale::state::kring::Kring;
+use crate::vale::state::portfiles::PortFiles;
+use crate::wait::Interest;
+
+/// What such a port can do.
+const CAPABILITIES: Capabilities = Capabilities::RECEIVE
+    .union(Capabilities::ZERO_COPY)
+    .union(Capabilities::BACKPRESSURE)
+    .union(Capabilities::SEVERAL_RINGS)
+    .union(Capabilities::SEVERAL_HANDLES)
+    .union(Capabilities::PASSABLE);
+
+/// The flag `BUF_CHANGED` in a slot's word.
+const CHANGED: u64 = (SlotFlags::BUF_CHANGED.bits() as u64) << 48;
+/// The flag `MOREFRAG` in a slot's word.
+const MORE: u64 = (SlotFlags::MOREFRAG.bits() as u64) << 48;
+
+/// A bound handle.
+#[derive(Debug)]
+pub struct PipePort {
+    /// Before `at`: a handle is closed by closing its bell.
+    bell: Bell,
+    at: Attached,
+    /// The other end.
+    peer: Arc<PortFiles>,
+    /// TX rings that another handle was syncing when this one tried last: a bit each.
+    skipped: u32,
+    /// TX rings whose reader has been asked to ring when it releases slots: a bit each.
+    asked: u32,
+    /// What `arm` was called for.
+    armed_for: Interest,
+    /// How often the program's indices made no sense.
+    reinits: u64,
+}
+
+impl PipePort {
+    /// Of an attached end and the other one.
+    pub fn new(bell: Bell, at: Attached, peer: Arc<PortFiles>) -> Self {
+        Self { bell, at, peer, skipped: 0, asked: 0, armed_for: Interest::empty(), reinits: 0 }
+    }
+
+    /// What TX ring `i` shares with the other end's RX ring.
+    #[inline]
+    fn kring(&self, i: usize) -> &Kring {
+        self.peer.file.kring(i)
+    }
+
+    /// Passes on what is queued on TX ring `i` and shows what the reader has released, unless another handle is
+    /// doing that at this moment.
+    #[inline]
+    fn send_ring(&mut self, me: ParticipantId, i: usize) {
+        let ring = self.at.tx_ring(i);
+        let kring = self.peer.file.kring(i);
+        let state = self.at.port.file.tx_state(i);
+        let n = ring.n();
+        let tail = |freed: u32| ring.step(freed, n - 1);
+        self.skipped &= !(1 << i);
+        let (hwcur, freed) = (kring.published(), kring.freed());
+        if hwcur < n && freed < n && ring.is_idle(hwcur, tail(freed)) {
+            return; // nothing queued, nothing released
+        }
+        let switch = &self.at.switch;
+        // Where a dead owner stopped is what it published: its own notes are not needed.
+        if state.begin(me, |owner| switch.is_dead(owner)).is_none() {
+            self.skipped |= 1 << i;
+            return;
+        }
+        let (mut hwcur, mut freed) = (kring.published(), kring.freed());
+        if hwcur >= n {
+            // A peer has scribbled over it: go on where the reader stands.
+            hwcur = if freed < n { freed } else { 0 };
+            kring.publish(hwcur);
+        }
+        if freed >= n {
+            freed = hwcur; // the reader puts it right
+        }
+        let counters = self.at.port.file.tx_counters(i);
+        let mut sleepers = None;
+        if let Some(head) = ring.head_in_order(hwcur, tail(freed)) {
+            let to = self.peer.rx_ring(i).expect(WITHIN);
+            let passed = pass(ring, to, hwcur, head);
+            if passed.slots > 0 {
+                hwcur = ring.step(hwcur, passed.slots);
+                kring.publish(hwcur);
+                let rx = self.peer.file.rx_counters(i);
+                for (counters, packets, bytes, batches) in [
+                    (counters, C::tx_packets, C::tx_bytes, C::tx_batches),
+                    (rx, C::rx_packets, C::rx_bytes, C::rx_batches),
+                ] {
+                    counters.add(packets, passed.packets);
+                    counters.add(bytes, passed.bytes);
+                    counters.add(batches, 1);
+                }
+                sleepers = kring.take_sleepers();
+                counters.add(C::doorbells_suppressed, sleepers.is_none().into());
+            }
+            if passed.bad > 0 {
+                counters.add(C::tx_drop_bad, passed.bad);
+            }
+            // Pairs with the Acquire in `RingRef::range`.
+            ring.raw.tail.store(tail(freed), Ordering::Release);
+        } else {
+            ring.reinit(hwcur, tail(freed));
+            counters.add(C::reinits, 1);
+            self.reinits += 1;
+        }
+        state.done(hwcur);
+        if let Some(waiting) = state.end(me) {
+            self.at.wake(waiting, None, counters, |handle| {
+                let _ = state.wait_for_end(handle); // rung at the next end
+            });
+        }
+        if let Some(sleepers) = sleepers {
+            self.at.wake(sleepers, Some(self.peer.file.shape.index), counters, |handle| {
+                kring.sleep_for_packets(handle); // the next publication's
+            });
+        }
+    }
+
+    /// Releases what was read on RX ring `i` and shows what came.
+    #[inline]
+    fn receive_ring(&mut self, me: ParticipantId, i: usize) {
+        let to = self.peer.file.shape.rings.tx_ring(&self.peer.region, i).expect(WITHIN);
+        let reinit =
+            self.at.receive_ring(me, i, true, |ring, from, head| pass_back(ring, to, from, head));
+        self.reinits += u64::from(reinit);
+    }
+
+    /// Whether the reader of TX ring `i` has slots, which it will release.
+    fn is_out(&self, i: usize) -> bool {
+        self.kring(i).published() != self.kring(i).freed()
+    }
+}
+
+impl Adapter for PipePort {
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn rings(&self) -> PerDirection<usize> {
+        self.at.bound.count()
+    }
+
+    fn all_rings(&self) -> PerDirection<usize> {
+        let rings = &self.at.port.file.shape.rings;
+        PerDirection { tx: rings.tx.len(), rx: rings.rx.len() }
+    }
+
+    fn slots(&self) -> PerDirection<u32> {
+        self.at.port.file.shape.rings.slots()
+    }
+
+    #[inline]
+    fn tx(&self, ring: usize) -> TxRingRef<'_> {
+        let i = self.at.bound.tx[ring];
+        let kring = self.kring(i);
+        TxRingRef { ring: self.at.tx_ring(i), hwcur: kring.freed(), sent: kring.published() }
+    }
+
+    #[inline]
+    fn rx(&self, ring: usize) -> RingRef<'_> {
+        self.at.rx_ring(self.at.bound.rx[ring])
+    }
+
+    fn txsync_ring(&mut self, ring: usize) -> Result<()> {
+        self.send_ring(self.at.switch.me()?, self.at.bound.tx[ring]);
+        Ok(())
+    }
+
+    fn rxsync_ring(&mut self, ring: usize) -> Result<()> {
+        self.receive_ring(self.at.switch.me()?, self.at.bound.rx[ring]);
+        Ok(())
+    }
+
+    fn peek(&self) -> bool {
+        self.at.has_news()
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    fn events(&self, _what: Interest) -> PollFlags {
+        PollFlags::POLLIN // a bell rings for everything
+    }
+
+    fn arm(&mut self, what: Interest) {
+        self.armed_for = what;
+        self.at.arm_rx(what, true);
+        if what.contains(Interest::TX) {
+            for &i in &self.at.bound.tx {
+                // With all slots here, there is nothing that a reader could release.
+                if self.is_out(i) {
+                    self.kring(i).wait_for_space(self.at.index());
+                    self.asked |= 1 << i;
+                }
+            }
+        }
+    }
+
+    fn is_armed(&self) -> bool {
+        // The look after asking may have passed on what is to be waited for now.
+        let asked = |&i: &usize| self.asked & 1 << i != 0 || !self.is_out(i);
+        self.at.is_told(self.skipped)
+            && (!self.armed_for.contains(Interest::TX) || self.at.bound.tx.iter().all(asked))
+            && !(self.armed_for.contains(Interest::RX) && self.at.has_news())
+    }
+
+    fn disarm(&mut self, slept: bool) {
+        for &i in self.at.bound.tx.iter().filter(|&&i| self.asked & 1 << i != 0) {
+            self.kring(i).need_no_space(self.at.index());
+        }
+        self.asked = 0;
+        self.at.disarm(&self.bell, slept);
+    }
+
+    fn into_fd(self: Box<Self>) -> Option<OwnedFd> {
+        let Self { bell, .. } = *self;
+        Some(bell.into_fd()) // the rest is dropped and finds the handle alive
+    }
+
+    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
+        let (bell, at) = self.at.give_away_bound(rings)?;
+        Ok(Box::new(Self::new(bell, at, self.peer.clone())))
+    }
+
+    fn reinits(&self) -> u64 {
+        self.reinits
+    }
+
+    fn held_up_by(&self) -> Option<String> {
+        self.at.bound.tx.iter().find(|&&i| self.is_out(i))?;
+        let listed = self.at.switch.listed(self.peer.file.shape.index)?;
+        Some(format!("{}:{}", self.at.switch.name(), listed.name))
+    }
+
+    fn memory_id(&self) -> FileId {
+        self.at.port.region.id()
+    }
+
+    fn memory(&self) -> Option<MemoryRef> {
+        Some(MemoryRef(self.at.port.file.shape.region.clone()))
+    }
+
+    fn layout(&self) -> Option<Layout> {
+        Some(self.at.layout())
+    }
+
+    fn open_memory(&self, _name: &PortName) -> Result<OwnedFd> {
+        Ok(self.at.port.region.file()?.into())
+    }
+
+    fn extra_buffers(&self) -> Vec<u32> {
+        extra_buffers(&self.at.port.region, self.at.if_cell)
+    }
+
+    fn counters(&self) -> Counters {
+        self.at.port.file.counters()
+    }
+}
+
+/// What `pass` passed on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Passed {
+    /// Slots of whole packets.
+    slots: u32,
+    /// Whole packets.
+    packets: u64,
+    /// Their bytes.
+    bytes: u64,
+    /// Slots that name no buffer or more than one holds: they arrive empty.
+    bad: u64,
+}
+
+/// Lets the slots of `to` from `start` on say what those of `from` say up to `end`. The slots behind the
+/// last whole packet are not to be published: they are written again next time.
+#[inline]
+fn pass(from: RingRef<'_>, to: RingRef<'_>, start: u32, end: u32) -> Passed {
+    let (mut passed, mut slots, mut bytes) = (Passed::default(), 0, 0);
+    let (buffers, most) = (from.buffers, from.buffer_bytes() as u64);
+    for (from, to) in stretches(from, start, end).zip(stretches(to, start, end)) {
+        for (tx, rx) in from.iter().zip(to) {
+            let mut word = tx.word.load(Ordering::Relaxed);
+            if word & CHANGED != 0 {
+                word &= !CHANGED; // the number of the buffer is passed on in any case
+                tx.word.store(word, Ordering::Relaxed);
+            }
+            if buffers.at(word as u32).is_none() || word >> 32 & 0xffff > most {
+                // Nothing of buffer 0, which is always there and never anybody's.
+                word = SlotValue { buf_idx: 0, len: 0, ..SlotValue::unpack(word) }.pack();
+                passed.bad += 1;
+            }
+            rx.word.store(word, Ordering::Relaxed);
+            rx.ptr.store(tx.ptr.load(Ordering::Relaxed), Ordering::Relaxed);
+            slots += 1;
+            bytes += word >> 32 & 0xffff;
+            if word & MORE == 0 {
+                passed.packets += 1;
+                (passed.slots, passed.bytes) = (slots, bytes);
+            }
+        }
+    }
+    passed
+}
+
+/// Gives the buffers that the reader's program has put into slots about to be released to the sender's slots.
+#[inline]
+fn pass_back(from: RingRef<'_>, to: RingRef<'_>, start: u32, end: u32) {
+    let buffers = from.buffers;
+    for (from, to) in stretches(from, start, end).zip(stretches(to, start, end)) {
+        for (rx, tx) in from.iter().zip(to) {
+            let word = rx.word.load(Ordering::Relaxed);
+            if word & CHANGED == 0 {
+                continue;
+            }
+            // One that is none stays with the reader's slot; the sender's keeps its own.
+            if buffers.at(word as u32).is_some() {
+                tx.word.store(word & !CHANGED, Ordering::Relaxed);
+            }
+            // After that: who dies in between has it done again.
+            rx.word.store(word & !CHANGED, Ordering::Release);
+        }
+    }
+}
+
+/// The slots of a ring from `start` up to `end`: to the ring's end, and from its beginning.
+#[inline]
+fn stretches(ring: RingRef<'_>, start: u32, end: u32) -> impl Iterator<Item = &[RawSlot]> {
+    let (start, end) = (start as usize, end as usize);
+    let (one, other) =
+        if start <= end { (start..end, 0..0) } else { (start..ring.slots.len(), 0..end) };
+    [&ring.slots[one], &ring.slots[other]].into_iter()
+}
