@@ -117,17 +117,17 @@ fn exercise(port: &mut Port, n: u32) -> usize {
     seen
 }
 
-#[test]
-fn every_control_word_scribbled_one_by_one() {
+/// Writes over the control words of a switch one by one, between syncs of two of its ports.
+fn scribble_one_by_one(switch: &str, ports: [&str; 2]) {
     netmap::fuzz::always_warm(true);
     let o = Options { tx_rings: Some(2), rx_rings: Some(2), extra_bufs: 3, ..slots(64) };
-    let mut a = open("valeC1:a", &o);
-    let mut b = open("valeC1:b", &o);
+    let open = |name: &str, o: &Options| open(&format!("{switch}:{name}"), o);
+    let [mut a, mut b] = ports.map(|name| open(name, &o));
     exercise(&mut a, 3);
     exercise(&mut b, 3);
     let mut rng = Rng::new(0x5eed_0001);
     let start = Instant::now();
-    for path in files("valeC1") {
+    for path in files(switch) {
         let f = file(&path);
         let mut at = 0;
         while at < control_bytes(&path) {
@@ -145,22 +145,33 @@ fn every_control_word_scribbled_one_by_one() {
     }
     // Nothing of this outlives the switch: close, and open again.
     drop((a, b));
-    let _ = std::fs::remove_dir_all(root().join("valeC1"));
-    let (mut a, mut b) = (open("valeC1:a", &slots(64)), open("valeC1:b", &slots(64)));
+    let _ = std::fs::remove_dir_all(root().join(switch));
+    let [mut a, mut b] = ports.map(|name| open(name, &slots(64)));
     assert!(a.tx(0).push(&frame(0xff, 1, 0, 60)));
     a.txsync().unwrap();
     assert_eq!(read(&mut b, 0, 9).len(), 1);
 }
 
 #[test]
-fn random_scribbling_while_everybody_works() {
+fn every_control_word_scribbled_one_by_one() {
+    scribble_one_by_one("valeC1", ["a", "b"]);
+}
+
+#[test]
+fn every_control_word_of_a_pipe_scribbled_one_by_one() {
+    scribble_one_by_one("valeP1", ["x{1", "x}1"]);
+}
+
+/// Writes over a switch's files while its ports, and a guest that comes and goes, work.
+fn scribble_meanwhile(switch: &str, ports: &[&str], guest: &str) {
     netmap::fuzz::always_warm(true);
     let o = Options { tx_rings: Some(2), rx_rings: Some(2), ..slots(64) };
-    let mut ports: Vec<Port> = (0..3).map(|i| open(&format!("valeC2:p{i}"), &o)).collect();
+    let mut ports: Vec<Port> =
+        ports.iter().map(|name| open(&format!("{switch}:{name}"), &o)).collect();
     for port in &mut ports {
         exercise(port, 3);
     }
-    let targets: Vec<(memmap2::MmapRaw, u64)> = files("valeC2")
+    let targets: Vec<(memmap2::MmapRaw, u64)> = files(switch)
         .iter()
         .map(|p| (memmap2::MmapOptions::new().map_raw(&file(p)).unwrap(), control_bytes(p)))
         .collect();
@@ -179,10 +190,10 @@ fn random_scribbling_while_everybody_works() {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 // Either works or says what is wrong.
-                if let Ok(mut port) = Port::open("valeC2:guest@conf:slots=64") {
+                if let Ok(mut port) = Port::open(&format!("{switch}:{guest}")) {
                     exercise(&mut port, 2);
                 }
-                if let Ok(switch) = Switch::open("valeC2") {
+                if let Ok(switch) = Switch::open(switch) {
                     let _ = switch.info();
                     let _ = switch.fdb();
                 }
@@ -204,6 +215,17 @@ fn random_scribbling_while_everybody_works() {
         stop.store(true, Ordering::Relaxed);
     });
     assert!(rounds.load(Ordering::Relaxed) > 30, "the victims stood still");
+}
+
+#[test]
+fn random_scribbling_while_everybody_works() {
+    scribble_meanwhile("valeC2", &["p0", "p1", "p2"], "guest@conf:slots=64");
+}
+
+#[test]
+fn random_scribbling_while_pipes_work() {
+    // Of three handles on two ends, and one that is opened again and again.
+    scribble_meanwhile("valeP2", &["x{1", "x}1", "x{1"], "x}1");
 }
 
 #[test]
