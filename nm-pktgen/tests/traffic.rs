@@ -34,6 +34,33 @@ fn tx_to_rx_counts_agree_exactly() {
 }
 
 #[test]
+fn pipe_carries_both_ways_and_waits_for_a_reader() {
+    let rig = Rig::new();
+    for (from, to) in [("valeA:x{1", "valeA:x}1"), ("valeA:x}1", "valeA:x{1")] {
+        // More than the rings hold, and the sender is there first.
+        let tx = rig.start(&format!("-i {from} -f txseq -n 5000 -l 100"));
+        let rx = rig.start(&format!("-i {to} -f rxseq -n 5000 --fail-on-loss"));
+        let (code, received, errors) = rx.finish();
+        assert_eq!(code, Some(0), "{errors}");
+        let (code, sent, errors) = tx.finish();
+        assert_eq!(code, Some(0), "{errors}");
+        let sums = |end, of: &str| (number(end, &format!("{of}_packets")), number(end, "drops"));
+        assert_eq!((sums(&sent, "tx"), sums(&received, "rx")), ((5000, 0), (5000, 0)));
+    }
+    // At the same time, with a ring for each thread.
+    let both: Vec<_> = [("{", "tx"), ("}", "rx"), ("}", "tx"), ("{", "rx")]
+        .iter()
+        .map(|(end, function)| {
+            rig.start(&format!("-i valeA:x{end}2 -f {function} -p 2 -n 6000 -C 256,256,2,2"))
+        })
+        .collect();
+    for run in both {
+        let (code, _, errors) = run.finish();
+        assert_eq!(code, Some(0), "{errors}");
+    }
+}
+
+#[test]
 fn overload_is_counted_and_nothing_vanishes() {
     let rig = Rig::new();
     let mut rx = rig.start("-i valeA:r -f rx");

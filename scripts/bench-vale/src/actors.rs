@@ -72,13 +72,18 @@ pub fn number(v: &Value, key: &str) -> f64 {
     v[key].as_f64().unwrap_or(0.0)
 }
 
-/// Packets per second from one sender to one receiver, for so long.
+/// Packets per second from one sender to one receiver on a switch, for so long.
 pub fn rate(ms: u64, extra: &[(&str, String)]) -> Result<f64> {
+    rate_between(["valeB:t", "valeB:r"], ms, extra)
+}
+
+/// Packets per second from the one port to the other.
+pub fn rate_between([from, to]: [&str; 2], ms: u64, extra: &[(&str, String)]) -> Result<f64> {
     let ms = ms.to_string();
     let mut rx = extra.to_vec();
     rx.extend([("me", "2".into()), ("ms", ms.clone())]);
     let mut tx = extra.to_vec();
     tx.extend([("me", "1".into()), ("dst", "2".into()), ("ms", ms)]);
-    let r = together(vec![role("receive", "valeB:r", 1, &rx), role("send", "valeB:t", 0, &tx)])?;
+    let r = together(vec![role("receive", to, 1, &rx), role("send", from, 0, &tx)])?;
     Ok(number(&r[0], "pps"))
 }

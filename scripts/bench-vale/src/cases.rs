@@ -8,7 +8,7 @@ use netmap::{Options, Port};
 use nm_cli::machine::Machine;
 use serde_json::json;
 
-use crate::actors::{Actor, number, rate, role, together};
+use crate::actors::{Actor, number, rate, rate_between, role, together};
 use crate::plan::{Case, Plan, SMALL, in_turns, median};
 use crate::rows::Rows;
 use crate::{peers, preload, reference, sweep};
@@ -36,6 +36,7 @@ pub fn run(plan: &Plan) -> Result<()> {
             Case::Ports => ports(plan, rows)?,
             Case::Macs => macs(plan, rows)?,
             Case::Backpressure => backpressure(plan, rows)?,
+            Case::Pipe => pipe(plan, rows)?,
             Case::Rtt => round_trips(plan, rows)?,
             Case::Open => opening(plan, rows)?,
             Case::Sweep => sweep::run(plan, rows)?,
@@ -166,6 +167,21 @@ fn backpressure(plan: &Plan, rows: &Rows) -> Result<()> {
     for (name, (pps, cost)) in ["dropping", "with backpressure"].iter().zip(results) {
         rows.add(json!({"what": format!("one to one {name}, 64 B"),
             "mpps": pps / 1e6, "cost_ratio": cost}))?;
+    }
+    Ok(())
+}
+
+fn pipe(plan: &Plan, rows: &Rows) -> Result<()> {
+    let slots = [1024, 256, 4096];
+    let between = [["valeB:t", "valeB:r"], ["valeB:x{1", "valeB:x}1"]];
+    for slots in slots {
+        let results = in_turns(plan, between.len(), SMALL, |k, plan| {
+            rate_between(between[k], plan.ms, &[("slots", slots.to_string())])
+        })?;
+        for (name, (pps, cost)) in ["one to one", "through a pipe"].iter().zip(results) {
+            rows.add(json!({"what": format!("64 B, {slots} slots, {name}"),
+                "mpps": pps / 1e6, "ratio_to_one": 1.0 / cost}))?;
+        }
     }
     Ok(())
 }

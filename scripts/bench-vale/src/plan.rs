@@ -33,6 +33,8 @@ pub enum Case {
     Ports,
     Macs,
     Backpressure,
+    /// 64 bytes through a pipe, in turns with a switch
+    Pipe,
     Rtt,
     Open,
     /// 1514 bytes, rings of 128 to 4096 slots, several bursts
