@@ -19,6 +19,7 @@ sync_only(void)
 		rxsync(&b);
 		for (int64_t n; (n = take(rx(&b, 0))) != -1; got++)
 			CHECK(n == (int64_t)got);
+		rxsync(&b); /* gives back what was taken */
 	}
 	close_port(&a);
 	close_port(&b);
@@ -338,6 +339,7 @@ syncs_at_once(void)
 		rxsync(&b);
 		for (int64_t n; (n = take(rx(&b, 0))) != -1; got++)
 			CHECK(n == (int64_t)got);
+		rxsync(&b);
 	}
 	for (i = 0; i < 3; i++)
 		CHECK(pthread_join(threads[i], NULL) == 0);
