@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -154,13 +155,17 @@ pub struct Running {
 }
 
 impl Running {
+    /// Ends it and all that it has started, which would hold its outputs open.
+    fn kill(&mut self) {
+        let group = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+
     pub fn start(command: &mut Command) -> Running {
         let name = format!("{command:?}");
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("a program that starts");
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn();
+        let mut child = child.expect("a program that starts");
         let (out, mut err) =
             (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
         let first_line = Arc::new(Mutex::new(None));
@@ -190,7 +195,7 @@ impl Running {
             }
             let ended = self.child.try_wait().expect("a child").is_some();
             if ended || Instant::now() > end {
-                let _ = self.child.kill();
+                self.kill();
                 let said = self.err.take().map(|err| err.join().expect("text"));
                 panic!("{} said nothing: {}", self.name, said.unwrap_or_default());
             }
@@ -211,7 +216,7 @@ impl Running {
                 break status;
             }
             if Instant::now() > end {
-                let _ = self.child.kill();
+                self.kill();
                 let said = self.err.take().map(|err| err.join().expect("text"));
                 panic!("{} does not end: {}", self.name, said.unwrap_or_default());
             }
@@ -238,8 +243,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // Already ended in the good case.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
