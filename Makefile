@@ -1,4 +1,5 @@
-# Installs the tools with their manual pages, completions, licences and documentation.
+# Installs the tools with their manual pages, completions, licences and documentation; and for programs
+# written for netmap nm-run, the library that it preloads, and C headers.
 #
 #   make                           builds the tools (release), their pages and completions
 #   make install PREFIX=/usr       default: /usr/local
@@ -20,8 +21,13 @@ docdir ?= $(datadir)/doc/vale-rs
 bashdir ?= $(datadir)/bash-completion/completions
 zshdir ?= $(datadir)/zsh/site-functions
 fishdir ?= $(datadir)/fish/vendor_completions.d
+# Where nm-run looks for the library, and where C compilers look for headers.
+librarydir ?= $(PREFIX)/lib/vale-rs
+includedir ?= $(PREFIX)/include
 
 tools := nm-pktgen nm-bridge vale-ctl e1000pv-vmm
+library := libnetmap_preload.so
+headers := netmap.h netmap_legacy.h netmap_user.h
 target := $(or $(CARGO_TARGET_DIR),target)
 # Cargo's directory of a profile has its name, but for dev.
 built := $(target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
@@ -34,7 +40,7 @@ licences := LICENSE-APACHE LICENSE-MIT
 all: build pages
 
 build:
-	$(CARGO) build --locked --profile $(PROFILE) $(addprefix -p ,$(tools))
+	$(CARGO) build --locked --profile $(PROFILE) $(addprefix -p ,$(tools)) -p netmap-preload
 
 # Made anew, so that nothing of another version is installed.
 pages:
@@ -55,6 +61,12 @@ install: ready
 	    $(INSTALL) -D -m 644 "$(dist)/completions/_$$tool" "$(DESTDIR)$(zshdir)/_$$tool" && \
 	    $(INSTALL) -D -m 644 "$(dist)/completions/$$tool.fish" "$(DESTDIR)$(fishdir)/$$tool.fish" || exit 1; \
 	done
+	$(INSTALL) -D -m 755 scripts/nm-run "$(DESTDIR)$(bindir)/nm-run"
+	$(INSTALL) -D -m 644 "$(built)/$(library)" "$(DESTDIR)$(librarydir)/$(library)"
+	for header in $(headers); do \
+	    $(INSTALL) -D -m 644 "lib/netmap-preload/include/net/$$header" \
+	        "$(DESTDIR)$(includedir)/net/$$header" || exit 1; \
+	done
 	for page in $(dist)/man/*.[78]; do \
 	    $(INSTALL) -D -m 644 "$$page" "$(DESTDIR)$(mandir)/man$${page##*.}/$${page##*/}" || exit 1; \
 	done
@@ -69,5 +81,7 @@ uninstall:
 	        "$(DESTDIR)$(zshdir)/_$$tool" "$(DESTDIR)$(fishdir)/$$tool.fish" \
 	        "$(DESTDIR)$(mandir)/man8/$$tool.8" "$(DESTDIR)$(mandir)/man8/$$tool"-*.8 || exit 1; \
 	done
-	rm -f "$(DESTDIR)$(mandir)/man7/vale.7"
+	for header in $(headers); do rm -f "$(DESTDIR)$(includedir)/net/$$header" || exit 1; done
+	rm -f "$(DESTDIR)$(bindir)/nm-run" "$(DESTDIR)$(mandir)/man8/nm-run.8" "$(DESTDIR)$(mandir)/man7/vale.7"
+	rm -rf "$(DESTDIR)$(librarydir)"
 	rm -rf "$(DESTDIR)$(docdir)"

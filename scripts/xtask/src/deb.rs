@@ -27,10 +27,10 @@ pub fn build(dir: &Path, profile: &str) -> anyhow::Result<PathBuf> {
         fs::remove_dir_all(&tree).with_context(|| format!("removing {}", tree.display()))?;
     }
     install(&tree, profile)?;
-    for tool in crate::TOOLS {
+    for binary in binaries(&tree) {
         run(Command::new("strip")
             .args(["--strip-unneeded", "--remove-section=.comment"])
-            .arg(tree.join("usr/bin").join(tool)))?;
+            .arg(binary))?;
     }
     papers(&tree)?;
     let depends = dependencies(&dir, &tree)?;
@@ -40,6 +40,12 @@ pub fn build(dir: &Path, profile: &str) -> anyhow::Result<PathBuf> {
         dir.join(format!("{PACKAGE}_{}_{}.deb", env!("CARGO_PKG_VERSION"), architecture.trim()));
     run(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(&tree).arg(&package))?;
     Ok(package)
+}
+
+/// What is machine code in the tree: the tools, and the library that programs preload.
+fn binaries(tree: &Path) -> Vec<PathBuf> {
+    let tools = crate::TOOLS.map(|tool| tree.join("usr/bin").join(tool));
+    tools.into_iter().chain([tree.join("usr/lib/vale-rs/libnetmap_preload.so")]).collect()
 }
 
 /// `make install` into the tree, at the places where Debian has such things.
@@ -127,8 +133,8 @@ fn dependencies(dir: &Path, tree: &Path) -> anyhow::Result<String> {
     )?;
     let mut find = Command::new("dpkg-shlibdeps");
     find.current_dir(&source).arg("-O");
-    for tool in crate::TOOLS {
-        find.arg(format!("-e{}", tree.join("usr/bin").join(tool).display()));
+    for binary in binaries(tree) {
+        find.arg(format!("-e{}", binary.display()));
     }
     let found = run(&mut find)?;
     let depends = found.trim().strip_prefix("shlibs:Depends=").unwrap_or_default().to_owned();
@@ -159,7 +165,8 @@ fn control(tree: &Path, depends: &str) -> anyhow::Result<()> {
          processes: no kernel module, no daemon, no root.\n .\n \
          This package has a packet generator (nm-pktgen), a bridge between ports\n \
          (nm-bridge), a control program (vale-ctl), and a small virtual machine\n \
-         monitor whose e1000 keeps up with the switch (e1000pv-vmm).\n",
+         monitor whose e1000 keeps up with the switch (e1000pv-vmm). Programs\n \
+         written for netmap run on the same switches by nm-run.\n",
         env!("CARGO_PKG_VERSION"),
         architecture.trim(),
         maintainer(),

@@ -1,4 +1,4 @@
-//! Manual pages: one for each tool and each of its subcommands, and `vale(7)`, which is written by hand.
+//! Manual pages: one for each tool and each of its subcommands; `vale(7)` and `nm-run(8)` are written by hand.
 //!
 //! A tool's long help is the source of all sections. What stands there behind a heading (`Examples:`,
 //! `Exit status:`) becomes a section of that name. Its form is that of every `--help` here: lines are
@@ -15,8 +15,11 @@ use clap_mangen::roff::{Roff, bold, italic, roman};
 /// Manual section of administration tools.
 pub const SECTION: &str = "8";
 
-/// The page on switches and the names of ports.
-const OVERVIEW: &str = include_str!("../../../docs/man/vale.7");
+/// Written by hand: the page on switches and the names of ports, and that of a script.
+const BY_HAND: [(&str, &str); 2] = [
+    ("vale.7", include_str!("../../../docs/man/vale.7")),
+    ("nm-run.8", include_str!("../../../docs/man/nm-run.8")),
+];
 
 /// In the footer.
 const MANUAL: &str = "VALE in user space";
@@ -88,7 +91,7 @@ pub fn page_name(command: &Command) -> String {
 /// Writes all manual pages into `dir`; returns the files.
 pub fn write(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     crate::make_dir(dir)?;
-    let mut texts = vec![("vale.7".to_owned(), overview())];
+    let mut texts: Vec<_> = BY_HAND.map(|(name, page)| (name.to_owned(), of_today(page))).into();
     for tool in crate::tools() {
         let pages = pages_of(tool);
         for command in &pages {
@@ -104,8 +107,8 @@ pub fn write(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn overview() -> String {
-    OVERVIEW.replace("@DATE@", crate::DATE).replace("@VERSION@", env!("CARGO_PKG_VERSION"))
+fn of_today(page: &str) -> String {
+    page.replace("@DATE@", crate::DATE).replace("@VERSION@", env!("CARGO_PKG_VERSION"))
 }
 
 /// The page of one command; `family` are its tool and all commands of that.

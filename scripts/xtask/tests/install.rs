@@ -59,6 +59,24 @@ fn make_uninstall_takes_away_what_make_install_brought() {
     for file in ["share/man/man7/vale.7", "share/man/man8/vale-ctl-fdb-show.8"] {
         assert!(prefix.join(file).is_file(), "{file} is missing");
     }
+    for file in [
+        "bin/nm-run",
+        "share/man/man8/nm-run.8",
+        "lib/vale-rs/libnetmap_preload.so",
+        "include/net/netmap.h",
+        "include/net/netmap_legacy.h",
+        "include/net/netmap_user.h",
+    ] {
+        assert!(prefix.join(file).is_file(), "{file} is missing");
+    }
+    // It finds what was installed beside it.
+    let mut nm_run = Command::new(prefix.join("bin/nm-run"));
+    nm_run.args(["sh", "-c", "echo $LD_PRELOAD"]).env_remove("LD_PRELOAD").env_remove("NM_PRELOAD");
+    let preloaded = text("nm-run", nm_run.output());
+    assert!(
+        preloaded.trim_end().ends_with("/opt/vale/lib/vale-rs/libnetmap_preload.so"),
+        "{preloaded}"
+    );
     for file in ["LICENSE-MIT", "LICENSE-APACHE", "README.md", "troubleshooting.md"] {
         assert!(prefix.join("share/doc/vale-rs").join(file).is_file(), "{file} is missing");
     }
