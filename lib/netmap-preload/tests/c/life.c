@@ -210,6 +210,9 @@ behind_main(void)
 	if (getenv("CLIENT_EARLY") && early.nifp) {
 		struct port late = open_port("valeA:late");
 
+		rxsync(&early); /* what main has sent, which was flooded to all */
+		while (take(rx(&early, 0)) != -1)
+			;
 		send_one(&late, 5);
 		receive_one(&early, 5);
 		close_port(&late);
