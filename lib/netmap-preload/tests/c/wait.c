@@ -216,7 +216,7 @@ selects(void)
 	CHECK(!FD_ISSET(b.fd, &in) && FD_ISSET(a.fd, &out) && !FD_ISSET(a.fd, &except));
 	late = send_late(3);
 	FD_SET(b.fd, &in);
-	v.tv_sec = NEVER / 1000;
+	v = (struct timeval){ NEVER / 1000, 0 };
 	CHECK(OK(select(n, &in, NULL, NULL, &v)) == 1 && FD_ISSET(b.fd, &in));
 	CHECK(take(rx(&b, 0)) == 3);
 	join(late);
