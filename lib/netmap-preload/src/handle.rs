@@ -247,6 +247,8 @@ pub enum Look {
     Bell,
     /// What stands in before a descriptor is bound.
     Unbound,
+    /// A pipe that this process must not look at.
+    Closed,
 }
 
 /// Whether a descriptor looks like one of netmap's. Changes nothing.
@@ -260,7 +262,12 @@ pub fn look_at(fd: i32) -> Option<Look> {
     if unsafe { stat.assume_init() }.st_mode & libc::S_IFMT != libc::S_IFIFO {
         return None;
     }
-    let place = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+    let place = match std::fs::read_link(format!("/proc/self/fd/{fd}")) {
+        Ok(place) => place,
+        // A process that has changed its user must not look at its own descriptors.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Some(Look::Closed),
+        Err(_) => return None,
+    };
     if place.as_os_str().as_bytes().starts_with(b"pipe:") {
         return is_stand_in(fd).then_some(Look::Unbound);
     }
@@ -306,6 +313,7 @@ pub fn stand_in(flags: i32) -> Result<i32, Errno> {
 pub fn recognise(fd: i32) -> Option<Result<Option<Port>, Errno>> {
     match look_at(fd)? {
         Look::Unbound => Some(Ok(None)),
+        Look::Closed => Some(Err(Errno::EACCES)),
         Look::Bell => match adopt(fd) {
             Ok(port) => Some(Ok(Some(port))),
             Err(Error::Unavailable { .. }) => None,

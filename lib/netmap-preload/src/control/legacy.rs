@@ -20,7 +20,7 @@ const BDG_HOST: u16 = 1;
 /// The call.
 ///
 /// # Errors
-/// `EINVAL`: no pointer, or a version before 14; `EOPNOTSUPP`: a command that there is not; and as the request.
+/// `EINVAL`: no pointer, or a version before 14; a command that there is not; and as the request.
 pub fn call(fd: i32, at: &Ref, command: u64, arg: u64) -> Result<(), Errno> {
     if arg == 0 {
         return Err(Errno::EINVAL);
@@ -126,7 +126,7 @@ fn translate(fd: i32, at: &Ref, call: u64, nmr: &mut Legacy) -> Result<(), Errno
                 if on { reqtype::VALE_POLLING_ENABLE } else { reqtype::VALE_POLLING_DISABLE };
             ask(fd, at, reqtype, name, ValePolling::default())?;
         }
-        _ => return Err(Errno::EOPNOTSUPP),
+        _ => return Err(Errno::EINVAL),
     }
     Ok(())
 }

@@ -42,6 +42,10 @@ pub fn request(fd: i32, at: &Ref, request: &mut Request) -> Result<(), Errno> {
         let (name, options, polling) = wanted(request.name(), &body)?;
         request.check_options(&known)?;
         let port = open(&name, &options)?;
+        let flags = RegisterFlags::from_bits_truncate(body.flags);
+        if port.vnet_hdr_len() != 0 && !flags.contains(RegisterFlags::ACCEPT_VNET_HDR) {
+            return Err(Errno::EIO);
+        }
         let answer = answer(&body, &port)?;
         request.answer(answer)?;
         bind(fd, at, netmap, port, polling)?;

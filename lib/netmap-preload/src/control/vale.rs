@@ -117,7 +117,7 @@ pub fn delif(request: &mut Request) -> Result<(), Errno> {
 }
 
 /// A port of a switch, by its full name.
-fn port(name: &PortName) -> Result<Option<PortInfo>, Errno> {
+pub fn port(name: &PortName) -> Result<Option<PortInfo>, Errno> {
     let at = name.switch_port().ok_or(Errno::EINVAL)?;
     let switch = match control::Switch::open(at.switch) {
         Ok(switch) => switch,

@@ -51,7 +51,7 @@ fn look_around() {
             Some(Look::Bell) => {
                 table::add(fd, Object::Netmap(Netmap::inherited()));
             }
-            Some(Look::Unbound) => {} // known when it is used, by whoever means it
+            Some(Look::Unbound | Look::Closed) => {} // known when it is used, by whoever means it
             None => sets.push(fd),
         }
     }
