@@ -424,3 +424,92 @@ fn buffers(port: &mut Port) -> Vec<u32> {
     let mut tx = port.tx(0);
     (0..tx.space()).map(|i| tx.slot(i).buf_idx()).collect()
 }
+
+/// Buffers of the slots received on a port's ring.
+fn held(port: &mut Port) -> Vec<u32> {
+    port.rxsync().expect("synced");
+    let rx = port.rx(0);
+    (0..rx.available()).map(|i| rx.slot(i).buf_idx()).collect()
+}
+
+fn assert_distinct(round: u32, buffers: &[u32]) {
+    let once: std::collections::BTreeSet<u32> = buffers.iter().copied().collect();
+    assert_eq!(once.len(), buffers.len(), "round {round}: a buffer is in two slots");
+}
+
+#[test]
+fn heirs_of_killed_programs_and_their_zero_copy_monitors_share_no_buffer() {
+    const NAME: &str = "heirs_of_killed_programs_and_their_zero_copy_monitors_share_no_buffer";
+    const CHILD: &str = "NM_TEST_SEEN";
+    const SLOTS: usize = 128;
+    match std::env::var(CHILD).as_deref() {
+        Ok("sender") => common::send_for_ever(Port::open("valeI:t").expect("opened"), 1),
+        Ok(_) => {
+            let mut reader = Port::open("valeI:r").expect("opened");
+            println!("ready");
+            loop {
+                read(&mut reader, 0, usize::MAX);
+            }
+        }
+        Err(_) => {}
+    }
+    in_own_root(NAME, |_| {
+        let options = slots(SLOTS as u32);
+        let (mut t, mut r) = (open("valeI:t", &options), open("valeI:r", &options));
+        let mut of_t = open("valeI:t/zt", &Options::default());
+        let mut of_r = open("valeI:r/zr", &Options::default());
+        for round in 0..60u32 {
+            let role = if round % 2 == 0 { "sender" } else { "reader" };
+            let mut child = std::process::Command::new(std::env::current_exe().expect("it runs"))
+                .args([NAME, "--exact", "--nocapture"])
+                .env(CHILD, role)
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("it starts");
+            let out = std::io::BufReader::new(child.stdout.take().expect("piped"));
+            let mut lines = std::io::BufRead::lines(out);
+            assert!(lines.any(|line| line.expect("text").contains("ready")));
+            let end =
+                std::time::Instant::now() + Duration::from_micros(1500 + u64::from(round) * 41);
+            while std::time::Instant::now() < end {
+                if role == "sender" {
+                    read(&mut r, 0, usize::MAX);
+                } else {
+                    while t.tx(0).push(&frame(9, 1, 1, 60)) {}
+                    t.txsync().expect("synced");
+                }
+                drop((seen(&mut of_t, 0), seen(&mut of_r, 0)));
+            }
+            child.kill().expect("killed");
+            child.wait().expect("gone");
+            // Its heir takes over what it had, and mends that.
+            while t.tx(0).push(&frame(9, 1, 2, 60)) {}
+            t.txsync().expect("synced");
+            read(&mut r, 0, usize::MAX);
+            drop((seen(&mut of_t, 0), seen(&mut of_r, 0)));
+            // Then each full ring, and each full one of a monitor, names buffers of its own.
+            let full = SLOTS - 1;
+            for (from, number) in [(round * 1000, 1), (round * 1000 + 500, 2)] {
+                let packets: Vec<_> = (0..full as u32).map(|i| frame(9, 1, from + i, 60)).collect();
+                send(&mut t, 0, &packets);
+                let at_r = held(&mut r);
+                assert_eq!((at_r.len(), held(&mut of_t).len()), (full, full));
+                assert_distinct(round, &[buffers(&mut t), held(&mut of_t)].concat());
+                assert_distinct(round, &[at_r, held(&mut of_r)].concat());
+                if number == 1 {
+                    assert_eq!(read(&mut r, 0, usize::MAX), packets);
+                    let sent: Vec<_> = packets.iter().map(|p| (p.clone(), true)).collect();
+                    assert_eq!(seen(&mut of_t, 0), sent);
+                    assert_eq!(held(&mut of_r).len(), full);
+                }
+            }
+            let first: Vec<i64> = numbers(&mut of_r, 0);
+            assert_eq!(
+                first,
+                (0..full as i64).map(|i| i64::from(round * 1000) + i).collect::<Vec<_>>()
+            );
+            read(&mut r, 0, usize::MAX);
+            drop((seen(&mut of_t, 0), seen(&mut of_r, 0)));
+        }
+    });
+}
