@@ -84,6 +84,15 @@ pub fn port(info: &PortInfo, detail: Detail) -> Value {
     if let Some(mirror) = &info.mirror {
         value["mirror"] = json!(mirror);
     }
+    if let Some(monitor) = &info.monitor {
+        value["monitor"] = json!({
+            "of": monitor.of,
+            "ring": monitor.ring,
+            "tx": monitor.tx,
+            "rx": monitor.rx,
+            "zero_copy": monitor.zero_copy,
+        });
+    }
     if let Some(why) = &info.damaged {
         value["damaged"] = json!(why);
     }

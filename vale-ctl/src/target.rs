@@ -9,7 +9,24 @@ use crate::cli::{Cli, Command, Fdb, MirrorTo, Poll, Target};
 
 /// Checks all names that a command line mentions; says what is wrong with the first bad one.
 pub fn check(cli: &Cli) -> Result<(), String> {
-    named(cli).iter().try_for_each(|target| whole(target).map_err(|why| format!("{target}: {why}")))
+    // What can be looked at only: monitors are listed under their port's name and an index of their own.
+    let looks = matches!(
+        cli.command,
+        Some(
+            Command::List(_)
+                | Command::Show(_)
+                | Command::Stats(_)
+                | Command::Top(_)
+                | Command::Watch(_)
+        )
+    );
+    named(cli).iter().try_for_each(|target| {
+        let checked = match monitored(target).filter(|_| looks) {
+            Some(port) => whole(&port),
+            None => whole(target),
+        };
+        checked.map_err(|why| format!("{target}: {why}"))
+    })
 }
 
 fn named(cli: &Cli) -> Vec<&Target> {
@@ -37,6 +54,13 @@ fn named(cli: &Cli) -> Vec<&Target> {
             Command::Backpressure(args) => vec![&args.switch],
         },
     }
+}
+
+/// The port that a monitor is of, if that is one's name: `valeA:x` of `valeA:x#3`.
+fn monitored(target: &Target) -> Option<Target> {
+    let (port, index) = target.port.as_ref()?.split_once('#')?;
+    index.parse::<u8>().ok()?;
+    Some(Target { port: Some(port.to_owned()), ..target.clone() })
 }
 
 /// Splits a name and checks it.
@@ -95,6 +119,12 @@ mod tests {
             }
             for good in ["valeA", "valeA:", "valeA:x"] {
                 assert_eq!(checked(good), Ok(()), "{line}");
+            }
+            let looks =
+                ["list", "stats", "top", "watch", "show"].contains(&&*line.replace(" NAME", ""));
+            assert_eq!(checked("valeA:x#3").is_ok(), looks, "{line}");
+            for bad in ["valeA:x#", "valeA:x#256", "valeA:#3", "valeA:x#3#4", "valeA#3"] {
+                assert!(checked(bad).is_err(), "{line}: {bad} was accepted");
             }
         }
     }

@@ -28,6 +28,7 @@ use crate::vale::state::handles::ListedHandle;
 use crate::vale::state::ids::PortIndex;
 use crate::vale::state::portfile::PortFile;
 use crate::vale::state::switch::{DEFAULT_AGEING_MS, Listed, Settings, port_file};
+use crate::vale::state::watch::{PortKind, Watch};
 
 /// The root directory that this process uses.
 #[must_use]
@@ -90,6 +91,21 @@ pub struct SwitchInfo {
     pub counters: Counters,
 }
 
+/// What a monitor sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorInfo {
+    /// The port; `None` once that has gone.
+    pub of: Option<String>,
+    /// Its only ring that is seen; `None`: all.
+    pub ring: Option<u8>,
+    /// What its program sends is seen.
+    pub tx: bool,
+    /// What its program receives is seen.
+    pub rx: bool,
+    /// The monitor gets the buffers themselves.
+    pub zero_copy: bool,
+}
+
 /// A port as it is now.
 #[derive(Clone, Debug)]
 pub struct PortInfo {
@@ -105,6 +121,8 @@ pub struct PortInfo {
     pub mirror: Option<String>,
     /// Bytes of the virtio-net header in front of each of its frames.
     pub vnet_hdr_len: u8,
+    /// If this is no port of the switch, but a monitor: what it sees.
+    pub monitor: Option<MonitorInfo>,
     /// Why the port cannot be looked into; sizes, counters and rings are empty then.
     pub damaged: Option<String>,
     /// Number of TX rings.
@@ -466,6 +484,7 @@ fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle])
         pipe_of: PipeName::of(&listed.name).map(|pipe| pipe.base.to_owned()),
         mirror: switch.mirror_of(listed.index).and_then(|to| switch.listed(to)).map(|to| to.name),
         vnet_hdr_len: switch.header_of(listed.index),
+        monitor: monitor_info(switch, listed.kind),
         damaged: None,
         tx_rings: 0,
         rx_rings: 0,
@@ -486,6 +505,13 @@ fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle])
         });
     }
     info
+}
+
+fn monitor_info(switch: &switch::Switch, kind: PortKind) -> Option<MonitorInfo> {
+    let PortKind::Monitor(watch) = kind else { return None };
+    let of = watch.of.and_then(|of| switch.listed(of)).map(|of| of.name);
+    let Watch { ring, tx, rx, zero_copy, .. } = watch;
+    Some(MonitorInfo { of, ring, tx, rx, zero_copy })
 }
 
 fn look_inside(switch: &switch::Switch, info: &mut PortInfo) -> Result<()> {

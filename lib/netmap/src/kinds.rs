@@ -24,7 +24,8 @@ pub fn parse(name: &str) -> std::result::Result<PortName, NameError> {
 /// Opens the port of that name.
 pub fn open(name: &PortName, options: &Options) -> Result<Box<dyn Adapter>> {
     name.check()?;
-    if name.flags.intersects(NameFlags::ZCOPY_MON | NameFlags::MON_RX | NameFlags::MON_TX) {
+    let monitors = NameFlags::ZCOPY_MON | NameFlags::MON_RX | NameFlags::MON_TX;
+    if name.flags.intersects(monitors) && name.switch_port().is_none() {
         return Err(Error::unsupported(name, Feature::Monitors));
     }
     if matches!(name.rings, RingSel::Host | RingSel::HostOne(_))

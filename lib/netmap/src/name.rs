@@ -44,6 +44,17 @@ pub(crate) fn valid_name(name: &str) -> bool {
     (1..=16).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
+/// Whether an entry in a switch's table of ports, and the file behind it, may be called this: as a port, or as a
+/// monitor of one, by its own index (`x#3`).
+pub(crate) fn valid_entry(name: &str) -> bool {
+    match name.split_once('#') {
+        None => pipe::valid_port(name),
+        Some((of, index)) => {
+            valid_name(of) && index.parse::<u8>().is_ok_and(|i| i.to_string() == index)
+        }
+    }
+}
+
 bitflags! {
     /// What ports can do. Those of a name are what its kind can at most.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -470,6 +470,14 @@ impl<'a> TxSlot<'a> {
         self.ring.load(self.index).buf_idx
     }
 
+    /// Whether the slot has got another buffer since it was set: a zero-copy monitor has the one that was sent.
+    #[inline]
+    #[must_use]
+    pub fn buf_changed(&self) -> bool {
+        let flags = SlotFlags::from_bits_retain(self.ring.load(self.index).flags);
+        flags.contains(SlotFlags::BUF_CHANGED)
+    }
+
     /// Puts another buffer of the same region into the slot and returns the one that was there.
     pub fn swap_buffer(&self, buf_idx: u32) -> u32 {
         let slot = &self.ring.slots[self.index as usize];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use netmap::control::{PortInfo, SwitchInfo};
+use netmap::control::{MonitorInfo, PortInfo, SwitchInfo};
 use nm_cli::exit::Outcome;
 
 use crate::cli::List;
@@ -68,6 +68,7 @@ fn cells(switch: &SwitchInfo, port: &PortInfo, verbose: bool) -> [String; 6] {
     if port.persistent {
         notes.push("persistent".to_owned());
     }
+    notes.extend(port.monitor.as_ref().map(monitor));
     if let Some(why) = &port.damaged {
         notes.push(format!("damaged: {why}"));
     }
@@ -84,6 +85,19 @@ fn cells(switch: &SwitchInfo, port: &PortInfo, verbose: bool) -> [String; 6] {
         users(port),
         notes.join(", "),
     ]
+}
+
+/// `monitor of x, sent and received`.
+pub fn monitor(info: &MonitorInfo) -> String {
+    let of = info.of.as_deref().unwrap_or("a port that has gone");
+    let ring = info.ring.map_or_else(String::new, |ring| format!(" ring {ring}"));
+    let what = match (info.tx, info.rx) {
+        (true, true) => "sent and received",
+        (true, false) => "sent",
+        _ => "received",
+    };
+    let how = if info.zero_copy { ", zero-copy" } else { "" };
+    format!("monitor of {of}{ring}, {what}{how}")
 }
 
 /// `nm-pktgen(4242)`, or a dash.

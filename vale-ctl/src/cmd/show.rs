@@ -49,6 +49,9 @@ fn port(out: &mut Out, switch: &SwitchInfo, port: &PortInfo) -> anyhow::Result<(
     if port.vnet_hdr_len != 0 {
         out.line(format_args!("    virtio-net header: {} bytes", port.vnet_hdr_len))?;
     }
+    if let Some(monitor) = &port.monitor {
+        out.line(format_args!("    {}", list::monitor(monitor).replacen(' ', ": ", 1)))?;
+    }
     if let Some(why) = &port.damaged {
         out.line(format_args!("    damaged: {why}"))?;
         return Ok(());

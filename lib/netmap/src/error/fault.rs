@@ -227,6 +227,11 @@ pub enum Invalid {
         "it is the end of a pipe; it goes with its users, and what is sent to it comes from the other end"
     )]
     Pipe,
+    /// A zero-copy monitor without a direction.
+    #[error(
+        "a zero-copy monitor must say what it is to see: `/zt` what is sent, `/zr` what is received, `/ztr`"
+    )]
+    SeesNothing,
     /// A mirror of itself.
     #[error("a port cannot be its own mirror")]
     OwnMirror,
@@ -252,7 +257,7 @@ pub enum Invalid {
 #[non_exhaustive]
 pub enum Feature {
     /// Netmap's monitors.
-    #[error("monitors are not supported yet; open the port without them, or give it a mirror")]
+    #[error("only ports of a switch can be monitored, as in valeA:x/tr")]
     Monitors,
     /// Rings towards the host's network stack.
     #[error("this port has no host rings; bridge it to a tap instead")]

@@ -187,7 +187,7 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
             ENOMEM,
             "/f is full: that memory region was made for 15870 buffers. A larger one is made with",
         ),
-        (unsupported(Feature::Monitors), EOPNOTSUPP, "give it a mirror"),
+        (unsupported(Feature::Monitors), EOPNOTSUPP, "only ports of a switch"),
         (unsupported(Feature::Handles), EOPNOTSUPP, "stay in the process"),
         (unsupported(Feature::Memory), EOPNOTSUPP, "keeps its memory to itself"),
         (unsupported(Feature::VnetHeaders), ENXIO, "only ports of switches"),
@@ -222,6 +222,7 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (invalid(Invalid::NotOnASwitch), EINVAL, "valeSWITCH:PORT"),
         (invalid(Invalid::VnetHeader { asked: 11 }), EINVAL, "headers of 11 bytes"),
         (invalid(Invalid::OwnMirror), EINVAL, "its own mirror"),
+        (invalid(Invalid::SeesNothing), EINVAL, "what it is to see"),
         (
             invalid(Invalid::ForeignMirror { switch: "valeA".into() }),
             EINVAL,

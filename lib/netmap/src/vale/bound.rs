@@ -24,6 +24,24 @@ use crate::wait::Interest;
 /// become fewer (a truncated file reads as zeros).
 pub const WITHIN: &str = "checked when the port was bound";
 
+/// What happens in a sync of an RX ring, for those who have more to do then.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'a> {
+    /// The ring was taken over from a process that died in its sync.
+    TakenOver(RingRef<'a>),
+    /// Slots are about to be given back.
+    GiveBack {
+        /// The ring.
+        ring: RingRef<'a>,
+        /// The first of them.
+        from: u32,
+        /// Past the last one.
+        to: u32,
+        /// The ring was taken over, and some of it may have been done.
+        heir: bool,
+    },
+}
+
 impl Attached {
     /// TX ring `i` in memory.
     #[inline]
@@ -38,16 +56,16 @@ impl Attached {
     }
 
     /// Gives back what was read on RX ring `i` and shows what came, unless another handle is doing that
-    /// at this moment. Senders wait at a full ring if they are `lossless`. `give_back` is told from which slot
-    /// on and up to which slots are about to be given back. True: the program's indices made no sense, and were put
+    /// at this moment. Senders wait at a full ring if they are `lossless`. `on` is told of each
+    /// step. True: the program's indices made no sense, and were put
     /// right.
     #[inline]
-    pub fn receive_ring(
-        &self,
+    pub fn receive_ring<'a>(
+        &'a self,
         me: ParticipantId,
         i: usize,
         lossless: bool,
-        give_back: impl FnOnce(RingRef<'_>, u32, u32),
+        mut on: impl FnMut(Step<'a>),
     ) -> bool {
         let ring = self.rx_ring(i);
         let kring = self.port.file.kring(i);
@@ -57,8 +75,13 @@ impl Attached {
             return false; // nothing read, nothing new
         }
         let switch = &self.switch;
-        if kring.reader.take(me, |owner| switch.is_dead(owner)) == owner::Taken::No {
+        let taken = kring.reader.take(me, |owner| switch.is_dead(owner));
+        if taken == owner::Taken::No {
             return false;
+        }
+        let heir = taken == owner::Taken::FromTheDead;
+        if heir {
+            on(Step::TakenOver(ring));
         }
         let (mut hwcur, mut hwtail) = (kring.consumer_cur(), kring.published());
         if hwcur >= n {
@@ -74,7 +97,7 @@ impl Attached {
         let in_order = ring.head_in_order(hwcur, hwtail);
         if let Some(head) = in_order {
             if head != hwcur {
-                give_back(ring, hwcur, head);
+                on(Step::GiveBack { ring, from: hwcur, to: head, heir });
                 kring.free(head);
             }
             if head != hwtail && ring.raw.tail.load(Ordering::Relaxed) != hwtail {

@@ -6,12 +6,12 @@ use std::os::fd::OwnedFd;
 use crate::adapter::{Adapter, Kind};
 use crate::error::Result;
 use crate::name::{PortName, Scheme, SwitchPort, Syntax};
-use crate::options::{BoundRings, Options, PerDirection};
+use crate::options::{BoundRings, Direction, Options, PerDirection};
 use crate::shm::bell::Bell;
 use crate::vale::lifecycle::open::{self, Attached};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::pipe::PipePort;
-use crate::vale::port::{self, ValePort};
+use crate::vale::port::{self, ValePort, monitor};
 use crate::vale::state::portfile::Shape;
 
 /// The kind.
@@ -28,11 +28,18 @@ pub const KIND: Kind = Kind {
 /// Opens a port, making it and its switch if they are not there.
 fn open(name: &PortName, options: &Options) -> Result<(Bell, Attached)> {
     let SwitchPort { switch, port } = name.switch_port().expect("the syntax of the kind");
+    let watch = monitor::watch(name)?;
+    // A monitor sends nothing.
+    let direction = if watch.is_some() { Direction::RxOnly } else { options.direction };
     let bound = |shape: &Shape| {
         let has = PerDirection { tx: shape.rings.tx.len(), rx: shape.rings.rx.len() };
-        BoundRings::chosen(&name.to_string(), name.rings, options.direction, has)
+        BoundRings::chosen(&name.to_string(), name.rings, direction, has)
     };
-    open::open(&Root::open()?, switch, port, options, bound)
+    let root = Root::open()?;
+    match watch {
+        None => open::open(&root, switch, port, options, bound),
+        Some(watch) => open::open_monitor(&root, (switch, port), watch, options, bound),
+    }
 }
 
 fn adapter((bell, at): (Bell, Attached)) -> Box<dyn Adapter> {
@@ -45,7 +52,6 @@ fn adapter((bell, at): (Bell, Attached)) -> Box<dyn Adapter> {
 /// Takes over the handle that a descriptor names, with its port's name.
 pub fn adopt(fd: OwnedFd) -> Result<(PortName, Box<dyn Adapter>)> {
     let (bell, at) = open::adopt(fd)?;
-    let listed = at.switch.listed(at.port.file.shape.index);
-    let name = listed.map_or_else(String::new, |listed| listed.name);
-    Ok((format!("{}:{name}", at.switch.name()).parse()?, adapter((bell, at))))
+    let name = monitor::name_of(&at.switch, at.port.file.shape.index)?;
+    Ok((name, adapter((bell, at))))
 }

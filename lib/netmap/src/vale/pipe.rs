@@ -25,7 +25,7 @@ use crate::shm::bell::Bell;
 use crate::shm::file::FileId;
 use crate::stats::{C, Counters};
 use crate::sync::core_atomic::Ordering;
-use crate::vale::bound::WITHIN;
+use crate::vale::bound::{Step, WITHIN};
 use crate::vale::lifecycle::open::Attached;
 use crate::vale::state::ids::ParticipantId;
 use crate::vale::state::kring::Kring;
@@ -151,8 +151,11 @@ impl PipePort {
     #[inline]
     fn receive_ring(&mut self, me: ParticipantId, i: usize) {
         let to = self.peer.file.shape.rings.tx_ring(&self.peer.region, i).expect(WITHIN);
-        let reinit =
-            self.at.receive_ring(me, i, true, |ring, from, head| pass_back(ring, to, from, head));
+        let reinit = self.at.receive_ring(me, i, true, |step| {
+            if let Step::GiveBack { ring, from, to: head, .. } = step {
+                pass_back(ring, to, from, head);
+            }
+        });
         self.reinits += u64::from(reinit);
     }
 

@@ -16,10 +16,11 @@ use crate::ring::{RingRef, TxRingRef};
 use crate::rings::extra_buffers;
 use crate::shm::bell::Bell;
 use crate::shm::file::FileId;
-use crate::stats::{C, Counters};
+use crate::stats::{C, Counters, RingDir};
 use crate::sync::core_atomic::Ordering;
 use crate::time::now_ms;
-use crate::vale::forward::{Forwarder, Source};
+use crate::vale::bound::Step;
+use crate::vale::forward::{Forwarder, Source, Used};
 use crate::vale::lifecycle::open::Attached;
 use crate::vale::lifecycle::persist;
 use crate::vale::lifecycle::reap;
@@ -27,6 +28,8 @@ use crate::vale::peers::Peers;
 use crate::vale::state::ids::{ParticipantId, PortIndex};
 use crate::vale::state::txstate::Stall;
 use crate::wait::Interest;
+
+pub mod monitor;
 
 /// Pause between two looks at whether a full destination is dead.
 const DEATH_CHECK_MS: u64 = 50;
@@ -47,6 +50,8 @@ pub struct ValePort {
     /// Before `at`: a handle is closed by closing its bell.
     bell: Bell,
     pub(crate) at: Attached,
+    /// It is no port of the switch, but sees one.
+    is_monitor: bool,
     forwarder: Forwarder,
     peers: Peers,
     last_death_check_ms: u64,
@@ -67,7 +72,19 @@ impl ValePort {
         let (armed, armed_for) = ([None; MAX_RINGS as usize], Interest::empty());
         let (last_death_check_ms, skipped, reinits) = (0, 0, 0);
         let peers = Peers::new();
-        Self { bell, at, forwarder, peers, armed, armed_for, skipped, reinits, last_death_check_ms }
+        let is_monitor = at.switch.monitor(at.port.file.shape.index).is_some();
+        Self {
+            bell,
+            at,
+            is_monitor,
+            forwarder,
+            peers,
+            armed,
+            armed_for,
+            skipped,
+            reinits,
+            last_death_check_ms,
+        }
     }
 
     /// TX ring `i` in memory.
@@ -105,6 +122,11 @@ impl ValePort {
         };
         self.skipped &= !(1 << i);
         let mut hwcur = begun.hwcur;
+        let (port, dir) = (&*self.at.port, RingDir::Tx);
+        let used = |from| Used { me, port, dir, number: i, ring, from, to: from, counters };
+        if begun.lost_from.is_some() && switch.modes().exchanges {
+            self.forwarder.mend(switch, &mut self.peers.of(switch), &used(0));
+        }
         let known = hwcur < n; // a peer may have scribbled over it
         if !known {
             hwcur = 0;
@@ -122,10 +144,15 @@ impl ValePort {
         if let Some(head) = ring.head_in_order(hwcur, tail(hwcur)).filter(|_| known) {
             if hwcur != head {
                 let from = Source { me, ring, state, number: i, hwcur, head, counters };
-                let sent = self.forwarder.txsync(switch, &mut self.peers.of(switch), &from);
+                let others = &mut self.peers.of(switch);
+                let sent = self.forwarder.txsync(switch, others, &from);
+                full = sent.full;
+                if switch.modes().exchanges {
+                    let used = Used { to: sent.hwcur, ..used(hwcur) };
+                    full = self.forwarder.hand_over(switch, others, &used).or(full);
+                }
                 hwcur = sent.hwcur;
                 state.set_stall(sent.stall);
-                full = sent.full;
             } else {
                 state.set_stall(None);
             }
@@ -163,8 +190,34 @@ impl ValePort {
     /// Gives back what was read on RX ring `i` and shows what came.
     #[inline]
     pub(crate) fn receive_ring(&mut self, me: ParticipantId, i: usize) {
-        let lossless = self.at.switch.modes().backpressure;
-        self.reinits += u64::from(self.at.receive_ring(me, i, lossless, |_, _, _| {}));
+        let Self { at, forwarder, peers, .. } = self;
+        let (switch, port) = (&at.switch, &*at.port);
+        let (modes, counters) = (switch.modes(), port.file.rx_counters(i));
+        let others = &mut peers.of(switch);
+        let mut full = None;
+        let used = |ring, from, to| Used {
+            me,
+            port,
+            dir: RingDir::Rx,
+            number: i,
+            ring,
+            from,
+            to,
+            counters,
+        };
+        let reinit = at.receive_ring(me, i, modes.backpressure, |step| match step {
+            _ if !modes.exchanges => {}
+            Step::TakenOver(ring) => forwarder.mend(switch, others, &used(ring, 0, 0)),
+            // Some of what a dead process gave back has been handed over, and must not be again.
+            Step::GiveBack { heir: true, .. } => {}
+            Step::GiveBack { ring, from, to, .. } => {
+                full = forwarder.hand_over(switch, others, &used(ring, from, to));
+            }
+        });
+        self.reinits += u64::from(reinit);
+        if let Some(monitor) = full {
+            self.look_for_dead(monitor);
+        }
     }
 
     /// Where the last batch of TX ring `i` stopped. Peers may have written anything there.
@@ -188,7 +241,11 @@ impl ValePort {
 
 impl Adapter for ValePort {
     fn capabilities(&self) -> Capabilities {
-        CAPABILITIES
+        if self.is_monitor { monitor::CAPABILITIES } else { CAPABILITIES }
+    }
+
+    fn ended(&self) -> bool {
+        self.is_monitor && self.sees_nothing_any_more()
     }
 
     fn rings(&self) -> PerDirection<usize> {

@@ -3,9 +3,10 @@
 //! With backpressure the rings of all destinations of a batch are held together, so that the batch
 //! stops before the first packet that does not fit everywhere, and no packet is lost or sent twice.
 
+use crate::abi::SlotFlags;
 use crate::copy::Isa;
-use crate::stats::C;
-use crate::vale::forward::batch::{Batch, NONE, Packets, Which};
+use crate::stats::{C, RingDir};
+use crate::vale::forward::batch::{Batch, Which};
 use crate::vale::forward::inner::{copy_fragments, rx_flags};
 use crate::vale::forward::job::{Destinations, Done, Job};
 use crate::vale::forward::stage::Copies;
@@ -34,11 +35,11 @@ impl Loads {
     }
 }
 
-/// Delivers a batch that begins at slot `from`.
+/// Delivers a batch that begins at slot `from`, with copies for those who watch.
 pub fn deliver<I: Isa>(
     job: &Job<'_>,
     from: u32,
-    batch: &Batch,
+    (batch, copies): (&Batch, Option<&Copies>),
     Loads(loads): &mut Loads,
     destinations: &mut impl Destinations,
     budget: &mut WaitBudget,
@@ -47,7 +48,7 @@ pub fn deliver<I: Isa>(
     let mut stop = batch.fragments.len();
     loads.clear();
     if !job.lossless {
-        job.state.claim(job.ring.step(from, stop as u32));
+        claim::<I>(job, from, stop, (batch, copies), (&*destinations, budget), &mut done);
     }
     for port in ports(job, batch) {
         let unicast = batch.has_unicast(port);
@@ -71,15 +72,9 @@ pub fn deliver<I: Isa>(
                 Ok(lease) => {
                     let load = Load { port, which, lease };
                     if !job.lossless {
-                        if put::<I>(
-                            Writer::new(to, lease, job),
-                            batch,
-                            load,
-                            stop,
-                            (job, &*destinations),
-                        ) {
-                            done.full = Some(port);
-                        }
+                        let out = Writer::new(to, lease, job);
+                        let others = (&*destinations, &mut *budget);
+                        put::<I>(job, out, (batch, copies), load, stop, others, &mut done);
                         continue;
                     }
                     let most = to.file.shape.rings.rx_slots - 1;
@@ -103,36 +98,65 @@ pub fn deliver<I: Isa>(
         }
     }
     if job.lossless {
-        job.state.claim(job.ring.step(from, stop as u32));
+        claim::<I>(job, from, stop, (batch, copies), (&*destinations, budget), &mut done);
     }
     for &load in &*loads {
         let to = destinations.get(load.port).expect("it was there when its ring was held");
-        put::<I>(Writer::new(to, load.lease, job), batch, load, stop, (job, &*destinations));
+        let (out, others) = (Writer::new(to, load.lease, job), (&*destinations, &mut *budget));
+        put::<I>(job, out, (batch, copies), load, stop, others, &mut done);
+    }
+    if let Some(copies) = copies {
+        for (mirror, packets) in copies.mirrors(batch, job.switch, job.port) {
+            let packets = packets.take_while(|&packet| usize::from(packet) < stop);
+            show::<I, 0>(job, batch, (mirror, 0), packets, (&*destinations, budget), &mut done);
+        }
     }
     done.slots = stop as u32;
     done
 }
 
-/// Delivers the copies of those packets that were sent, as far as there is room.
-pub fn deliver_copies<I: Isa>(
+/// Says that the fragments before `stop` are about to be published. Monitors see them first, before anybody
+/// can answer them.
+#[inline]
+fn claim<I: Isa>(
+    job: &Job<'_>,
+    from: u32,
+    stop: usize,
+    (batch, copies): (&Batch, Option<&Copies>),
+    (destinations, budget): (&impl Destinations, &mut WaitBudget),
+    done: &mut Done,
+) {
+    job.state.claim(job.ring.step(from, stop as u32));
+    let Some(copies) = copies else { return };
+    const SENT: u16 = SlotFlags::TXMON.bits();
+    for monitor in copies.monitors(job.port, RingDir::Tx, job.ring_no) {
+        let packets = batch.firsts().map(|(packet, _)| packet);
+        let packets = packets.take_while(|&packet| usize::from(packet) < stop);
+        let (to, others) = ((monitor, job.ring_no), (destinations, &mut *budget));
+        show::<I, SENT>(job, batch, to, packets, others, done);
+    }
+}
+
+/// Copies packets to a ring of who watches, as far as there is room, with `FLAGS` in their slots.
+fn show<I: Isa, const FLAGS: u16>(
     job: &Job<'_>,
     batch: &Batch,
-    copies: &Copies,
-    sent: usize,
-    destinations: &mut impl Destinations,
-    budget: &mut WaitBudget,
+    (watcher, ring): (PortIndex, usize),
+    packets: impl Iterator<Item = u16>,
+    (destinations, budget): (&impl Destinations, &mut WaitBudget),
+    done: &mut Done,
 ) {
-    for (port, packets) in copies.by_port() {
-        let found = destinations.update(port).filter(|&g| g <= job.epoch);
-        let Some(to) = found.and_then(|_| destinations.get(port)) else { continue };
-        let Ok(lease) = writer::hold(job.switch, to, 0, job.me, budget) else { continue };
-        let mut out = Writer::new(to, lease, job);
-        let packets =
-            Packets { fragments: &batch.fragments, next: NONE, others: packets, stop: sent };
-        put_packets::<I>(&mut out, batch, packets);
-        out.forgive();
-        out.finish(job.counters, &*destinations);
+    let Some(to) = destinations.get(watcher) else { return };
+    let ring = (ring % to.file.shape.rings.rx.len()) as u8;
+    let Ok(lease) = writer::hold(job.switch, to, ring, job.me, budget) else { return };
+    let mut out = Writer::new(to, lease, job);
+    let misfits = put_packets::<I, FLAGS>(&mut out, batch, packets);
+    out.dropped += misfits;
+    if out.dropped > 0 {
+        done.full = Some(watcher); // it may be dead
     }
+    out.forgive();
+    out.finish(job.counters, destinations);
 }
 
 /// Ports that get something of this batch, ascending, so that two senders that hold several
@@ -164,48 +188,68 @@ fn first_misfit(batch: &Batch, load: Load, most: u32, stop: usize) -> Option<usi
     None
 }
 
-/// Puts the packets of a load before fragment `stop` that fit. Returns whether some did not.
+/// Puts the packets of a load before fragment `stop` that fit.
 fn put<I: Isa>(
+    job: &Job<'_>,
     mut out: Writer<'_>,
-    batch: &Batch,
+    (batch, copies): (&Batch, Option<&Copies>),
     load: Load,
     stop: usize,
-    (job, destinations): (&Job<'_>, &impl Destinations),
-) -> bool {
+    (destinations, budget): (&impl Destinations, &mut WaitBudget),
+    done: &mut Done,
+) {
     let mut packets = batch.packets(load.port, load.which, stop);
     if !load.which.unicast {
         // A flood is often plain packets only, and always many copies: worth a tight loop.
         let sent = batch.floods.partition_point(|&packet| usize::from(packet) < stop);
         packets.others = put_plain::<I>(&mut out, batch, &batch.floods[..sent]);
     }
-    let misfits = put_packets::<I>(&mut out, batch, packets);
+    let misfits = put_packets::<I, 0>(&mut out, batch, packets);
     if misfits > 0 {
         job.counters.add(C::tx_drop_bad, misfits);
     }
-    let full = out.dropped > 0;
+    if out.dropped > 0 {
+        done.full = Some(load.port);
+    }
+    if let Some(copies) = copies {
+        let ring = usize::from(load.lease.ring);
+        // Before they are published, and while nobody else writes to that ring: in its order.
+        for monitor in copies.monitors(load.port, RingDir::Rx, ring) {
+            let fits = |&packet: &u16| {
+                u32::from(batch.fragments[usize::from(packet)].frags) < out.num_slots()
+            };
+            let packets = batch.packets(load.port, load.which, stop).filter(fits);
+            let packets = packets.take(out.packets_put());
+            let others = (destinations, &mut *budget);
+            show::<I, 0>(job, batch, (monitor, ring), packets, others, done);
+        }
+    }
     out.finish(job.counters, destinations);
-    full
 }
 
 /// Puts packets, or drops them; returns how many no ring of this size could ever hold.
-fn put_packets<I: Isa>(out: &mut Writer<'_>, batch: &Batch, packets: Packets<'_>) -> u64 {
+pub fn put_packets<I: Isa, const FLAGS: u16>(
+    out: &mut Writer<'_>,
+    batch: &Batch,
+    packets: impl Iterator<Item = u16>,
+) -> u64 {
     // Two loops, as short packets are not to pay for what long ones need.
     if out.is_warm() {
-        put_each::<I, true>(out, batch, packets)
+        put_each::<I, true, FLAGS>(out, batch, packets)
     } else {
-        put_each::<I, false>(out, batch, packets)
+        put_each::<I, false, FLAGS>(out, batch, packets)
     }
 }
 
-fn put_each<I: Isa, const WARM: bool>(
+fn put_each<I: Isa, const WARM: bool, const FLAGS: u16>(
     out: &mut Writer<'_>,
     batch: &Batch,
-    packets: Packets<'_>,
+    packets: impl Iterator<Item = u16>,
 ) -> u64 {
     let most = out.num_slots() - 1;
     let mut misfits = 0;
     for packet in packets {
-        misfits += u64::from(!put_packet::<I, WARM>(out, batch, packet, most));
+        misfits += u64::from(!put_packet::<I, WARM, FLAGS>(out, batch, packet, most));
     }
     misfits
 }
@@ -213,7 +257,7 @@ fn put_each<I: Isa, const WARM: bool>(
 /// Puts one packet, or drops it. Order is kept: once one does not fit, none of the later ones goes.
 /// Only one that no ring of this size could ever hold makes way for the others: false.
 #[inline(always)]
-fn put_packet<I: Isa, const WARM: bool>(
+pub fn put_packet<I: Isa, const WARM: bool, const FLAGS: u16>(
     out: &mut Writer<'_>,
     batch: &Batch,
     packet: u16,
@@ -231,7 +275,7 @@ fn put_packet<I: Isa, const WARM: bool>(
         out.warm_up();
     }
     for (i, fragment) in fragments.iter().enumerate() {
-        let flags = rx_flags(frags, i + 1 < usize::from(frags));
+        let flags = rx_flags(frags, i + 1 < usize::from(frags)) | FLAGS;
         // SAFETY: `gather` checked the fragment; what is not indirect is in a buffer.
         unsafe { out.put::<I>(fragment.data, fragment.len, fragment.indirect, flags) };
     }

@@ -21,6 +21,7 @@ mod batch;
 #[allow(unsafe_code)]
 mod deliver;
 mod gather;
+mod hand_over;
 #[allow(unsafe_code)]
 mod inner;
 mod job;
@@ -61,6 +62,7 @@ use crate::vale::state::ids::PortIndex;
 use crate::vale::state::portset::PortSet;
 use crate::vale::state::switch::SwitchFile;
 
+pub use hand_over::Used;
 pub use job::{Destinations, Sent, Source};
 pub use trial::set_always;
 
@@ -97,7 +99,7 @@ impl Forwarder {
             isa: copy::detect(),
             windows: Vec::new(),
             batch: Batch::new(),
-            copies: Copies::default(),
+            copies: Copies::new(),
             memo: Memo::new(),
             loads: Loads::new(),
             budget: WaitBudget::default(),
@@ -172,12 +174,12 @@ impl Forwarder {
         let mut sent = Sent { hwcur: from.hwcur, stall: None, full: None };
         // In turns, so that traffic which changes its destination often is still sent in batches. A
         // run has no stage.
-        let has_runs = !modes.mirrors && !modes.headers;
+        let has_runs = !modes.copies && !modes.headers;
         let mut runs = has_runs;
         let (mut slots, mut bytes) = (0, 0);
         while sent.hwcur != job.head && sent.stall.is_none() {
             let done = if !runs {
-                self.batch::<I>(&job, to, sent.hwcur, modes.mirrors)
+                self.batch::<I>(&job, to, sent.hwcur, modes.copies)
             } else if let Some(window) = self.one_window(job.ring, sent.hwcur) {
                 self.run::<I, Window>(&job, to, sent.hwcur, window)
             } else {
@@ -241,15 +243,12 @@ impl Forwarder {
             self.batch.take_apart(job.apart);
         }
         if staged {
-            self.copies.plan(&self.batch, job.switch, job.port, job.apart);
+            self.copies.plan(&self.batch, job, to);
         }
+        let copies = staged.then_some(&self.copies);
+        let budget = &mut self.budget;
         let mut done =
-            deliver::deliver::<I>(job, from, &self.batch, &mut self.loads, to, &mut self.budget);
-        if staged {
-            let sent = done.slots as usize;
-            let budget = &mut self.budget;
-            deliver::deliver_copies::<I>(job, &self.batch, &self.copies, sent, to, budget);
-        }
+            deliver::deliver::<I>(job, from, (&self.batch, copies), &mut self.loads, to, budget);
         done.bytes = count(&self.batch, done.slots as usize, job);
         done
     }

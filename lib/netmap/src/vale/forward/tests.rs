@@ -13,7 +13,7 @@ use crate::vale::state::handleset::Rung;
 use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId, PortIndex};
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portfiles::PortFiles;
-use crate::vale::state::switch::Settings;
+use crate::vale::state::switch::{NewName, Settings};
 use crate::vale::state::txstate::Stall;
 
 const SLOTS: u32 = 64;
@@ -64,7 +64,8 @@ impl Rig {
         };
         let (mut destinations, mut senders) = (Vec::new(), Vec::new());
         for i in 0..ports {
-            let (index, generation) = switch.reserve_port(&lock, &format!("p{i}"), "r").unwrap();
+            let (index, generation) =
+                switch.reserve_port(&lock, &NewName::Port(&format!("p{i}")), "r").unwrap();
             let (file, region) = half(index, generation);
             destinations.push((generation, PortFiles { file, region: region.into() }));
             senders.push(half(index, generation));
@@ -287,10 +288,10 @@ fn mirror_ends_with_its_port() {
     let rig = Rig::new(3);
     rig.mirror(0, 2);
     rig.mirror(1, 0);
-    assert!(rig.switch.modes().mirrors);
+    assert!(rig.switch.modes().copies);
     rig.switch.unlist_port(&rig.lock, PortIndex(2));
     let mirrors = [0, 1].map(|port| rig.switch.mirror_of(PortIndex(port)));
     assert_eq!(mirrors, [None, Some(PortIndex(0))]);
     rig.switch.unlist_port(&rig.lock, PortIndex(0));
-    assert!(!rig.switch.modes().mirrors);
+    assert!(!rig.switch.modes().copies);
 }

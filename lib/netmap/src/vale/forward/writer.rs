@@ -15,9 +15,13 @@ use crate::vale::forward::job::{Destinations, Job};
 use crate::vale::forward::warm::Warm;
 use crate::vale::state::handleset::Rung;
 use crate::vale::state::ids::{ParticipantId, RETIRED};
-use crate::vale::state::kring::{Held, OnHeld};
+use crate::vale::state::kring::{Held, Kring, OnHeld};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::SwitchFile;
+
+mod exchange;
+
+pub use exchange::{hold_of_monitor, mend};
 
 /// How long a sender waits for a ring that another sender holds before it gives up.
 const LONGEST_WAIT: Duration = Duration::from_millis(20);
@@ -64,8 +68,38 @@ pub fn hold(
     me: ParticipantId,
     budget: &mut WaitBudget,
 ) -> std::result::Result<Lease, NotHeld> {
+    if take(switch, to.file.kring(ring.into()), me, budget) {
+        lease(to, ring, me)
+    } else {
+        Err(NotHeld::Busy)
+    }
+}
+
+/// Who has taken a ring: mends it if that is needed, and reads how much fits.
+#[inline]
+fn lease(to: &PortFiles, ring: u8, me: ParticipantId) -> std::result::Result<Lease, NotHeld> {
     let ring_no = usize::from(ring);
     let kring = to.file.kring(ring_no);
+    let n = to.file.shape.rings.rx_slots;
+    let freed = kring.freed();
+    let mut tail = kring.producer_tail();
+    if tail >= n {
+        tail = freed; // damaged by a peer: begin anew where the consumer stands
+    }
+    if freed >= n || to.rx_ring(ring_no).is_none() {
+        kring.release_hold(me);
+        return Err(NotHeld::Damaged);
+    }
+    if kring.exchange.is_pending() {
+        kring.mend(to.rx_ring(ring_no).expect("looked at above"));
+    }
+    let space = if freed > tail { freed - tail - 1 } else { n - 1 - (tail - freed) };
+    Ok(Lease { ring, tail, space })
+}
+
+/// Takes a ring, if its holder lets go in time or is dead.
+#[inline]
+fn take(switch: &SwitchFile, kring: &Kring, me: ParticipantId, budget: &mut WaitBudget) -> bool {
     let mut waited: Option<(Instant, u32)> = None;
     let most = budget.0.min(LONGEST_WAIT);
     let held = kring.hold(me, |owner| {
@@ -82,24 +116,7 @@ pub fn hold(
     if let Some((since, _)) = waited {
         budget.0 = budget.0.saturating_sub(since.elapsed());
     }
-    if held == Held::No {
-        return Err(NotHeld::Busy);
-    }
-    let n = to.file.shape.rings.rx_slots;
-    let freed = kring.freed();
-    let mut tail = kring.producer_tail();
-    if tail >= n {
-        tail = freed; // damaged by a peer: begin anew where the consumer stands
-    }
-    if freed >= n || to.rx_ring(ring_no).is_none() {
-        kring.release_hold(me);
-        return Err(NotHeld::Damaged);
-    }
-    if kring.exchange.is_pending() {
-        kring.mend(to.rx_ring(ring_no).expect("looked at above"));
-    }
-    let space = if freed > tail { freed - tail - 1 } else { n - 1 - (tail - freed) };
-    Ok(Lease { ring, tail, space })
+    held != Held::No
 }
 
 /// A held ring, being written.
@@ -233,6 +250,11 @@ impl<'a> Writer<'a> {
         self.space -= n as u32;
         self.packets += n as u64;
         self.bytes += bytes;
+    }
+
+    /// Packets put so far.
+    pub fn packets_put(&self) -> usize {
+        self.packets as usize
     }
 
     /// Counts what was dropped at the receiver alone: copies for a mirror are no loss of the sender's.

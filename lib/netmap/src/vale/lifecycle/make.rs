@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::error::{Damage, Error, Invalid, Result};
 use crate::name::PipeName;
-use crate::options::{Memory, Options, Sizes};
+use crate::options::{Memory, MemoryRef, Options, SLOTS, Sizes};
 use crate::ring::RingRef;
 use crate::rings::{RingCells, cells_needed, make_rings};
 use crate::shm::file;
@@ -22,7 +22,8 @@ use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portfiles::PortFiles;
-use crate::vale::state::switch::{Listed, port_file};
+use crate::vale::state::switch::{Listed, NewName, port_file};
+use crate::vale::state::watch::Watch;
 
 /// Whether a port with these rings is what the options ask for; what they leave open fits anything.
 fn fits(has: &RingCells, o: &Options) -> std::result::Result<(), Invalid> {
@@ -69,15 +70,79 @@ pub fn find_or_make(
     if let Some(listed) = switch.find(port) {
         return find(switch, &listed, options);
     }
+    let sizes = Sizes::from_options(&format!("{}:{port}", switch.name()), options)?;
+    make(switch, lock, &NewName::Port(port), sizes, options, room)
+}
+
+/// Makes a monitor: an entry of its own, with receive rings for those of the port that it sees.
+pub fn make_monitor(
+    switch: &Switch,
+    lock: &RootLock,
+    port: &str,
+    options: &Options,
+    watch: Watch,
+) -> Result<(Arc<PortFiles>, bool)> {
     let full = format!("{}:{port}", switch.name());
-    let sizes = Sizes::from_options(&full, options)?;
+    let none = || Error::NotFound { name: format!("port {full}") };
+    let listed = switch.find(port).ok_or_else(none)?;
+    let (seen, _) = shared::port(switch, port)?;
+    let Shape { index, rings, region, .. } = &seen.file.shape;
+    if *index != listed.index {
+        let path = switch.dir().join(&port_file(port));
+        return Err(Error::Damaged { path, damage: Damage::OtherPort });
+    }
+    let most = rings.tx.len().max(rings.rx.len()) as u16;
+    if let Some(asked) = options.rx_rings.filter(|&asked| asked != most) {
+        let (what, asked, has) = ("rings", asked.into(), most.into());
+        return Err(Error::invalid(full, Invalid::Shape { what, asked, has }));
+    }
+    let slots = options.rx_slots.unwrap_or(rings.tx_slots.max(rings.rx_slots));
+    let memory = match (watch.zero_copy, is_in(&options.memory, region)) {
+        (false, _) => options.memory.clone(),
+        (true, true) => Memory::With(MemoryRef(region.clone())),
+        (true, false) => return Err(Error::invalid(full, Invalid::Memory { has: region.clone() })),
+    };
+    let of_monitor = Options {
+        // A port has at least one ring to send on. Nobody binds this one.
+        tx_rings: Some(1),
+        tx_slots: Some(*SLOTS.start()),
+        rx_rings: Some(most),
+        rx_slots: Some(slots),
+        memory,
+        ..options.clone()
+    };
+    let sizes = Sizes::from_options(&full, &of_monitor)?;
+    let name = NewName::MonitorOf(port, Watch { of: Some(*index), ..watch });
+    make(switch, lock, &name, sizes, &of_monitor, 0)
+}
+
+/// Whether a port in that region is what was asked for.
+fn is_in(asked: &Memory, region: &str) -> bool {
+    match asked {
+        Memory::Private => true,
+        Memory::Id(n) | Memory::Existing(n) => *n == memory::id(region),
+        Memory::With(m) => m.0 == region,
+    }
+}
+
+/// Makes an entry of the table with all that belongs to it, and lists it.
+fn make(
+    switch: &Switch,
+    lock: &RootLock,
+    name: &NewName<'_>,
+    sizes: Sizes,
+    options: &Options,
+    room: u32,
+) -> Result<(Arc<PortFiles>, bool)> {
+    let full = format!("{}:{}", switch.name(), name.port());
     let needed = cells_needed(sizes).saturating_add(options.extra_bufs).saturating_add(1);
     let needed = needed.saturating_add(room);
     let memory = switch.memory()?;
     let chosen = memory::choose(lock, memory, &full, options)?;
     let cells = chosen.cells(&full, options, needed)?;
     let region_name = chosen.name;
-    let (index, generation) = switch.reserve_port(lock, port, &region_name)?;
+    let (index, generation) = switch.reserve_port(lock, name, &region_name)?;
+    let name = name.at(index);
     let region = match shared::region(memory, &region_name)? {
         Some(region) => {
             is_roomy(&region, options).map_err(|fault| Error::invalid(full, fault))?;
@@ -88,9 +153,9 @@ pub fn find_or_make(
     region.count_port();
     let rings = make_rings(&region, sizes)?;
     let shape = Shape { index, generation, region: region_name, rings, peer: None };
-    file::remove(switch.dir(), &port_file(port))?;
-    PortFile::create(switch.dir(), &port_file(port), shape)?;
-    let (made, is_new) = shared::port(switch, port)?;
+    file::remove(switch.dir(), &port_file(&name))?;
+    PortFile::create(switch.dir(), &port_file(&name), shape)?;
+    let (made, is_new) = shared::port(switch, &name)?;
     // Last: from now on senders open all of the above.
     switch.list_port(lock, index);
     Ok((made, is_new))
@@ -107,12 +172,8 @@ pub fn find(switch: &Switch, listed: &Listed, options: &Options) -> Result<(Arc<
         });
     }
     let misfit = fits(&shape.rings, options).and_then(|()| is_roomy(&found.region, options));
-    let misfit = misfit.err().or_else(|| match &options.memory {
-        Memory::Private => None,
-        Memory::Id(n) | Memory::Existing(n) if *n == memory::id(&shape.region) => None,
-        Memory::With(m) if m.0 == shape.region => None,
-        _ => Some(Invalid::Memory { has: shape.region.clone() }),
-    });
+    let elsewhere = || Invalid::Memory { has: shape.region.clone() };
+    let misfit = misfit.err().or_else(|| (!is_in(&options.memory, &shape.region)).then(elsewhere));
     match misfit {
         None => Ok((found, is_new)),
         Some(fault) => Err(Error::invalid(format!("{}:{}", switch.name(), listed.name), fault)),

@@ -22,7 +22,7 @@ use crate::rings::{bind_if, make_if, populate};
 use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
-use crate::vale::lifecycle::make::{check_rings, find_or_make};
+use crate::vale::lifecycle::make::{check_rings, find_or_make, make_monitor};
 use crate::vale::lifecycle::pipe;
 use crate::vale::lifecycle::reap::{self, Sweep, reap};
 use crate::vale::lifecycle::root::Root;
@@ -34,6 +34,7 @@ use crate::vale::state::ids::{HandleId, HandleIndex, PortIndex};
 use crate::vale::state::portfile::Shape;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::port_file;
+use crate::vale::state::watch::Watch;
 
 /// How long an opener goes on clearing away what a port of that name left behind.
 const LONGEST_CLEARING: Duration = Duration::from_secs(10);
@@ -65,14 +66,40 @@ pub fn open(
     options: &Options,
     bound: impl Fn(&Shape) -> Result<BoundRings>,
 ) -> Result<(Bell, Attached)> {
+    attach(root, (switch_name, port), options, bound, |switch, lock, port, options| {
+        match PipeName::of(port) {
+            None => find_or_make(switch, lock, port, options, 0),
+            Some(pipe) => pipe::find_or_make(switch, lock, pipe, options),
+        }
+    })
+}
+
+/// Opens a new monitor of `switch:port`, which is there.
+pub fn open_monitor(
+    root: &Root,
+    (switch_name, port): (&str, &str),
+    watch: Watch,
+    options: &Options,
+    bound: impl Fn(&Shape) -> Result<BoundRings>,
+) -> Result<(Bell, Attached)> {
+    attach(root, (switch_name, port), options, bound, |switch, lock, port, options| {
+        make_monitor(switch, lock, port, options, watch)
+    })
+}
+
+/// Opens what `make` finds or makes.
+fn attach(
+    root: &Root,
+    (switch_name, port): (&str, &str),
+    options: &Options,
+    bound: impl Fn(&Shape) -> Result<BoundRings>,
+    make: impl FnOnce(&Switch, &RootLock, &str, &Options) -> Result<(Arc<PortFiles>, bool)>,
+) -> Result<(Bell, Attached)> {
     let full = format!("{switch_name}:{port}");
     let (lock, switch) = lock_for_new(root, switch_name, port)?;
     // From here on an error leaves a port without handles, perhaps a switch without ports.
     let opened = (|| {
-        let (port, is_new) = match PipeName::of(port) {
-            None => find_or_make(&switch, &lock, port, options, 0)?,
-            Some(pipe) => pipe::find_or_make(&switch, &lock, pipe, options)?,
-        };
+        let (port, is_new) = make(&switch, &lock, port, options)?;
         let shape = &port.file.shape;
         check_rings(shape, &port.region)?;
         let peer = pipe::other_end(&switch, &port)?;

@@ -20,7 +20,7 @@ use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::ids::PortId;
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portfiles::PortFiles;
-use crate::vale::state::switch::port_file;
+use crate::vale::state::switch::{NewName, port_file};
 
 /// Most pipes of one port.
 pub const MAX_PIPES: usize = 64;
@@ -62,7 +62,7 @@ pub fn find_or_make(
     let names = [name, pipe.peer().to_string()];
     let mut places = Vec::new();
     for name in &names {
-        places.push(switch.reserve_port(lock, name, &base.file.shape.region)?);
+        places.push(switch.reserve_port(lock, &NewName::Port(name), &base.file.shape.region)?);
         region.count_port();
     }
     let (one, other) = make_pipe_rings(region, sizes)?;

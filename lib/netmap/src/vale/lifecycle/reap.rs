@@ -49,9 +49,10 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<PortIndex>> {
     let handles = switch.look_at_handles();
     let (used, kept) = switch.used_and_kept_ports(&handles.alive);
     let mut sweep = Sweep::new(switch);
-    let died = sweep.handles(lock, handles.dead, kept) | switch.forget_dead(lock);
+    let mut wakes = sweep.handles(lock, handles.dead, kept) | switch.forget_dead(lock);
     let mut rest = Vec::new();
     for index in switch.ports_but(lock, kept) {
+        wakes |= switch.is_seen(index); // its monitors are to look
         // What is in the way of one port is no other's trouble; it is tried again by the next call.
         if sweep.unfinished.contains(&index) || !sweep.remove_port(lock, index).unwrap_or(false) {
             switch.unlist_port(lock, index); // nobody begins to use it meanwhile
@@ -65,7 +66,7 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<PortIndex>> {
     if switch.ports_used() == 0 && !switch.settings().persistent {
         return switch.remove(lock).map(|()| Vec::new());
     }
-    if died {
+    if wakes {
         // Who died may have published without kicking: wake all who may sleep.
         for handle in switch.handles().all() {
             if let Ok(bell) = Bell::open(switch.dir(), &bell_file(handle.index)) {
@@ -292,9 +293,10 @@ impl<'a> Sweep<'a> {
         // A sender may be in the middle of a batch to this port, and write on after it was unlisted.
         // Its ring is held for ever, so that nobody begins another; if that fails, the cells stay
         // unused until the region ends. The same if the port was never listed and has no file.
+        let displaced: Vec<u32> = file.into_iter().flat_map(PortFile::displaced).collect();
         let Some(file) = file.filter(|f| self.retire(f, &region)) else { return Left::Nothing };
         let rings = &file.shape.rings;
-        let mut cells: Vec<u32> = rings.ring_cells().collect();
+        let mut cells: Vec<u32> = rings.ring_cells().chain(displaced).collect();
         if has_the_buffers(self.switch, file, &region) {
             cells.extend(rings.buffers(&region));
         }

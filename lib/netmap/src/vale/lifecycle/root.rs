@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::sys::stat::FileStat;
 
 use crate::error::{Damage, Error, Result, RootFault};
-use crate::name::{valid_name, valid_port};
+use crate::name::{valid_entry, valid_name};
 use crate::shm::dir::Dir;
 use crate::shm::fork;
 use crate::shm::lock::{self, RootLock};
@@ -312,7 +312,7 @@ const MOST_FILES: usize = 1 + MAX_PORTS + HANDLES;
 /// Whether an entry of a switch's directory has a name that the library gives, and is what it makes
 /// under that name.
 fn is_ours(dir: &Dir, name: &str) -> bool {
-    let wanted = if name == "switch" || name.strip_prefix("port.").is_some_and(valid_port) {
+    let wanted = if name == "switch" || name.strip_prefix("port.").is_some_and(valid_entry) {
         libc::S_IFREG
     } else if bell_index(name).is_some() {
         libc::S_IFIFO

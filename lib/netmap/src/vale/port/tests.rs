@@ -1,5 +1,7 @@
 //! Handles on ports of a switch below a root of its own.
 
+mod monitors;
+
 use super::*;
 use crate::options::Options;
 use crate::ring::{RxRing, TxRing};

@@ -156,17 +156,31 @@ impl Kring {
     #[cfg(not(loom))]
     #[cold]
     pub fn mend(&self, ring: RingRef<'_>) {
+        self.exchange.mend(self.free_slots(ring), |idx| ring.buffer(idx).is_some());
+    }
+
+    /// The same, for who holds the ring `seen` as well.
+    #[cfg(not(loom))]
+    #[cold]
+    pub fn mend_with(&self, ring: RingRef<'_>, seen: RingRef<'_>) {
+        let a = |i: u32| seen.slots.get(i as usize).map(|slot| &slot.word);
+        self.exchange.mend_with(a, self.free_slots(ring), |idx| ring.buffer(idx).is_some());
+    }
+
+    /// Tells the words of the slots that are free.
+    #[cfg(not(loom))]
+    fn free_slots<'a>(&self, ring: RingRef<'a>) -> impl Fn(u32) -> Option<&'a AtomicU64> + use<'a> {
         let (freed, n) = (self.freed(), ring.n());
-        if freed >= n {
-            return; // damaged: what is free cannot be told yet
-        }
         let tail = Some(self.producer_tail()).filter(|&tail| tail < n).unwrap_or(freed);
-        let free = if tail == freed { n } else { ring.distance(tail, freed) };
-        let word = |i: u32| {
-            let is_free = i < n && ring.distance(tail, i) < free;
-            is_free.then(|| &ring.slots[i as usize].word)
+        let free = match freed < n {
+            true if tail == freed => n,
+            true => ring.distance(tail, freed),
+            false => 0, // damaged: what is free cannot be told
         };
-        self.exchange.mend(word, |idx| ring.buffer(idx).is_some());
+        move |i: u32| {
+            let is_free = i < n && free > 0 && ring.distance(tail, i) < free;
+            is_free.then(|| &ring.slots[i as usize].word)
+        }
     }
 
     /// Producer, holding the ring: where the next packet goes.

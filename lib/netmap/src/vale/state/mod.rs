@@ -32,6 +32,8 @@ pub mod repair;
 pub mod switch;
 #[allow(unsafe_code)]
 pub mod txstate;
+#[cfg(not(loom))]
+pub mod watch;
 
 /// Most ports of one switch (netmap: 255 means no port, 254 broadcast).
 pub const MAX_PORTS: usize = 254;

@@ -1,4 +1,4 @@
-//! Exchanging the buffers of two slots of a ring, so that a death between the two stores loses neither.
+//! Exchanging the buffers of two slots, so that a death between the two stores loses neither.
 //!
 //! ```text
 //!                              slot a   slot b   repair
@@ -8,7 +8,11 @@
 //!  3. the other                  y        x      a, b, x
 //! ```
 //!
-//! Who writes what: the producer that holds the ring, and slots of the part that is free only. Invariant:
+//! Slot b is one of the ring whose word that is. Slot a is another one of it, or one of a ring that a zero-copy
+//! monitor sees (`from`), whose sync makes the exchange.
+//!
+//! Who writes what: the producer that holds the ring, and slots of the part that is free only; and in the ring
+//! that is seen, slots that its sync has not given back yet. So whoever mends needs both rings. Invariant:
 //! whoever holds the ring next finds each buffer in one slot, or in two and the missing one in the word,
 //! and puts it back (`mend`). Which one is missing could not be computed: programs exchange
 //! buffers, too. A word that is left over after step 3 is harmless: its two slots name different buffers.
@@ -28,10 +32,21 @@ pub struct Exchange {
 /// A slot and its number.
 pub type Numbered<'a> = (u32, &'a AtomicU64);
 
+/// A ring that a zero-copy monitor sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenRing {
+    /// A receive ring.
+    pub is_rx: bool,
+    /// Its number, below 16.
+    pub number: u8,
+}
+
 /// An exchange that may be under way: two slots, and the buffer that the first one named. Taken from shared
-/// memory: all three are what anybody wrote.
+/// memory: all of it is what anybody wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pending {
+    /// Where slot a is, if not in this ring.
+    from: Option<SeenRing>,
     a: u32,
     b: u32,
     buf_idx: u32,
@@ -41,24 +56,49 @@ impl Pending {
     const SET: u64 = 1 << 63;
     /// Slots of a ring are numbered from 0 to 4095.
     const SLOT: u64 = 0xfff;
+    /// Above the slots: 0, or 1 and the number of the ring that is seen, and 16 more for a receive ring.
+    const FROM: u32 = 56;
 
     fn pack(self) -> u64 {
         let slots = u64::from(self.a) & Self::SLOT | (u64::from(self.b) & Self::SLOT) << 12;
-        Self::SET | slots << 32 | u64::from(self.buf_idx)
+        let from = self
+            .from
+            .map_or(0, |from| 1 + (u64::from(from.number) & 0xf) + if from.is_rx { 16 } else { 0 });
+        Self::SET | from << Self::FROM | slots << 32 | u64::from(self.buf_idx)
     }
 
     fn unpack(word: u64) -> Option<Self> {
         let slot = |shift: u32| (word >> shift & Self::SLOT) as u32;
-        (word & Self::SET != 0).then(|| Self { a: slot(32), b: slot(44), buf_idx: word as u32 })
+        let from = (word >> Self::FROM & 0x3f)
+            .checked_sub(1)
+            .map(|from| SeenRing { is_rx: from & 16 != 0, number: (from & 0xf) as u8 });
+        let pending = || Self { from, a: slot(32), b: slot(44), buf_idx: word as u32 };
+        (word & Self::SET != 0).then(pending)
     }
 }
 
 impl Exchange {
     /// Holder of the ring: exchanges the words of two slots of its free part.
     #[inline(always)]
-    pub fn swap(&self, a: Numbered<'_>, b: Numbered<'_>) {
-        for (word, value) in self.stores(a, b) {
+    pub fn swap(&self, (a, word_a): Numbered<'_>, (b, word_b): Numbered<'_>) {
+        let (to_b, to_a) = (word_a.load(Ordering::Relaxed), word_b.load(Ordering::Relaxed));
+        let pending = Pending { from: None, a, b, buf_idx: to_b as u32 };
+        for (word, value) in self.stores(pending, (word_a, to_a), (word_b, to_b)) {
             // Each is seen only with those before it, the last ones of the exchange before among them.
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    /// Holder of the ring who syncs the ring `from`: gives the buffer of its slot a to slot b of the free part,
+    /// and the other way round, with the words that the slots are to have.
+    pub fn cross(
+        &self,
+        from: SeenRing,
+        ((a, word_a), to_a): (Numbered<'_>, u64),
+        ((b, word_b), to_b): (Numbered<'_>, u64),
+    ) {
+        let pending = Pending { from: Some(from), a, b, buf_idx: to_b as u32 };
+        for (word, value) in self.stores(pending, (word_a, to_a), (word_b, to_b)) {
             word.store(value, Ordering::Release);
         }
     }
@@ -67,12 +107,11 @@ impl Exchange {
     #[inline(always)]
     fn stores<'a>(
         &'a self,
-        (a, word_a): Numbered<'a>,
-        (b, word_b): Numbered<'a>,
+        pending: Pending,
+        a: (&'a AtomicU64, u64),
+        b: (&'a AtomicU64, u64),
     ) -> [(&'a AtomicU64, u64); 3] {
-        let (was_a, was_b) = (word_a.load(Ordering::Relaxed), word_b.load(Ordering::Relaxed));
-        let pending = Pending { a, b, buf_idx: was_a as u32 };
-        [(&self.repair, pending.pack()), (word_a, was_b), (word_b, was_a)]
+        [(&self.repair, pending.pack()), a, b]
     }
 
     /// Holder of the ring, after its last exchange.
@@ -92,6 +131,11 @@ impl Exchange {
         Pending::unpack(self.repair.load(Ordering::Acquire)).map(|pending| pending.buf_idx)
     }
 
+    /// The ring that is seen, if the exchange that may have been cut off was with one of its slots.
+    pub fn crossed(&self) -> Option<SeenRing> {
+        Pending::unpack(self.repair.load(Ordering::Acquire))?.from
+    }
+
     /// Holder of the ring: ends the exchange that was cut off. `free` is the word of a slot of the free
     /// part, and `None` of others; `is_buffer` says which numbers are buffers.
     #[cold]
@@ -100,11 +144,25 @@ impl Exchange {
         free: impl Fn(u32) -> Option<&'a AtomicU64>,
         is_buffer: impl Fn(u32) -> bool,
     ) {
-        if let Some(Pending { a, b, buf_idx }) =
+        if self.crossed().is_none() {
+            self.mend_with(&free, &free, is_buffer);
+        }
+        self.done(); // in a ring that is no monitor's, a word about another one is nonsense
+    }
+
+    /// The same, where slot a is `seen`: in the ring that this one's holder syncs, too.
+    #[cold]
+    pub fn mend_with<'a>(
+        &self,
+        seen: impl Fn(u32) -> Option<&'a AtomicU64>,
+        free: impl Fn(u32) -> Option<&'a AtomicU64>,
+        is_buffer: impl Fn(u32) -> bool,
+    ) {
+        if let Some(Pending { from, a, b, buf_idx }) =
             Pending::unpack(self.repair.load(Ordering::Acquire))
-            && a != b
+            && (from.is_some() || a != b)
             && is_buffer(buf_idx)
-            && let (Some(word_a), Some(word_b)) = (free(a), free(b))
+            && let (Some(word_a), Some(word_b)) = (seen(a), free(b))
             && word_a.load(Ordering::Acquire) as u32 == word_b.load(Ordering::Acquire) as u32
         {
             word_b.store(buf_idx.into(), Ordering::Release);
@@ -122,8 +180,26 @@ impl Exchange {
     }
 
     /// The first `n` stores of an exchange, after which the holder is killed.
-    pub fn swap_and_die(&self, a: Numbered<'_>, b: Numbered<'_>, n: usize) {
-        for (word, value) in self.stores(a, b).into_iter().take(n) {
+    pub fn swap_and_die(&self, (a, word_a): Numbered<'_>, (b, word_b): Numbered<'_>, n: usize) {
+        self.exchange_and_die(None, (a, word_a), (b, word_b), n);
+    }
+
+    /// The same with a slot a in a ring that is seen.
+    pub fn cross_and_die(&self, from: SeenRing, a: Numbered<'_>, b: Numbered<'_>, n: usize) {
+        self.exchange_and_die(Some(from), a, b, n);
+    }
+
+    fn exchange_and_die(
+        &self,
+        from: Option<SeenRing>,
+        (a, word_a): Numbered<'_>,
+        (b, word_b): Numbered<'_>,
+        n: usize,
+    ) {
+        let (to_b, to_a) = (word_a.load(Ordering::Relaxed), word_b.load(Ordering::Relaxed));
+        let pending = Pending { from, a, b, buf_idx: to_b as u32 };
+        let stores = self.stores(pending, (word_a, to_a), (word_b, to_b));
+        for (word, value) in stores.into_iter().take(n) {
             word.store(value, Ordering::Release);
         }
     }
@@ -140,7 +216,7 @@ impl Exchange {
 
     /// An exchange of two slots that nobody has begun.
     pub fn forge(&self, a: u32, b: u32, buf_idx: u32) {
-        self.repair.store(Pending { a, b, buf_idx }.pack(), Ordering::Relaxed);
+        self.repair.store(Pending { from: None, a, b, buf_idx }.pack(), Ordering::Relaxed);
     }
 }
 
@@ -161,8 +237,12 @@ mod tests {
         for a in [0, 1, 4095] {
             for b in [0, 2, 4095] {
                 for buf_idx in [0, 2, 1 << 18, u32::MAX] {
-                    let pending = Pending { a, b, buf_idx };
-                    assert_eq!(Pending::unpack(pending.pack()), Some(pending));
+                    let rings =
+                        [0, 15].map(|number| [false, true].map(|is_rx| SeenRing { is_rx, number }));
+                    for from in rings.into_iter().flatten().map(Some).chain([None]) {
+                        let pending = Pending { from, a, b, buf_idx };
+                        assert_eq!(Pending::unpack(pending.pack()), Some(pending));
+                    }
                 }
             }
         }
@@ -179,6 +259,23 @@ mod tests {
             assert!(!exchange.is_pending());
             let after = named(&slots);
             assert_eq!(after, if stores < 2 { [10, 11, 12, 13] } else { [10, 13, 12, 11] });
+        }
+    }
+
+    #[test]
+    fn exchange_with_another_ring_cut_off_after_any_store_is_mended_by_who_has_both() {
+        let from = SeenRing { is_rx: false, number: 3 };
+        for stores in 0..=3 {
+            let (exchange, ring, seen) =
+                (Exchange::new(), slots([10, 11, 12, 13]), slots([20, 21, 22, 23]));
+            exchange.cross_and_die(from, (3, &seen[3]), (3, &ring[3]), stores);
+            assert_eq!(exchange.crossed(), (stores > 0).then_some(from));
+            exchange.mend_with(|i| seen.get(i as usize), |i| ring.get(i as usize), |idx| idx >= 2);
+            assert!(!exchange.is_pending());
+            let (seen, ring) = (named(&seen), named(&ring));
+            let after = if stores < 2 { (23, 13) } else { (13, 23) };
+            assert_eq!((seen[3], ring[3]), after);
+            assert_eq!((&seen[..3], &ring[..3]), (&[20, 21, 22][..], &[10, 11, 12][..]));
         }
     }
 

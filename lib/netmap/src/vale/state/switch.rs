@@ -21,7 +21,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use crate::error::{Damage, Error, Result, SharedFile};
-use crate::name::{valid_name, valid_port};
+use crate::name::{valid_entry, valid_name};
 use crate::shm::dir::Dir;
 use crate::shm::file;
 use crate::shm::fork;
@@ -40,6 +40,9 @@ use crate::vale::state::ids::{
 use crate::vale::state::participants::{self, PARTICIPANTS, Participation};
 use crate::vale::state::place::Place;
 use crate::vale::state::portset::PortSet;
+use crate::vale::state::watch::{PortKind, Watch};
+
+mod watched;
 
 /// Name of the file in the switch's directory.
 pub const FILE: &str = "switch";
@@ -57,14 +60,16 @@ pub const DEFAULT_AGEING_MS: u64 = 300_000;
 
 const PERSISTENT: u32 = 1;
 const BACKPRESSURE: u32 = 2;
-/// Some port has a mirror.
-const MIRRORS: u32 = 4;
+/// Some port has a mirror or a monitor that gets copies.
+const COPIES: u32 = 4;
+/// Some port has a monitor that gets the buffers themselves.
+const EXCHANGES: u32 = 8;
 /// Some port has virtio-net headers.
-const HEADERS: u32 = 8;
+const HEADERS: u32 = 16;
 /// Where in a port's flags the index of its mirror is, plus one; 0: none.
 const MIRROR_SHIFT: u32 = 8;
 /// Where in a port's flags the length of its virtio-net headers is.
-const HEADER_SHIFT: u32 = 16;
+const HEADER_SHIFT: u32 = 32;
 /// What that length can be: none, the legacy one, the one with the number of buffers.
 pub const HEADER_LENGTHS: [u8; 3] = [0, 10, 12];
 
@@ -80,6 +85,7 @@ struct Header {
     next_generation: AtomicU64,
     active: [AtomicU64; 4],
     fdb_changes: AtomicU64,
+    monitors: [AtomicU64; 4],
 }
 // SAFETY: atomics only.
 unsafe impl Shared for Header {}
@@ -110,6 +116,41 @@ pub struct Listed {
     pub region: String,
     /// Stays when its last handle closes.
     pub persistent: bool,
+    /// What it is.
+    pub kind: PortKind,
+}
+
+/// What a new entry is, and how it is called.
+#[derive(Clone, Copy, Debug)]
+pub enum NewName<'a> {
+    /// A port of that name.
+    Port(&'a str),
+    /// A monitor of the port of that name.
+    MonitorOf(&'a str, Watch),
+}
+
+impl NewName<'_> {
+    /// The port that it names.
+    pub fn port(&self) -> &str {
+        match self {
+            Self::Port(name) | Self::MonitorOf(name, _) => name,
+        }
+    }
+
+    /// Its name at `index`.
+    pub fn at(&self, index: PortIndex) -> String {
+        match self {
+            Self::Port(name) => (*name).to_owned(),
+            Self::MonitorOf(of, _) => format!("{of}#{}", index.0),
+        }
+    }
+
+    fn kind(&self) -> PortKind {
+        match self {
+            Self::Port(_) => PortKind::Switch,
+            Self::MonitorOf(_, watch) => PortKind::Monitor(*watch),
+        }
+    }
 }
 
 /// Settings of a switch.
@@ -128,10 +169,12 @@ pub struct Settings {
 pub struct Modes {
     /// They wait at full destinations instead of dropping.
     pub backpressure: bool,
-    /// Some port has a mirror.
-    pub mirrors: bool,
     /// Some port has virtio-net headers.
     pub headers: bool,
+    /// Some port has a mirror or a monitor that gets copies.
+    pub copies: bool,
+    /// Some port has a monitor that gets the buffers themselves.
+    pub exchanges: bool,
 }
 
 /// A switch's file, mapped.
@@ -276,15 +319,10 @@ impl SwitchFile {
         let flags = self.header().flags.load(Ordering::Relaxed);
         Modes {
             backpressure: flags & BACKPRESSURE != 0,
-            mirrors: flags & MIRRORS != 0,
             headers: flags & HEADERS != 0,
+            copies: flags & COPIES != 0,
+            exchanges: flags & EXCHANGES != 0,
         }
-    }
-
-    /// The port that gets copies of what the port at `index` sends and receives.
-    pub fn mirror_of(&self, index: PortIndex) -> Option<PortIndex> {
-        let flags = self.ports().get(index.at())?.flags.load(Ordering::Relaxed);
-        ((flags >> MIRROR_SHIFT) as u8).checked_sub(1).map(PortIndex)
     }
 
     /// Bytes of the virtio-net header in front of each frame of the port at `index`.
@@ -339,9 +377,10 @@ impl SwitchFile {
         Some(Listed {
             index,
             generation,
-            name: load_text(&p.name).filter(|n| valid_port(n))?,
+            name: load_text(&p.name).filter(|n| valid_entry(n))?,
             region: load_text(&p.region).filter(|n| valid_name(n))?,
             persistent: p.flags.load(Ordering::Relaxed) & u64::from(PERSISTENT) != 0,
+            kind: PortKind::unpack(p.flags.load(Ordering::Relaxed)),
         })
     }
 
@@ -395,7 +434,7 @@ impl SwitchFile {
     /// Chooses settings.
     pub fn set(&self, _lock: &RootLock, settings: Settings) {
         let h = self.header();
-        let mut flags = h.flags.load(Ordering::Relaxed) & (MIRRORS | HEADERS);
+        let mut flags = h.flags.load(Ordering::Relaxed) & (COPIES | EXCHANGES | HEADERS);
         if settings.persistent {
             flags |= PERSISTENT;
         }
@@ -423,7 +462,7 @@ impl SwitchFile {
     pub fn reserve_port(
         &self,
         _lock: &RootLock,
-        name: &str,
+        name: &NewName<'_>,
         region: &str,
     ) -> Result<(PortIndex, Generation)> {
         let free = self.ports().iter().position(|p| p.place.is_free());
@@ -436,11 +475,13 @@ impl SwitchFile {
         };
         let p = &self.ports()[index];
         let generation = self.next_generation();
-        store_text(&p.name, name);
+        let index = PortIndex(index as u8);
+        store_text(&p.name, &name.at(index));
         store_text(&p.region, region);
-        p.flags.store(0, Ordering::Relaxed);
+        // Release pairs with the Acquire in `monitor`.
+        p.flags.store(name.kind().pack(), Ordering::Release);
         p.place.reserve(generation);
-        Ok((PortIndex(index as u8), generation))
+        Ok((index, generation))
     }
 
     /// Whether a port has that place, listed or not.
@@ -453,9 +494,14 @@ impl SwitchFile {
         self.ports()[index.at()].place.activate();
     }
 
-    /// Lets a listed port have what is for everybody.
-    pub fn activate_port(&self, _lock: &RootLock, index: PortIndex) {
-        self.header().active[index.at() / 64].fetch_or(1 << (index.0 % 64), Ordering::Release);
+    /// Lets a listed port have what is for everybody, or a monitor what it sees.
+    pub fn activate_port(&self, lock: &RootLock, index: PortIndex) {
+        let set = match PortKind::unpack(self.ports()[index.at()].flags.load(Ordering::Relaxed)) {
+            PortKind::Switch => &self.header().active,
+            PortKind::Monitor(_) => &self.header().monitors,
+        };
+        set[index.at() / 64].fetch_or(1 << (index.0 % 64), Ordering::Release);
+        self.tell_senders(lock);
     }
 
     /// Lets a listed port have nothing of what others send from now on, until it is active again.
@@ -475,16 +521,6 @@ impl SwitchFile {
         let flags = &self.ports()[index.at()].flags;
         let others = flags.load(Ordering::Relaxed) & !u64::from(PERSISTENT);
         flags.store(others | if persistent { u64::from(PERSISTENT) } else { 0 }, Ordering::Relaxed);
-    }
-
-    /// Chooses the port that gets copies of what the port at `index` sends and receives, or none.
-    pub fn set_mirror(&self, _lock: &RootLock, index: PortIndex, to: Option<PortIndex>) {
-        let flags = &self.ports()[index.at()].flags;
-        let others = flags.load(Ordering::Relaxed) & !(0xff << MIRROR_SHIFT);
-        // The largest index is 253, so that one more fits a byte.
-        let to = to.map_or(0, |to| u64::from(to.0) + 1);
-        flags.store(others | to << MIRROR_SHIFT, Ordering::Relaxed);
-        self.note(MIRRORS, PortIndex::all().any(|i| self.mirror_of(i).is_some()));
     }
 
     /// Chooses the length of the virtio-net headers of the port at `index`, one of `HEADER_LENGTHS`.
@@ -539,14 +575,15 @@ impl SwitchFile {
         let entry = self.ports().get(index.at()).filter(|p| !p.place.is_free());
         let text =
             |words: &[AtomicU64], valid: fn(&str) -> bool| load_text(words).filter(|n| valid(n));
-        entry.map_or((None, None), |p| (text(&p.name, valid_port), text(&p.region, valid_name)))
+        entry.map_or((None, None), |p| (text(&p.name, valid_entry), text(&p.region, valid_name)))
     }
 
     /// Takes a port off the list, so that no sender begins to use it.
     pub fn unlist_port(&self, lock: &RootLock, index: PortIndex) {
-        let mirrored = |&i: &PortIndex| i == index || self.mirror_of(i) == Some(index);
-        for i in PortIndex::all().filter(mirrored) {
-            self.set_mirror(lock, i, None); // before another port can have the index
+        self.end_watches(lock, index); // before another port can have the index
+        let bit = !(1 << (index.0 % 64));
+        for set in [&self.header().active, &self.header().monitors] {
+            set[index.at() / 64].fetch_and(bit, Ordering::Release);
         }
         self.set_header(lock, index, 0);
         self.ports()[index.at()].place.unlist();
