@@ -11,7 +11,7 @@ use common::{Root, Running, shim, skip};
 
 /// Each is run in a directory of its own with a file `text` in it.
 const COMMANDS: &[&str] = &[
-    "ls -la --time-style=+ | grep -v total",
+    "ls -lA --time-style=+ | grep -v total",
     "cat text text | sort | uniq -c | head -n 3",
     "cat < /nonexistent",
     "ls /nonexistent",
