@@ -80,7 +80,7 @@ pub fn wanted(given: &[u8], body: &Register) -> Result<(PortName, Options, Polli
     }
     let both = flags.contains(RegisterFlags::RX_RINGS_ONLY | RegisterFlags::TX_RINGS_ONLY);
     let mut direction = match () {
-        () if both => Direction::Neither,
+        () if both => return Err(Errno::EINVAL),
         () if flags.contains(RegisterFlags::RX_RINGS_ONLY) => Direction::RxOnly,
         () if flags.contains(RegisterFlags::TX_RINGS_ONLY) => Direction::TxOnly,
         () => Direction::Both,
