@@ -69,7 +69,8 @@ fn translate(fd: i32, at: &Ref, call: u64, nmr: &mut Legacy) -> Result<(), Errno
         (nmr.arg1, nmr.arg2) = (body.bridge_idx, body.port_idx as u16); // below 254
         return Ok(());
     }
-    if call == abi::NIOCGINFO {
+    // The length of headers is asked by either call.
+    if call == abi::NIOCGINFO && nmr.cmd != command::VNET_HDR_GET {
         let body = PortInfo { mem_id: nmr.arg2, ..PortInfo::default() };
         let (body, _) = ask(fd, at, reqtype::PORT_INFO_GET, name, body)?;
         nmr.memsize = body.memsize as u32; // as netmap: the lower half
