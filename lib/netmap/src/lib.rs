@@ -100,7 +100,7 @@ pub use {
     error::{Error, Result},
     layout::{Layout, Pool, PoolsInfo},
     name::{Capabilities, NameError, PortName, RingSel},
-    options::{Direction, MAX_RINGS, Memory, MemoryRef, Options, PerDirection, SLOTS},
+    options::{Direction, MAX_RINGS, Memory, MemoryRef, Offsets, Options, PerDirection, SLOTS},
     port::Port,
     port::indices::{Indices, Ring},
     port::wait_set::{WaitSet, Waited, Watch, WatchFd},

@@ -59,6 +59,35 @@ pub struct PerDirection<T> {
     pub rx: T,
 }
 
+/// Data that begin somewhere within their buffers: the low bits of `ptr` in each slot say where
+/// (`NETMAP_REQ_OPT_OFFSETS`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    /// The largest one that will be used.
+    pub max: u64,
+    /// What slots have at first.
+    pub initial: u64,
+    /// How many bits of `ptr` are the offset; 0: all.
+    pub bits: u8,
+    /// Alignment that transmitted data will have at least; 0: none. Told to programs (`buf_align`), not needed here.
+    pub tx_align: u32,
+    /// Bytes to be left free behind the data.
+    pub min_gap: u64,
+}
+
+impl Offsets {
+    /// Bits of `ptr` that are the offset, if all this can be.
+    pub(crate) fn checked(&self, name: &str, buffer_bytes: u64) -> Result<u8> {
+        let bits = if self.bits == 0 { 64 } else { self.bits };
+        let all = [self.initial <= self.max, bits <= 64, bits >= 64 || self.max >> bits == 0]
+            .into_iter()
+            .all(|right| right)
+            && (self.tx_align == 0 || self.tx_align.is_power_of_two())
+            && self.max.checked_add(self.min_gap).is_some_and(|end| end <= buffer_bytes);
+        all.then_some(bits).ok_or_else(|| Error::invalid(name, Invalid::Offsets { buffer_bytes }))
+    }
+}
+
 /// What a port should be like. What the name says (`@conf:`, `/x`, `@N`) takes precedence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -84,6 +113,9 @@ pub struct Options {
     /// Bytes of the virtio-net header in front of each frame of the port: 0, 10 or 12. It belongs to the port, not to the
     /// handle; `None` leaves it as it is.
     pub vnet_hdr_len: Option<u8>,
+    /// Offsets in the port's slots. They belong to the port from then on; to ask for others is an error. Others pay
+    /// nothing for them but that there are no runs on the switch.
+    pub offsets: Option<Offsets>,
     /// Rings to bind.
     pub direction: Direction,
     /// A `pcap:` port whose packets have no Ethernet header gives them one, with these addresses.

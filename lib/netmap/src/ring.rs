@@ -284,6 +284,23 @@ impl<'a> Slot<'a> {
         self.ring.frame(self.value, self.len())
     }
 
+    /// Where in its buffer the data begin, on a port with offsets (`Options::offsets`): `frame_at` takes it.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        let ptr = self.ring.slots[self.index as usize].ptr.load(Ordering::Relaxed);
+        (ptr & self.ring.raw.offset_mask.load(Ordering::Relaxed)) as usize
+    }
+
+    /// The data, if they begin there in the buffer; as much of them as lies in it.
+    #[must_use]
+    pub fn frame_at(&self, offset: usize) -> Frame<'a> {
+        let buffer = self.ring.frame(self.value, self.ring.buffer_bytes());
+        let offset = offset.min(buffer.len());
+        let len = self.len().min(buffer.len() - offset);
+        // SAFETY: that part of the buffer.
+        unsafe { Frame::new(buffer.as_ptr().wrapping_add(offset), len) }
+    }
+
     /// Number of the slot's buffer.
     #[must_use]
     pub fn buf_idx(&self) -> u32 {
@@ -445,6 +462,14 @@ impl<'a> TxSlot<'a> {
         let flags = flags.difference(SlotFlags::INDIRECT).bits();
         let new = SlotValue { buf_idx: old.buf_idx, len: len as u16, flags };
         slot.word.store(new.pack(), Ordering::Relaxed);
+    }
+
+    /// Says where in the buffer the data begin, on a port with offsets.
+    pub fn set_offset(&self, offset: usize) {
+        let mask = self.ring.raw.offset_mask.load(Ordering::Relaxed);
+        let ptr = &self.ring.slots[self.index as usize].ptr;
+        let others = ptr.load(Ordering::Relaxed) & !mask;
+        ptr.store(others | offset as u64 & mask, Ordering::Relaxed);
     }
 
     /// Sends `len` bytes at `data` instead of the buffer: they are copied inside txsync. The bytes

@@ -140,6 +140,8 @@ fn fill_ring(region: &Region, cell: u32, n: u32, is_rx: bool, number: u16, buffe
     // A TX ring begins with all slots free, an RX ring with none received.
     raw.tail.store(if is_rx { 0 } else { n - 1 }, Ordering::Relaxed);
     raw.flags.store(0, Ordering::Relaxed);
+    raw.offset_mask.store(0, Ordering::Relaxed);
+    raw.buf_align.store(0, Ordering::Relaxed);
     for (slot, &buf_idx) in ring.slots.iter().zip(buffers) {
         slot.word.store(SlotValue { buf_idx, len: 0, flags: 0 }.pack(), Ordering::Relaxed);
         slot.ptr.store(0, Ordering::Relaxed);

@@ -232,6 +232,18 @@ pub enum Invalid {
         "a zero-copy monitor must say what it is to see: `/zt` what is sent, `/zr` what is received, `/ztr`"
     )]
     SeesNothing,
+    /// Offsets that cannot be.
+    #[error(
+        "such offsets cannot be: the first must not be above the largest, the largest and the gap must fit a buffer \
+         of {buffer_bytes} bytes and the bits, and an alignment is a power of two"
+    )]
+    Offsets {
+        /// Bytes of a buffer.
+        buffer_bytes: u64,
+    },
+    /// The port has offsets of another number of bits.
+    #[error("the port's slots have other offsets already; ask for the same number of bits")]
+    OtherOffsets,
     /// A mirror of itself.
     #[error("a port cannot be its own mirror")]
     OwnMirror,

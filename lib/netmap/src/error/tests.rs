@@ -221,6 +221,8 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (invalid(Invalid::NotShareable), EINVAL, "not a VALE port's"),
         (invalid(Invalid::NotOnASwitch), EINVAL, "valeSWITCH:PORT"),
         (invalid(Invalid::VnetHeader { asked: 11 }), EINVAL, "headers of 11 bytes"),
+        (invalid(Invalid::Offsets { buffer_bytes: 9 }), EINVAL, "a buffer of 9 bytes"),
+        (invalid(Invalid::OtherOffsets), EINVAL, "the same number of bits"),
         (invalid(Invalid::OwnMirror), EINVAL, "its own mirror"),
         (invalid(Invalid::SeesNothing), EINVAL, "what it is to see"),
         (

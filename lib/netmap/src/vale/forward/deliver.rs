@@ -3,10 +3,11 @@
 //! With backpressure the rings of all destinations of a batch are held together, so that the batch
 //! stops before the first packet that does not fit everywhere, and no packet is lost or sent twice.
 
-use crate::abi::SlotFlags;
+use crate::abi::{NETMAP_MAX_FRAGS, SlotFlags};
 use crate::copy::Isa;
 use crate::stats::{C, RingDir};
-use crate::vale::forward::batch::{Batch, Which};
+use crate::vale::forward::batch::{Batch, Fragment, Which};
+use crate::vale::forward::gather;
 use crate::vale::forward::inner::{copy_fragments, rx_flags};
 use crate::vale::forward::job::{Destinations, Done, Job};
 use crate::vale::forward::stage::Copies;
@@ -199,7 +200,7 @@ fn put<I: Isa>(
     done: &mut Done,
 ) {
     let mut packets = batch.packets(load.port, load.which, stop);
-    if !load.which.unicast {
+    if !load.which.unicast && out.offset_mask == 0 {
         // A flood is often plain packets only, and always many copies: worth a tight loop.
         let sent = batch.floods.partition_point(|&packet| usize::from(packet) < stop);
         packets.others = put_plain::<I>(&mut out, batch, &batch.floods[..sent]);
@@ -233,8 +234,10 @@ pub fn put_packets<I: Isa, const FLAGS: u16>(
     batch: &Batch,
     packets: impl Iterator<Item = u16>,
 ) -> u64 {
-    // Two loops, as short packets are not to pay for what long ones need.
-    if out.is_warm() {
+    // Several loops, as short packets are not to pay for what long ones need, nor any for offsets.
+    if out.offset_mask != 0 {
+        put_at_offsets::<FLAGS>(out, batch, packets)
+    } else if out.is_warm() {
         put_each::<I, true, FLAGS>(out, batch, packets)
     } else {
         put_each::<I, false, FLAGS>(out, batch, packets)
@@ -284,6 +287,43 @@ pub fn put_packet<I: Isa, const WARM: bool, const FLAGS: u16>(
     }
     out.packet();
     true
+}
+
+/// As `put_each`, where the receiver's slots say where in their buffers the data go. A packet that does not fit there is
+/// dropped as one that never fits.
+fn put_at_offsets<const FLAGS: u16>(
+    out: &mut Writer<'_>,
+    batch: &Batch,
+    packets: impl Iterator<Item = u16>,
+) -> u64 {
+    let most = out.num_slots() - 1;
+    let mut misfits = 0;
+    for packet in packets {
+        let first = usize::from(packet);
+        let frags = batch.fragments[first].frags;
+        let fragments = &batch.fragments[first..first + usize::from(frags)];
+        // Read once: they may change meanwhile.
+        let mut offsets = [0; NETMAP_MAX_FRAGS];
+        for (i, offset) in offsets.iter_mut().enumerate().take(fragments.len()) {
+            *offset = out.offset(i);
+        }
+        let fits = |(fragment, &offset): (&Fragment, &u64)| gather::fits(offset, fragment.len);
+        if u32::from(frags) > most || !fragments.iter().zip(&offsets).all(fits) {
+            misfits += 1;
+            continue;
+        }
+        if out.dropped != 0 || u32::from(frags) > out.space {
+            out.dropped += 1;
+            continue;
+        }
+        for (i, (fragment, &offset)) in fragments.iter().zip(&offsets).enumerate() {
+            let flags = FLAGS | rx_flags(frags, i + 1 < usize::from(frags));
+            // SAFETY: `gather` checked the fragment; that it fits there was looked at above.
+            unsafe { out.put_at(fragment.data, fragment.len, offset, flags) };
+        }
+        out.packet();
+    }
+    misfits
 }
 
 /// Puts plain packets as long as they last and fit; returns the others.

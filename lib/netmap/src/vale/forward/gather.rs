@@ -9,8 +9,15 @@ use crate::vale::forward::batch::{BATCH, Batch, Fragment, NONE, Outcome};
 use crate::vale::forward::inner::Window;
 
 /// Fills the batch from slot `from` on, up to `head` or as far as it holds. Indirect slots may point
-/// into `windows`.
-pub fn gather(batch: &mut Batch, ring: RingRef<'_>, windows: &[Window], from: u32, head: u32) {
+/// into `windows`. If `OFFSETS`, the bits `mask` of `ptr` say where in its buffer the data of another slot begin.
+pub fn gather<const OFFSETS: bool>(
+    batch: &mut Batch,
+    ring: RingRef<'_>,
+    windows: &[Window],
+    mask: u64,
+    from: u32,
+    head: u32,
+) {
     let fragments = &mut batch.fragments;
     fragments.clear();
     let mut at = from;
@@ -23,6 +30,10 @@ pub fn gather(batch: &mut Batch, ring: RingRef<'_>, windows: &[Window], from: u3
         let data = if indirect {
             let address = ring.slots[at as usize].ptr.load(Ordering::Relaxed);
             windows.iter().find_map(|window| window.at(address, slot.len))
+        } else if OFFSETS {
+            let offset = ring.slots[at as usize].ptr.load(Ordering::Relaxed) & mask;
+            let data = ring.buffer(slot.buf_idx).filter(|_| fits(offset, slot.len));
+            data.map(|data| data.wrapping_add(offset as usize).cast_const())
         } else {
             ring.buffer(slot.buf_idx).map(<*mut u8>::cast_const)
         };
@@ -33,6 +44,7 @@ pub fn gather(batch: &mut Batch, ring: RingRef<'_>, windows: &[Window], from: u3
         bad |= data.is_none() || usize::from(slot.len) > STRIDE;
         let data = data.unwrap_or(std::ptr::null());
         let outcome = Outcome::Rest;
+        let indirect = indirect || OFFSETS; // whole lines might reach beyond the buffer
         // The capacity is there (`Batch::new`), so this never allocates.
         fragments.push(Fragment { data, len: slot.len, frags: 0, indirect, outcome, next: NONE });
         // A chain that the ring does not end is cut off at `head`, as in netmap.
@@ -54,4 +66,9 @@ pub fn gather(batch: &mut Batch, ring: RingRef<'_>, windows: &[Window], from: u3
             return;
         }
     }
+}
+
+/// Whether so many bytes from there on lie within a buffer.
+pub fn fits(offset: u64, len: u16) -> bool {
+    offset.checked_add(len.into()).is_some_and(|end| end <= STRIDE as u64)
 }

@@ -89,6 +89,7 @@ impl Forwarder {
         let monitors = used.monitors(switch, others);
         let last = monitors.iter().last()?;
         let (batch, mut full) = (&mut self.batch, None);
+        let mask = switch.offset_mask_of(used.port.file.shape.index);
         for at in monitors.iter() {
             let windows: &[Window] = if used.dir == RingDir::Tx { &self.windows } else { &[] };
             mend_if_needed(switch, others, used, at);
@@ -99,7 +100,12 @@ impl Forwarder {
             let mut out = Writer::of_monitor(monitor, lease, used.me);
             let mut next = used.from;
             while next != used.to {
-                gather(batch, used.ring, windows, next, used.to);
+                if mask == 0 {
+                    gather::<false>(batch, used.ring, windows, 0, next, used.to);
+                } else {
+                    // A buffer whose data do not begin with it is copied, not given.
+                    gather::<true>(batch, used.ring, windows, mask, next, used.to);
+                }
                 match (used.dir, at == last) {
                     (RingDir::Tx, true) => give::<SENT>(&mut out, batch, used, next),
                     (RingDir::Rx, true) => give::<0>(&mut out, batch, used, next),

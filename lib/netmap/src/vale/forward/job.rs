@@ -95,6 +95,8 @@ pub struct Job<'a> {
     pub epoch: Generation,
     /// Bytes of the virtio-net header in front of each frame.
     pub header: u8,
+    /// Some port has offsets in its slots.
+    pub offsets: bool,
     /// Ports whose headers have another length: nothing goes there.
     pub apart: PortSet,
     /// Bytes of the cache that two rings should fit.
@@ -106,6 +108,12 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Which bits of `ptr` in a port's slots are an offset; 0: it has none.
+    #[inline]
+    pub fn offset_mask_of(&self, port: PortIndex) -> u64 {
+        if self.offsets { self.switch.offset_mask_of(port) } else { 0 }
+    }
+
     /// Whether to write packets to warm buffers of a ring of `n` slots.
     #[inline]
     pub fn uses_warm(&self, n: u32) -> bool {

@@ -163,6 +163,7 @@ impl Forwarder {
             head: from.head,
             lossless: modes.backpressure,
             header,
+            offsets: modes.offsets,
             apart,
             epoch: switch.epoch(),
             cache: self.cache,
@@ -174,7 +175,7 @@ impl Forwarder {
         let mut sent = Sent { hwcur: from.hwcur, stall: None, full: None };
         // In turns, so that traffic which changes its destination often is still sent in batches. A
         // run has no stage.
-        let has_runs = !modes.copies && !modes.headers;
+        let has_runs = !(modes.copies || modes.headers || modes.offsets);
         let mut runs = has_runs;
         let (mut slots, mut bytes) = (0, 0);
         while sent.hwcur != job.head && sent.stall.is_none() {
@@ -232,7 +233,13 @@ impl Forwarder {
         from: u32,
         staged: bool,
     ) -> Done {
-        gather::gather(&mut self.batch, job.ring, &self.windows, from, job.head);
+        let windows = &self.windows;
+        let mask = job.offset_mask_of(job.port);
+        if mask == 0 {
+            gather::gather::<false>(&mut self.batch, job.ring, windows, 0, from, job.head);
+        } else {
+            gather::gather::<true>(&mut self.batch, job.ring, windows, mask, from, job.head);
+        }
         let look = Lookup::new(job.switch.fdb(), job.clock, job.port, &mut self.memo);
         if job.header == 0 {
             route::route::<false>(&mut self.batch, look, 0);

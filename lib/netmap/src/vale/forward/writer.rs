@@ -130,6 +130,8 @@ pub struct Writer<'a> {
     tail: usize,
     /// Slots free.
     pub space: u32,
+    /// Which bits of `ptr` in its slots say where in their buffers packets go; 0: they go to the beginning.
+    pub offset_mask: u64,
     /// If packets go to warm buffers.
     warm: Option<Warm<'a>>,
     /// Packets put.
@@ -146,6 +148,7 @@ impl<'a> Writer<'a> {
     pub fn new(to: &'a PortFiles, lease: Lease, job: &Job<'_>) -> Self {
         let ring = to.rx_ring(lease.ring.into()).expect("`hold` has seen it");
         let exchange = &to.file.kring(lease.ring.into()).exchange;
+        let offset_mask = job.offset_mask_of(to.file.shape.index);
         let warm = || Warm::new(exchange, ring.n(), lease.tail, lease.space);
         Self {
             to,
@@ -155,7 +158,8 @@ impl<'a> Writer<'a> {
             buffers: Buffers::of(ring.buffers),
             tail: lease.tail as usize,
             space: lease.space,
-            warm: job.uses_warm(ring.n()).then(warm),
+            offset_mask,
+            warm: (offset_mask == 0 && job.uses_warm(ring.n())).then(warm),
             packets: 0,
             bytes: 0,
             bad: 0,
@@ -197,6 +201,32 @@ impl<'a> Writer<'a> {
         let value = SlotValue { buf_idx, len, flags };
         slot.word.store(value.pack(), Ordering::Relaxed);
         self.tail = if self.tail + 1 == n { 0 } else { self.tail + 1 };
+        self.space -= 1;
+        self.bytes += u64::from(len);
+    }
+
+    /// Where in its buffer the `i`th of the next slots wants its data.
+    pub fn offset(&self, i: usize) -> u64 {
+        let n = self.slots.len();
+        self.slots[(self.tail + i) % n].ptr.load(Ordering::Relaxed) & self.offset_mask
+    }
+
+    /// As `put`, exactly `len` bytes, to some place in the next slot's buffer.
+    ///
+    /// # Safety
+    /// `len` bytes at `data` are readable; `offset` and `len` lie within a buffer (`gather::fits`).
+    pub unsafe fn put_at(&mut self, data: *const u8, mut len: u16, offset: u64, flags: u16) {
+        let slot = &self.slots[self.tail];
+        let buf_idx = SlotValue::unpack(slot.word.load(Ordering::Relaxed)).buf_idx;
+        if let Some(to) = self.buffers.at(buf_idx) {
+            // SAFETY: both lie within a buffer of STRIDE bytes, by the caller's promise.
+            unsafe { copy::bytes(to.wrapping_add(offset as usize), data, len.into()) };
+        } else {
+            len = 0; // a peer has damaged the slot
+            self.bad += 1;
+        }
+        slot.word.store(SlotValue { buf_idx, len, flags }.pack(), Ordering::Relaxed);
+        self.tail = (self.tail + 1) % self.slots.len();
         self.space -= 1;
         self.bytes += u64::from(len);
     }

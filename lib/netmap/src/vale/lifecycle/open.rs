@@ -22,7 +22,7 @@ use crate::rings::{bind_if, make_if, populate};
 use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
-use crate::vale::lifecycle::make::{check_rings, find_or_make, make_monitor};
+use crate::vale::lifecycle::make::{check_rings, find_or_make, make_monitor, set_offsets};
 use crate::vale::lifecycle::pipe;
 use crate::vale::lifecycle::reap::{self, Sweep, reap};
 use crate::vale::lifecycle::root::Root;
@@ -117,6 +117,9 @@ fn attach(
             && switch.live_handles_of(shape.index).next().is_none()
         {
             pipe::resume(&port, peer);
+        }
+        if let Some(offsets) = &options.offsets {
+            set_offsets(&switch, &lock, &port, &full, offsets)?;
         }
         let bound = bound(shape)?;
         let extra = options.extra_bufs;

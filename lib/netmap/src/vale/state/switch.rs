@@ -66,10 +66,14 @@ const COPIES: u32 = 4;
 const EXCHANGES: u32 = 8;
 /// Some port has virtio-net headers.
 const HEADERS: u32 = 16;
+/// Some port has offsets in its slots.
+const OFFSETS: u32 = 32;
 /// Where in a port's flags the index of its mirror is, plus one; 0: none.
 const MIRROR_SHIFT: u32 = 8;
 /// Where in a port's flags the length of its virtio-net headers is.
 const HEADER_SHIFT: u32 = 32;
+/// Where in a port's flags the number of bits is that offsets have in its slots; 0: there are none.
+const OFFSETS_SHIFT: u32 = 40;
 /// What that length can be: none, the legacy one, the one with the number of buffers.
 pub const HEADER_LENGTHS: [u8; 3] = [0, 10, 12];
 
@@ -171,6 +175,8 @@ pub struct Modes {
     pub backpressure: bool,
     /// Some port has virtio-net headers.
     pub headers: bool,
+    /// Some port has offsets in its slots.
+    pub offsets: bool,
     /// Some port has a mirror or a monitor that gets copies.
     pub copies: bool,
     /// Some port has a monitor that gets the buffers themselves.
@@ -320,6 +326,7 @@ impl SwitchFile {
         Modes {
             backpressure: flags & BACKPRESSURE != 0,
             headers: flags & HEADERS != 0,
+            offsets: flags & OFFSETS != 0,
             copies: flags & COPIES != 0,
             exchanges: flags & EXCHANGES != 0,
         }
@@ -330,6 +337,16 @@ impl SwitchFile {
         let flags = self.ports().get(index.at()).map_or(0, |p| p.flags.load(Ordering::Relaxed));
         // A peer may have written anything there.
         Some((flags >> HEADER_SHIFT) as u8).filter(|n| HEADER_LENGTHS.contains(n)).unwrap_or(0)
+    }
+
+    /// Which bits of `ptr` in the slots of the port at `index` are an offset; 0: there are no offsets.
+    pub fn offset_mask_of(&self, index: PortIndex) -> u64 {
+        let flags = self.ports().get(index.at()).map_or(0, |p| p.flags.load(Ordering::Relaxed));
+        match (flags >> OFFSETS_SHIFT) as u8 {
+            bits @ 1..64 => (1 << bits) - 1,
+            0 => 0,
+            _ => u64::MAX,
+        }
     }
 
     /// Ports whose headers have another length than that.
@@ -434,7 +451,8 @@ impl SwitchFile {
     /// Chooses settings.
     pub fn set(&self, _lock: &RootLock, settings: Settings) {
         let h = self.header();
-        let mut flags = h.flags.load(Ordering::Relaxed) & (COPIES | EXCHANGES | HEADERS);
+        let kept = COPIES | EXCHANGES | HEADERS | OFFSETS;
+        let mut flags = h.flags.load(Ordering::Relaxed) & kept;
         if settings.persistent {
             flags |= PERSISTENT;
         }
@@ -531,6 +549,14 @@ impl SwitchFile {
         self.note(HEADERS, PortIndex::all().any(|i| self.header_of(i) != 0));
     }
 
+    /// Says how many bits offsets have in the slots of the port at `index`, 1 to 64; 0: there are none.
+    pub fn set_offset_bits(&self, _lock: &RootLock, index: PortIndex, bits: u8) {
+        let flags = &self.ports()[index.at()].flags;
+        let others = flags.load(Ordering::Relaxed) & !(0xff << OFFSETS_SHIFT);
+        flags.store(others | u64::from(bits) << OFFSETS_SHIFT, Ordering::Relaxed);
+        self.note(OFFSETS, PortIndex::all().any(|i| self.offset_mask_of(i) != 0));
+    }
+
     /// Lets senders know that some port has something that they have to look for.
     fn note(&self, flag: u32, any: bool) {
         let flags = &self.header().flags;
@@ -586,6 +612,7 @@ impl SwitchFile {
             set[index.at() / 64].fetch_and(bit, Ordering::Release);
         }
         self.set_header(lock, index, 0);
+        self.set_offset_bits(lock, index, 0);
         self.ports()[index.at()].place.unlist();
         self.deactivate(index);
     }

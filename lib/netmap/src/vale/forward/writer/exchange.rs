@@ -25,6 +25,7 @@ impl<'a> Writer<'a> {
             buffers: Buffers::of(ring.buffers),
             tail: lease.tail as usize,
             space: lease.space,
+            offset_mask: 0,
             warm: None,
             packets: 0,
             bytes: 0,

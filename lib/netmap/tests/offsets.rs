@@ -1,0 +1,88 @@
+//! Data that begin within their buffers, where the slots say.
+
+mod common;
+
+use common::{frame, open, read, slots};
+use netmap::error::Errno;
+use netmap::{Offsets, Options, Port, SlotFlags};
+
+const PORT: Offsets = Offsets { max: 512, initial: 64, bits: 16, tx_align: 8, min_gap: 0 };
+
+fn with(name: &str, offsets: Offsets) -> Port {
+    open(name, &Options { offsets: Some(offsets), ..slots(64) })
+}
+
+fn push_at(port: &mut Port, offset: usize, packet: &[u8]) {
+    let mut ring = port.tx(0);
+    let slot = ring.slot(0);
+    slot.frame().write(offset.min(2112 - packet.len()), packet);
+    slot.set_offset(offset);
+    slot.set(packet.len(), SlotFlags::empty());
+    ring.advance(1);
+}
+
+/// Offset and data of what has come.
+fn read_at(port: &mut Port) -> Vec<(usize, Vec<u8>)> {
+    port.rxsync().unwrap();
+    let mut ring = port.rx(0);
+    let n = ring.available();
+    let packets = ring.batch(n).map(|s| (s.offset(), s.frame_at(s.offset()).to_vec())).collect();
+    ring.advance(n);
+    packets
+}
+
+#[test]
+fn data_go_from_the_senders_offset_to_the_receivers() {
+    let (mut x, mut y) = (with("valeO:x", PORT), with("valeO:y", Offsets { initial: 100, ..PORT }));
+    let mut plain = open("valeO:plain", &slots(64));
+    for (i, offset) in [0, 1, 64, 511].into_iter().enumerate() {
+        push_at(&mut x, offset, &frame(0xff, 1, i as u32, 1000));
+    }
+    x.txsync().unwrap();
+    let want: Vec<_> = (0..4).map(|i| frame(0xff, 1, i, 1000)).collect();
+    assert_eq!(read(&mut plain, 0, 9), want);
+    assert_eq!(read_at(&mut y), want.iter().map(|f| (100, f.clone())).collect::<Vec<_>>());
+    // From a port without offsets, alone and in fragments.
+    let long = frame(0xff, 2, 9, 2000);
+    assert!(plain.tx(0).push(&long) && plain.tx(0).push(&frame(1, 2, 9, 60)));
+    plain.txsync().unwrap();
+    assert_eq!(read_at(&mut x), [(64, long.clone()), (64, frame(1, 2, 9, 60))]);
+    assert_eq!(read_at(&mut y), [(100, long)]);
+    assert_eq!(x.counters().tx_drops() + plain.counters().tx_drops(), 0);
+}
+
+#[test]
+fn data_beyond_either_buffer_are_dropped_as_bad() {
+    let (mut x, mut y) = (with("valeOb:x", PORT), with("valeOb:y", PORT));
+    for offset in [1113, 2112, 65535] {
+        push_at(&mut x, offset, &frame(0xff, 1, 0, 1000));
+    }
+    push_at(&mut x, 1112, &frame(0xff, 1, 1, 1000));
+    push_at(&mut x, 0, &frame(0xff, 1, 2, 2100)); // 64 + 2100 is more than the receiver's buffer
+    push_at(&mut x, 0, &frame(0xff, 1, 3, 2048));
+    x.txsync().unwrap();
+    assert_eq!(read_at(&mut y), [(64, frame(0xff, 1, 1, 1000)), (64, frame(0xff, 1, 3, 2048))]);
+    assert_eq!(x.counters().tx_drop_bad, 4);
+}
+
+#[test]
+fn offsets_that_cannot_be_are_refused_and_the_ports_own_stay() {
+    let x = with("valeOr:x", PORT);
+    let refused = |name: &str, offsets| {
+        let o = Options { offsets: Some(offsets), ..slots(64) };
+        Port::open_with(&name.parse().unwrap(), &o).unwrap_err().errno()
+    };
+    for bad in [
+        Offsets { initial: 513, ..PORT },
+        Offsets { max: 2113, ..PORT },
+        Offsets { max: 2000, min_gap: 113, ..PORT },
+        Offsets { bits: 8, ..PORT },
+        Offsets { bits: 65, ..PORT },
+        Offsets { tx_align: 3, ..PORT },
+    ] {
+        assert_eq!(refused("valeOr:new", bad), Errno::EINVAL, "{bad:?}");
+    }
+    assert_eq!(refused("valeOr:x", Offsets { bits: 17, ..PORT }), Errno::EINVAL);
+    let _same = with("valeOr:x", PORT);
+    drop(x);
+}
