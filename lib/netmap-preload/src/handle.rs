@@ -30,8 +30,6 @@ pub struct Netmap {
     sleepers: u32,
     armed: Interest,
     generation: u32,
-    /// Bound exclusively, by this process.
-    pub exclusive: bool,
     /// The mode of CSB_ENABLE.
     pub csb: Option<Csb>,
 }

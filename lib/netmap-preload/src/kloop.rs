@@ -52,16 +52,16 @@ pub fn options(kind: u16) -> &'static [u32] {
 /// CSB_ENABLE: from now on the tables say what the rings' own indices said.
 ///
 /// # Errors
-/// `EINVAL`: no tables, or the port is not bound exclusively, as far as this process knows; `ENXIO`: not bound;
-/// `EBUSY`: it is enabled; `EFAULT`.
+/// `ENXIO`: not bound; `EINVAL`: no tables; `EBUSY`: it is enabled; `EFAULT`.
 pub fn enable(fd: i32, at: &Ref, request: &mut Request) -> Result<(), Errno> {
+    at.netmap(|netmap| netmap.port(fd).map(|_| ())).unwrap_or(Err(Errno::EBUSY))?;
     let tables = |csb: OptionCsb| {
         at.netmap(|netmap| {
             netmap.port(fd)?;
             if netmap.csb.is_some() {
                 return Err(Errno::EBUSY);
             }
-            if csb.atok == 0 || csb.ktoa == 0 || !netmap.exclusive {
+            if csb.atok == 0 || csb.ktoa == 0 {
                 return Err(Errno::EINVAL);
             }
             let csb = Csb { atok: csb.atok, ktoa: csb.ktoa, state: State::Idle };

@@ -3,6 +3,8 @@
 //! Invariant: nothing that a name contains is taken for a choice of rings, a flag or a memory: those are fields of the
 //! request.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use netmap::PortName;
 use nix::errno::Errno;
 
@@ -51,6 +53,17 @@ pub fn of_switch(name: &[u8]) -> Result<PortName, Errno> {
         return Err(Errno::ENXIO);
     }
     Ok(name)
+}
+
+/// A name that nobody has, for memory without a port: which name such a request gives does not matter. It is that of a
+/// port without packets, which goes with its descriptor.
+///
+/// # Errors
+/// None that is known of.
+pub fn without_rings() -> Result<PortName, Errno> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let (pid, n) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    format!("{}:m{pid:x}_{:x}", vale::UNATTACHED, n & 0xffff).parse().map_err(|_| Errno::EINVAL)
 }
 
 /// Whether it is that of a pipe's end.

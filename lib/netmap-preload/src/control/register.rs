@@ -49,7 +49,6 @@ pub fn request(fd: i32, at: &Ref, request: &mut Request) -> Result<(), Errno> {
         let answer = answer(&body, &port)?;
         request.answer(answer)?;
         bind(fd, at, netmap, port, polling)?;
-        netmap.exclusive = options.exclusive;
         Ok(())
     })
     .unwrap_or(Err(Errno::EBUSY))
@@ -74,7 +73,10 @@ pub fn open(name: &PortName, options: &Options) -> Result<Port, Errno> {
 /// `ENXIO`, `EINVAL`: see `name::port`; `EINVAL`: a mode that ports of switches do not have.
 pub fn wanted(given: &[u8], body: &Register) -> Result<(PortName, Options, Polling), Errno> {
     let flags = RegisterFlags::from_bits_truncate(body.flags);
-    let mut name = name::port(given)?;
+    let mut name = match body.mode {
+        mode::NULL => name::without_rings()?,
+        _ => name::port(given)?,
+    };
     if name::is_pipe(given) && !matches!(body.mode, mode::ALL_NIC | mode::ONE_NIC) {
         return Err(Errno::EINVAL);
     }

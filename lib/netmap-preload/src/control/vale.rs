@@ -108,6 +108,11 @@ pub fn newif(request: &mut Request) -> Result<(), Errno> {
 
 /// VALE_DELIF.
 pub fn delif(request: &mut Request) -> Result<(), Errno> {
+    if let Ok(full) = name::of_switch(request.name())
+        && port(&full)?.is_some()
+    {
+        return Err(Errno::EINVAL); // it goes with its last descriptor
+    }
     let name = interface(request).map_err(|_| Errno::ENXIO)?;
     let (switch, _) = find(&name)?.ok_or(Errno::ENXIO)?;
     if switch != UNATTACHED {

@@ -478,15 +478,17 @@ accounting(void)
 	while (sent < 1000) {
 		/* A burst that may be more than y's ring holds, read only now and then. */
 		uint32_t burst = 1 + random_below(120), room = y.reg.nr_rx_slots - 1, first = sent;
+		int full = 0;
 		static int dropped[1000];
 
-		/* The ring is empty: what fits is what has room, whole packets in their order. */
+		/* The ring is empty: what has room is what fits before the first packet that does not. */
 		for (; sent < 1000 && sent < first + burst; sent++) {
 			uint32_t slots = (lens[sent] + tx(&x, 0)->nr_buf_size - 1) / tx(&x, 0)->nr_buf_size;
 
 			if (!queue_long(tx(&x, 0), lens[sent], sent))
 				break;
-			dropped[sent] = slots > room;
+			full |= slots > room;
+			dropped[sent] = full;
 			if (!dropped[sent])
 				room -= slots;
 		}

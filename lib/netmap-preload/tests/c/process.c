@@ -415,8 +415,11 @@ descriptor_server(void)
 	OK(bind(listener, (struct sockaddr *)&address, sizeof(address)));
 	OK(listen(listener, 8));
 	server = (pid_t)OK(fork());
-	if (server == 0)
+	if (server == 0) {
+		/* A test that fails leaves nobody behind who keeps its output open. */
+		OK(prctl(PR_SET_PDEATHSIG, SIGKILL));
 		serve(listener);
+	}
 	OK(close(listener));
 	here = ask(0);
 	map_port(&here);

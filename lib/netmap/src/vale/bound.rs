@@ -4,6 +4,8 @@
 //! after asking, so a sleep in between ends with the next packet; outside, nobody kicks in vain. Handles on one ring do
 //! not know of each other: each is in the sets of those who sleep there, and has its own bell.
 
+use std::os::fd::OwnedFd;
+
 use crate::error::Result;
 use crate::layout::Layout;
 use crate::options::BoundRings;
@@ -183,6 +185,12 @@ impl Attached {
         if slept && let Some(&i) = self.bound.rx.first() {
             self.port.file.rx_counters(i).add(C::wakeups, 1);
         }
+    }
+
+    /// Gives away the descriptor of the handle's bell, and goes on listening at another one.
+    pub fn detach(&self, bell: &mut Bell) -> Result<OwnedFd> {
+        let other = Bell::listen(self.switch.dir(), &self.bell())?;
+        Ok(std::mem::replace(bell, other).into_fd())
     }
 
     /// Where the handle's structures lie in the port's memory.

@@ -257,6 +257,10 @@ impl Adapter for PipePort {
         Ok(Box::new(Self::new(bell, at, self.peer.clone())))
     }
 
+    fn detach(&mut self) -> Result<Option<OwnedFd>> {
+        self.at.detach(&mut self.bell).map(Some)
+    }
+
     fn reinits(&self) -> u64 {
         self.reinits
     }

@@ -341,8 +341,7 @@ impl Adapter for ValePort {
     }
 
     fn detach(&mut self) -> Result<Option<OwnedFd>> {
-        let other = Bell::listen(self.at.switch.dir(), &self.at.bell())?;
-        Ok(Some(std::mem::replace(&mut self.bell, other).into_fd()))
+        self.at.detach(&mut self.bell).map(Some)
     }
 
     fn reinits(&self) -> u64 {
