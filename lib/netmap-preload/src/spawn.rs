@@ -1,7 +1,13 @@
 //! `vale-ctl`, for what needs a process that goes on running: the bridge of an attached interface.
 //!
+//! ```text
+//!   the program ---- clone ----> a child that calls the kernel only ---- fork, execve ----> vale-ctl
+//!                (no exit signal)          waits for it
+//! ```
+//!
 //! Invariant: the program has no child of it that its wait(2) could find, gets no SIGCHLD, and nothing of what it has
-//! open is in the new process. (A child without an exit signal is found by `__WALL` only.)
+//! open is in the new process. (A child without an exit signal is found by `__WALL` only. execve(2) would give it one,
+//! hence the one in between.)
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -11,15 +17,17 @@ use nix::errno::Errno;
 
 const PROGRAM: &str = "vale-ctl";
 
-/// Runs `vale-ctl what name` and waits for its end, which comes when what it started is ready.
+/// Runs `vale-ctl` with these words and a name, and waits for its end, which comes when what it started is ready.
 ///
 /// # Errors
 /// `ENXIO`: it is not there, or it failed.
-pub fn vale_ctl(what: &str, name: &str) -> Result<(), Errno> {
+pub fn vale_ctl(what: &[&str], name: &str) -> Result<(), Errno> {
     let program = find().ok_or(Errno::ENXIO)?;
     let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::EINVAL);
-    let words =
-        [text(program.as_os_str().as_bytes())?, text(what.as_bytes())?, text(name.as_bytes())?];
+    let mut words = vec![text(program.as_os_str().as_bytes())?];
+    for word in what.iter().chain([&name]) {
+        words.push(text(word.as_bytes())?);
+    }
     let environment: Vec<CString> = std::env::vars_os()
         .filter(|(name, _)| name != "LD_PRELOAD")
         .filter_map(|(name, value)| {
@@ -87,8 +95,18 @@ fn become_program(argv: &[*const libc::c_char], envp: &[*const libc::c_char]) ->
     let call = |number, a: usize, b: usize, c: usize, d: usize| unsafe {
         libc::syscall(number, a, b, c, d)
     };
-    let none = 0u64;
-    let none = (&raw const none) as usize;
+    let (none, all) = (0u64, u64::MAX);
+    let (none, all) = ((&raw const none) as usize, (&raw const all) as usize);
+    // The program's handlers are not for here.
+    call(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK as usize, all, 0, 8);
+    let child = call(libc::SYS_clone, libc::SIGCHLD as usize, 0, 0, 0);
+    if child != 0 {
+        let mut status = 0i32;
+        let waited = call(libc::SYS_wait4, child as usize, (&raw mut status) as usize, 0, 0);
+        let ended = child > 0 && waited == child && libc::WIFEXITED(status);
+        let code = if ended { libc::WEXITSTATUS(status) } else { 127 };
+        call(libc::SYS_exit_group, code as usize, 0, 0, 0);
+    }
     call(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK as usize, none, 0, 8);
     call(libc::SYS_setpgid, 0, 0, 0, 0);
     call(libc::SYS_close_range, 0, u32::MAX as usize, 0, 0);

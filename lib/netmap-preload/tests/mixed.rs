@@ -14,7 +14,9 @@ use serde_json::Value;
 fn lossless_root() -> Root {
     let root = Root::new();
     for switch in ["valeA", "valeB"] {
-        Running::start(root.tool("vale-ctl").args(["backpressure", switch, "on"])).success();
+        for words in [["create", switch].as_slice(), &["backpressure", switch, "on"]] {
+            Running::start(root.tool("vale-ctl").args(words)).success();
+        }
     }
     root
 }

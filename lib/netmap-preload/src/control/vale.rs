@@ -10,7 +10,7 @@ use netmap::control::{self, PortInfo, SwitchInfo};
 use netmap::{Error, Options, PortName};
 use nix::errno::Errno;
 
-use crate::abi::{ValeAttach, ValeDetach, ValeList, ValeNewif, ValePolling, mode};
+use crate::abi::{ValeAttach, ValeDetach, ValeList, ValeNewif, ValePolling, mode, reqtype};
 use crate::control::{Request, name, register};
 use crate::handle::errno;
 use crate::spawn;
@@ -168,7 +168,7 @@ pub fn attach(request: &mut Request) -> Result<(), Errno> {
             relocate(&parse(&format!("{switch}:{}", at.port))?, &name, &info)?;
         }
         Some(_) => return Err(Errno::EBUSY),
-        None => spawn::vale_ctl("attach", &name.to_string())?,
+        None => spawn::vale_ctl(&["attach"], &name.to_string())?,
     }
     body.port_index = port(&name)?.map_or(0, |port| port.index.into());
     request.answer(body)
@@ -184,17 +184,24 @@ pub fn detach(request: &mut Request) -> Result<(), Errno> {
         relocate(&name, &parse(&format!("{UNATTACHED}:{}", at.port))?, &info)?;
     } else {
         // Only what was attached: others close their ports themselves.
-        spawn::vale_ctl("detach", &name.to_string()).map_err(|_| Errno::EBUSY)?;
+        spawn::vale_ctl(&["detach"], &name.to_string()).map_err(|_| Errno::EBUSY)?;
     }
     request.answer(ValeDetach { port_index: info.index.into(), pad: 0 })
 }
 
-/// VALE_POLLING_ENABLE and _DISABLE, which netmap has for NICs with a driver to poll.
+/// VALE_POLLING_ENABLE and _DISABLE, of an interface that a bridge attached.
 pub fn polling(request: &mut Request) -> Result<(), Errno> {
-    let _: ValePolling = request.body()?;
+    let asked: ValePolling = request.body()?;
     let name = name::of_switch(request.name())?;
-    match port(&name)? {
-        None => Err(Errno::ENXIO),
-        Some(_) => Err(Errno::EOPNOTSUPP),
+    if port(&name)?.is_none() {
+        return Err(Errno::ENXIO);
     }
+    let cpu = format!("--cpu={}", asked.first_cpu);
+    let words: &[&str] = if request.header.reqtype == reqtype::VALE_POLLING_ENABLE {
+        &["poll", "start", &cpu]
+    } else {
+        &["poll", "stop"]
+    };
+    // Other ports have no bridge that could busy-wait.
+    spawn::vale_ctl(words, &name.to_string()).map_err(|_| Errno::EOPNOTSUPP)
 }
