@@ -57,6 +57,8 @@ impl Plan {
         let share = !cli.copy && !cli.loopback && free(&a) && free(&b);
         if let (Some(left), Some(right)) = (a.switch_port(), b.switch_port())
             && left.switch == right.switch
+            // What comes out of a pipe does not come from the switch.
+            && a.pipe().is_some() == b.pipe().is_some()
             && !cli.loopback
             && !cli.allow_loop
         {

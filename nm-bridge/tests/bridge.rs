@@ -452,7 +452,7 @@ fn wrong_usage_exits_with_2_and_says_why() {
         (&["valeA:x", "valeB:y", "0"], "invalid burst"),
         (&["valeA:x", "valeB:y", "-b", "many"], "invalid burst"),
         (&["valeA:x", "valeB:"], "the port is missing"),
-        (&["valeA:x", "valeB:y{1"], "not supported yet"),
+        (&["valeA:x", "valeB:y{"], "id is missing"),
         (&["-i", "a", "-i", "b", "-i", "c"], "two ports"),
         (&["valeA:x", "valeB:y", "--no-such-flag"], "--no-such-flag"),
         (&["valeA:x", "valeB:y", "--duration", "0"], "longer than 0"),
