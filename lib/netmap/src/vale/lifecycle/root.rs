@@ -84,7 +84,10 @@ impl Root {
         let of_a_root = |name: &str| {
             name == lock::NAME || name == MEMORY || name.starts_with(crate::shm::dir::TEMPORARY)
         };
-        if let Some(other) = names.iter().find(|name| !name.to_str().is_some_and(of_a_root)) {
+        // What tells a root is there before any switch: then somebody else was faster.
+        if let Some(other) = names.iter().find(|name| !name.to_str().is_some_and(of_a_root))
+            && dir.stat_at(lock::NAME).is_err()
+        {
             let fault = RootFault::NotEmpty { found: other.into() };
             return Err(Error::Root { path: path.into(), fault });
         }
