@@ -20,14 +20,14 @@ static MAPPED: AtomicBool = AtomicBool::new(false);
 fn behind(fd: c_int) -> Option<Result<Ref, Errno>> {
     match table::find_netmap(fd) {
         Some(found) => Some(Ok(found)),
-        None if Inside::is() => None,
         None => control::recognise(fd),
     }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ioctl(fd: c_int, command: c_ulong, arg: *mut c_void) -> c_int {
-    let concerns = table::kind(fd) == table::Kind::Netmap || control::is_command(command);
+    let concerns =
+        table::kind(fd) == table::Kind::Netmap || control::is_command(command) && !Inside::is();
     if !concerns {
         // SAFETY: the program's call.
         return unsafe { next::ioctl(fd, command, arg) };
