@@ -24,6 +24,8 @@ mod control;
 #[allow(unsafe_code)]
 mod epoll;
 #[allow(unsafe_code)]
+mod faults;
+#[allow(unsafe_code)]
 mod handle;
 #[cfg(not(test))]
 #[allow(unsafe_code)]

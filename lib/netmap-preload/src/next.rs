@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{
     c_char, c_int, c_uint, c_ulong, c_void, epoll_event, fd_set, mode_t, nfds_t, off_t, pollfd,
-    sigset_t, size_t, timespec, timeval,
+    sighandler_t, sigset_t, size_t, timespec, timeval,
 };
 
 /// A function found by its name.
@@ -117,4 +117,10 @@ next! {
     dup3(fd: c_int, to: c_int, flags: c_int) -> c_int;
     fcntl(fd: c_int, command: c_int, arg: *mut c_void) -> c_int;
     fcntl64(fd: c_int, command: c_int, arg: *mut c_void) -> c_int;
+    sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int;
+    signal(signal: c_int, handler: sighandler_t) -> sighandler_t;
+    bsd_signal(signal: c_int, handler: sighandler_t) -> sighandler_t;
+    ssignal(signal: c_int, handler: sighandler_t) -> sighandler_t;
+    sysv_signal(signal: c_int, handler: sighandler_t) -> sighandler_t;
+    __sysv_signal(signal: c_int, handler: sighandler_t) -> sighandler_t;
 }

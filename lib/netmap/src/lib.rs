@@ -105,7 +105,7 @@ pub use {
     port::indices::{Indices, Ring},
     port::wait_set::{WaitSet, Waited, Watch, WatchFd},
     ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer, transfer_packets},
-    shm::map::{absorb_sigbus, guard_mapping, unguard_mapping},
+    shm::map::{absorb_sigbus, guard_mapping, handle_sigbus_by, unguard_mapping},
     shm::{dir, place::place_descriptors},
     stats::Counters,
     wait::{Interest, Wait},

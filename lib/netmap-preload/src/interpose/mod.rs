@@ -12,10 +12,11 @@ use crate::handle::{Look, Netmap, look_at};
 use crate::process::Inside;
 use crate::set::Set;
 use crate::table::{self, Object};
-use crate::{next, place, process};
+use crate::{faults, next, place, process};
 
 mod control;
 mod files;
+mod signals;
 mod wait;
 
 #[used]
@@ -37,6 +38,7 @@ extern "C" fn start() {
     process::generation();
     let _inside = Inside::begin();
     netmap::place_descriptors(place::kept);
+    netmap::handle_sigbus_by(faults::guard);
     std::panic::set_hook(Box::new(|_| {}));
     look_around();
 }

@@ -301,7 +301,8 @@ own_faults(void)
 	struct port a = open_port("valeA:x"), b = open_port("valeA:y");
 	char path[256];
 	volatile char *file;
-	int fd;
+	int fd, status;
+	pid_t child;
 
 	memset(&s, 0, sizeof(s));
 	s.sa_sigaction = fault;
@@ -320,9 +321,27 @@ own_faults(void)
 		CHECK(!"it can be read");
 	}
 	CHECK(faults == 1);
+	/* The same by signal(2), and what ends the program without a handler still does. */
+	CHECK(signal(SIGBUS, SIG_IGN) == (void (*)(int))(uintptr_t)fault);
+	OK(raise(SIGBUS));
+	CHECK(signal(SIGBUS, SIG_DFL) == SIG_IGN);
+	child = (pid_t)OK(fork());
+	if (child == 0) {
+		(void)file[0];
+		_exit(9);
+	}
+	CHECK(OK(waitpid(child, &status, 0)) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+	s.sa_flags = SA_SIGINFO | SA_RESETHAND;
+	OK(sigaction(SIGBUS, &s, &old));
+	CHECK(old.sa_handler == SIG_DFL);
+	if (sigsetjmp(place, 1) == 0)
+		OK(raise(SIGBUS));
+	CHECK(faults == 2);
+	OK(sigaction(SIGBUS, NULL, &old));
+	CHECK(old.sa_handler == SIG_DFL);
 	/* The region behind the program's mapping is cut by somebody: no signal comes, and it reads as zeros. */
 	cut(&a);
-	CHECK(*(volatile const uint32_t *)&tx(&a, 0)->num_slots == 0 && faults == 1);
+	CHECK(*(volatile const uint32_t *)&tx(&a, 0)->num_slots == 0 && faults == 2);
 	OK(close(fd));
 	OK(munmap((void *)(uintptr_t)file, 4096));
 	OK(close(a.fd));

@@ -120,6 +120,13 @@ pub unsafe fn absorb_sigbus(info: *const libc::siginfo_t) -> bool {
     unsafe { sigbus::absorb(info) }
 }
 
+/// From now on the library installs no handler of SIGBUS: when there is something to guard, it calls `install` once, and
+/// whoever hosts it has one that asks `absorb_sigbus` first. For a host that stands between a program and
+/// sigaction(2). The first call counts.
+pub fn handle_sigbus_by(install: fn()) {
+    let _ = sigbus::INSTALLER.set(install);
+}
+
 /// Number of times that a truncated file was patched over in this process.
 #[cfg(test)]
 fn truncations() -> u64 {
@@ -128,6 +135,7 @@ fn truncations() -> u64 {
 
 mod sigbus {
     use super::{AtomicU64, AtomicUsize, Once, Ordering};
+    use std::sync::OnceLock;
     use std::sync::atomic::AtomicPtr;
 
     /// Most mappings watched at once; further ones work, but are not guarded.
@@ -136,11 +144,12 @@ mod sigbus {
     static LEN: [AtomicUsize; MAX] = [const { AtomicUsize::new(0) }; MAX];
     pub static PATCHED: AtomicU64 = AtomicU64::new(0);
     static INSTALL: Once = Once::new();
+    pub static INSTALLER: OnceLock<fn()> = OnceLock::new();
     static PREVIOUS: AtomicPtr<libc::sigaction> = AtomicPtr::new(std::ptr::null_mut());
 
     /// Watches a range and returns its place in the table.
     pub fn watch(base: usize, len: usize) -> usize {
-        INSTALL.call_once(install);
+        INSTALL.call_once(|| INSTALLER.get().map_or_else(install, |install| install()));
         for i in 0..MAX {
             // LEN is 0 while BASE is being set, so the handler never sees a half-made entry.
             if BASE[i].compare_exchange(0, base, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
