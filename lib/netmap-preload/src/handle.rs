@@ -86,7 +86,7 @@ impl Netmap {
 
     /// Binds it to a port that has given up its descriptor.
     pub fn bind(&mut self, mut port: Port, polling: Polling) {
-        port.set_pushes(!polling.no_tx);
+        prepare(&mut port, polling);
         (self.bound, self.port, self.polling) = (true, Some(port), polling);
     }
 
@@ -108,7 +108,7 @@ impl Netmap {
             return Err(Errno::ENXIO);
         }
         let mut port = adopt(fd).map_err(|e| errno(&e))?;
-        port.set_pushes(!self.polling.no_tx);
+        prepare(&mut port, self.polling);
         self.port = Some(port);
         Ok(())
     }
@@ -215,6 +215,13 @@ impl Netmap {
             std::mem::forget(self.port.take());
         }
     }
+}
+
+/// What a program of netmap expects of each port.
+fn prepare(port: &mut Port, polling: Polling) {
+    port.set_pushes(!polling.no_tx);
+    // Where others can fill in slots, or the port is none of a switch, indirect slots are dropped.
+    let _ = port.allow_indirect_anywhere();
 }
 
 /// Takes over the handle that a descriptor names, which stays the program's.

@@ -95,6 +95,11 @@ pub trait Adapter: Debug + Send {
     /// Lets slots point into `[start, start + len)`.
     fn allow_indirect(&mut self, _start: usize, _len: usize) {}
 
+    /// Lets slots point to anything that this process can read. `name` is the port's.
+    fn allow_indirect_anywhere(&mut self, name: &PortName) -> Result<()> {
+        Err(Error::unsupported(name, Feature::Indirect))
+    }
+
     /// Bytes of the virtio-net header in front of each frame.
     fn vnet_hdr_len(&self) -> u8 {
         0

@@ -211,6 +211,17 @@ impl Port {
         self.allow(memory.as_ptr() as usize, memory.len())
     }
 
+    /// Lets slots of this port point to anything that this process can read, as netmap's do. It is slower than
+    /// `allow_indirect`: the data are copied once more, and each sync calls the kernel to read them. What cannot be read is
+    /// dropped (`tx_drop_bad`). Whoever can write the switch can make this process send any of its memory, so this is for
+    /// programs whose switches are their user's alone.
+    ///
+    /// # Errors
+    /// The port cannot do it: see `Capabilities::INDIRECT`; the root directory is not private: this user's, with mode 0700.
+    pub fn allow_indirect_anywhere(&mut self) -> Result<()> {
+        self.adapter.allow_indirect_anywhere(&self.name)
+    }
+
     fn allow(&mut self, start: usize, len: usize) -> Result<()> {
         if !self.can(Capabilities::INDIRECT) {
             return Err(Error::unsupported(&self.name, Feature::Indirect));

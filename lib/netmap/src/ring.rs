@@ -473,7 +473,7 @@ impl<'a> TxSlot<'a> {
     }
 
     /// Sends `len` bytes at `data` instead of the buffer: they are copied inside txsync. The bytes
-    /// must lie in memory that the port was told about (`Port::allow_indirect`), else txsync drops
+    /// must lie in memory that the port was told about (`Port::allow_indirect`, `allow_indirect_anywhere`), else txsync drops
     /// the packet: the slot itself is in shared memory, where a peer could write any address.
     ///
     /// # Panics

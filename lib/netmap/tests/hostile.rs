@@ -8,15 +8,15 @@
 mod common;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::rng::Rng;
-use common::{frame, open, read, root, slots};
+use common::{frame, in_own_root, open, read, root, slots};
 use netmap::control::Switch;
-use netmap::{Error, Interest, Options, Port, Wait};
+use netmap::{Error, Interest, Options, Port, SlotFlags, Wait};
 
 /// Mostly values at which a check could be off by one.
 fn nasty(rng: &mut Rng) -> u32 {
@@ -383,4 +383,37 @@ fn sets_that_say_that_all_handles_sleep_cost_a_bounded_number_of_rings() {
         assert!(rung <= 1024 * u64::from(round), "{rung} bells rung in {round} syncs");
         assert!(rung >= 1000, "{rung} bells rung: the sets were not read");
     }
+}
+
+/// Addresses of all kinds in the slots of a port that may send from anywhere: no crash, and all slots are done.
+#[test]
+fn slots_that_point_anywhere_cost_no_more_than_their_packets() {
+    in_own_root("slots_that_point_anywhere_cost_no_more_than_their_packets", |_| {
+        std::fs::set_permissions(root(), PermissionsExt::from_mode(0o700)).unwrap();
+        let (mut a, mut b) = (open("valeC11:a", &slots(1024)), open("valeC11:b", &slots(1024)));
+        a.allow_indirect_anywhere().unwrap();
+        let mut rng = Rng::new(0x1ad);
+        let here = frame(0xff, 1, 7, 2048);
+        for _ in 0..100 {
+            while a.tx(0).space() > 0 {
+                let address = match rng.below(6) {
+                    0 => 0,
+                    1 => u64::MAX - rng.below(4096),
+                    2 => rng.next(),
+                    3 => 0xffff_8000_0000_0000 + rng.below(1 << 30),
+                    4 => (1 << 47) - rng.below(8192), // where a process's addresses end
+                    _ => here.as_ptr() as u64,
+                };
+                let flags = SlotFlags::from_bits_retain(rng.next() as u16);
+                let mut ring = a.tx(0);
+                let data = std::ptr::without_provenance(address as usize);
+                ring.slot(0).set_indirect(data, rng.below(2049) as usize, flags);
+                ring.advance(1);
+            }
+            a.txsync().unwrap();
+            assert_eq!(a.tx(0).space(), 1023);
+            read(&mut b, 0, 2000);
+        }
+        assert!(a.counters().tx_packets > 0 && a.counters().tx_drop_bad > 0);
+    });
 }

@@ -98,8 +98,10 @@ pub struct Root {
 
 impl Root {
     pub fn new() -> Root {
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let root = tempfile::Builder::new().permissions(private).tempdir_in("/dev/shm");
         Root {
-            root: tempfile::tempdir_in("/dev/shm").expect("a directory in /dev/shm"),
+            root: root.expect("a directory in /dev/shm"),
             dir: tempfile::tempdir().expect("a directory"),
         }
     }

@@ -286,6 +286,12 @@ pub enum Feature {
     /// Slots that point to the program's own memory.
     #[error("this kind of port sends from its own buffers only; send without indirect slots")]
     Indirect,
+    /// Slots that point anywhere, where others could fill them in.
+    #[error(
+        "slots may point to any memory only on switches that are yours alone; use a root directory of your own \
+         with mode 0700, or allow_indirect"
+    )]
+    IndirectOnSharedRoot,
 }
 
 impl Feature {
@@ -294,6 +300,7 @@ impl Feature {
         match self {
             // As of a kernel that was built without monitors.
             Self::Monitors | Self::Handles | Self::Memory | Self::Indirect => Errno::EOPNOTSUPP,
+            Self::IndirectOnSharedRoot => Errno::EPERM,
             Self::VnetHeaders => Errno::ENXIO,
             Self::HostRings => Errno::EINVAL,
         }

@@ -192,6 +192,7 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (unsupported(Feature::Memory), EOPNOTSUPP, "keeps its memory to itself"),
         (unsupported(Feature::VnetHeaders), ENXIO, "only ports of switches"),
         (unsupported(Feature::Indirect), EOPNOTSUPP, "send without indirect slots"),
+        (unsupported(Feature::IndirectOnSharedRoot), EPERM, "with mode 0700, or allow_indirect"),
         (unsupported(Feature::HostRings), EINVAL, "bridge it to a tap"),
         (invalid(Invalid::Rings { asked: 0, most: 16 }), EINVAL, "0 rings; a port has 1 to 16"),
         (

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::poll::PollFlags;
 
 use crate::adapter::Adapter;
-use crate::error::Result;
+use crate::error::{Error, Feature, Result};
 use crate::layout::Layout;
 use crate::name::{Capabilities, PortName, SwitchPort};
 use crate::options::{BoundRings, MAX_RINGS, MemoryRef, PerDirection};
@@ -338,6 +338,14 @@ impl Adapter for ValePort {
 
     fn allow_indirect(&mut self, start: usize, len: usize) {
         self.forwarder.allow(start, len);
+    }
+
+    fn allow_indirect_anywhere(&mut self, name: &PortName) -> Result<()> {
+        if !self.at.switch.root().is_private() {
+            return Err(Error::unsupported(name, Feature::IndirectOnSharedRoot));
+        }
+        self.forwarder.allow_anywhere();
+        Ok(())
     }
 
     fn detach(&mut self) -> Result<Option<OwnedFd>> {

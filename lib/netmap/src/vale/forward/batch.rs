@@ -97,6 +97,15 @@ impl Batch {
         self.floods.clear();
     }
 
+    /// The packet that a fragment is of is not to be trusted.
+    pub fn spoil(&mut self, fragment: usize) {
+        let is_first = |f: &Fragment| f.frags != 0 || f.outcome == Outcome::Bad;
+        let Some(first) = self.fragments[..=fragment].iter().rposition(is_first) else { return };
+        let frags = usize::from(std::mem::take(&mut self.fragments[first].frags));
+        self.fragments[first].outcome = Outcome::Bad;
+        self.fragments[first..first + frags].iter_mut().for_each(|fragment| fragment.len = 0);
+    }
+
     /// Sends what is for one of these ports nowhere.
     pub fn take_apart(&mut self, ports: PortSet) {
         self.touched.retain(|&port| {

@@ -6,14 +6,31 @@ use crate::ring::RingRef;
 use crate::shm::mem::STRIDE;
 use crate::sync::core_atomic::Ordering;
 use crate::vale::forward::batch::{BATCH, Batch, Fragment, NONE, Outcome};
-use crate::vale::forward::inner::Window;
+use crate::vale::forward::indirect::Indirect;
 
 /// Fills the batch from slot `from` on, up to `head` or as far as it holds. Indirect slots may point
-/// into `windows`. If `OFFSETS`, the bits `mask` of `ptr` say where in its buffer the data of another slot begin.
-pub fn gather<const OFFSETS: bool>(
+/// to what `indirect` allows. The bits `mask` of `ptr` say where in its buffer the data of another slot begin.
+pub fn gather(
     batch: &mut Batch,
     ring: RingRef<'_>,
-    windows: &[Window],
+    indirect: &mut Indirect,
+    mask: u64,
+    from: u32,
+    head: u32,
+) {
+    indirect.begin();
+    if mask == 0 {
+        take_slots::<false>(batch, ring, indirect, mask, from, head);
+    } else {
+        take_slots::<true>(batch, ring, indirect, mask, from, head);
+    }
+    indirect.fetch(batch);
+}
+
+fn take_slots<const OFFSETS: bool>(
+    batch: &mut Batch,
+    ring: RingRef<'_>,
+    own_memory: &mut Indirect,
     mask: u64,
     from: u32,
     head: u32,
@@ -29,7 +46,7 @@ pub fn gather<const OFFSETS: bool>(
         let indirect = flags.contains(SlotFlags::INDIRECT);
         let data = if indirect {
             let address = ring.slots[at as usize].ptr.load(Ordering::Relaxed);
-            windows.iter().find_map(|window| window.at(address, slot.len))
+            own_memory.at(address, slot.len, fragments.len())
         } else if OFFSETS {
             let offset = ring.slots[at as usize].ptr.load(Ordering::Relaxed) & mask;
             let data = ring.buffer(slot.buf_idx).filter(|_| fits(offset, slot.len));

@@ -21,7 +21,8 @@ use crate::vale::forward::Forwarder;
 use crate::vale::forward::batch::Batch;
 use crate::vale::forward::deliver::{put_packet, put_packets};
 use crate::vale::forward::gather::gather;
-use crate::vale::forward::inner::{Window, rx_flags};
+use crate::vale::forward::indirect::Indirect;
+use crate::vale::forward::inner::rx_flags;
 use crate::vale::forward::job::Destinations;
 use crate::vale::forward::writer::{self, Writer};
 use crate::vale::state::ids::{ParticipantId, PortIndex};
@@ -89,9 +90,11 @@ impl Forwarder {
         let monitors = used.monitors(switch, others);
         let last = monitors.iter().last()?;
         let (batch, mut full) = (&mut self.batch, None);
+        // What was received lies in buffers.
+        let none = &mut Indirect::default();
+        let indirect = if used.dir == RingDir::Tx { &mut self.indirect } else { none };
         let mask = switch.offset_mask_of(used.port.file.shape.index);
         for at in monitors.iter() {
-            let windows: &[Window] = if used.dir == RingDir::Tx { &self.windows } else { &[] };
             mend_if_needed(switch, others, used, at);
             let Some(monitor) = others.get(at) else { continue };
             let ring = (used.number % monitor.file.shape.rings.rx.len()) as u8;
@@ -100,12 +103,8 @@ impl Forwarder {
             let mut out = Writer::of_monitor(monitor, lease, used.me);
             let mut next = used.from;
             while next != used.to {
-                if mask == 0 {
-                    gather::<false>(batch, used.ring, windows, 0, next, used.to);
-                } else {
-                    // A buffer whose data do not begin with it is copied, not given.
-                    gather::<true>(batch, used.ring, windows, mask, next, used.to);
-                }
+                // A buffer whose data do not begin with it is copied, not given.
+                gather(batch, used.ring, indirect, mask, next, used.to);
                 match (used.dir, at == last) {
                     (RingDir::Tx, true) => give::<SENT>(&mut out, batch, used, next),
                     (RingDir::Rx, true) => give::<0>(&mut out, batch, used, next),

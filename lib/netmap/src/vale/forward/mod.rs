@@ -22,6 +22,7 @@ mod batch;
 mod deliver;
 mod gather;
 mod hand_over;
+mod indirect;
 #[allow(unsafe_code)]
 mod inner;
 mod job;
@@ -50,6 +51,7 @@ use crate::stats::C;
 use crate::time::now_ms;
 use crate::vale::forward::batch::{Batch, Outcome};
 use crate::vale::forward::deliver::Loads;
+use crate::vale::forward::indirect::Indirect;
 use crate::vale::forward::inner::{Buffers, Window};
 use crate::vale::forward::job::{Done, Job};
 use crate::vale::forward::lookup::Lookup;
@@ -71,7 +73,7 @@ pub use trial::set_always;
 pub struct Forwarder {
     port: PortIndex,
     isa: copy::Kind,
-    windows: Vec<Window>,
+    indirect: Indirect,
     batch: Batch,
     copies: Copies,
     memo: Memo,
@@ -97,7 +99,7 @@ impl Forwarder {
         Self {
             port,
             isa: copy::detect(),
-            windows: Vec::new(),
+            indirect: Indirect::default(),
             batch: Batch::new(),
             copies: Copies::new(),
             memo: Memo::new(),
@@ -111,7 +113,12 @@ impl Forwarder {
 
     /// Lets slots point into `[start, start + len)`.
     pub fn allow(&mut self, start: usize, len: usize) {
-        self.windows.push(Window { start, end: start.saturating_add(len) });
+        self.indirect.allow(start, len);
+    }
+
+    /// Lets slots point to anything that this process can read.
+    pub fn allow_anywhere(&mut self) {
+        self.indirect.allow_anywhere();
     }
 
     /// Begins a txsync of a port, all of whose rings share what it may wait for others.
@@ -208,8 +215,7 @@ impl Forwarder {
     /// The window to take a run from: that slot points to memory, and there is but one that it may.
     fn one_window(&self, ring: RingRef<'_>, at: u32) -> Option<Window> {
         let flags = SlotFlags::from_bits_retain(ring.load(at).flags);
-        let [window] = self.windows[..] else { return None };
-        flags.contains(SlotFlags::INDIRECT).then_some(window)
+        self.indirect.one_window().filter(|_| flags.contains(SlotFlags::INDIRECT))
     }
 
     #[inline(always)]
@@ -233,13 +239,8 @@ impl Forwarder {
         from: u32,
         staged: bool,
     ) -> Done {
-        let windows = &self.windows;
         let mask = job.offset_mask_of(job.port);
-        if mask == 0 {
-            gather::gather::<false>(&mut self.batch, job.ring, windows, 0, from, job.head);
-        } else {
-            gather::gather::<true>(&mut self.batch, job.ring, windows, mask, from, job.head);
-        }
+        gather::gather(&mut self.batch, job.ring, &mut self.indirect, mask, from, job.head);
         let look = Lookup::new(job.switch.fdb(), job.clock, job.port, &mut self.memo);
         if job.header == 0 {
             route::route::<false>(&mut self.batch, look, 0);

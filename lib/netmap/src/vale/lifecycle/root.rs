@@ -117,6 +117,12 @@ impl Root {
         Self::of_dir(dir)
     }
 
+    /// Whether only this process's user can write the switches in it.
+    pub fn is_private(&self) -> bool {
+        let (others, me) = (0o077, nix::unistd::geteuid().as_raw());
+        self.dir.stat().is_ok_and(|stat| stat.st_mode & others == 0 && stat.st_uid == me)
+    }
+
     /// Whether the root is complete and still the directory that its name leads to.
     fn is_current(&self) -> bool {
         let there = nix::sys::stat::stat(&Self::locate());
