@@ -102,7 +102,7 @@ pub struct Options {
     /// Buffers beside those in the rings, for programs that keep packets. If the memory has not so many, there are
     /// fewer: `Port::extra_buffers` tells.
     pub extra_bufs: u32,
-    /// Nobody else may have the port open.
+    /// Nobody else may have a ring open that this handle binds.
     pub exclusive: bool,
     /// Memory of a new port.
     pub memory: Memory,
@@ -196,6 +196,12 @@ impl BoundRings {
     /// How many there are.
     pub fn count(&self) -> PerDirection<usize> {
         PerDirection { tx: self.tx.len(), rx: self.rx.len() }
+    }
+
+    /// Whether there is a ring that both have.
+    pub fn shares(&self, other: &Self) -> bool {
+        let common = |a: &[usize], b: &[usize]| a.iter().any(|i| b.contains(i));
+        common(&self.tx, &other.tx) || common(&self.rx, &other.rx)
     }
 
     /// What a name and options choose of a port with that many rings.

@@ -105,7 +105,7 @@ pub enum Damage {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InUse {
-    /// The caller wants it exclusively, or gone, and it is open.
+    /// The caller wants it, or a ring of it, exclusively, or gone, and it is open.
     #[error("it is in use by process {pid}; end that first")]
     Open {
         /// One of those who have it open.

@@ -103,7 +103,8 @@ fn attach(
         let shape = &port.file.shape;
         check_rings(shape, &port.region)?;
         let peer = pipe::other_end(&switch, &port)?;
-        let mut users = switch.live_handles_of(shape.index);
+        let bound = bound(shape)?;
+        let mut users = switch.live_handles_of(shape.index).filter(|h| h.bound.shares(&bound));
         let taken = users.find(|h| options.exclusive || h.flags & EXCLUSIVE != 0);
         if let Some(user) = taken {
             let pid = user.pid;
@@ -121,7 +122,6 @@ fn attach(
         if let Some(offsets) = &options.offsets {
             set_offsets(&switch, &lock, &port, &full, offsets)?;
         }
-        let bound = bound(shape)?;
         let extra = options.extra_bufs;
         let if_cell = make_if(&port.region, &shape.rings, &full, &bound, extra)?;
         let flags = if options.exclusive { EXCLUSIVE } else { 0 };
