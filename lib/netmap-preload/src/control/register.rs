@@ -7,10 +7,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use netmap::error::Invalid;
 use netmap::name::NameFlags;
-use netmap::{Direction, Error, MAX_RINGS, Memory, Options, Port, PortName, RingSel, SLOTS};
+use netmap::{
+    Direction, Error, MAX_RINGS, Memory, Offsets, Options, Port, PortName, RingSel, SLOTS,
+};
 use nix::errno::Errno;
 
-use crate::abi::{Register, RegisterFlags, mode, option};
+use crate::abi::{OptionOffsets, Register, RegisterFlags, mode, option};
 use crate::control::{Request, name};
 use crate::handle::{Netmap, Polling, errno};
 use crate::next;
@@ -39,9 +41,20 @@ pub fn request(fd: i32, at: &Ref, request: &mut Request) -> Result<(), Errno> {
             return Err(Errno::EBUSY);
         }
         let known = [option::OFFSETS];
-        let (name, options, polling) = wanted(request.name(), &body)?;
+        let given = request.name().to_vec();
+        let (name, options, polling) = wanted(&given, &body)?;
         request.check_options(&known)?;
-        let port = open(&name, &options)?;
+        let with_offsets = |asked| {
+            // They belong to ports; pipes and monitors have none.
+            if name::is_pipe(&given) || is_monitor(&name) {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            open(&name, &Options { offsets: Some(offsets(&asked)?), ..options.clone() })
+        };
+        let port = match request.option(option::OFFSETS, with_offsets)? {
+            Some(port) => port,
+            None => open(&name, &options)?,
+        };
         let flags = RegisterFlags::from_bits_truncate(body.flags);
         if port.vnet_hdr_len() != 0 && !flags.contains(RegisterFlags::ACCEPT_VNET_HDR) {
             return Err(Errno::EIO);
@@ -52,6 +65,20 @@ pub fn request(fd: i32, at: &Ref, request: &mut Request) -> Result<(), Errno> {
         Ok(())
     })
     .unwrap_or(Err(Errno::EBUSY))
+}
+
+fn offsets(asked: &OptionOffsets) -> Result<Offsets, Errno> {
+    Ok(Offsets {
+        max: asked.max_offset,
+        initial: asked.initial_offset,
+        bits: asked.offset_bits.try_into().map_err(|_| Errno::EINVAL)?,
+        tx_align: asked.tx_align,
+        min_gap: asked.min_gap,
+    })
+}
+
+fn is_monitor(name: &PortName) -> bool {
+    name.flags.intersects(NameFlags::MON_TX | NameFlags::MON_RX | NameFlags::ZCOPY_MON)
 }
 
 /// Opens the port. Sizes are wishes: a port that is there has its own.

@@ -438,6 +438,18 @@ offsets(void)
 	CHECK(poll_one(a.fd, POLLIN, NEVER) == POLLIN);
 	s = &t->slot[t->head];
 	CHECK(NETMAP_ROFFSET(t, s) == 128 && packet_number(NETMAP_BUF_OFFSET(t, s)) == 10);
+
+	/* Offsets that cannot be, and where there are none. */
+	int fd = open_device();
+	struct nmreq_register reg;
+	memset(&reg, 0, sizeof(reg));
+	reg.nr_mode = NR_REG_ALL_NIC;
+	FAILS(control(fd, NETMAP_REQ_REGISTER, "valeA:x{1", &reg, &o), EOPNOTSUPP);
+	CHECK(o.nro_opt.nro_status == EOPNOTSUPP);
+	o.nro_initial_offset = 257;
+	FAILS(control(fd, NETMAP_REQ_REGISTER, "valeA:z", &reg, &o), EINVAL);
+	CHECK(o.nro_opt.nro_status == EINVAL && !exists("valeA:z"));
+	OK(close(fd));
 	close_port(&a);
 	close_port(&b);
 }
