@@ -4,7 +4,9 @@
 //! `mem_size` bytes, once: later ports, pipes and buffers of the same memory are inside. It begins at the handle's
 //! netmap_if, and finds everything else as netmap's headers say.
 
-use crate::shm::mem::{Region, STRIDE, cells_within};
+use crate::options::SLOTS;
+use crate::ring::ring_bytes;
+use crate::shm::mem::{Region, STRIDE, cells_for, cells_within};
 
 /// Where a handle's structures lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +24,9 @@ pub struct Layout {
 pub struct Pool {
     /// Where the first one is.
     pub offset: u64,
-    /// How many there are.
+    /// How many there can be.
     pub objects: u32,
-    /// Bytes of each.
+    /// Bytes of each, at most.
     pub object_bytes: u32,
 }
 
@@ -32,8 +34,10 @@ pub struct Pool {
 ///
 /// netmap has three pools, for interfaces, rings and buffers. Here there is one, of cells that are 2112
 /// bytes apart, and all three are that one: buffer `i` is at `offset + i * object_bytes` of `bufs`, a netmap_if
-/// takes a cell, and a ring as many in sequence as it needs. So the three numbers of objects are not to be added, and
-/// `rings.object_bytes` is not the size of a ring.
+/// takes a cell, and a ring as many in sequence as it needs. As in netmap, no object is larger than `object_bytes` of its
+/// pool: for rings these are the cells of the largest one, of 4096 slots. `objects` is how many would fit if there were
+/// nothing else, so the three are not to be added; and rings, which take no more cells than they need, do not lie at
+/// multiples of `object_bytes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolsInfo {
     /// Bytes of the memory.
@@ -42,7 +46,7 @@ pub struct PoolsInfo {
     pub mem_id: u16,
     /// Of netmap_ifs.
     pub ifs: Pool,
-    /// Of what rings consist of.
+    /// Of rings.
     pub rings: Pool,
     /// Of buffers.
     pub bufs: Pool,
@@ -54,7 +58,10 @@ impl PoolsInfo {
     pub fn new(mem_id: u16, mem_size: u64) -> Self {
         let offset = Region::offset(0) as u64;
         let cells = Pool { offset, objects: cells_within(mem_size), object_bytes: STRIDE as u32 };
-        Self { mem_size, mem_id, ifs: cells, rings: cells, bufs: cells }
+        let largest = cells_for(ring_bytes(*SLOTS.end()));
+        let object_bytes = cells.object_bytes * largest;
+        let rings = Pool { objects: cells.objects / largest, object_bytes, ..cells };
+        Self { mem_size, mem_id, ifs: cells, rings, bufs: cells }
     }
 }
 

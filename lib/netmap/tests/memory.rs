@@ -102,7 +102,12 @@ fn pools_are_the_cells_that_buffers_are_numbered_by() {
     let map = Mapping::of(&x);
     let pools = map.layout.pools();
     assert_eq!((pools.mem_size, pools.mem_id), (map.layout.mem_size, map.layout.mem_id));
-    assert_eq!((pools.ifs, pools.rings), (pools.bufs, pools.bufs));
+    assert_eq!(pools.ifs, pools.bufs);
+    let (rings, largest) = (pools.rings, 256 + 4096 * 16);
+    assert!(rings.object_bytes >= largest && rings.offset == pools.bufs.offset);
+    assert!(
+        rings.objects >= 2 && rings.objects * (rings.object_bytes / 2112) <= pools.bufs.objects
+    );
     let (bufs, tx) = (pools.bufs, map.ring(0));
     assert_eq!(map.buffer(tx, 0), bufs.offset);
     assert_eq!(map.buffer(tx, 5), bufs.offset + 5 * u64::from(bufs.object_bytes));
