@@ -45,6 +45,8 @@ mod set;
 #[allow(unsafe_code)]
 mod spawn;
 #[allow(unsafe_code)]
+mod stack;
+#[allow(unsafe_code)]
 mod table;
 #[allow(unsafe_code)]
 mod user;

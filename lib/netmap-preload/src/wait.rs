@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   sync       each port                                            ready, or no time? -> look at the others, end
-//!   (signals that can wait are held back from here on)
 //!   spin       if there are ports only, as long as a sleep costs
+//!   (signals that can wait are held back from here on)
 //!   +> arm     each port: ask for the bell, sync, look again         ready? -> end
 //!   |  sleep   one ppoll on bells and other descriptors, with the program's mask, for LONGEST_SLEEP at most
 //!   |  disarm  each port; sync
@@ -13,8 +13,9 @@
 //! The steps are `netmap::WaitSet`'s, with ports that other threads use at the same time: each is locked for a step, and
 //! none is during the sleep. The rules (flags, fences, who rings whom) are `Port::arm` and `Port::disarm`.
 //!
-//! Invariant: signals have no effect between the steps that they would not have on poll(2). One that arrives after
-//! the first look interrupts the sleep, and only that.
+//! Invariant: signals have no effect between the steps that they would not have on poll(2). One that arrives before
+//! the spin's end has been handled as if it had come before the call; one that arrives later interrupts the sleep,
+//! and only that.
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ use crate::table::Ref;
 pub const FEW: usize = 16;
 /// As `netmap::Wait::default` spins.
 const SPIN: Duration = Duration::from_micros(50);
+/// Looks for each reading of the clock.
+const LOOKS: u32 = 16;
 
 /// A netmap descriptor that is waited for.
 #[derive(Debug)]
@@ -223,11 +226,14 @@ pub fn wait(
         Timeout::Never => Deadline(None),
         Timeout::After(time) => Deadline(start.checked_add(time)),
     };
-    let held = Held::new();
-    let mask = mask.unwrap_or(&held.before);
     if !others {
         over = spin(watched, start, deadline);
+        if over {
+            return Ok(());
+        }
     }
+    let held = Held::new();
+    let mask = mask.unwrap_or(&held.before);
     let n = fds.len();
     let mut all: SmallVec<[pollfd; FEW]> = SmallVec::from_slice(fds);
     let awaited = watched.iter().filter(|w| !w.what.is_empty());
@@ -267,14 +273,19 @@ fn arm(watched: &mut [Watched]) -> bool {
 /// Looks again and again, as long as a sleep and a wake-up would take.
 fn spin(watched: &mut [Watched], start: Instant, deadline: Deadline) -> bool {
     loop {
-        let news = |w: &Watched| w.at.netmap(|netmap| netmap.has_news()).unwrap_or(false);
-        if watched.iter().any(|w| w.what.contains(Interest::RX) && news(w)) && look(watched) {
-            return true;
+        for _ in 0..LOOKS {
+            let news = |w: &Watched| w.at.netmap(|netmap| netmap.has_news()).unwrap_or(false);
+            if watched.iter().any(|w| w.what.contains(Interest::RX) && news(w)) {
+                if look(watched) {
+                    return true;
+                }
+                break;
+            }
+            std::hint::spin_loop();
         }
         if start.elapsed() >= SPIN || deadline.left() == Some(Duration::ZERO) {
             return false;
         }
-        std::hint::spin_loop();
     }
 }
 

@@ -8,7 +8,7 @@ use super::call;
 use crate::poll::{self, Bits};
 use crate::table::{self, Kind, Ref};
 use crate::wait::Timeout;
-use crate::{epoll, next, user};
+use crate::{epoll, next, stack, user};
 
 /// The descriptors of a poll(2) that concerns us.
 ///
@@ -20,8 +20,11 @@ unsafe fn ours<'a>(fds: *mut pollfd, n: nfds_t) -> Option<&'a mut [pollfd]> {
         return None;
     }
     // A pointer into nowhere is the kernel's to judge.
-    let last = (fds as u64).checked_add((n - 1).checked_mul(size_of::<pollfd>() as u64)?)?;
-    if user::read::<u64>(fds as u64).is_err() || user::read::<u64>(last).is_err() {
+    let bytes = n.checked_mul(size_of::<pollfd>() as u64)?;
+    let last = (fds as u64).checked_add(bytes - size_of::<pollfd>() as u64)?;
+    if !stack::holds(fds as u64, bytes)
+        && (user::read::<u64>(fds as u64).is_err() || user::read::<u64>(last).is_err())
+    {
         return None;
     }
     // SAFETY: the program says that there are so many, and the first and the last are there.
