@@ -11,6 +11,7 @@ use nix::poll::PollFlags;
 use crate::error::{Error, Feature, Result};
 use crate::layout::Layout;
 use crate::name::{Capabilities, PortName, Scheme};
+use crate::netlink::Link;
 use crate::options::{BoundRings, MemoryRef, Options, PerDirection};
 use crate::ring::{RingRef, TxRingRef};
 use crate::shm::file::FileId;
@@ -128,6 +129,16 @@ pub trait Adapter: Debug + Send {
     /// What was done to packets beside passing them on, in sentences.
     fn remarks(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The link, as of the last sync.
+    fn link(&self) -> Link {
+        Link::Up
+    }
+
+    /// Bytes of a frame's payload that the interface behind the port takes, as of the last sync.
+    fn mtu(&self) -> Option<u32> {
+        None
     }
 
     /// Hardware address.

@@ -68,6 +68,8 @@ mod layout;
 #[cfg(not(loom))]
 pub mod name;
 #[cfg(not(loom))]
+mod netlink;
+#[cfg(not(loom))]
 mod options;
 #[cfg(not(loom))]
 mod port;
@@ -100,6 +102,7 @@ pub use {
     error::{Error, Result},
     layout::{Layout, Pool, PoolsInfo},
     name::{Capabilities, NameError, PortName, RingSel},
+    netlink::Link,
     options::{Direction, MAX_RINGS, Memory, MemoryRef, Offsets, Options, PerDirection, SLOTS},
     port::Port,
     port::indices::{Indices, Ring},

@@ -28,6 +28,7 @@ use crate::error::{Error, Feature, Result};
 use crate::kinds;
 use crate::layout::Layout;
 use crate::name::{Capabilities, PortName};
+use crate::netlink::Link;
 use crate::options::{MemoryRef, Options, PerDirection};
 use crate::ring::{RxRing, TxRing};
 use crate::stats::Counters;
@@ -264,6 +265,20 @@ impl Port {
     #[must_use]
     pub fn extra_buffers(&self) -> Vec<u32> {
         self.adapter.extra_buffers()
+    }
+
+    /// Whether packets can pass, as of the last sync: a tap or NIC that was set down or deleted says so. A port without a
+    /// link is always up.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        self.adapter.link()
+    }
+
+    /// Bytes of an Ethernet frame's payload that the interface behind the port takes, as of the last sync. Longer
+    /// frames that leave no segmentation to it are dropped and counted.
+    #[must_use]
+    pub fn mtu(&self) -> Option<u32> {
+        self.adapter.mtu()
     }
 
     /// Hardware address, if the port has one.

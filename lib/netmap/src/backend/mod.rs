@@ -7,7 +7,9 @@
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 
-use crate::error::Result;
+use crate::error::{Error, Feature, Result};
+use crate::name::PortName;
+use crate::netlink::Link;
 
 pub mod kernel;
 pub mod null;
@@ -64,6 +66,34 @@ pub trait Device: Debug + Send {
     /// What it did to packets beside passing them on, in sentences.
     fn remarks(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Bytes of the virtio-net header in front of each packet, given and taken.
+    fn vnet_hdr_len(&self) -> u8 {
+        0
+    }
+
+    /// Changes that. `name` is the port's.
+    fn set_vnet_hdr_len(&mut self, name: &PortName, len: u8) -> Result<()> {
+        match len {
+            0 => Ok(()),
+            _ => Err(Error::unsupported(name, Feature::VnetHeaders)),
+        }
+    }
+
+    /// Called at the start of each sync, for what is to be looked at now and then.
+    fn look(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The link, as of the last look.
+    fn link(&self) -> Link {
+        Link::Up
+    }
+
+    /// Bytes of a frame's payload that the interface takes, if it is one.
+    fn mtu(&self) -> Option<u32> {
+        None
     }
 
     /// The hardware address, if the device has one.

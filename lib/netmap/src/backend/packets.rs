@@ -12,6 +12,7 @@ use crate::adapter::Adapter;
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Invalid, Result};
 use crate::name::{Capabilities, PortName, RingSel};
+use crate::netlink::Link;
 use crate::options::{BoundRings, Options, PerDirection};
 use crate::private_rings::PrivateRings;
 use crate::ring::{RingRef, TxRingRef};
@@ -116,6 +117,7 @@ impl<D: Device + 'static> Adapter for Packets<D> {
         let Some(head) = self.rings.queued() else { return Ok(()) };
         let shared = self.device.clone();
         let mut device = lock(&shared);
+        device.look()?;
         let (ring, counters) = (self.rings.tx(), self.rings.tx_counters());
         let first = self.rings.hwcur();
         let mut hwcur = first;
@@ -162,6 +164,7 @@ impl<D: Device + 'static> Adapter for Packets<D> {
         }
         let shared = self.device.clone();
         let mut device = lock(&shared);
+        device.look()?;
         let (ring, counters) = (self.rings.rx(), self.rings.rx_counters());
         let (n, stride) = (ring.n(), ring.buffer_bytes());
         let (mut got, left_out) = (0, device.left_out());
@@ -219,6 +222,22 @@ impl<D: Device + 'static> Adapter for Packets<D> {
 
     fn remarks(&self) -> Vec<String> {
         lock(&self.device).remarks()
+    }
+
+    fn vnet_hdr_len(&self) -> u8 {
+        lock(&self.device).vnet_hdr_len()
+    }
+
+    fn set_vnet_hdr_len(&mut self, name: &PortName, len: u8) -> Result<()> {
+        lock(&self.device).set_vnet_hdr_len(name, len)
+    }
+
+    fn link(&self) -> Link {
+        lock(&self.device).link()
+    }
+
+    fn mtu(&self) -> Option<u32> {
+        lock(&self.device).mtu()
     }
 
     fn mac(&self) -> Option<[u8; 6]> {

@@ -21,12 +21,16 @@ use crate::backend::packets::{Packets, one_ring_pair};
 use crate::backend::{Device, Sent};
 use crate::error::{Error, InUse, Invalid, Lack, Privilege, Result};
 use crate::name::{Capabilities, Scheme, Syntax};
+use crate::netlink::{Link, Watch};
+use crate::time::now_ms;
 
 const TUN: &str = "/dev/net/tun";
 /// `struct virtio_net_hdr`: flags, gso_type, and four 16-bit words.
 const VNET_HEADER_BYTES: usize = 10;
 /// `virtio_net_hdr.flags`: the checksum is partial.
 const NEEDS_CSUM: u8 = 1;
+/// How often the kernel is asked whether it has told anything of the interface.
+const LOOK_MS: u64 = 20;
 /// Frames that are not plain, looked over in one call before it returns with nothing. Only the
 /// first microseconds can have any, so the number matters to nobody.
 const SKIP_MAX: usize = 64;
@@ -79,6 +83,9 @@ pub struct Tap {
     file: File,
     name: String,
     mac: [u8; 6],
+    /// What becomes of the interface, and when that was looked at.
+    watch: Watch,
+    looked_ms: u64,
 }
 
 impl Tap {
@@ -99,7 +106,8 @@ impl Tap {
             .map_err(Error::io("make a socket to configure", name))?;
         bring_up(&socket, name)?;
         let mac = hardware_address(&socket, name)?;
-        Ok(Tap { file, name: name.to_owned(), mac })
+        let watch = Watch::new(name)?;
+        Ok(Tap { file, name: name.to_owned(), mac, watch, looked_ms: now_ms() })
     }
 
     fn deleted(&self) -> Error {
@@ -235,6 +243,23 @@ impl Device for Tap {
         Some(self.file.as_fd())
     }
 
+    fn look(&mut self) -> Result<()> {
+        let now_ms = now_ms();
+        if now_ms.wrapping_sub(self.looked_ms) < LOOK_MS {
+            return Ok(());
+        }
+        self.looked_ms = now_ms;
+        self.watch.update().map(drop)
+    }
+
+    fn link(&self) -> Link {
+        self.watch.link()
+    }
+
+    fn mtu(&self) -> Option<u32> {
+        Some(self.watch.interface().mtu)
+    }
+
     fn mac(&self) -> Option<[u8; 6]> {
         Some(self.mac)
     }
@@ -293,6 +318,35 @@ mod tests {
         assert!(error.contains("another program has it open"), "{error}");
         drop(tap);
         assert!(!std::path::Path::new(&path).exists());
+    }
+
+    #[test]
+    fn link_and_mtu_follow_the_interface() {
+        let Some(mut tap) = tap('d') else { return };
+        let name = tap.name.clone();
+        let ip = |words: &[&str]| {
+            let args = [&["link", "set", name.as_str()], words].concat();
+            std::process::Command::new("ip").args(args).status().is_ok_and(|s| s.success())
+        };
+        if !ip(&["mtu", "1400"]) {
+            return skip::skip("link_and_mtu_follow_the_interface", "ip is not installed");
+        }
+        let mut see = |link, mtu| {
+            let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while (tap.link(), tap.mtu()) != (link, Some(mtu)) {
+                assert!(std::time::Instant::now() < until, "{:?} {:?}", tap.link(), tap.mtu());
+                tap.look().unwrap();
+                std::thread::yield_now();
+            }
+        };
+        see(Link::Up, 1400);
+        assert!(ip(&["down"]));
+        see(Link::Down, 1400);
+        assert!(ip(&["up"]) && ip(&["mtu", "9000"]));
+        see(Link::Up, 9000);
+        let deleted = std::process::Command::new("ip").args(["link", "del", &name]).status();
+        assert!(deleted.unwrap().success());
+        see(Link::Gone, 9000);
     }
 
     #[test]
