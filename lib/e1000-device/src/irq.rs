@@ -16,7 +16,6 @@
 //! transmission is a cause; RADV (else RDTR) if RDTR is not 0 and reception is.
 //!
 //! Causes without a name (reserved ones) are causes like others: self-tests of drivers raise each bit.
-//! So bits are taken away by `difference` and `remove`; the complement of a set drops what has no name.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,9 @@
 //! The bits and fields inside the registers, one flag word per register, in the order of the 8254x
 //! manual, chapter 13.
 //!
-//! Words come from a guest or a device and may hold anything: build them with `from_bits_retain`.
-//! Fields of several bits are methods.
+//! Words come from a guest or a device and may hold anything. `const _ = !0` in each type says so: reserved bits are
+//! bits like others, and complement, truncation and difference keep them (without it, `!` and
+//! `from_bits_truncate` drop what has no name). Fields of several bits are methods.
 
 use bitflags::bitflags;
 
@@ -34,6 +35,7 @@ bitflags! {
         const VME = 1 << 30;
         /// PHY reset.
         const PHY_RST = 1 << 31;
+        const _ = !0;
     }
 
     /// STATUS, Device Status (section 13.4.2).
@@ -49,6 +51,7 @@ bitflags! {
         const SPEED_1000 = 1 << 7;
         /// Auto-speed detection found 1000 Mb/s (bits 9:8 = 11b).
         const ASDV_1000 = 3 << 8;
+        const _ = !0;
     }
 
     /// EECD, EEPROM/Flash Control and Data (section 13.4.3): a Microwire EEPROM's pins.
@@ -72,6 +75,7 @@ bitflags! {
         const EE_PRES = 1 << 8;
         /// 256 words; 64 when clear.
         const EE_SIZE = 1 << 9;
+        const _ = !0;
     }
 
     /// EERD, EEPROM Read (section 13.4.4).
@@ -81,6 +85,7 @@ bitflags! {
         const START = 1 << 0;
         /// The read is done.
         const DONE = 1 << 4;
+        const _ = !0;
     }
 
     /// MDIC, MDI Control (section 13.4.7).
@@ -96,6 +101,7 @@ bitflags! {
         const I = 1 << 29;
         /// The operation failed.
         const E = 1 << 30;
+        const _ = !0;
     }
 
     /// ICR, ICS, IMS and IMC: the interrupt causes (sections 13.4.17 and 13.4.19 to 13.4.21).
@@ -127,6 +133,7 @@ bitflags! {
         const SRPD = 1 << 16;
         /// The line is asserted; only in ICR.
         const INT_ASSERTED = 1 << 31;
+        const _ = !0;
     }
 
     /// RCTL, Receive Control (section 13.4.22).
@@ -160,6 +167,7 @@ bitflags! {
         const BSEX = 1 << 25;
         /// Strip the Ethernet CRC.
         const SECRC = 1 << 26;
+        const _ = !0;
     }
 
     /// TCTL, Transmit Control (section 13.4.33).
@@ -169,6 +177,7 @@ bitflags! {
         const EN = 1 << 1;
         /// Pad short packets.
         const PSP = 1 << 3;
+        const _ = !0;
     }
 
     /// RXCSUM, Receive Checksum Control (section 13.4.47).
@@ -178,6 +187,7 @@ bitflags! {
         const IPOFLD = 1 << 8;
         /// TCP/UDP checksum offload enable.
         const TUOFLD = 1 << 9;
+        const _ = !0;
     }
 
     /// RAH, Receive Address High (section 13.5.3).
@@ -187,6 +197,7 @@ bitflags! {
         const ASEL_SOURCE = 1 << 16;
         /// The address is valid.
         const AV = 1 << 31;
+        const _ = !0;
     }
 }
 
@@ -304,6 +315,18 @@ impl Rxcsum {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reserved_bits_survive_complement_truncation_and_difference() {
+        let reserved = Icr::from_bits_retain(1 << 5 | 1 << 8 | 1 << 11 | 1 << 13 | 1 << 14);
+        let all = Icr::from_bits_retain(0x1_FFFF);
+        assert_eq!((!reserved & all).bits(), 0x1_FFFF & !reserved.bits());
+        assert_eq!((all & !Icr::TXDW).bits(), 0x1_FFFE);
+        assert_eq!(Icr::from_bits_truncate(0x1_FFFF), all);
+        assert_eq!((all - Icr::TXDW).bits(), 0x1_FFFE);
+        assert_eq!((!crate::desc::TxStatus::DD).bits(), 0xFE);
+        assert_eq!((!Rctl::EN).bits(), !2);
+    }
 
     #[test]
     fn receive_buffer_sizes_read_back_as_written() {

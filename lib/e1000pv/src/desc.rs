@@ -2,7 +2,7 @@
 //! 3.3.7 for transmit).
 //!
 //! A descriptor is copied out of a ring once, decoded, and written back as bytes; nothing here
-//! refers to memory.
+//! refers to memory. Reserved bits are kept, as in `bits`.
 
 use bitflags::bitflags;
 
@@ -36,6 +36,7 @@ bitflags! {
         const TCP = 1 << 0;
         /// Context (TUCMD): IPv4; IPv6 when clear.
         const IP = 1 << 1;
+        const _ = !0;
     }
 
     /// POPTS of a data descriptor: which checksums to insert.
@@ -45,6 +46,7 @@ bitflags! {
         const IXSM = 1 << 0;
         /// Insert the TCP or UDP checksum.
         const TXSM = 1 << 1;
+        const _ = !0;
     }
 
     /// Status of a transmit descriptor.
@@ -58,6 +60,7 @@ bitflags! {
         const LC = 1 << 2;
         /// Transmit underrun.
         const TU = 1 << 3;
+        const _ = !0;
     }
 
     /// Status of a receive descriptor (section 3.2.3.1).
@@ -77,6 +80,7 @@ bitflags! {
         const IPCS = 1 << 6;
         /// Passed the inexact filter: software must compare the address.
         const PIF = 1 << 7;
+        const _ = !0;
     }
 
     /// Errors of a receive descriptor (section 3.2.3.2).
@@ -96,6 +100,7 @@ bitflags! {
         const IPE = 1 << 6;
         /// Receive data error.
         const RXE = 1 << 7;
+        const _ = !0;
     }
 }
 

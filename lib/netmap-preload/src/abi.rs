@@ -117,6 +117,7 @@ bitflags::bitflags! {
         const DO_RX_POLL = 0x10000;
         /// poll(2) does not send unless it waits for room.
         const NO_TX_POLL = 0x20000;
+        const _ = !0;
     }
 }
 

@@ -23,7 +23,7 @@ pub const NR_TIMESTAMP: u32 = 2;
 pub const NR_FORWARD: u32 = 4;
 
 bitflags::bitflags! {
-    /// `netmap_slot.flags`.
+    /// `netmap_slot.flags`, of which programs may write any: bits without a name are kept.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct SlotFlags: u16 {
         /// `NS_BUF_CHANGED`: the program put another buffer into the slot.
@@ -42,6 +42,7 @@ bitflags::bitflags! {
         const TXMON = 0x0040;
         /// High byte: number of fragments (`NS_RFRAGS`), written in RX slots of a VALE port.
         const RFRAGS = 0xff00;
+        const _ = !0;
     }
 }
 

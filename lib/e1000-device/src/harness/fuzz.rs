@@ -399,7 +399,7 @@ impl Run<'_> {
         let rctl =
             Rctl::from_bits_retain(rctl) | if rest & 1 == 0 { Rctl::SECRC } else { Rctl::BSEX };
         self.write(regs::RCTL, (rctl | Rctl::EN | Rctl::BAM).bits());
-        let checks = if rest & 2 == 0 { Rxcsum::empty() } else { Rxcsum::all() };
+        let checks = if rest & 2 == 0 { Rxcsum::empty() } else { Rxcsum::IPOFLD | Rxcsum::TUOFLD };
         self.write(regs::RXCSUM, checks.bits() | u32::from(rxcsum));
     }
 
