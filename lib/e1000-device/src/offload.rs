@@ -27,10 +27,10 @@ fn write16(packet: &mut [u8], at: usize, value: u16) -> bool {
     }
 }
 
-/// Puts the checksum of `start..end` at `offset`. The field itself is part of the sum: drivers leave
-/// the pseudo header's sum there.
+/// Puts the checksum of `start..end` at `offset`, which lies before that end. The field itself is part of the sum:
+/// drivers leave the pseudo header's sum there.
 fn insert(packet: &mut [u8], start: usize, offset: usize, end: usize, zero: u16) -> bool {
-    let Some(range) = packet.get(start..end) else {
+    let Some(range) = packet.get(start..end).filter(|_| offset + 2 <= end) else {
         return false;
     };
     let check = match finish(sum(range)) {
@@ -40,9 +40,9 @@ fn insert(packet: &mut [u8], start: usize, offset: usize, end: usize, zero: u16)
     write16(packet, offset, check)
 }
 
-/// The end that a context descriptor's inclusive end means; 0 is the end of the packet.
+/// The end that a context descriptor's inclusive end means; 0 is the end of the packet, and so is one behind it.
 fn end(inclusive: u16, packet: &[u8]) -> usize {
-    if inclusive == 0 { packet.len() } else { usize::from(inclusive) + 1 }
+    if inclusive == 0 { packet.len() } else { packet.len().min(usize::from(inclusive) + 1) }
 }
 
 /// What a legacy descriptor with IC asks for. False: its offsets lie outside the packet.
@@ -52,7 +52,7 @@ pub fn legacy_checksum(packet: &mut [u8], descriptor: &LegacyTx) -> bool {
     insert(packet, start, offset, end, 0)
 }
 
-/// What POPTS asks for, with the offsets of the last context descriptor. False: some of them lie
+/// What POPTS asks for, with the offsets of the context. False: some of them lie
 /// outside the packet.
 pub fn checksums(packet: &mut [u8], context: &ContextTx, popts: Popts) -> bool {
     let mut whole = true;
@@ -81,6 +81,8 @@ pub struct Segments {
     done: usize,
     /// Segments that are done.
     count: u16,
+    /// Bytes of payload, in all segments.
+    payload: usize,
 }
 
 impl Segments {
@@ -91,7 +93,13 @@ impl Segments {
     pub fn new(context: ContextTx, popts: Popts, bytes: usize) -> Option<Self> {
         let headers = usize::from(context.hdrlen);
         let possible = context.mss != 0 && (ETHER_HEADER..=bytes).contains(&headers);
-        possible.then_some(Self { context, popts, done: 0, count: 0 })
+        possible.then(|| Self { context, popts, done: 0, count: 0, payload: bytes - headers })
+    }
+
+    /// Bytes of payload, in all segments.
+    #[must_use]
+    pub fn payload(&self) -> usize {
+        self.payload
     }
 
     /// How many there were.

@@ -116,13 +116,24 @@ fn offsets_outside_the_packet_change_nothing() {
     for c in [
         ContextTx { tucss: 255, ..context(IPPROTO_TCP) },
         ContextTx { tucso: 53, ..context(IPPROTO_TCP) },
-        ContextTx { tucse: 54, ..context(IPPROTO_TCP) },
+        ContextTx { tucse: 50, ..context(IPPROTO_TCP) },
         ContextTx { tucse: 20, ..context(IPPROTO_TCP) },
     ] {
         let mut p = before.clone();
         assert!(!checksums(&mut p, &c, Popts::TXSM), "{c:?}");
         assert_eq!(p, before);
     }
+}
+
+#[test]
+fn end_behind_the_packet_is_its_end() {
+    let p = packet(IPPROTO_TCP, &[1, 2, 3]);
+    let ends = [0, 56, 57, u16::MAX].map(|tucse| {
+        let mut p = p.clone();
+        assert!(checksums(&mut p, &ContextTx { tucse, ..context(IPPROTO_TCP) }, Popts::TXSM));
+        p
+    });
+    assert!(ends.iter().all(|end| *end == ends[0]));
 }
 
 fn segments(c: ContextTx, p: &[u8]) -> Vec<Vec<u8>> {

@@ -294,95 +294,6 @@ fn legacy_checksum_is_inserted() {
     assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "with its checksum a packet sums to ones");
 }
 
-/// A TCP packet of so many bytes of payload, with 54 bytes of headers, to be cut up by `mss`.
-fn segmented(rig: &mut Rig, payload: usize, mss: u16) -> Vec<u8> {
-    let mut all = frame(54 + payload);
-    all[12..15].copy_from_slice(&[8, 0, 0x45]);
-    all[23] = 6;
-    let context = ContextTx {
-        ipcss: 14,
-        ipcso: 24,
-        ipcse: 33,
-        tucss: 34,
-        tucso: 50,
-        tucse: 0,
-        paylen: payload as u32,
-        tucmd: TxCmd::TCP | TxCmd::IP | TxCmd::TSE | TxCmd::DEXT,
-        hdrlen: 54,
-        mss,
-        ..ContextTx::default()
-    };
-    rig.push(context.to_bytes());
-    let at = rig.place(0, &all);
-    let part = all.len() / 2;
-    for (offset, len, cmd) in
-        [(0, part, TxCmd::empty()), (part, all.len() - part, TxCmd::EOP | TxCmd::RS)]
-    {
-        let data = DataTx {
-            buffer_addr: at + offset as u64,
-            dtalen: len as u32,
-            dcmd: cmd | TxCmd::DEXT | TxCmd::TSE,
-            popts: Popts::IXSM | Popts::TXSM,
-            ..DataTx::default()
-        };
-        rig.push(data.to_bytes());
-    }
-    all
-}
-
-fn payloads(sent: &[Vec<u8>]) -> Vec<u8> {
-    sent.iter().flat_map(|segment| segment[54..].to_vec()).collect()
-}
-
-#[test]
-fn segments_carry_the_whole_payload_in_order() {
-    let mut rig = Rig::plain();
-    let all = segmented(&mut rig, 4000, 1460);
-    let sent = rig.send();
-    assert_eq!(sent.iter().map(Vec::len).collect::<Vec<_>>(), [1514, 1514, 1134]);
-    assert_eq!(payloads(&sent), &all[54..]);
-    assert_eq!((rig.read(regs::TSCTC), rig.read(regs::TDH)), (1, 3));
-}
-
-#[test]
-fn segments_without_a_place_for_their_vlan_tag_are_dropped_and_counted() {
-    for hdrlen in 0..14 {
-        let mut rig = Rig::plain();
-        rig.write(regs::CTRL, Ctrl::VME.bits());
-        let tucmd = TxCmd::TCP | TxCmd::IP | TxCmd::TSE | TxCmd::DEXT;
-        rig.push(ContextTx { tucmd, hdrlen, mss: 1, ..ContextTx::default() }.to_bytes());
-        let buffer_addr = rig.place(0, &frame(60));
-        let dcmd = TxCmd::EOP | TxCmd::DEXT | TxCmd::TSE | TxCmd::VLE | TxCmd::RS;
-        rig.push(DataTx { buffer_addr, dtalen: 60, dcmd, ..DataTx::default() }.to_bytes());
-        assert_eq!(rig.send(), [[0; 0]; 0], "{hdrlen}");
-        assert_eq!((rig.counter(Count::TxBad), rig.read(regs::TSCTFC)), (1, 1), "{hdrlen}");
-        assert_eq!(rig.read(regs::TDH), 2, "{hdrlen}");
-    }
-}
-
-#[test]
-fn more_segments_than_the_port_has_slots_are_sent_in_turns() {
-    let mut rig = Rig::plain();
-    let all = segmented(&mut rig, 4000, 20);
-    rig.nic.with_port(|port| port.take_next(10));
-    rig.nic.with_port(|port| port.take_next(0));
-    rig.write(regs::TDT, rig.tail);
-    rig.nic.round(0);
-    assert!(!rig.is_done(2), "the port has not taken it all");
-    let sent = rig.send();
-    assert_eq!((sent.len(), rig.read(regs::GPTC)), (200, 200));
-    assert_eq!(payloads(&sent), &all[54..]);
-    assert!(rig.is_done(2));
-}
-
-#[test]
-fn impossible_segmentation_is_dropped() {
-    let mut rig = Rig::plain();
-    segmented(&mut rig, 100, 0);
-    assert!(rig.send().is_empty());
-    assert_eq!((rig.read(regs::TSCTFC), rig.counter(Count::TxBad)), (1, 1));
-}
-
 #[test]
 fn done_means_taken_by_the_port() {
     let mut rig = Rig::plain();
@@ -494,3 +405,6 @@ fn silly_rings_do_nothing() {
 
 #[path = "path_tests_rx.rs"]
 mod reception;
+
+#[path = "path_tests_tso.rs"]
+mod segmentation;

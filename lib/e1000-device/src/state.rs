@@ -173,8 +173,12 @@ pub struct Packet {
     pub popts: u8,
     /// TSE of its first descriptor.
     pub segmented: bool,
-    /// The last context descriptor.
-    pub context: [u8; 16],
+    /// What its data descriptors say of a tag: the command, and the tag.
+    pub tag: (u8, u16),
+    /// The last context descriptor with TSE ...
+    pub segmentation: [u8; 16],
+    /// ... and the last one without.
+    pub checksums: [u8; 16],
     /// Its last descriptor was read: what is left to send.
     pub sending: Option<Sending>,
 }

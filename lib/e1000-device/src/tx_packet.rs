@@ -44,12 +44,34 @@ pub struct Packet {
     /// Of its first descriptor (POPTS, TSE).
     popts: Popts,
     segmented: bool,
-    /// The last context descriptor; it holds until the next one.
-    context: ContextTx,
+    /// The last context descriptors; each holds until the next one of its kind.
+    contexts: Contexts,
+    /// Of its first descriptor too, if it is to be segmented: whether a tag is to be inserted, and which.
+    tag: (TxCmd, u16),
     /// Set once the last descriptor was read: what is left to send.
     sending: Option<Sending>,
     /// The frame that is sent next, while `sending`: an Ethernet header at least.
     frame: Vec<u8>,
+}
+
+/// The chip keeps two contexts. TSE in a context descriptor says which of them it sets, and TSE in a packet's first data
+/// descriptor which of them the packet uses (section 3.3.6).
+#[derive(Clone, Copy, Debug, Default)]
+struct Contexts {
+    /// With TSE.
+    segmentation: ContextTx,
+    /// Without.
+    checksums: ContextTx,
+}
+
+impl Contexts {
+    fn set(&mut self, context: ContextTx) {
+        let of_its_kind = match context.tucmd.contains(TxCmd::TSE) {
+            true => &mut self.segmentation,
+            false => &mut self.checksums,
+        };
+        *of_its_kind = context;
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +82,7 @@ struct Sending {
 }
 
 impl Packet {
-    /// No packet, no context.
+    /// No packet, no contexts.
     pub fn new() -> Self {
         Self {
             bytes: Vec::with_capacity(LONGEST_SEGMENTED),
@@ -68,16 +90,17 @@ impl Packet {
             is_bad: false,
             popts: Popts::empty(),
             segmented: false,
-            context: ContextTx::default(),
+            contexts: Contexts::default(),
+            tag: (TxCmd::empty(), 0),
             sending: None,
             frame: Vec::with_capacity(LONGEST_SEGMENTED),
         }
     }
 
-    /// Forgets packet and context.
+    /// Forgets packet and contexts.
     pub fn reset(&mut self) {
         self.end();
-        self.context = ContextTx::default();
+        self.contexts = Contexts::default();
     }
 
     fn end(&mut self) {
@@ -85,6 +108,7 @@ impl Packet {
         self.frame.clear();
         (self.is_begun, self.is_bad, self.segmented) = (false, false, false);
         self.popts = Popts::empty();
+        self.tag = (TxCmd::empty(), 0);
         self.sending = None;
     }
 
@@ -101,7 +125,9 @@ impl Packet {
             bad: self.is_bad,
             popts: self.popts.bits(),
             segmented: self.segmented,
-            context: self.context.to_bytes(),
+            tag: (self.tag.0.bits(), self.tag.1),
+            segmentation: self.contexts.segmentation.to_bytes(),
+            checksums: self.contexts.checksums.to_bytes(),
             sending,
         }
     }
@@ -119,7 +145,11 @@ impl Packet {
         self.bytes.extend_from_slice(&from.bytes);
         (self.is_begun, self.is_bad, self.segmented) = (from.begun, from.bad, from.segmented);
         self.popts = Popts::from_bits_retain(from.popts);
-        self.context = ContextTx::from_bytes(from.context);
+        self.tag = (TxCmd::from_bits_retain(from.tag.0), from.tag.1);
+        self.contexts = Contexts {
+            segmentation: ContextTx::from_bytes(from.segmentation),
+            checksums: ContextTx::from_bytes(from.checksums),
+        };
         let Some(sending) = &from.sending else { return Ok(()) };
         if !(ETHER_HEADER..=LONGEST).contains(&sending.frame.len()) {
             return Err(bad);
@@ -135,7 +165,8 @@ impl Packet {
 
     /// The packet in segments, none of which is made yet, if that is possible.
     fn segments(&self) -> Option<Segments> {
-        Segments::new(self.context, self.popts, self.bytes.len()).filter(|s| s.longest() <= LONGEST)
+        Segments::new(self.contexts.segmentation, self.popts, self.bytes.len())
+            .filter(|s| s.longest() <= LONGEST)
     }
 
     /// Whether the next descriptor begins a packet.
@@ -158,7 +189,7 @@ impl Packet {
         if self.sending.is_none() {
             let is_last = match desc {
                 TxDesc::Context(context) => {
-                    self.context = context;
+                    self.contexts.set(context);
                     false
                 }
                 TxDesc::Legacy(d) => self.legacy(core, d),
@@ -211,6 +242,12 @@ impl Packet {
             self.is_begun = true;
             self.popts = d.popts;
             self.segmented = d.dcmd.contains(TxCmd::TSE);
+            // Of a packet that is to be segmented, the tag stands in the first descriptor; else in the last
+            // (section 3.3.7.1).
+            self.tag = (d.dcmd, d.special);
+        }
+        if !self.segmented {
+            self.tag = (d.dcmd, d.special);
         }
         let most = if self.segmented { LONGEST_SEGMENTED } else { LONGEST };
         self.add(core, d.buffer_addr, d.dtalen as usize, most);
@@ -225,16 +262,19 @@ impl Packet {
                 core.stats.add(regs::TSCTFC, 1);
                 return true;
             };
-            core.stats.add(regs::TSCTC, 1);
+            // The packet ends where EOP says; PAYLEN should say so, too.
+            let whole = segments.payload() == self.contexts.segmentation.paylen as usize;
+            core.stats.add(if whole { regs::TSCTC } else { regs::TSCTFC }, 1);
             segments.next(&self.bytes, &mut self.frame);
             Some(segments)
         } else {
             self.frame.clear();
             self.frame.extend_from_slice(&self.bytes);
-            offload::checksums(&mut self.frame, &self.context, self.popts);
+            offload::checksums(&mut self.frame, &self.contexts.checksums, self.popts);
             None
         };
-        self.sending = Some(Sending { segments, tag: tag(core, d.dcmd, d.special) });
+        let (cmd, special) = self.tag;
+        self.sending = Some(Sending { segments, tag: tag(core, cmd, special) });
         true
     }
 
