@@ -42,6 +42,7 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
             regs::ICR => self.read_icr(),
             regs::IMS => self.read_ims(),
             regs::EECD => self.read_eecd(),
+            regs::MPC => self.read_mpc(),
             _ => match register.access {
                 Access::ReadClear => self.core.stats.read(offset),
                 Access::WriteOnly => 0,
@@ -109,9 +110,20 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         lock(&self.core.eeprom).read_eecd()
     }
 
+    /// The I/O thread sleeps while the guest has no buffers, so it is looked at here what the port has lost.
+    fn read_mpc(&self) -> u32 {
+        if path::lock(&self.path).count_missed(&self.core) {
+            self.core.board.wake_io();
+        }
+        self.core.stats.read(regs::MPC)
+    }
+
     fn write_tdt(&self, write: Write) {
         self.core.counters.bump(Count::TdtWrites, 1);
         self.store(write);
+        if self.core.registers.load(regs::TDT) >= self.core.registers.load(regs::TDLEN) >> 4 {
+            path::lock(&self.path).begin_lap(&self.core);
+        }
         self.transmit();
     }
 
@@ -192,6 +204,7 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
     fn write_tctl(&self, write: Write) {
         self.store(write);
         if write.value & Tctl::EN.bits() != 0 {
+            path::lock(&self.path).begin_lap(&self.core);
             self.core.board.wake_io();
         }
     }
@@ -201,12 +214,17 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         let mut path = path::lock(&self.path);
         self.store(write);
         path.restart_tx(&self.core);
+        drop(path);
+        // Engines may be on and tails written before there is a ring.
+        self.core.board.wake_io();
     }
 
     fn write_rx_ring(&self, write: Write) {
         let mut path = path::lock(&self.path);
         self.store(write);
         path.restart_rx(&self.core);
+        drop(path);
+        self.core.board.wake_io();
     }
 
     /// FPD ends the distance to the last interrupt; it is not kept.

@@ -262,6 +262,20 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         Ok(())
     }
 
+    /// TDT was written as one outside of the ring, or TCTL.EN was set.
+    #[cold]
+    pub fn begin_lap(&mut self, core: &Core<M>) {
+        self.tx.begin_lap(core);
+    }
+
+    /// Adds what the port has lost to MPC. True: there is a cause to be raised.
+    pub fn count_missed(&mut self, core: &Core<M>) -> bool {
+        let Self { port, rx, csb, deferred, .. } = self;
+        rx.count_missed(core, port, used(csb));
+        deferred.add(rx.take_causes(), false);
+        !deferred.is_empty()
+    }
+
     /// The guest has kicked: it need not do so again until the next sleep.
     pub fn kicked(&mut self) {
         if let Some(csb) = &self.csb {
@@ -415,9 +429,13 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
             let Self { rx, csb, .. } = self;
             if rx.is_enabled(core) {
                 match rx.wait(core, used(csb)) {
-                    // Without buffers a packet is no reason to wake up: it waits in the port, and
-                    // what comes after a full ring is dropped by its sender, before any copy.
-                    Ok(has_buffers) => what.set(Await::PACKET, has_buffers),
+                    // Without buffers a packet is no reason to wake up, but for the first one of which a guest
+                    // without CSB is told (RNBC, RXO): it waits in the port, and what comes after a full ring
+                    // is dropped by its sender, before any copy.
+                    Ok(has_buffers) => {
+                        let first = used(csb).is_none() && !rx.has_waiting();
+                        what.set(Await::PACKET, has_buffers || first);
+                    }
                     Err(wild) => {
                         self.found(core, wild);
                     }

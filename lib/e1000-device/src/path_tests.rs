@@ -327,18 +327,6 @@ fn reset_takes_back_what_the_port_has_not_taken() {
 }
 
 #[test]
-fn tail_outside_of_the_ring_is_counted_once_and_does_nothing() {
-    let mut rig = Rig::plain();
-    let at = rig.place(0, &frame(60));
-    rig.legacy(at, 60, LAST);
-    rig.write(regs::TDT, N);
-    rig.rounds();
-    rig.rounds();
-    assert_eq!(rig.counter(Count::TxBad), 1);
-    assert_eq!(rig.send().len(), 1);
-}
-
-#[test]
 fn wild_index_in_the_csb_stops_the_data_path_until_a_reset() {
     for field in [Field::GuestTdt, Field::GuestRdt] {
         let (mut rig, page) = Rig::with_csb(75, 50_000);
@@ -402,6 +390,9 @@ fn silly_rings_do_nothing() {
         assert_eq!(rig.nic.with_port(|port| (port.sent(), port.waiting())), (0, 1));
     }
 }
+
+#[path = "path_tests_rings.rs"]
+mod rings;
 
 #[path = "path_tests_rx.rs"]
 mod reception;

@@ -108,13 +108,18 @@ impl Rx {
         core: &Core<M>,
         csb: Option<&CsbPage<M>>,
     ) -> Result<u32, Wild> {
-        self.queue.look(core, csb)
+        self.queue.look(core, csb, true)
     }
 
     /// Whether there is a ring, and the receiver is enabled.
-    pub fn is_enabled<M: GuestMemory>(&self, core: &Core<M>) -> bool {
+    pub fn is_enabled<M: GuestMemory>(&mut self, core: &Core<M>) -> bool {
         let rctl = Rctl::from_bits_retain(core.registers.load(regs::RCTL));
-        self.queue.ring().is_some() && rctl.contains(Rctl::EN)
+        rctl.contains(Rctl::EN) && self.queue.is_there(core)
+    }
+
+    /// Whether a packet waits for buffers.
+    pub fn has_waiting(&self) -> bool {
+        self.waits_for > 0
     }
 
     /// Causes since the last call.
@@ -165,19 +170,24 @@ impl Rx {
             self.packets(core, &modes, &slots, ring, free, &mut work);
             slots.release(work.slots);
         }
-        if self.waits_for > 0 && !waited {
+        let next = self.queue.next();
+        // Another packet than the one that waited before, if that one was delivered.
+        if self.waits_for > 0 && (!waited || next != first) {
             core.stats.add(regs::RNBC, 1);
             core.counters.bump(Count::RxNoBuffer, 1);
+            if csb.is_none() {
+                self.causes |= Icr::RXO;
+            }
         }
-        let next = self.queue.next();
         if next != first {
             core.registers.store(regs::RDH, next);
             if let Some(page) = csb {
                 csb::host_rx_done(page, next);
             }
             self.causes |= Icr::RXT0;
+            // As long as there are so few, not only when they become so few: a guest that begins with less is told, too.
             let minimum = ring.n() >> modes.rctl.minimum_threshold_shift();
-            if free > minimum && ring.distance(next, tail) <= minimum {
+            if ring.distance(next, tail) <= minimum {
                 self.causes |= Icr::RXDMT0;
             }
         }
@@ -247,8 +257,8 @@ impl Rx {
         }
     }
 
-    /// Tells the guest of packets that were lost in front of the port: MPC, and RXO unless the guest
-    /// has a CSB: it would be interrupted for something that it can't help, when it has least time.
+    /// Tells the guest of packets that were lost in front of the port: MPC, and RXO, as for the first packet that finds
+    /// no buffer; unless the guest has a CSB: it would be interrupted for something that it can't help, when it has least time.
     pub fn count_missed<M: GuestMemory, P: NetPort>(
         &mut self,
         core: &Core<M>,

@@ -139,6 +139,10 @@ pub struct Queue {
     pub tail: u32,
     /// A tail outside of the ring that was counted.
     pub bad_tail: Option<u32>,
+    /// Because of it, transmission goes once round the ring, up to here.
+    pub lap: Option<u32>,
+    /// That there is no ring was counted.
+    pub refused: bool,
 }
 
 /// Transmission.

@@ -130,7 +130,13 @@ impl Tx {
         core: &Core<M>,
         csb: Option<&CsbPage<M>>,
     ) -> Result<u32, Wild> {
-        self.queue.look(core, csb)
+        let settled = self.pending == 0 && self.done == self.queue.next();
+        self.queue.look(core, csb, settled)
+    }
+
+    /// See [`Queue::begin_lap`].
+    pub fn begin_lap<M: GuestMemory>(&mut self, core: &Core<M>) {
+        self.queue.begin_lap(core);
     }
 
     /// Slots queued and not taken by the port at the last sync, or queued since.
@@ -144,9 +150,9 @@ impl Tx {
     }
 
     /// Whether there is a ring, and the transmitter is enabled.
-    pub fn is_enabled<M: GuestMemory>(&self, core: &Core<M>) -> bool {
+    pub fn is_enabled<M: GuestMemory>(&mut self, core: &Core<M>) -> bool {
         let tctl = Tctl::from_bits_retain(core.registers.load(regs::TCTL));
-        self.queue.ring().is_some() && tctl.contains(Tctl::EN)
+        tctl.contains(Tctl::EN) && self.queue.is_there(core)
     }
 
     /// Causes since the last call, and whether IDE was among the descriptors reported.
