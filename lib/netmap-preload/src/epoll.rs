@@ -10,10 +10,10 @@ use netmap::Interest;
 use nix::errno::Errno;
 use smallvec::SmallVec;
 
+use crate::events::{self, interest};
 use crate::next;
-use crate::poll;
 use crate::set::{self, Set};
-use crate::table::{self, Kind, Object, Ref};
+use crate::table::{self, Kind, Object as _, Ref};
 use crate::wait::{self, FEW, Timeout, Watched};
 
 /// epoll_ctl(2) for a netmap descriptor.
@@ -39,7 +39,7 @@ pub fn ctl(set: i32, op: i32, fd: i32, event: Option<epoll_event>) -> Result<(),
 
 /// The set at a descriptor, made known if it was not.
 fn held(set: i32) -> Option<Ref> {
-    if table::kind(set) == Kind::Ordinary && !table::add(set, Object::Set(Set::default())) {
+    if table::kind(set) == Kind::Ordinary && !table::add(set, Set::default()) {
         return None;
     }
     table::find(set).filter(|found| found.kind() == Kind::Set)
@@ -53,7 +53,7 @@ pub fn watched(set: &Ref) -> SmallVec<[Watched; FEW]> {
             .iter()
             .filter(|member| !member.fired)
             .map(|member| {
-                let what = poll::interest(member.events as i16);
+                let what = interest(member.events as i16);
                 let mut watched = Watched::new(member.at.clone(), member.fd, what);
                 (watched.edge, watched.seen) = (member.is_edge(), member.seen);
                 watched
@@ -122,7 +122,7 @@ fn ours(set: &Ref, watched: &[Watched], events: &mut [epoll_event]) -> usize {
             if member.is_edge() && !found.failed && member.seen != found.seen {
                 continue;
             }
-            let mut told = poll::events(found.ready, member.events as i16) as u16 as u32;
+            let mut told = events::events(found.ready, member.events as i16) as u16 as u32;
             if found.failed {
                 told |= libc::EPOLLERR as u32;
             }

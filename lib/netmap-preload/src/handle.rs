@@ -14,8 +14,8 @@ use std::path::Path;
 use netmap::{Error, Interest, Layout, PerDirection, Port};
 use nix::errno::Errno;
 
-use crate::kloop::Csb;
-use crate::wait::Tails;
+use crate::csb::Csb;
+use crate::table::{Kind, Object, Ref};
 use crate::{next, process};
 
 /// A netmap descriptor.
@@ -41,6 +41,15 @@ pub struct Polling {
     pub no_tx: bool,
     /// `NR_DO_RX_POLL`: it receives, whatever it waits for.
     pub rx: bool,
+}
+
+/// Where rings end: another value means that something was added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tails {
+    /// Of all bound RX rings.
+    pub rx: u64,
+    /// Of all bound TX rings.
+    pub tx: u64,
 }
 
 /// What a look found.
@@ -204,9 +213,16 @@ impl Netmap {
     pub fn has_news(&self) -> bool {
         self.port.as_ref().is_none_or(Port::has_news)
     }
+}
+
+impl Object for Netmap {
+    fn kind(&self) -> Kind {
+        Kind::Netmap
+    }
 
     /// In a child of fork(2), no other thread sleeps here, and what one had in hand is lost.
-    pub fn look_after_forks(&mut self, generation: u32, abandoned: bool) {
+    fn look_after_forks(&mut self, abandoned: bool) {
+        let generation = process::generation();
         if generation != self.generation {
             (self.generation, self.sleepers, self.armed) = (generation, 0, Interest::empty());
         }
@@ -214,6 +230,14 @@ impl Netmap {
             // Half changed: dropping it could follow anything.
             std::mem::forget(self.port.take());
         }
+    }
+}
+
+impl Ref {
+    /// As `with`, for a netmap descriptor.
+    #[inline]
+    pub fn netmap<R>(&self, f: impl FnOnce(&mut Netmap) -> R) -> Option<R> {
+        self.with(f)
     }
 }
 

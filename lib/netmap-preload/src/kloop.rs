@@ -15,25 +15,11 @@ use netmap::{Indices, Ring};
 use nix::errno::Errno;
 
 use crate::abi::{CsbAtok, CsbKtoa, KloopStart, OptionCsb, OptionKloopMode, option, reqtype};
-use crate::control::Request;
+use crate::csb::{Csb, State};
 use crate::handle::Netmap;
+use crate::request::Request;
 use crate::table::Ref;
 use crate::user;
-
-/// The mode, and its loop.
-#[derive(Debug)]
-pub struct Csb {
-    atok: u64,
-    ktoa: u64,
-    state: State,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Idle,
-    Running,
-    Stopping,
-}
 
 /// Rounds without work before the loop lets others run.
 const IDLE_ROUNDS: u32 = 64;

@@ -21,8 +21,10 @@
 pub mod abi;
 #[allow(unsafe_code)]
 mod control;
+mod csb;
 #[allow(unsafe_code)]
 mod epoll;
+mod events;
 #[allow(unsafe_code)]
 mod faults;
 #[allow(unsafe_code)]
@@ -41,6 +43,7 @@ mod place;
 mod poll;
 #[allow(unsafe_code)]
 mod process;
+mod request;
 mod set;
 #[allow(unsafe_code)]
 mod spawn;

@@ -3,35 +3,13 @@
 //! Invariant: what is told of ordinary descriptors comes from the kernel, and so does every error.
 
 use libc::{POLLERR, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDNORM, POLLWRNORM, pollfd, sigset_t};
-use netmap::Interest;
 use nix::errno::Errno;
 use smallvec::SmallVec;
 
 use crate::epoll;
+use crate::events::{events, interest};
 use crate::table::{self, Kind};
 use crate::wait::{self, FEW, Timeout, Watched};
-
-/// What poll(2) asks for, as the library knows it.
-#[must_use]
-pub fn interest(events: i16) -> Interest {
-    let mut what = Interest::empty();
-    what.set(Interest::RX, events & (POLLIN | POLLRDNORM) != 0);
-    what.set(Interest::TX, events & (POLLOUT | POLLWRNORM) != 0);
-    what
-}
-
-/// What is told of `ready`, of those events that were asked for.
-#[must_use]
-pub fn events(ready: Interest, asked: i16) -> i16 {
-    let mut events = 0;
-    if ready.contains(Interest::RX) {
-        events |= asked & (POLLIN | POLLRDNORM);
-    }
-    if ready.contains(Interest::TX) {
-        events |= asked & (POLLOUT | POLLWRNORM);
-    }
-    events
-}
 
 /// Whether there is a descriptor among these that is not ordinary.
 #[inline]

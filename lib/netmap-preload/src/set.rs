@@ -6,8 +6,8 @@
 //!
 //! Invariant: a member counts as long as its descriptor leads to the handle that was added.
 
-use crate::table::{self, Ref};
-use crate::wait::Tails;
+use crate::handle::Tails;
+use crate::table::{self, Kind, Object, Ref};
 
 const IN: u32 = (libc::EPOLLIN | libc::EPOLLRDNORM) as u32;
 const OUT: u32 = (libc::EPOLLOUT | libc::EPOLLWRNORM) as u32;
@@ -87,11 +87,6 @@ impl Set {
         self.turn
     }
 
-    /// Members whose descriptors were closed go.
-    pub fn tidy(&mut self) {
-        self.members.retain(|member| member.at.is_at(member.fd));
-    }
-
     /// Adds a member, or changes it.
     pub fn put(&mut self, fd: i32, at: Ref, events: u32, data: u64) {
         self.remove(fd);
@@ -101,13 +96,6 @@ impl Set {
     /// Removes a member.
     pub fn remove(&mut self, fd: i32) {
         self.members.retain(|member| member.fd != fd);
-    }
-
-    /// In a child of fork(2), a list that another thread was changing is read anew.
-    pub fn look_after_forks(&mut self, abandoned: bool) {
-        if abandoned {
-            std::mem::forget(std::mem::take(&mut self.members));
-        }
     }
 
     /// The members that the kernel's set at `fd` has, by its own account.
@@ -120,6 +108,31 @@ impl Set {
             }
         }
         set
+    }
+}
+
+impl Object for Set {
+    fn kind(&self) -> Kind {
+        Kind::Set
+    }
+
+    /// In a child of fork(2), a list that another thread was changing is lost.
+    fn look_after_forks(&mut self, abandoned: bool) {
+        if abandoned {
+            std::mem::forget(std::mem::take(&mut self.members));
+        }
+    }
+
+    /// Members whose descriptors were closed go.
+    fn tidy(&mut self) {
+        self.members.retain(|member| member.at.is_at(member.fd));
+    }
+}
+
+impl Ref {
+    /// As `with`, for a set.
+    pub fn set<R>(&self, f: impl FnOnce(&mut Set) -> R) -> Option<R> {
+        self.with(f)
     }
 }
 

@@ -12,13 +12,12 @@
 //! at the entry again, and then the slot is not used for anything else until it has gone. What is behind a slot that
 //! no descriptor leads to any more is dropped later, by `sweep`, since that allocates and takes locks.
 
+use std::any::Any;
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
-use crate::handle::Netmap;
 use crate::lock::{Lock, Taken};
 use crate::process::Inside;
-use crate::set::Set;
 use crate::{next, process};
 
 const CHUNK: usize = 1024;
@@ -43,12 +42,16 @@ pub enum Kind {
 }
 
 /// What is behind a slot.
-#[derive(Debug)]
-pub enum Object {
-    /// A netmap descriptor.
-    Netmap(Netmap),
-    /// An epoll set.
-    Set(Set),
+pub trait Object: Any + std::fmt::Debug {
+    /// What the descriptors are that lead to it.
+    fn kind(&self) -> Kind;
+
+    /// Before it is used in a process that may be a child of fork(2). `abandoned`: another thread was using it then,
+    /// and it may be half changed.
+    fn look_after_forks(&mut self, abandoned: bool);
+
+    /// Lets go of what was closed.
+    fn tidy(&mut self) {}
 }
 
 struct Slot {
@@ -57,7 +60,7 @@ struct Slot {
     fds: AtomicU32,
     users: AtomicU32,
     lock: Lock,
-    object: UnsafeCell<Option<Box<Object>>>,
+    object: UnsafeCell<Option<Box<dyn Object>>>,
 }
 
 // SAFETY: the object is reached with the lock only, or by the one thread that makes or sweeps it.
@@ -170,8 +173,18 @@ impl Ref {
     }
 
     /// Uses the object, with its lock; `None` if this thread is using it, and a signal handler came in
-    /// between.
-    pub fn with<R>(&self, f: impl FnOnce(&mut Object) -> R) -> Option<R> {
+    /// between, or if it is of another type.
+    #[inline]
+    pub fn with<T: Object, R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        self.locked(|object| {
+            let object: &mut dyn Any = object;
+            object.downcast_mut().map(f)
+        })
+        .flatten()
+    }
+
+    #[inline]
+    fn locked<R>(&self, f: impl FnOnce(&mut dyn Object) -> R) -> Option<R> {
         struct Give<'a>(&'a Lock);
         impl Drop for Give<'_> {
             fn drop(&mut self) {
@@ -189,25 +202,6 @@ impl Ref {
         object.look_after_forks(taken == Taken::Abandoned);
         Some(f(object))
     }
-
-    /// As `with`, for a netmap descriptor.
-    #[inline]
-    pub fn netmap<R>(&self, f: impl FnOnce(&mut Netmap) -> R) -> Option<R> {
-        self.with(|object| match object {
-            Object::Netmap(netmap) => Some(f(netmap)),
-            Object::Set(_) => None,
-        })
-        .flatten()
-    }
-
-    /// As `with`, for a set.
-    pub fn set<R>(&self, f: impl FnOnce(&mut Set) -> R) -> Option<R> {
-        self.with(|object| match object {
-            Object::Set(set) => Some(f(set)),
-            Object::Netmap(_) => None,
-        })
-        .flatten()
-    }
 }
 
 impl Clone for Ref {
@@ -224,16 +218,6 @@ impl Drop for Ref {
             && self.slot().fds.load(Ordering::SeqCst) == 0
         {
             LITTER.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Object {
-    fn look_after_forks(&mut self, abandoned: bool) {
-        let now = process::generation();
-        match self {
-            Self::Netmap(netmap) => netmap.look_after_forks(now, abandoned),
-            Self::Set(set) => set.look_after_forks(abandoned),
         }
     }
 }
@@ -266,8 +250,8 @@ pub fn find_netmap(fd: i32) -> Option<Ref> {
 }
 
 /// Makes an object, with the first descriptor that leads to it. False if there is no place for it.
-pub fn add(fd: i32, object: Object) -> bool {
-    let set = if matches!(object, Object::Set(_)) { SET } else { 0 };
+pub fn add(fd: i32, object: impl Object) -> bool {
+    let set = if object.kind() == Kind::Set { SET } else { 0 };
     let Some(entry) = make_entry(fd) else { return false };
     let free = |slot: &&Slot| {
         slot.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -352,7 +336,7 @@ pub fn sweep() {
     let _inside = Inside::begin();
     // Sets let go of what was closed.
     for set in known().filter(|&fd| kind(fd) == Kind::Set).filter_map(find) {
-        set.set(Set::tidy);
+        set.locked(Object::tidy);
     }
     for slot in &SLOT {
         let idle =

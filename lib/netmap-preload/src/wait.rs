@@ -24,7 +24,7 @@ use netmap::{Interest, WaitSet};
 use nix::errno::Errno;
 use smallvec::SmallVec;
 
-use crate::handle::Looked;
+use crate::handle::{Looked, Tails};
 use crate::next;
 use crate::table::Ref;
 
@@ -55,15 +55,6 @@ pub struct Watched {
     /// The rings when it was found.
     pub tails: Tails,
     armed: bool,
-}
-
-/// Where rings end: another value means that something was added.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tails {
-    /// Of all bound RX rings.
-    pub rx: u64,
-    /// Of all bound TX rings.
-    pub tx: u64,
 }
 
 impl Watched {

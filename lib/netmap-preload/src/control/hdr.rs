@@ -4,8 +4,9 @@ use netmap::control;
 use nix::errno::Errno;
 
 use crate::abi::PortHdr;
-use crate::control::{Request, name, vale};
+use crate::control::{name, switches};
 use crate::handle::errno;
+use crate::request::Request;
 
 /// PORT_HDR_SET.
 pub fn set(request: &mut Request) -> Result<(), Errno> {
@@ -19,7 +20,7 @@ pub fn set(request: &mut Request) -> Result<(), Errno> {
 pub fn get(request: &mut Request) -> Result<(), Errno> {
     let mut body: PortHdr = request.body()?;
     let name = name::port(request.name())?;
-    let port = vale::port(&name)?.ok_or(Errno::ENXIO)?;
+    let port = switches::port(&name)?.ok_or(Errno::ENXIO)?;
     body.hdr_len = port.vnet_hdr_len.into();
     request.answer(body)
 }

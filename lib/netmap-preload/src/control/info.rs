@@ -4,7 +4,8 @@ use netmap::{Direction, Options, Port};
 use nix::errno::Errno;
 
 use crate::abi::{PoolsInfo, PortInfo};
-use crate::control::{Request, name, register};
+use crate::control::{name, register};
+use crate::request::Request;
 use crate::table::Ref;
 
 /// PORT_INFO_GET. A port that is not there is made for the moment.

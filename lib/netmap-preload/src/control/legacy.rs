@@ -8,7 +8,8 @@ use crate::abi::{
     self, Header, Legacy, PortHdr, PortInfo, Register, ValeAttach, ValeDetach, ValeList, ValeNewif,
     ValePolling, command, mode, reqtype, ringid,
 };
-use crate::control::{Request, serve};
+use crate::control::serve::serve;
+use crate::request::Request;
 use crate::table::Ref;
 use crate::user::{self, Plain};
 

@@ -4,19 +4,19 @@
 
 use nix::errno::Errno;
 
-use crate::abi::{self, reqtype};
+use crate::abi;
 use crate::handle::{self, Netmap, Polling};
-use crate::table::{self, Kind, Object, Ref};
+use crate::request::Request;
+use crate::table::{self, Kind, Ref};
 
 mod hdr;
 mod info;
 mod legacy;
 mod name;
 mod register;
-mod request;
+mod serve;
+mod switches;
 mod vale;
-
-pub use request::Request;
 
 /// Whether an ioctl command is one of netmap's.
 #[inline]
@@ -52,33 +52,9 @@ fn sync(at: &Ref, f: impl FnOnce(&mut Netmap) -> Result<(), Errno>) -> Result<()
 
 fn control(fd: i32, at: &Ref, arg: u64) -> Result<(), Errno> {
     let mut request = Request::read(arg)?;
-    let done = serve(fd, at, &mut request);
+    let done = serve::serve(fd, at, &mut request);
     request.tell();
     done
-}
-
-/// Serves a request of either API.
-fn serve(fd: i32, at: &Ref, request: &mut Request) -> Result<(), Errno> {
-    match request.header.reqtype {
-        reqtype::REGISTER => register::request(fd, at, request),
-        _ if request.check_options(crate::kloop::options(request.header.reqtype)).is_err() => {
-            Err(Errno::EOPNOTSUPP)
-        }
-        reqtype::PORT_INFO_GET => info::port(request),
-        reqtype::POOLS_INFO_GET => info::pools(fd, at, request),
-        reqtype::VALE_ATTACH => vale::attach(request),
-        reqtype::VALE_DETACH => vale::detach(request),
-        reqtype::VALE_LIST => vale::list(request),
-        reqtype::VALE_NEWIF => vale::newif(request),
-        reqtype::VALE_DELIF => vale::delif(request),
-        reqtype::VALE_POLLING_ENABLE | reqtype::VALE_POLLING_DISABLE => vale::polling(request),
-        reqtype::PORT_HDR_SET => hdr::set(request),
-        reqtype::PORT_HDR_GET => hdr::get(request),
-        reqtype::CSB_ENABLE => crate::kloop::enable(fd, at, request),
-        reqtype::SYNC_KLOOP_START => crate::kloop::start(fd, at, request),
-        reqtype::SYNC_KLOOP_STOP => crate::kloop::stop(at),
-        _ => Err(Errno::EINVAL),
-    }
 }
 
 /// A descriptor that is not known, and that a netmap command came for: it may have been inherited, kept across
@@ -89,7 +65,7 @@ pub fn recognise(fd: i32) -> Option<Result<Ref, Errno>> {
         Ok(Some(port)) => Netmap::of(port, Polling::default()),
         Err(errno) => return Some(Err(errno)),
     };
-    if table::kind(fd) == Kind::Ordinary && !table::add(fd, Object::Netmap(known)) {
+    if table::kind(fd) == Kind::Ordinary && !table::add(fd, known) {
         return Some(Err(Errno::ENOMEM));
     }
     table::find_netmap(fd).map(Ok)

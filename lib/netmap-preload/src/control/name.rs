@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use netmap::PortName;
 use nix::errno::Errno;
 
-use crate::control::vale;
+use crate::control::switches::{self, UNATTACHED};
 
 /// How the names of ports of switches begin.
 pub const PREFIX: &[u8] = b"vale";
@@ -29,7 +29,7 @@ pub fn port(name: &[u8]) -> Result<PortName, Errno> {
     if !name.starts_with(PREFIX) {
         // A pipe's base is what is before the brace.
         let base = name.iter().position(|byte| b"{}".contains(byte)).unwrap_or(name.len());
-        let mut full = vale::resolve(&name[..base])?.into_bytes();
+        let mut full = switches::resolve(&name[..base])?.into_bytes();
         full.extend_from_slice(&name[base..]);
         return of_switch(&full);
     }
@@ -63,7 +63,7 @@ pub fn of_switch(name: &[u8]) -> Result<PortName, Errno> {
 pub fn without_rings() -> Result<PortName, Errno> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let (pid, n) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    format!("{}:m{pid:x}_{:x}", vale::UNATTACHED, n & 0xffff).parse().map_err(|_| Errno::EINVAL)
+    format!("{}:m{pid:x}_{:x}", UNATTACHED, n & 0xffff).parse().map_err(|_| Errno::EINVAL)
 }
 
 /// Whether it is that of a pipe's end.

@@ -13,9 +13,10 @@ use netmap::{
 use nix::errno::Errno;
 
 use crate::abi::{OptionOffsets, Register, RegisterFlags, mode, option};
-use crate::control::{Request, name};
+use crate::control::name;
 use crate::handle::{Netmap, Polling, errno};
 use crate::next;
+use crate::request::Request;
 use crate::table::Ref;
 
 /// Slots that a request asks for, if it does. Beyond the limits is as far as they go.

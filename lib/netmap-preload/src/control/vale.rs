@@ -1,36 +1,23 @@
-//! Switches: their list, persistent ports, and interfaces attached by a bridge.
-//!
-//! netmap's persistent ports are interfaces of the system that can be attached to a switch. Here they are persistent
-//! ports of a switch: of one of their own (`UNATTACHED`) until they are attached, and then of the one that they are
-//! attached to.
-//!
-//! Invariant: a name is that of at most one persistent port made by NEWIF.
+//! Requests about switches: their list, persistent ports, and interfaces attached by a bridge.
 
 use netmap::control::{self, PortInfo, SwitchInfo};
 use netmap::{Error, Options, PortName};
 use nix::errno::Errno;
 
 use crate::abi::{ValeAttach, ValeDetach, ValeList, ValeNewif, ValePolling, mode, reqtype};
-use crate::control::{Request, name, register};
+use crate::control::switches::{UNATTACHED, all, find, port};
+use crate::control::{name, register};
 use crate::handle::errno;
+use crate::request::Request;
 use crate::spawn;
 
-/// The switch of persistent ports that are attached to none.
-pub const UNATTACHED: &str = "vale_unattached";
 /// Room for the name of an interface, with its zero byte.
 const IFNAMSIZ: usize = 16;
-
-/// All switches, that of unattached ports left out.
-fn switches() -> Result<Vec<SwitchInfo>, Errno> {
-    let (mut switches, _) = control::list().map_err(|e| errno(&e))?;
-    switches.retain(|switch| switch.name != UNATTACHED);
-    Ok(switches)
-}
 
 /// VALE_LIST: the place of a port that is named, or the first port from a place on.
 pub fn list(request: &mut Request) -> Result<(), Errno> {
     let asked: ValeList = request.body()?;
-    let switches = switches()?;
+    let switches = all()?;
     let place = |(i, switch): (usize, &SwitchInfo), port: &PortInfo| {
         (i as u16, u32::from(port.index), format!("{}:{}", switch.name, port.name))
     };
@@ -49,26 +36,6 @@ pub fn list(request: &mut Request) -> Result<(), Errno> {
     };
     request.answer_name(&name)?;
     request.answer(ValeList { bridge_idx, pad: 0, port_idx })
-}
-
-/// The port of that name without a switch, in its switch: made by NEWIF, attached or not.
-fn find(interface: &str) -> Result<Option<(String, PortInfo)>, Errno> {
-    let (switches, _) = control::list().map_err(|e| errno(&e))?;
-    let of = |switch: SwitchInfo| {
-        let port = switch.ports.into_iter().find(|port| port.persistent && port.name == interface);
-        port.map(|port| (switch.name, port))
-    };
-    Ok(switches.into_iter().find_map(of))
-}
-
-/// The full name of the persistent port that is named like an interface.
-///
-/// # Errors
-/// `ENXIO`: there is none.
-pub fn resolve(interface: &[u8]) -> Result<String, Errno> {
-    let interface = std::str::from_utf8(interface).map_err(|_| Errno::ENXIO)?;
-    let (switch, _) = find(interface)?.ok_or(Errno::ENXIO)?;
-    Ok(format!("{switch}:{interface}"))
 }
 
 fn interface(request: &Request) -> Result<String, Errno> {
@@ -119,18 +86,6 @@ pub fn delif(request: &mut Request) -> Result<(), Errno> {
         return Err(Errno::EBUSY);
     }
     control::delete_port(&parse(&format!("{switch}:{name}"))?).map_err(|e| errno(&e))
-}
-
-/// A port of a switch, by its full name.
-pub fn port(name: &PortName) -> Result<Option<PortInfo>, Errno> {
-    let at = name.switch_port().ok_or(Errno::EINVAL)?;
-    let switch = match control::Switch::open(at.switch) {
-        Ok(switch) => switch,
-        Err(Error::NotFound { .. }) => return Ok(None),
-        Err(e) => return Err(errno(&e)),
-    };
-    let info = switch.info().map_err(|e| errno(&e))?;
-    Ok(info.ports.into_iter().find(|found| found.name == at.port))
 }
 
 /// Moves a persistent port that nobody uses to another switch.

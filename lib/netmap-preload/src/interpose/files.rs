@@ -12,7 +12,7 @@ use super::call;
 use crate::handle::{Netmap, stand_in};
 use crate::next;
 use crate::process::{self, Inside};
-use crate::table::{self, Kind, Object};
+use crate::table::{self, Kind};
 
 const DEVICE: &CStr = c"/dev/netmap";
 
@@ -32,7 +32,7 @@ fn opened(path: *const c_char, flags: c_int, fd: c_int) -> c_int {
     call(|| {
         table::sweep();
         let fd = stand_in(flags)?;
-        if table::add(fd, Object::Netmap(Netmap::new())) {
+        if table::add(fd, Netmap::new()) {
             return Ok(fd);
         }
         // SAFETY: it is ours.

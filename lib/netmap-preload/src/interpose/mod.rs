@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use crate::handle::{Look, Netmap, look_at};
 use crate::process::Inside;
 use crate::set::Set;
-use crate::table::{self, Object};
+use crate::table;
 use crate::{faults, next, place, process};
 
 mod control;
@@ -51,7 +51,7 @@ fn look_around() {
     for fd in fds {
         match look_at(fd) {
             Some(Look::Bell) => {
-                table::add(fd, Object::Netmap(Netmap::inherited()));
+                table::add(fd, Netmap::inherited());
             }
             Some(Look::Unbound | Look::Closed) => {} // known when it is used, by whoever means it
             None => sets.push(fd),
@@ -63,7 +63,7 @@ fn look_around() {
     for fd in sets {
         let set = Set::of_kernel(fd);
         if !set.members.is_empty() {
-            table::add(fd, Object::Set(set));
+            table::add(fd, set);
         }
     }
 }
