@@ -61,12 +61,18 @@ pub struct PipePort {
     armed_for: Interest,
     /// How often the program's indices made no sense.
     reinits: u64,
+    /// For so many batches slots are written without a look at what they say.
+    unlike: u32,
 }
+
+/// So many batches are written without a look after one whose first slot was another than a lap before.
+const BLIND: u32 = 64;
 
 impl PipePort {
     /// Of an attached end and the other one.
     pub fn new(bell: Bell, at: Attached, peer: Arc<PortFiles>) -> Self {
-        Self { bell, at, peer, skipped: 0, asked: 0, armed_for: Interest::empty(), reinits: 0 }
+        let (skipped, asked, armed_for) = (0, 0, Interest::empty());
+        Self { bell, at, peer, skipped, asked, armed_for, reinits: 0, unlike: 0 }
     }
 
     /// What TX ring `i` shares with the other end's RX ring.
@@ -108,8 +114,12 @@ impl PipePort {
         let mut sleepers = None;
         if let Some(head) = ring.head_in_order(hwcur, tail(freed)) {
             let to = self.peer.rx_ring(i).expect(WITHIN);
-            let passed = pass(ring, to, hwcur, head);
+            let passed = pass(ring, to, hwcur, head, self.unlike == 0);
             if passed.slots > 0 {
+                self.unlike = match self.unlike {
+                    0 if passed.alike == 0 => BLIND,
+                    left => left.saturating_sub(1),
+                };
                 hwcur = ring.step(hwcur, passed.slots);
                 kring.publish(hwcur);
                 let rx = self.peer.file.rx_counters(i);
@@ -307,28 +317,68 @@ struct Passed {
     bytes: u64,
     /// Slots that name no buffer or more than one holds: they arrive empty.
     bad: u64,
+    /// Slots at the beginning that said the same a lap before.
+    alike: u32,
 }
 
 /// Lets the slots of `to` from `start` on say what those of `from` say up to `end`. The slots behind the
 /// last whole packet are not to be published: they are written again next time.
+///
+/// With `look`, slots that say so already are not written: packets of one size find them as the last lap left them, and
+/// their lines stay in both caches. A look that is in vain costs as much as a write, so the first one ends it.
 #[inline]
-fn pass(from: RingRef<'_>, to: RingRef<'_>, start: u32, end: u32) -> Passed {
-    let (mut passed, mut slots, mut bytes) = (Passed::default(), 0, 0);
+fn pass(from: RingRef<'_>, to: RingRef<'_>, start: u32, end: u32, look: bool) -> Passed {
+    let mut passed = Passed::default();
+    let mut at = Seen::default();
+    if look {
+        at = pass_slots::<true>(from, to, (start, end), at, &mut passed);
+        passed.alike = at.slots;
+    }
+    pass_slots::<false>(from, to, (from.step(start, at.slots), end), at, &mut passed);
+    passed
+}
+
+/// Slots that `pass_slots` has gone through, and their bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    slots: u32,
+    bytes: u64,
+}
+
+/// One half of `pass`: with `ALIKE`, the slots up to the first that is to be written.
+#[inline(always)]
+fn pass_slots<const ALIKE: bool>(
+    from: RingRef<'_>,
+    to: RingRef<'_>,
+    (start, end): (u32, u32),
+    Seen { mut slots, mut bytes }: Seen,
+    passed: &mut Passed,
+) -> Seen {
     let (buffers, most) = (from.buffers, from.buffer_bytes() as u64);
     for (from, to) in stretches(from, start, end).zip(stretches(to, start, end)) {
         for (tx, rx) in from.iter().zip(to) {
             let mut word = tx.word.load(Ordering::Relaxed);
-            if word & CHANGED != 0 {
-                word &= !CHANGED; // the number of the buffer is passed on in any case
-                tx.word.store(word, Ordering::Relaxed);
+            let ptr = tx.ptr.load(Ordering::Relaxed);
+            let changed = word & CHANGED != 0;
+            word &= !CHANGED; // the number of the buffer is passed on in any case
+            let bad = buffers.at(word as u32).is_none() || word >> 32 & 0xffff > most;
+            if ALIKE {
+                let there = (rx.word.load(Ordering::Relaxed), rx.ptr.load(Ordering::Relaxed));
+                if changed || bad || there != (word, ptr) {
+                    return Seen { slots, bytes };
+                }
+            } else {
+                if changed {
+                    tx.word.store(word, Ordering::Relaxed);
+                }
+                if bad {
+                    // Nothing of buffer 0, which is always there and never anybody's.
+                    word = SlotValue { buf_idx: 0, len: 0, ..SlotValue::unpack(word) }.pack();
+                    passed.bad += 1;
+                }
+                rx.word.store(word, Ordering::Relaxed);
+                rx.ptr.store(ptr, Ordering::Relaxed);
             }
-            if buffers.at(word as u32).is_none() || word >> 32 & 0xffff > most {
-                // Nothing of buffer 0, which is always there and never anybody's.
-                word = SlotValue { buf_idx: 0, len: 0, ..SlotValue::unpack(word) }.pack();
-                passed.bad += 1;
-            }
-            rx.word.store(word, Ordering::Relaxed);
-            rx.ptr.store(tx.ptr.load(Ordering::Relaxed), Ordering::Relaxed);
             slots += 1;
             bytes += word >> 32 & 0xffff;
             if word & MORE == 0 {
@@ -337,7 +387,7 @@ fn pass(from: RingRef<'_>, to: RingRef<'_>, start: u32, end: u32) -> Passed {
             }
         }
     }
-    passed
+    Seen { slots, bytes }
 }
 
 /// Gives the buffers that the reader's program has put into slots about to be released to the sender's slots.
