@@ -339,6 +339,56 @@ fn capture_that_comes_to_its_end_ends_a_wait() {
 }
 
 #[test]
+fn wait_that_spins_sees_the_end_of_a_monitors_port() {
+    for (i, how) in MODES.into_iter().enumerate() {
+        let x = open(&format!("valeWm{i}:x"), &slots(64));
+        let mut monitor = open(&format!("valeWm{i}:x/t"), &Options::default());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(20)); // the wait begins first, mostly
+                drop(x);
+            });
+            let start = Instant::now();
+            let ready = monitor.wait(Interest::RX, how, Some(FOR_EVER)).expect("waited");
+            assert!(ready.is_empty() && monitor.ended(), "{how:?}");
+            assert!(start.elapsed() < FOR_EVER, "{how:?}: it spun on");
+        });
+    }
+}
+
+#[test]
+fn wait_for_packets_that_spins_sends_what_is_queued_when_there_is_room() {
+    root();
+    let lossless = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
+    Switch::create("valeWq", &lossless).expect("made");
+    for (i, how) in MODES.into_iter().enumerate() {
+        let mut ping = open(&format!("valeWq:ping{i}"), &slots(64));
+        let mut pong = open(&format!("valeWq:pong{i}"), &slots(64));
+        for number in 0..63 {
+            assert!(ping.tx(0).push(&frame(0xff, 1, number, 60)));
+        }
+        ping.txsync().expect("synced");
+        assert!(ping.tx(0).push(&frame(0xff, 1, 63, 60)));
+        ping.txsync().expect("synced");
+        assert_eq!(ping.pending(), 1, "the other ring is full");
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // Whoever answers has to have the last packet first.
+                let (mut got, start) = (0, Instant::now());
+                while got < 64 && start.elapsed() < FOR_EVER {
+                    got += read(&mut pong, 0, 99).len();
+                    std::thread::yield_now();
+                }
+                assert!(pong.tx(0).push(&frame(0xff, 2, 0, 60)));
+                pong.txsync().expect("synced");
+            });
+            let ready = ping.wait(Interest::RX, how, Some(FOR_EVER)).expect("waited");
+            assert_eq!(ready, Interest::RX, "{how:?}: the last packet was not sent");
+        });
+    }
+}
+
+#[test]
 fn ports_are_disarmed_however_a_wait_ends() {
     let (mut x, mut y) = (open("valeL:x", &slots(64)), open("valeL:y", &slots(64)));
     let dir = tempfile::tempdir().expect("made");
@@ -381,4 +431,19 @@ fn ports_are_disarmed_however_a_wait_ends() {
     });
     assert!(failed.is_err(), "{failed:?}");
     nobody_is_rung(&mut y, 2);
+}
+
+#[test]
+fn handles_split_off_push_as_the_one_that_they_were() {
+    let two = Options { tx_rings: Some(2), ..slots(64) };
+    for pushes in [true, false] {
+        let mut port = open(&format!("valeWp:x{pushes}"), &two);
+        port.set_pushes(pushes);
+        let (mut senders, _receivers) = port.split_rings().expect("split");
+        for sender in &mut senders {
+            assert!(sender.tx(0).push(&frame(0xff, 1, 0, 60)));
+            sender.look(Interest::RX).expect("synced");
+            assert_eq!(sender.pending() == 0, pushes);
+        }
+    }
 }

@@ -84,6 +84,7 @@ impl Port {
 
     /// Lets another handle have some rings, numbered as bound.
     fn give_away(&mut self, rings: &BoundRings) -> Result<Self> {
-        Ok(Self::of(self.name.clone(), self.adapter.give_away(rings)?))
+        let adapter = self.adapter.give_away(rings)?;
+        Ok(Self { name: self.name.clone(), adapter, pushes: self.pushes })
     }
 }

@@ -217,7 +217,8 @@ impl<'s, 'a> WaitSet<'s, 'a> {
                 turn = now;
                 // Whoever is to make us ready may wait for this very CPU.
                 std::thread::yield_now();
-                if self.look_at_fds()? {
+                // What no look shows: a port that came to its end, room for what is still queued.
+                if self.look_at_fds()? || self.sync()? {
                     return Ok(true);
                 }
             }
