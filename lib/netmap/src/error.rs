@@ -216,6 +216,13 @@ impl Error {
         }
     }
 
+    /// Whether this process or the system has too little of something at this moment: nothing is said about what could not
+    /// be opened.
+    pub(crate) fn is_shortage(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(of_io(source), Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)
+    }
+
     /// An I/O error on `path`, or a system call's error number, for `map_err`.
     pub(crate) fn io<E: Into<io::Error>>(
         what: &'static str,

@@ -51,7 +51,7 @@ impl PrivateRings {
         }
         // Nothing else is ever made in it.
         let needed = cells_needed(sizes).saturating_add(1).saturating_add(options.extra_bufs);
-        let region = Region::anonymous(needed + RESERVED)?;
+        let region = Region::anonymous(needed.saturating_add(RESERVED))?;
         region.count_port();
         let cells = make_rings(&region, sizes)?;
         let bound = BoundRings { tx: vec![0], rx: vec![0] };

@@ -239,3 +239,92 @@ fn program_with_little_address_space_opens_ports() {
         assert_eq!(read(&mut y, 0, 9).len(), 1);
     });
 }
+
+/// Uses up all descriptors but `left`.
+fn few_descriptors(left: usize) -> Vec<File> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 128, most).unwrap();
+    let mut all: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    all.truncate(all.len().saturating_sub(left));
+    all
+}
+
+#[test]
+fn process_without_descriptors_takes_no_memory_from_the_living() {
+    in_own_root("process_without_descriptors_takes_no_memory_from_the_living", |_| {
+        let _other = open("valeB:y@7", &slots(64));
+        for left in 0..10 {
+            let x = open("valeA:x@7", &slots(64));
+            let files = few_descriptors(left);
+            drop(x);
+            drop(files);
+            assert!(root().join("mem/7").exists(), "with {left} descriptors left");
+        }
+        // The same for buffers in lists: what the living have in their rings is theirs.
+        let mut y = open("valeB:z@7", &slots(64));
+        for left in 0..10 {
+            let o = Options { extra_bufs: 3, ..slots(64) };
+            let x = open("valeA:x@7", &o);
+            let keeper = open("valeA:x@7", &slots(64));
+            let extra = x.extra_buffers()[0];
+            let mine = y.tx(0).slot(0).swap_buffer(extra);
+            let files = few_descriptors(left);
+            drop(x);
+            drop(files);
+            let o = Options { extra_bufs: 100, ..slots(64) };
+            let again = open("valeA:w@7", &o).extra_buffers();
+            assert!(!again.contains(&extra), "with {left} descriptors left");
+            y.tx(0).slot(0).swap_buffer(mine);
+            drop(keeper);
+        }
+    });
+}
+
+#[test]
+fn port_whose_file_cannot_be_made_takes_no_cells() {
+    in_own_root("port_whose_file_cannot_be_made_takes_no_cells", |_| {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        use nix::sys::signal::{SigHandler, Signal, signal};
+        let _keeper = open("valeA:y@7@conf:mem-mib=8,slots=64", &Options::default());
+        // All cells have memory from then on.
+        let free = || {
+            let greedy = Options { extra_bufs: 1 << 20, ..slots(64) };
+            open("valeA:y@7", &greedy).extra_buffers().len()
+        };
+        let before = free();
+        // SAFETY: the default action would end the process, which makes files that are too long.
+        unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn).unwrap() };
+        let (_, most) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+        setrlimit(Resource::RLIMIT_FSIZE, 8192, most).unwrap();
+        for name in ["valeA:x@7", "valeA:y{1@7"] {
+            for _ in 0..5 {
+                let e = Port::open_with(&name.parse().unwrap(), &slots(64)).unwrap_err();
+                assert_eq!(e.errno(), Errno::EFBIG, "{name}: {e}");
+            }
+        }
+        setrlimit(Resource::RLIMIT_FSIZE, most, most).unwrap();
+        assert_eq!(free(), before);
+    });
+}
+
+#[test]
+fn any_number_of_extra_buffers_gets_what_there_is() {
+    let asked = Options { extra_bufs: u32::MAX, ..slots(64) };
+    for name in ["null:", "valeX:x@conf:mem-mib=16", "valeX:y{1@conf:mem-mib=16"] {
+        let got = open(name, &asked).extra_buffers().len();
+        assert!(got > 1000, "{name}: {got}");
+    }
+    // A pipe's base is made with room for those of its first end.
+    let asked = Options { extra_bufs: 20_000, ..slots(64) };
+    assert_eq!(open("valeX:z{1", &asked).extra_buffers().len(), 20_000);
+}
+
+#[test]
+fn memory_of_a_port_that_has_gone_is_not_made_again() {
+    let memory = open("valeG:x", &slots(64)).memory().unwrap();
+    let name = "valeG:y".parse().unwrap();
+    let e = Port::open_with(&name, &Options { memory: Memory::With(memory), ..slots(64) });
+    let e = e.unwrap_err();
+    assert!(e.errno() == Errno::EINVAL && e.to_string().contains("no memory region"), "{e}");
+}

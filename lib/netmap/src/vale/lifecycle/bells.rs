@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::shm::bell::Bell;
 use crate::shm::dir::Dir;
 use crate::shm::{fork, spare};
@@ -24,7 +24,6 @@ pub struct Bells(Mutex<Vec<(HandleId, Arc<Bell>)>>);
 impl Bells {
     /// Rings the handle `id`.
     pub fn ring(&self, dir: &Dir, id: HandleId) -> Rung {
-        use nix::errno::Errno::{EMFILE, ENFILE, ENOMEM};
         match self.find(dir, id) {
             Ok(bell) => {
                 bell.ring();
@@ -34,14 +33,8 @@ impl Bells {
                 }
                 Rung::Yes
             }
-            Err(Error::Io { source, .. }) => {
-                let errno = source.raw_os_error().map(nix::errno::Errno::from_raw);
-                match errno {
-                    Some(EMFILE | ENFILE | ENOMEM) => Rung::Later,
-                    _ => Rung::Nobody,
-                }
-            }
-            // A peer has put something else in its place.
+            Err(e) if e.is_shortage() => Rung::Later,
+            // It has gone, or a peer has put something else in its place.
             Err(_) => Rung::Nobody,
         }
     }

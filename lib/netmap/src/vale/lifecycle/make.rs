@@ -154,12 +154,31 @@ fn make(
     region.count_port();
     let rings = make_rings(&region, sizes)?;
     let shape = Shape { index, generation, region: region_name, rings, peer: None };
-    file::remove(switch.dir(), &port_file(&name))?;
-    PortFile::create(switch.dir(), &port_file(&name), shape)?;
-    let (made, is_new) = shared::port(switch, &name)?;
+    let (made, is_new) = make_file(switch, &name, shape.clone())
+        .and_then(|()| shared::port(switch, &name))
+        .inspect_err(|_| give_up(switch, &region, &[(&name, &shape.rings)]))?;
     // Last: from now on senders open all of the above.
     switch.list_port(lock, index);
     Ok((made, is_new))
+}
+
+/// Makes the file of an entry that is not listed yet.
+pub fn make_file(switch: &Switch, name: &str, shape: Shape) -> Result<()> {
+    file::remove(switch.dir(), &port_file(name))?;
+    PortFile::create(switch.dir(), &port_file(name), shape).map(drop)
+}
+
+/// Gives back the cells of entries that were not listed and cannot be: with their files, so that nobody finds them
+/// there and gives them back again.
+#[cold]
+pub fn give_up(switch: &Switch, region: &Region, made: &[(&str, &RingCells)]) {
+    let gone = |(name, _): &(&str, _)| file::remove(switch.dir(), &port_file(name)).is_ok();
+    if made.iter().all(gone) {
+        for (_, rings) in made {
+            region.give_back(rings.buffers(region).collect::<Vec<_>>());
+            region.give_back(rings.ring_cells());
+        }
+    }
 }
 
 /// A port that is there, if it is what the options ask for, and whether this process had it not open before.

@@ -59,6 +59,12 @@ pub fn choose(_lock: &RootLock, memory: &Dir, port: &str, options: &Options) -> 
             Some(name) => Ok(own(name)),
             None => Err(Error::invalid(port, Invalid::NoMemory { id: n })),
         },
+        // Its number may be another region's by now.
+        Memory::With(ref there)
+            if id(&there.0) >= FIRST_OWN && memory.stat_at(&there.0).is_err() =>
+        {
+            Err(Error::invalid(port, Invalid::NoMemory { id: id(&there.0) }))
+        }
         Memory::With(ref there) if valid_name(&there.0) => Ok(own(there.0.clone())),
         Memory::With(_) => Err(Error::invalid(port, Invalid::NotShareable)),
     }

@@ -137,7 +137,7 @@ fn attach(
             Err(e) => {
                 let mut sweep = Sweep::new(&switch);
                 let cells = sweep.cells_of_if(&port.region, &shape.region, if_cell, None);
-                port.region.give_back(cells);
+                port.region.give_back(cells.unwrap_or_default());
                 Err(e)
             }
         }
@@ -301,12 +301,14 @@ impl Attached {
             let PortFiles { file, region, .. } = &*self.port;
             let name = &file.shape.region;
             let mut sweep = Sweep::new(&self.switch);
-            let cells = sweep.cells_of_if(region, name, self.if_cell, Some(index));
-            self.switch.handles().free(&lock, index);
-            let _ = file::remove(self.switch.dir(), &self.bell()); // the next one of that index does
-            // After the handle: who dies in between leaks cells, who did it the other way round
-            // would have them given back twice.
-            region.give_back(cells);
+            // What cannot be told now is a dead handle's from now on, and the next reaper's.
+            if let Some(cells) = sweep.cells_of_if(region, name, self.if_cell, Some(index)) {
+                self.switch.handles().free(&lock, index);
+                let _ = file::remove(self.switch.dir(), &self.bell()); // the next one of that index does
+                // After the handle: who dies in between leaks cells, who did it the other way round
+                // would have them given back twice.
+                region.give_back(cells);
+            }
             // Somebody removed the switch's directory: what was this port's alone goes with its user.
             if !self.switch.is_current() && region.ports_ever() <= 1 {
                 region.remove(self.switch.memory()?, name)?;

@@ -11,14 +11,15 @@ use crate::error::{Damage, Error, Result};
 use crate::name::{PipeEnd, PipeName};
 use crate::options::{Options, Sizes};
 use crate::rings::{cells_needed, make_pipe_rings};
-use crate::shm::file;
 use crate::shm::lock::RootLock;
 use crate::sync::core_atomic::Ordering;
-use crate::vale::lifecycle::make::{check_rings, find, find_or_make as find_or_make_base};
+use crate::vale::lifecycle::make::{
+    check_rings, find, find_or_make as find_or_make_base, give_up, make_file,
+};
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::ids::PortId;
-use crate::vale::state::portfile::{PortFile, Shape};
+use crate::vale::state::portfile::Shape;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{NewName, port_file};
 
@@ -41,7 +42,8 @@ pub fn find_or_make(
         ..Options::default()
     };
     // Rings twice, each pair with one set of buffers.
-    let room = cells_needed(Sizes::from_options(&full, options)?).saturating_mul(2);
+    let rings = cells_needed(Sizes::from_options(&full, options)?).saturating_mul(2);
+    let room = rings.saturating_add(options.extra_bufs);
     let (base, _) = find_or_make_base(switch, lock, pipe.base, &of_base, room)?;
     if let Some(listed) = switch.find(&name) {
         return find(switch, &listed, options);
@@ -66,20 +68,25 @@ pub fn find_or_make(
         region.count_port();
     }
     let (one, other) = make_pipe_rings(region, sizes)?;
-    for (at, rings) in [one, other].into_iter().enumerate() {
+    let rings = [&one, &other];
+    let shape = |at: usize| {
         let (index, generation) = places[at];
         let (peer_index, peer_generation) = places[1 - at];
         let peer = Some(PortId { index: peer_index, generation: peer_generation });
         let region = base.file.shape.region.clone();
-        let file = port_file(&names[at]);
-        file::remove(switch.dir(), &file)?;
-        PortFile::create(switch.dir(), &file, Shape { index, generation, region, rings, peer })?;
-    }
+        Shape { index, generation, region, rings: rings[at].clone(), peer }
+    };
+    let made = (0..2)
+        .try_for_each(|at| make_file(switch, &names[at], shape(at)))
+        .and_then(|()| shared::port(switch, &names[0]))
+        .inspect_err(|_| {
+            give_up(switch, region, &[(&names[0], rings[0]), (&names[1], rings[1])]);
+        })?;
     // Last, as of any port.
     for (index, _) in places {
         switch.list_port(lock, index);
     }
-    shared::port(switch, &names[0])
+    Ok(made)
 }
 
 /// The other end of a pipe; `None`: the port is none.

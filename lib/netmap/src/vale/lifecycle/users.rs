@@ -5,8 +5,10 @@
 //! died while they moved a buffer from the one to the other, or have overwritten a list's links with packets.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::rc::Rc;
 
+use crate::error::{Errno, Error, Result};
 use crate::rings::chain;
 use crate::shm::mem::{MAX_CELLS, Region};
 use crate::vale::lifecycle::named::named;
@@ -26,8 +28,10 @@ pub struct User {
     pub switch: String,
     /// Its index there.
     pub index: PortIndex,
-    /// Its file.
-    pub file: PortFile,
+    /// File name of the region that it lives in.
+    pub region: String,
+    /// Its file; `None`: it cannot be opened, so that nobody knows what the port names.
+    file: Option<PortFile>,
     /// The netmap_ifs of its handles.
     if_cells: Vec<u32>,
 }
@@ -44,32 +48,51 @@ pub enum InUse {
     Later,
 }
 
-/// All ports of the root that can be opened; `None` if there are too many to look at. Handles of `switch` that
-/// are `gone` do not count. Of other switches all do that are listed: who is dead there is its own reapers' business.
-pub fn all(root: &Root, switch: &str, gone: &HashSet<HandleIndex>) -> Option<Vec<User>> {
-    let mut opens = OPENS;
-    let mut users = Vec::new();
-    for name in root.switches().ok()? {
-        opens = opens.checked_sub(1)?;
-        let Ok(Some(there)) = Switch::open_existing(root, &name) else { continue };
+/// All ports of the root, those among them that are half removed; `None` if there are too many to look at, or one
+/// of the switches cannot be used. Handles of `switch` that are `gone` do not count. Of other switches all do: who is dead
+/// there is its own reapers' business. An error: this process has too few descriptors, or too little memory, to find
+/// out.
+pub fn all(root: &Root, switch: &str, gone: &HashSet<HandleIndex>) -> Result<Option<Vec<User>>> {
+    let (mut opens, mut users) = (0, Vec::new());
+    for name in root.switches()? {
+        opens += 1;
+        let there = match Switch::open_existing(root, &name) {
+            Ok(Some(there)) => there,
+            Ok(None) if opens > OPENS => return Ok(None),
+            Ok(None) => continue, // nobody is on it
+            Err(e) if e.is_shortage() => return Err(e),
+            // Others keep it to themselves, and their memory with it.
+            Err(e) if e.errno() == Errno::EACCES => continue,
+            Err(_) => return Ok(None),
+        };
         let mut handles: Vec<_> = there.handles().all().collect();
         handles.retain(|h| name != switch || !gone.contains(&h.index));
-        for listed in there.list() {
-            opens = opens.checked_sub(1)?;
-            if let Ok(file) = PortFile::open(there.dir(), &port_file(&listed.name)) {
-                let index = listed.index;
-                let of = handles.iter().filter(|h| h.port == index).map(|h| h.if_cell).collect();
-                users.push(User { switch: name.clone(), index, file, if_cells: of });
+        for index in PortIndex::all() {
+            let (Some(port), Some(region)) = there.entry(index) else { continue };
+            opens += 1;
+            if opens > OPENS {
+                return Ok(None);
             }
+            let file = match PortFile::open(there.dir(), &port_file(&port)) {
+                Ok(file) => Some(file),
+                // Half made or half removed: it has no rings, or gives them back no more.
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => continue,
+                Err(e) if e.is_shortage() => return Err(e),
+                Err(_) => None,
+            };
+            let region = file.as_ref().map_or(region, |file| file.shape.region.clone());
+            let of = handles.iter().filter(|h| h.port == index).map(|h| h.if_cell).collect();
+            users.push(User { switch: name.clone(), index, region, file, if_cells: of });
         }
     }
-    Some(users)
+    Ok(Some(users))
 }
 
 /// Cells of a region that these users name, and how many slots and links were looked at to find out: `budget` at
 /// most, of which there must be three times `MAX_CELLS` for any honest region.
 pub fn cells_in_use(users: &[&User], region: &Region, budget: u64) -> (InUse, u64) {
-    let files: Vec<&PortFile> = users.iter().map(|user| &user.file).collect();
+    let files: Option<Vec<&PortFile>> = users.iter().map(|user| user.file.as_ref()).collect();
+    let Some(files) = files else { return (InUse::Unknown, 0) };
     let slots_of = |file: &PortFile| file.shape.rings.all().map(|(_, n)| u64::from(n)).sum::<u64>();
     let slots: u64 = files.iter().map(|file| slots_of(file)).sum();
     let shared: u64 = files.iter().filter(|f| f.shape.peer.is_some()).map(|f| slots_of(f)).sum();
