@@ -469,6 +469,9 @@ pub fn set_vnet_hdr_len(name: &PortName, len: u8) -> Result<()> {
 /// A port that packets are forwarded to.
 fn vale(name: &PortName) -> Result<SwitchPort<'_>> {
     name.check()?;
+    if name.is_monitor() {
+        return Err(Error::invalid(name, Invalid::Monitor));
+    }
     match name.pipe() {
         Some(_) => Err(Error::invalid(name, Invalid::Pipe)),
         None => name.switch_port().ok_or_else(|| Error::invalid(name, Invalid::NotOnASwitch)),

@@ -24,14 +24,20 @@ pub fn parse(name: &str) -> std::result::Result<PortName, NameError> {
 /// Opens the port of that name.
 pub fn open(name: &PortName, options: &Options) -> Result<Box<dyn Adapter>> {
     name.check()?;
-    let monitors = NameFlags::ZCOPY_MON | NameFlags::MON_RX | NameFlags::MON_TX;
-    if name.flags.intersects(monitors) && name.switch_port().is_none() {
+    if name.is_monitor() && (name.switch_port().is_none() || name.pipe().is_some()) {
         return Err(Error::unsupported(name, Feature::Monitors));
     }
     if matches!(name.rings, RingSel::Host | RingSel::HostOne(_))
         && !name.can(Capabilities::HOST_RINGS)
     {
         return Err(Error::unsupported(name, Feature::HostRings));
+    }
+    let has_offsets = || {
+        let own_buffers = !name.flags.contains(NameFlags::ZCOPY_MON) && name.pipe().is_none();
+        own_buffers && name.switch_port().is_some()
+    };
+    if options.offsets.is_some() && !has_offsets() {
+        return Err(Error::unsupported(name, Feature::Offsets));
     }
     let kind = KINDS.iter().find(|kind| kind.scheme.prefix == name.scheme.prefix);
     let kind = kind.expect("a name has a scheme of the table");

@@ -264,6 +264,12 @@ impl PortName {
         PipeName::of(self.switch_port()?.port)
     }
 
+    /// Whether it asks for a monitor of a port, not for the port.
+    #[must_use]
+    pub fn is_monitor(&self) -> bool {
+        self.flags.intersects(NameFlags::ZCOPY_MON | NameFlags::MON_RX | NameFlags::MON_TX)
+    }
+
     /// The interface, if it is one of the host.
     #[must_use]
     pub fn interface(&self) -> Option<&str> {

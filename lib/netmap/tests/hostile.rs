@@ -228,6 +228,124 @@ fn random_scribbling_while_pipes_work() {
     scribble_meanwhile("valeP2", &["x{1", "x}1", "x{1"], "x}1");
 }
 
+/// Where the table of ports is in the switch's file: 64 bytes an entry, place and flags first.
+const ENTRIES: usize = 4096;
+
+/// Flags of an entry, mostly of a monitor of one of the first ports (docs/design/memory-layout.md).
+fn entry_flags(rng: &mut Rng) -> u64 {
+    match rng.below(8) {
+        0 => rng.next(),
+        1 => 0,
+        2 => u64::MAX,
+        _ => rng.below(4) << 1 | rng.below(10) << 16 | rng.below(256) << 24,
+    }
+}
+
+/// What is written over entries of monitors, for some time each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scribble {
+    /// What they see, and whether somebody looks for them.
+    Flags,
+    /// Also their generation and state.
+    Places,
+}
+
+fn scribble_over_entries(
+    switch: &memmap2::MmapRaw,
+    what: Scribble,
+    monitors: std::ops::Range<u64>,
+) {
+    let mut rng = Rng::new(0x5eed_0003);
+    let word = |at: usize| {
+        assert!(at + 8 <= switch.len() && at.is_multiple_of(8));
+        let word = switch.as_mut_ptr().wrapping_add(at).cast::<u64>();
+        // SAFETY: within the mapping and aligned, as asserted; an atomic like those of the library.
+        unsafe { AtomicU64::from_ptr(word) }
+    };
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(1500) {
+        let entry = monitors.start + rng.below(monitors.end - monitors.start);
+        let entry = ENTRIES + 64 * entry as usize;
+        match rng.below(64) {
+            // Copies, exchanges, headers, offsets: are they to be looked for?
+            0..8 => word(8).store(rng.below(16) << 34 | 4, Ordering::Relaxed),
+            8..16 => word(88).store(rng.below(256), Ordering::Relaxed),
+            16..18 if what == Scribble::Places => word(entry).store(rng.next(), Ordering::Relaxed),
+            18 if what == Scribble::Places => {
+                word(entry).fetch_xor(1 << rng.below(12), Ordering::Relaxed);
+            }
+            _ => word(entry + 8).store(entry_flags(&mut rng), Ordering::Relaxed),
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn entries_of_monitors_scribbled_over_while_packets_are_seen() {
+    const MONITORS: [&str; 5] = ["x/tr", "x/ztr", "x-1/zt", "x-0/zr", "y/r"];
+    in_own_root("entries_of_monitors_scribbled_over_while_packets_are_seen", |_| {
+        let descriptors = || -> Vec<PathBuf> {
+            let all = std::fs::read_dir("/proc/self/fd").unwrap().map(|fd| fd.unwrap().path());
+            // One is that of the directory itself, which has gone.
+            let mut names: Vec<PathBuf> =
+                all.filter_map(|fd| std::fs::read_link(fd).ok()).collect();
+            names.sort();
+            names
+        };
+        for _ in 0..2 {
+            drop(open("valeM1:x", &slots(64))); // the root is made, then kept
+        }
+        let before = descriptors();
+        for what in [Scribble::Flags, Scribble::Places] {
+            let o = Options { tx_rings: Some(2), rx_rings: Some(2), ..slots(64) };
+            let mut ports: Vec<Port> =
+                ["x", "y"].map(|name| open(&format!("valeM1:{name}"), &o)).into();
+            let monitors =
+                MONITORS.map(|name| open(&format!("valeM1:{name}"), &Options::default()));
+            ports.extend(monitors);
+            let path = root().join("valeM1/switch");
+            let switch = memmap2::MmapOptions::new().map_raw(&file(&path)).unwrap();
+            let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+            std::thread::scope(|scope| {
+                for port in &mut ports {
+                    scope.spawn(|| {
+                        while !stop.load(Ordering::Relaxed) {
+                            exercise(port, 5);
+                            let _ = (port.ended(), port.vnet_hdr_len());
+                            rounds.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+                // One that comes and goes, and looks at everything.
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        if let Ok(mut port) = Port::open("valeM1:x/ztr") {
+                            exercise(&mut port, 2);
+                        }
+                        if let Ok(switch) = Switch::open("valeM1") {
+                            let _ = switch.info();
+                        }
+                    }
+                });
+                let entries = 2..2 + MONITORS.len() as u64 + 1;
+                scribble_over_entries(&switch, what, entries);
+                stop.store(true, Ordering::Relaxed);
+            });
+            assert!(rounds.load(Ordering::Relaxed) > 30, "the victims stood still");
+            drop((ports, switch));
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            assert!(!maps.contains("valeM1"), "{what:?}: something stays mapped\n{maps}");
+            // What was made persistent stays, by what the peer wrote.
+            let _ = std::fs::remove_dir_all(root().join("valeM1"));
+        }
+        assert_eq!(descriptors(), before, "descriptors were left open");
+        let [mut a, mut b] = ["a", "b"].map(|name| open(&format!("valeM1:{name}"), &slots(64)));
+        assert!(a.tx(0).push(&frame(0xff, 1, 0, 60)));
+        a.txsync().unwrap();
+        assert_eq!(read(&mut b, 0, 9).len(), 1);
+    });
+}
+
 #[test]
 fn truncated_files_cost_packets_not_lives() {
     let (mut a, mut b) = (open("valeC3:a", &slots(64)), open("valeC3:b", &slots(64)));
@@ -335,6 +453,31 @@ fn rings_held_by_a_stopped_peer_cost_one_budget_per_txsync_not_one_each() {
     assert!(start.elapsed() < Duration::from_secs(2), "waited {:?}", start.elapsed());
     assert_eq!(a.counters().tx_drop_busy, PORTS as u64);
     drop(others);
+}
+
+#[test]
+fn rings_of_monitors_held_by_a_stopped_peer_cost_one_budget_per_sync_not_one_each() {
+    const MONITORS: u64 = 110;
+    let mut x = open("valeC12:x@conf:mem-mib=128,slots=64", &Options::default());
+    let mut y = open("valeC12:y", &slots(64));
+    let monitors: Vec<Port> =
+        (0..MONITORS).map(|_| open("valeC12:x/ztr", &Options::default())).collect();
+    let (_alive, identity) = living_participant(&root().join("valeC12/switch"));
+    for i in 2..2 + MONITORS {
+        let state = file(&root().join(format!("valeC12/port.x#{i}")));
+        state.write_all_at(&identity.to_le_bytes(), 4096).unwrap();
+    }
+    assert!(x.tx(0).push(&frame(0xff, 1, 0, 60)) && y.tx(0).push(&frame(0xff, 2, 0, 60)));
+    y.txsync().unwrap();
+    x.rxsync().unwrap();
+    x.rx(0).advance(1);
+    // 110 times 20 ms before; 40 ms now. The bound is loose, as the machine may be busy.
+    for sync in [Port::txsync, Port::rxsync] {
+        let start = Instant::now();
+        sync(&mut x).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(1), "waited {:?}", start.elapsed());
+    }
+    drop(monitors);
 }
 
 #[test]

@@ -282,6 +282,39 @@ fn what_cannot_be_monitored_is_refused() {
 }
 
 #[test]
+fn names_of_monitors_control_nothing() {
+    let _x = open("valeU:x", &slots(64));
+    let name = |name: &str| -> netmap::PortName { name.parse().expect("a name") };
+    for monitor in ["valeU:x/t", "valeU:x/r", "valeU:x/zt"].map(name) {
+        let other = name("valeU:y");
+        for refused in [
+            control::create_port(&monitor, &Options::default()),
+            control::delete_port(&monitor),
+            control::set_mirror(&monitor, None),
+            control::set_mirror(&other, Some(&monitor)),
+            control::set_vnet_hdr_len(&monitor, 12),
+        ] {
+            let e = refused.expect_err("it is no port");
+            assert!(e.errno() == Errno::EINVAL && e.to_string().contains("monitor"), "{e}");
+        }
+    }
+}
+
+#[test]
+fn headers_are_those_of_the_port_that_is_seen_and_its_to_change() {
+    let mut x = open("valeV:x", &Options { vnet_hdr_len: Some(12), ..slots(64) });
+    let mut monitor = open("valeV:x/t", &Options::default());
+    assert_eq!(monitor.vnet_hdr_len(), 12);
+    let e = monitor.set_vnet_hdr_len(0).expect_err("it sees and changes nothing");
+    assert_eq!(e.errno(), Errno::ENXIO, "{e}");
+    let asked = Options { vnet_hdr_len: Some(10), ..Options::default() };
+    assert!(Port::open_with(&"valeV:x/r".parse().expect("a name"), &asked).is_err());
+    assert_eq!((x.vnet_hdr_len(), monitor.vnet_hdr_len()), (12, 12));
+    x.set_vnet_hdr_len(10).expect("set");
+    assert_eq!(monitor.vnet_hdr_len(), 10);
+}
+
+#[test]
 fn monitor_is_passed_on_and_split_like_other_handles() {
     let (mut x, mut y) = pair("valeT", &Options { tx_rings: Some(2), ..slots(64) });
     let monitor = open("valeT:x-1/t", &Options::default());

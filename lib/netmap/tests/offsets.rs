@@ -86,3 +86,51 @@ fn offsets_that_cannot_be_are_refused_and_the_ports_own_stay() {
     let _same = with("valeOr:x", PORT);
     drop(x);
 }
+
+#[test]
+fn ports_whose_buffers_come_from_others_refuse_offsets() {
+    let asked = Options { offsets: Some(PORT), ..Options::default() };
+    let _x = open("valeOr:x", &slots(64));
+    for name in ["valeOr:x{1", "valeOr:x}1", "valeOr:x/zt", "valeOr:x/zr", "null:"] {
+        let e = Port::open_with(&name.parse().unwrap(), &asked).expect_err(name);
+        assert!(e.errno() == Errno::EOPNOTSUPP && e.to_string().contains("offsets"), "{e}");
+    }
+    let info = netmap::control::Switch::open("valeOr").unwrap().info().unwrap();
+    assert_eq!(info.ports.len(), 1, "something was made all the same");
+    with("valeOr:x/t", PORT);
+}
+
+#[test]
+fn persistent_port_is_made_with_offsets() {
+    common::root();
+    let name = "valeOp:x".parse().unwrap();
+    let bad = Options { offsets: Some(Offsets { max: 9999, ..PORT }), ..slots(64) };
+    assert_eq!(netmap::control::create_port(&name, &bad).unwrap_err().errno(), Errno::EINVAL);
+    let asked = Options { offsets: Some(PORT), ..slots(64) };
+    netmap::control::create_port(&name, &asked).unwrap();
+    let (mut x, mut y) = (open("valeOp:x", &slots(64)), open("valeOp:y", &slots(64)));
+    assert!(y.tx(0).push(&frame(0xff, 2, 5, 60)));
+    y.txsync().unwrap();
+    assert_eq!(read_at(&mut x), [(64, frame(0xff, 2, 5, 60))]);
+    netmap::control::delete_port(&name).unwrap_err();
+    drop(x);
+    netmap::control::delete_port(&name).unwrap();
+}
+
+#[test]
+fn monitor_of_a_port_with_offsets_sees_what_found_room_and_not_what_did_not() {
+    let mut x = with("valeOm:x", Offsets { initial: 100, max: 1500, ..PORT });
+    let mut monitor = open("valeOm:x/r", &slots(64));
+    let mut y = open("valeOm:y", &slots(64));
+    // The second is too long for where its data would have to be, so that the third has its slot.
+    let packets: Vec<_> =
+        [60, 2100, 61, 2101, 62].map(|len| frame(0xff, 2, len as u32, len)).into();
+    for packet in &packets {
+        assert!(y.tx(0).push(packet));
+    }
+    y.txsync().unwrap();
+    assert_eq!(y.counters().tx_drop_bad, 2);
+    let fit = [0, 2, 4].map(|i| packets[i].clone());
+    assert_eq!(read_at(&mut x), fit.clone().map(|packet| (100, packet)));
+    assert_eq!(read(&mut monitor, 0, 9), fit);
+}

@@ -367,3 +367,65 @@ fn handles_of_a_pipe_are_split_and_passed_on() {
         assert_eq!(numbers(&mut rx, 9), [5]);
     });
 }
+
+#[test]
+fn sender_is_told_which_slots_got_another_buffer_from_the_reader() {
+    in_own_root("sender_is_told_which_slots_got_another_buffer_from_the_reader", |_| {
+        let (mut a, mut b) = pipe();
+        let mut spare = open_with("valeA:x", &Options { extra_bufs: 1, ..Options::default() })
+            .extra_buffers()[0];
+        let buffers: Vec<u32> = (0..63).map(|i| a.tx(0).slot(i).buf_idx()).collect();
+        send(&mut a, 0..3);
+        b.rxsync().expect("synced");
+        // The reader keeps the second packet, as a bridge that passes buffers on does.
+        spare = b.rx(0).slot(1).swap_buffer(spare);
+        b.rx(0).advance(3);
+        b.rxsync().expect("synced");
+        a.txsync().expect("synced");
+        // A sender that goes round meets the three slots again.
+        for number in 3..64 {
+            send(&mut a, number..number + 1);
+            assert_eq!(numbers(&mut b, 9), [number]);
+            a.txsync().expect("synced");
+        }
+        let changed: Vec<bool> = (0..3).map(|i| a.tx(0).slot(i).buf_changed()).collect();
+        assert_eq!(changed, [false, true, false]);
+        assert_ne!(a.tx(0).slot(1).buf_idx(), buffers[1]);
+        assert_eq!(spare, buffers[1]);
+        // Said once.
+        send(&mut a, 64..67);
+        assert_eq!(numbers(&mut b, 9), [64, 65, 66]);
+        a.txsync().expect("synced");
+        assert!((0..63).all(|i| !a.tx(0).slot(i).buf_changed()));
+    });
+}
+
+#[test]
+fn ends_of_pipes_have_no_monitors() {
+    in_own_root("ends_of_pipes_have_no_monitors", |_| {
+        let _pipe = pipe();
+        for name in ["valeA:x{1/t", "valeA:x}1/r", "valeA:x{1/ztr"] {
+            let e = Port::open(name).expect_err(name);
+            assert_eq!(e.errno(), Errno::EOPNOTSUPP, "{name}: {e}");
+        }
+        assert_eq!(ports_of("valeA"), ["x", "x{1", "x}1"]);
+    });
+}
+
+#[test]
+fn damaged_slots_are_counted_when_they_go_and_not_at_each_sync() {
+    in_own_root("damaged_slots_are_counted_when_they_go_and_not_at_each_sync", |_| {
+        let (mut a, _b) = pipe();
+        a.tx(0).slot(0).swap_buffer(u32::MAX);
+        a.tx(0).slot(0).set(60, SlotFlags::MOREFRAG);
+        a.tx(0).advance(1);
+        for _ in 0..5 {
+            a.txsync().expect("synced");
+        }
+        assert_eq!(a.counters().tx_drop_bad, 0, "its packet is not complete");
+        a.tx(0).slot(0).set(60, SlotFlags::empty());
+        a.tx(0).advance(1);
+        a.txsync().expect("synced");
+        assert_eq!(a.counters().tx_drop_bad, 1);
+    });
+}

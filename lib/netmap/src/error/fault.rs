@@ -227,6 +227,11 @@ pub enum Invalid {
         "it is the end of a pipe; it goes with its users, and what is sent to it comes from the other end"
     )]
     Pipe,
+    /// Something was asked of a monitor that only ports do.
+    #[error(
+        "it names a monitor, which is made for each who opens it and goes with them; name the port that it sees"
+    )]
+    Monitor,
     /// A zero-copy monitor without a direction.
     #[error(
         "a zero-copy monitor must say what it is to see: `/zt` what is sent, `/zr` what is received, `/ztr`"
@@ -280,6 +285,12 @@ pub enum Feature {
     /// Memory that another process, or the program by itself, can map.
     #[error("this kind of port keeps its memory to itself; use its rings by the library")]
     Memory,
+    /// Data that begin somewhere within their buffers.
+    #[error(
+        "only ports of a switch and their copy monitors have offsets in slots; the ends of a pipe and zero-copy \
+         monitors get their buffers from others; ask for none"
+    )]
+    Offsets,
     /// Headers in front of frames.
     #[error("only ports of switches have virtio-net headers")]
     VnetHeaders,
@@ -299,7 +310,9 @@ impl Feature {
     pub(super) fn errno(self) -> Errno {
         match self {
             // As of a kernel that was built without monitors.
-            Self::Monitors | Self::Handles | Self::Memory | Self::Indirect => Errno::EOPNOTSUPP,
+            Self::Monitors | Self::Handles | Self::Memory | Self::Indirect | Self::Offsets => {
+                Errno::EOPNOTSUPP
+            }
             Self::IndirectOnSharedRoot => Errno::EPERM,
             Self::VnetHeaders => Errno::ENXIO,
             Self::HostRings => Errno::EINVAL,

@@ -190,6 +190,7 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (unsupported(Feature::Monitors), EOPNOTSUPP, "only ports of a switch"),
         (unsupported(Feature::Handles), EOPNOTSUPP, "stay in the process"),
         (unsupported(Feature::Memory), EOPNOTSUPP, "keeps its memory to itself"),
+        (unsupported(Feature::Offsets), EOPNOTSUPP, "ask for none"),
         (unsupported(Feature::VnetHeaders), ENXIO, "only ports of switches"),
         (unsupported(Feature::Indirect), EOPNOTSUPP, "send without indirect slots"),
         (unsupported(Feature::IndirectOnSharedRoot), EPERM, "with mode 0700, or allow_indirect"),
@@ -225,6 +226,7 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (invalid(Invalid::Offsets { buffer_bytes: 9 }), EINVAL, "a buffer of 9 bytes"),
         (invalid(Invalid::OtherOffsets), EINVAL, "the same number of bits"),
         (invalid(Invalid::OwnMirror), EINVAL, "its own mirror"),
+        (invalid(Invalid::Monitor), EINVAL, "name the port that it sees"),
         (invalid(Invalid::SeesNothing), EINVAL, "what it is to see"),
         (
             invalid(Invalid::ForeignMirror { switch: "valeA".into() }),

@@ -57,8 +57,16 @@ impl Attached {
         self.port.file.shape.rings.rx_ring(&self.port.region, i).expect(WITHIN)
     }
 
-    /// Gives back what was read on RX ring `i` and shows what came, unless another handle is doing that
-    /// at this moment. Senders wait at a full ring if they are `lossless`. `on` is told of each
+    /// Whether a sync of RX ring `i` would change nothing: nothing was read, and nothing is new.
+    #[inline]
+    pub fn is_idle_rx(&self, i: usize) -> bool {
+        let (ring, kring) = (self.rx_ring(i), self.port.file.kring(i));
+        let (hwcur, hwtail) = (kring.consumer_cur(), kring.published());
+        hwcur < ring.n() && hwtail < ring.n() && ring.is_idle(hwcur, hwtail)
+    }
+
+    /// Gives back what was read on RX ring `i`, which is not idle, and shows what came, unless another handle is doing
+    /// that at this moment. Senders wait at a full ring if they are `lossless`. `on` is told of each
     /// step. True: the program's indices made no sense, and were put
     /// right.
     #[inline]
@@ -72,10 +80,6 @@ impl Attached {
         let ring = self.rx_ring(i);
         let kring = self.port.file.kring(i);
         let n = ring.n();
-        let (hwcur, hwtail) = (kring.consumer_cur(), kring.published());
-        if hwcur < n && hwtail < n && ring.is_idle(hwcur, hwtail) {
-            return false; // nothing read, nothing new
-        }
         let switch = &self.switch;
         let taken = kring.reader.take(me, |owner| switch.is_dead(owner));
         if taken == owner::Taken::No {

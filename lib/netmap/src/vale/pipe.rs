@@ -160,6 +160,9 @@ impl PipePort {
     /// Releases what was read on RX ring `i` and shows what came.
     #[inline]
     fn receive_ring(&mut self, me: ParticipantId, i: usize) {
+        if self.at.is_idle_rx(i) {
+            return;
+        }
         let to = self.peer.file.shape.rings.tx_ring(&self.peer.region, i).expect(WITHIN);
         let reinit = self.at.receive_ring(me, i, true, |step| {
             if let Step::GiveBack { ring, from, to: head, .. } = step {
@@ -354,7 +357,7 @@ fn pass_slots<const ALIKE: bool>(
     Seen { mut slots, mut bytes }: Seen,
     passed: &mut Passed,
 ) -> Seen {
-    let (buffers, most) = (from.buffers, from.buffer_bytes() as u64);
+    let (buffers, most, mut bad_slots) = (from.buffers, from.buffer_bytes() as u64, 0);
     for (from, to) in stretches(from, start, end).zip(stretches(to, start, end)) {
         for (tx, rx) in from.iter().zip(to) {
             let mut word = tx.word.load(Ordering::Relaxed);
@@ -374,7 +377,7 @@ fn pass_slots<const ALIKE: bool>(
                 if bad {
                     // Nothing of buffer 0, which is always there and never anybody's.
                     word = SlotValue { buf_idx: 0, len: 0, ..SlotValue::unpack(word) }.pack();
-                    passed.bad += 1;
+                    bad_slots += 1;
                 }
                 rx.word.store(word, Ordering::Relaxed);
                 rx.ptr.store(ptr, Ordering::Relaxed);
@@ -383,7 +386,7 @@ fn pass_slots<const ALIKE: bool>(
             bytes += word >> 32 & 0xffff;
             if word & MORE == 0 {
                 passed.packets += 1;
-                (passed.slots, passed.bytes) = (slots, bytes);
+                (passed.slots, passed.bytes, passed.bad) = (slots, bytes, bad);
             }
         }
     }
@@ -400,9 +403,10 @@ fn pass_back(from: RingRef<'_>, to: RingRef<'_>, start: u32, end: u32) {
             if word & CHANGED == 0 {
                 continue;
             }
-            // One that is none stays with the reader's slot; the sender's keeps its own.
+            // One that is none stays with the reader's slot; the sender's keeps its own. The flag goes along: the sender's
+            // program may have prepared what its slot's buffer holds.
             if buffers.at(word as u32).is_some() {
-                tx.word.store(word & !CHANGED, Ordering::Relaxed);
+                tx.word.store(word, Ordering::Relaxed);
             }
             // After that: who dies in between has it done again.
             rx.word.store(word & !CHANGED, Ordering::Release);

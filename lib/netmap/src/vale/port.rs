@@ -191,6 +191,9 @@ impl ValePort {
     #[inline]
     pub(crate) fn receive_ring(&mut self, me: ParticipantId, i: usize) {
         let Self { at, forwarder, peers, .. } = self;
+        if at.is_idle_rx(i) {
+            return;
+        }
         let (switch, port) = (&at.switch, &*at.port);
         let (modes, counters) = (switch.modes(), port.file.rx_counters(i));
         let others = &mut peers.of(switch);
@@ -279,6 +282,7 @@ impl Adapter for ValePort {
     }
 
     fn rxsync_ring(&mut self, ring: usize) -> Result<()> {
+        self.forwarder.begin();
         self.receive_ring(self.at.switch.me()?, self.at.bound.rx[ring]);
         Ok(())
     }
@@ -293,6 +297,7 @@ impl Adapter for ValePort {
     }
 
     fn rxsync(&mut self) -> Result<()> {
+        self.forwarder.begin();
         let me = self.at.switch.me()?;
         for ring in 0..self.at.bound.rx.len() {
             self.receive_ring(me, self.at.bound.rx[ring]);
@@ -379,10 +384,16 @@ impl Adapter for ValePort {
     }
 
     fn vnet_hdr_len(&self) -> u8 {
-        self.at.switch.header_of(self.at.port.file.shape.index)
+        let index = self.at.port.file.shape.index;
+        // A monitor's packets have the headers of the port that it sees.
+        let of = if self.is_monitor { self.sees() } else { Some(index) };
+        of.map_or(0, |of| self.at.switch.header_of(of))
     }
 
     fn set_vnet_hdr_len(&mut self, name: &PortName, len: u8) -> Result<()> {
+        if self.is_monitor {
+            return Err(Error::unsupported(name, Feature::VnetHeaders));
+        }
         let SwitchPort { switch, port } = name.switch_port().expect("the syntax of the kind");
         persist::set_vnet_hdr_len(self.at.switch.root(), switch, port, len)
     }

@@ -6,7 +6,7 @@
 use crate::abi::{NETMAP_MAX_FRAGS, SlotFlags};
 use crate::copy::Isa;
 use crate::stats::{C, RingDir};
-use crate::vale::forward::batch::{Batch, Fragment, Which};
+use crate::vale::forward::batch::{BATCH, Batch, Fragment, Which};
 use crate::vale::forward::gather;
 use crate::vale::forward::inner::{copy_fragments, rx_flags};
 use crate::vale::forward::job::{Destinations, Done, Job};
@@ -151,7 +151,8 @@ fn show<I: Isa, const FLAGS: u16>(
     let ring = (ring % to.file.shape.rings.rx.len()) as u8;
     let Ok(lease) = writer::hold(job.switch, to, ring, job.me, budget) else { return };
     let mut out = Writer::new(to, lease, job);
-    let misfits = put_packets::<I, FLAGS>(&mut out, batch, packets);
+    let mut misfits = 0;
+    put_packets::<I, FLAGS>(&mut out, batch, packets, |_| misfits += 1);
     out.dropped += misfits;
     if out.dropped > 0 {
         done.full = Some(watcher); // it may be dead
@@ -205,9 +206,10 @@ fn put<I: Isa>(
         let sent = batch.floods.partition_point(|&packet| usize::from(packet) < stop);
         packets.others = put_plain::<I>(&mut out, batch, &batch.floods[..sent]);
     }
-    let misfits = put_packets::<I, 0>(&mut out, batch, packets);
-    if misfits > 0 {
-        job.counters.add(C::tx_drop_bad, misfits);
+    let mut misfits = Misfits::default();
+    put_packets::<I, 0>(&mut out, batch, packets, |packet| misfits.insert(packet));
+    if misfits.count > 0 {
+        job.counters.add(C::tx_drop_bad, misfits.count);
     }
     if out.dropped > 0 {
         done.full = Some(load.port);
@@ -216,10 +218,8 @@ fn put<I: Isa>(
         let ring = usize::from(load.lease.ring);
         // Before they are published, and while nobody else writes to that ring: in its order.
         for monitor in copies.monitors(load.port, RingDir::Rx, ring) {
-            let fits = |&packet: &u16| {
-                u32::from(batch.fragments[usize::from(packet)].frags) < out.num_slots()
-            };
-            let packets = batch.packets(load.port, load.which, stop).filter(fits);
+            let packets = batch.packets(load.port, load.which, stop);
+            let packets = packets.filter(|&packet| !misfits.contains(packet));
             let packets = packets.take(out.packets_put());
             let others = (destinations, &mut *budget);
             show::<I, 0>(job, batch, (monitor, ring), packets, others, done);
@@ -228,19 +228,40 @@ fn put<I: Isa>(
     out.finish(job.counters, destinations);
 }
 
-/// Puts packets, or drops them; returns how many no ring of this size could ever hold.
+/// Packets of a batch that were dropped although there was room. Mostly none: then nothing is written down.
+#[derive(Debug, Default)]
+struct Misfits {
+    bits: Option<[u64; (BATCH + NETMAP_MAX_FRAGS).div_ceil(64)]>,
+    count: u64,
+}
+
+impl Misfits {
+    #[cold]
+    fn insert(&mut self, packet: u16) {
+        let bits = self.bits.get_or_insert([0; _]);
+        bits[usize::from(packet / 64)] |= 1 << (packet % 64);
+        self.count += 1;
+    }
+
+    fn contains(&self, packet: u16) -> bool {
+        self.bits.is_some_and(|bits| bits[usize::from(packet / 64)] & 1 << (packet % 64) != 0)
+    }
+}
+
+/// Puts packets, or drops them; `misfit` is told of those that no ring of this size could ever hold.
 pub fn put_packets<I: Isa, const FLAGS: u16>(
     out: &mut Writer<'_>,
     batch: &Batch,
     packets: impl Iterator<Item = u16>,
-) -> u64 {
+    misfit: impl FnMut(u16),
+) {
     // Several loops, as short packets are not to pay for what long ones need, nor any for offsets.
     if out.offset_mask != 0 {
-        put_at_offsets::<FLAGS>(out, batch, packets)
+        put_at_offsets::<FLAGS>(out, batch, packets, misfit);
     } else if out.is_warm() {
-        put_each::<I, true, FLAGS>(out, batch, packets)
+        put_each::<I, true, FLAGS>(out, batch, packets, misfit);
     } else {
-        put_each::<I, false, FLAGS>(out, batch, packets)
+        put_each::<I, false, FLAGS>(out, batch, packets, misfit);
     }
 }
 
@@ -248,13 +269,14 @@ fn put_each<I: Isa, const WARM: bool, const FLAGS: u16>(
     out: &mut Writer<'_>,
     batch: &Batch,
     packets: impl Iterator<Item = u16>,
-) -> u64 {
+    mut misfit: impl FnMut(u16),
+) {
     let most = out.num_slots() - 1;
-    let mut misfits = 0;
     for packet in packets {
-        misfits += u64::from(!put_packet::<I, WARM, FLAGS>(out, batch, packet, most));
+        if !put_packet::<I, WARM, FLAGS>(out, batch, packet, most) {
+            misfit(packet);
+        }
     }
-    misfits
 }
 
 /// Puts one packet, or drops it. Order is kept: once one does not fit, none of the later ones goes.
@@ -295,9 +317,9 @@ fn put_at_offsets<const FLAGS: u16>(
     out: &mut Writer<'_>,
     batch: &Batch,
     packets: impl Iterator<Item = u16>,
-) -> u64 {
+    mut misfit: impl FnMut(u16),
+) {
     let most = out.num_slots() - 1;
-    let mut misfits = 0;
     for packet in packets {
         let first = usize::from(packet);
         let frags = batch.fragments[first].frags;
@@ -309,7 +331,7 @@ fn put_at_offsets<const FLAGS: u16>(
         }
         let fits = |(fragment, &offset): (&Fragment, &u64)| gather::fits(offset, fragment.len);
         if u32::from(frags) > most || !fragments.iter().zip(&offsets).all(fits) {
-            misfits += 1;
+            misfit(packet);
             continue;
         }
         if out.dropped != 0 || u32::from(frags) > out.space {
@@ -323,7 +345,6 @@ fn put_at_offsets<const FLAGS: u16>(
         }
         out.packet();
     }
-    misfits
 }
 
 /// Puts plain packets as long as they last and fit; returns the others.

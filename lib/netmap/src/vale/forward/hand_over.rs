@@ -24,7 +24,7 @@ use crate::vale::forward::gather::gather;
 use crate::vale::forward::indirect::Indirect;
 use crate::vale::forward::inner::rx_flags;
 use crate::vale::forward::job::Destinations;
-use crate::vale::forward::writer::{self, Writer};
+use crate::vale::forward::writer::{self, WaitBudget, Writer};
 use crate::vale::state::ids::{ParticipantId, PortIndex};
 use crate::vale::state::owner::Taken;
 use crate::vale::state::portfiles::PortFiles;
@@ -89,16 +89,16 @@ impl Forwarder {
     ) -> Option<PortIndex> {
         let monitors = used.monitors(switch, others);
         let last = monitors.iter().last()?;
-        let (batch, mut full) = (&mut self.batch, None);
+        let (batch, budget, mut full) = (&mut self.batch, &mut self.budget, None);
         // What was received lies in buffers.
         let none = &mut Indirect::default();
         let indirect = if used.dir == RingDir::Tx { &mut self.indirect } else { none };
         let mask = switch.offset_mask_of(used.port.file.shape.index);
         for at in monitors.iter() {
-            mend_if_needed(switch, others, used, at);
+            mend_if_needed(switch, others, used, at, budget);
             let Some(monitor) = others.get(at) else { continue };
             let ring = (used.number % monitor.file.shape.rings.rx.len()) as u8;
-            let lease = writer::hold_of_monitor(switch, monitor, ring, used.me);
+            let lease = writer::hold_of_monitor(switch, monitor, ring, used.me, budget);
             let Some(lease) = lease else { continue };
             let mut out = Writer::of_monitor(monitor, lease, used.me);
             let mut next = used.from;
@@ -124,9 +124,9 @@ impl Forwarder {
     /// Puts right what the process left that synced the ring before and died: between its slots and those of its
     /// monitors.
     #[cold]
-    pub fn mend(&self, switch: &SwitchFile, others: &mut impl Destinations, used: &Used<'_>) {
+    pub fn mend(&mut self, switch: &SwitchFile, others: &mut impl Destinations, used: &Used<'_>) {
         for at in used.monitors(switch, others).iter() {
-            mend_if_needed(switch, others, used, at);
+            mend_if_needed(switch, others, used, at, &mut self.budget);
         }
     }
 }
@@ -136,7 +136,9 @@ const SENT: u16 = SlotFlags::TXMON.bits();
 /// Copies the packets of a batch, as far as there is room.
 fn show<const FLAGS: u16>(out: &mut Writer<'_>, batch: &Batch) {
     let packets = batch.firsts().map(|(packet, _)| packet);
-    out.dropped += put_packets::<Sse2, FLAGS>(out, batch, packets);
+    let mut misfits = 0;
+    put_packets::<Sse2, FLAGS>(out, batch, packets, |_| misfits += 1);
+    out.dropped += misfits;
 }
 
 /// Gives the buffers of a batch, which begins at slot `at`, as far as there is room.
@@ -168,12 +170,13 @@ fn mend_if_needed(
     others: &mut impl Destinations,
     used: &Used<'_>,
     at: PortIndex,
+    budget: &mut WaitBudget,
 ) {
     let Some(monitor) = others.get(at) else { return };
     let rings = monitor.file.shape.rings.rx.len();
     let number = used.number % rings;
     let Some(seen) = monitor.file.kring(number).exchange.crossed() else { return };
-    let mend = |ring| writer::mend(switch, monitor, number, ring, used.me);
+    let mut mend = |ring| writer::mend(switch, monitor, number, ring, used.me, budget);
     let (PortFiles { file, region, .. }, i) = (used.port, usize::from(seen.number));
     let rings = &file.shape.rings;
     let ring = if seen.is_rx { rings.rx_ring(region, i) } else { rings.tx_ring(region, i) };

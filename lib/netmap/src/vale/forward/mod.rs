@@ -78,7 +78,7 @@ pub struct Forwarder {
     copies: Copies,
     memo: Memo,
     loads: Loads,
-    /// What is left of it in this txsync.
+    /// What is left of it in this sync.
     budget: WaitBudget,
     /// Bytes of the cache that two rings should fit.
     cache: usize,
@@ -121,7 +121,7 @@ impl Forwarder {
         self.indirect.allow_anywhere();
     }
 
-    /// Begins a txsync of a port, all of whose rings share what it may wait for others.
+    /// Begins a sync of a port, all of whose rings share what it may wait for others.
     pub fn begin(&mut self) {
         self.budget = WaitBudget::default();
     }

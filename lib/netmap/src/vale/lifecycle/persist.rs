@@ -2,7 +2,7 @@
 
 use crate::error::{Error, InUse, Invalid, Result};
 use crate::options::Options;
-use crate::vale::lifecycle::make::find_or_make;
+use crate::vale::lifecycle::make::{find_or_make, set_offsets};
 use crate::vale::lifecycle::open::lock_for_new;
 use crate::vale::lifecycle::reap::reap;
 use crate::vale::lifecycle::root::Root;
@@ -15,8 +15,14 @@ pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options
     if switch.find(port).is_some() {
         return Err(Error::Exists { name: format!("{switch_name}:{port}") });
     }
-    let made = header(&format!("{switch_name}:{port}"), o.vnet_hdr_len.unwrap_or(0))
-        .and_then(|header| Ok((header, find_or_make(&switch, &lock, port, o, 0)?)));
+    let full = format!("{switch_name}:{port}");
+    let made = header(&full, o.vnet_hdr_len.unwrap_or(0)).and_then(|header| {
+        let made = find_or_make(&switch, &lock, port, o, 0)?;
+        if let Some(offsets) = &o.offsets {
+            set_offsets(&switch, &lock, &made.0, &full, offsets)?;
+        }
+        Ok((header, made))
+    });
     let result = made.map(|(header, (made, _))| {
         switch.activate_port(&lock, made.file.shape.index);
         switch.set_header(&lock, made.file.shape.index, header);

@@ -14,12 +14,10 @@ pub const CAPABILITIES: Capabilities = Capabilities::RECEIVE
     .union(Capabilities::SEVERAL_RINGS)
     .union(Capabilities::PASSABLE);
 
-const LETTERS: NameFlags = NameFlags::ZCOPY_MON.union(NameFlags::MON_RX).union(NameFlags::MON_TX);
-
 /// What a monitor of that name sees; `None` if it names a port.
 pub fn watch(name: &PortName) -> Result<Option<Watch>> {
     let (tx, rx) = (NameFlags::MON_TX, NameFlags::MON_RX);
-    if !name.flags.intersects(LETTERS) {
+    if !name.is_monitor() {
         return Ok(None);
     }
     if !name.flags.intersects(tx | rx) {
@@ -54,14 +52,16 @@ pub fn name_of(switch: &Switch, index: PortIndex) -> Result<PortName> {
 }
 
 impl ValePort {
-    /// Whether the port that this monitor saw has gone, and all that it saw has been read.
-    pub(super) fn sees_nothing_any_more(&self) -> bool {
+    /// The port that this monitor sees, until that goes.
+    pub(super) fn sees(&self) -> Option<PortIndex> {
         let shape = &self.at.port.file.shape;
         let now = self.at.switch.monitor(shape.index);
-        let sees = now.is_some_and(|(generation, watch)| {
-            generation == shape.generation && watch.of.is_some()
-        });
-        !sees
+        now.filter(|(generation, _)| *generation == shape.generation)?.1.of
+    }
+
+    /// Whether the port that this monitor saw has gone, and all that it saw has been read.
+    pub(super) fn sees_nothing_any_more(&self) -> bool {
+        self.sees().is_none()
             && self.at.bound.rx.iter().all(|&i| {
                 let head = self.rx_ring(i).raw.head.load(Ordering::Relaxed);
                 self.at.port.file.kring(i).published() == head

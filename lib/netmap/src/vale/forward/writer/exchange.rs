@@ -72,9 +72,10 @@ pub fn hold_of_monitor(
     monitor: &PortFiles,
     ring: u8,
     me: ParticipantId,
+    budget: &mut WaitBudget,
 ) -> Option<Lease> {
     let kring = monitor.file.kring(ring.into());
-    if !take(switch, kring, me, &mut WaitBudget::default()) {
+    if !take(switch, kring, me, budget) {
         return None;
     }
     if kring.exchange.crossed().is_some() {
@@ -92,10 +93,11 @@ pub fn mend(
     ring: usize,
     seen: Option<RingRef<'_>>,
     me: ParticipantId,
+    budget: &mut WaitBudget,
 ) {
     let kring = monitor.file.kring(ring);
     let Some(own) = monitor.rx_ring(ring) else { return };
-    if take(switch, kring, me, &mut WaitBudget::default()) {
+    if take(switch, kring, me, budget) {
         match seen {
             Some(seen) => kring.mend_with(own, seen),
             None => kring.exchange.done(),
