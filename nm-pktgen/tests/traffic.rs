@@ -4,6 +4,7 @@
 
 mod rig;
 
+use netmap::{Options, Port, PortName, control};
 use rig::{Rig, number};
 
 /// Rings that hold every packet of a test, so that nothing is dropped however slow the receiver is.
@@ -318,4 +319,46 @@ fn indirect_slots_carry_the_packet_itself() {
     rig.end(&format!("-i valeA:t -f tx -n 20 -l 900 {ROOMY}"));
     assert_eq!(rx.finish().0, Some(0));
     assert_eq!(rig.read_pcap("seen.pcap"), rig.read_pcap("direct.pcap"));
+}
+
+#[test]
+fn packets_whose_buffers_a_monitor_takes_are_written_again() {
+    let name = "packets_whose_buffers_a_monitor_takes_are_written_again";
+    rig::within(name, |rig| {
+        let options = |n| Options { tx_slots: Some(64), rx_slots: Some(n), ..Options::default() };
+        let port = |name: &str| -> PortName { name.parse().expect("a name") };
+        control::create_port(&port("valeA:t"), &options(64)).expect("made");
+        for words in ["-f tx", "-f txseq"] {
+            // Both have room for all, so that each packet's buffer goes to the monitor, which has other contents to give.
+            let mut got = Port::open_with(&port("valeA:r"), &options(4096)).expect("opened");
+            let mut monitor = Port::open_with(&port("valeA:t/zt"), &options(4096)).expect("opened");
+            let mut t = Port::open_with(&port("valeA:t"), &options(64)).expect("opened");
+            for _ in 0..5000 {
+                assert!(t.tx(0).push(&[0xaa; 300]));
+                t.txsync().expect("synced");
+                for port in [&mut got, &mut monitor] {
+                    port.rxsync().expect("synced");
+                    let mut ring = port.rx(0);
+                    ring.advance(ring.available());
+                }
+            }
+            for port in [&mut got, &mut monitor] {
+                port.rxsync().expect("synced");
+            }
+            let before = monitor.counters().rx_packets;
+            drop(t);
+            rig.end(&format!("-i valeA:t {words} -n 1000 -l 300 -b 16 --no-indirect"));
+            assert_eq!(monitor.counters().rx_packets - before, 1000);
+            got.rxsync().expect("synced");
+            let ring = got.rx(0);
+            let frames: Vec<Vec<u8>> = ring.batch(4096).map(|s| s.frame().to_vec()).collect();
+            assert_eq!(frames.len(), 1000);
+            // Payloads are zeros behind their mark.
+            let stale = frames.iter().filter(|frame| frame[100..].iter().any(|&byte| byte != 0));
+            assert_eq!(stale.count(), 0, "{words}");
+            let first = &frames[0];
+            let same = frames.iter().filter(|frame| *frame == first).count();
+            assert!(words != "-f tx" || same == 1000, "{same} of 1000 are the same");
+        }
+    });
 }

@@ -3,10 +3,13 @@
 //! * one constant packet: nothing, once each buffer holds it (buffers keep their content over txsync);
 //! * headers or mark vary: the first bytes, once each buffer holds the rest;
 //! * several slots a packet: everything, as slots do not hold the same part twice.
+//!
+//! A slot may get another buffer when its packet has gone, to a zero-copy monitor for instance, and says so; that one holds
+//! nothing yet.
 
 use std::io::Write;
 
-use netmap::{SlotFlags, TxRing};
+use netmap::{SlotFlags, TxRing, TxSlot};
 use nm_cli::units;
 use nm_stream::{Kind, Mark};
 
@@ -141,10 +144,21 @@ impl Filler {
             }
         }
         for i in 0..packets {
-            ring.slot(i).set(len, SlotFlags::empty());
+            let slot = ring.slot(i);
+            if slot.buf_changed() {
+                self.refill(slot);
+            }
+            slot.set(len, SlotFlags::empty());
         }
         ring.advance(packets);
         self.same(packets, len)
+    }
+
+    /// Writes a whole packet again.
+    #[cold]
+    fn refill(&self, slot: TxSlot<'_>) {
+        let (frame, bytes) = (slot.frame(), self.source.bytes());
+        frame.write(0, &bytes[..bytes.len().min(frame.len())]);
     }
 
     fn fill_heads(&mut self, ring: &mut TxRing<'_>, index: usize, packets: usize) -> Batch {
@@ -156,11 +170,11 @@ impl Filler {
             let (filled, missing) = &mut self.filled[index];
             // The tail behind the head is the same in all packets, so it is written to its greatest
             // length once.
-            let bytes = if *missing > 0 && !std::mem::replace(&mut filled[slot.index()], true) {
-                *missing -= 1;
-                self.source.bytes()
-            } else {
-                self.source.head()
+            let first = *missing > 0 && !std::mem::replace(&mut filled[slot.index()], true);
+            *missing -= usize::from(first);
+            let bytes = match first || slot.buf_changed() {
+                true => self.source.bytes(),
+                false => self.source.head(),
             };
             frame.write(0, &bytes[..bytes.len().min(frame.len())]);
             slot.set(len, SlotFlags::empty());
