@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use netmap::control;
+use netmap::name::PipeName;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -36,11 +37,16 @@ const PROGRAM: &str = "nm-bridge";
 const WORDS: u64 = 4096;
 
 /// The name of the interface behind an attached port: that of the port, which is short and plain
-/// enough for an interface by the grammar of port names.
+/// enough for an interface by the grammar of port names. The ends of pipes are none that interfaces are joined to.
 pub fn interface(name: &Target) -> Result<&str, String> {
-    name.port
-        .as_deref()
-        .ok_or_else(|| format!("{name} is a switch; name the interface too, as in {name}:tap0"))
+    let switch = &name.switch;
+    match name.port.as_deref() {
+        None => Err(format!("{name} is a switch; name the interface too, as in {switch}:tap0")),
+        Some(port) if PipeName::of(port).is_some() => Err(format!(
+            "{name} is the end of a pipe, no port of {switch}; name an interface, as in {switch}:tap0"
+        )),
+        Some(port) => Ok(port),
+    }
 }
 
 /// Starts the bridge and waits until it is ready; returns its process.

@@ -21,8 +21,13 @@ pub fn check(cli: &Cli) -> Result<(), String> {
         )
     );
     named(cli).iter().try_for_each(|target| {
-        let checked = match monitored(target).filter(|_| looks) {
-            Some(port) => whole(&port),
+        let checked = match monitored(target) {
+            Some(port) if looks => whole(&port),
+            Some(port) => whole(&port).and_then(|()| {
+                Err(format!(
+                    "it is a monitor, which goes with who opened it; name its port, {port}"
+                ))
+            }),
             None => whole(target),
         };
         checked.map_err(|why| format!("{target}: {why}"))

@@ -31,6 +31,24 @@ fn virtio_net_headers_of_a_port_are_set_and_shown() {
 }
 
 #[test]
+fn interfaces_are_not_joined_to_ends_of_pipes_nor_to_monitors() {
+    in_own_root("interfaces_are_not_joined_to_ends_of_pipes_nor_to_monitors", || {
+        let _pipe = Port::open("valeA:x{1").expect("opened");
+        for words in [&["attach"][..], &["detach"], &["poll", "start"], &["poll", "stop"]] {
+            for (name, what) in [
+                ("valeA:x{1", "is the end of a pipe"),
+                ("valeA:y}2", "is the end of a pipe"),
+                ("valeA:x#3", "it is a monitor"),
+                ("valeA:x/t", "a whole port is meant here"),
+            ] {
+                let said = complaint(&[words, &[name]].concat(), 2);
+                assert!(said.contains(what), "{words:?} {name}: {said}");
+            }
+        }
+    });
+}
+
+#[test]
 fn nothing_there_lists_nothing_and_names_are_missing() {
     in_own_root("nothing_there_lists_nothing_and_names_are_missing", || {
         assert_eq!(text(&["list"]), "");
