@@ -68,7 +68,10 @@ mod layout;
 #[cfg(not(loom))]
 pub mod name;
 #[cfg(not(loom))]
+#[allow(unsafe_code)]
 mod netlink;
+#[cfg(not(loom))]
+mod netns;
 #[cfg(not(loom))]
 mod options;
 #[cfg(not(loom))]

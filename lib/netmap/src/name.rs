@@ -1,14 +1,15 @@
 //! Port names: netmap's grammar, read once at the door and never guessed at again.
 //!
 //! ```text
-//! name    = kind [rings] { "/" flags | "@" memid } { "@conf:" key "=" number { "," ... } }
+//! name    = kind [rings] { "/" flags | "@" memid } { "@conf:" key "=" number { "," ... } | "@netns:" netns }
 //! kind    = "vale" [id] ":" id [pipe] | "netmap:" ifname | "tap:" tapname | "pcap:" path | "null" [":"]
 //!         | "tap..."  (bare, a tap as in pkt-gen) | ifname (bare, as `netmap:ifname`)
 //! pipe    = ("{" | "}") id
 //! rings   = "*" | "^" [number] | "-" number
 //! flags   = { "x" | "z" | "t" | "r" | "R" | "T" }
 //! id      = { "0".."9" | "A".."Z" | "a".."z" | "_" }      ifname = the same and "."
-//! tapname = the same as ifname and "-": a tap has one ring pair, so there is none to choose
+//! tapname = the same as ifname and "-": rings of a tap cannot be chosen
+//! netns   = the same as tapname, up to 255 of them
 //! ```
 //!
 //! Invariant: a [`PortName`] that came out of the parser is safe as a file name. Identifiers hold no
@@ -213,6 +214,8 @@ pub struct PortName {
     pub flags: NameFlags,
     /// `@conf:...`
     pub conf: Conf,
+    /// `@netns:NAME`: the network namespace that the interface is in.
+    pub netns: Option<String>,
 }
 
 /// A port of a switch by its names.
@@ -234,6 +237,7 @@ impl PortName {
             mem_id: None,
             flags: NameFlags::empty(),
             conf: Conf::default(),
+            netns: None,
         }
     }
 
@@ -298,7 +302,7 @@ impl PortName {
 impl PartialEq for PortName {
     fn eq(&self, other: &PortName) -> bool {
         let fields = |n: &PortName| (n.scheme.prefix, n.rings, n.mem_id, n.flags, n.conf);
-        fields(self) == fields(other) && self.address == other.address
+        fields(self) == fields(other) && self.address == other.address && self.netns == other.netns
     }
 }
 
@@ -332,7 +336,11 @@ impl fmt::Display for PortName {
         if let Some(id) = self.mem_id {
             write!(f, "@{id}")?;
         }
-        self.conf.fmt(f)
+        self.conf.fmt(f)?;
+        match &self.netns {
+            Some(netns) => write!(f, "@netns:{netns}"),
+            None => Ok(()),
+        }
     }
 }
 

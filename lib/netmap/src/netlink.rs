@@ -24,6 +24,15 @@ const MESSAGE_BYTES: usize = 32 << 10;
 /// `struct nlmsghdr`, and the `struct ifinfomsg` behind it.
 const HEADER_BYTES: usize = 16;
 const LINK_BYTES: usize = 16;
+/// `struct rtgenmsg`, with its padding.
+const NETNS_BYTES: usize = 4;
+const RTM_NEWNSID: u16 = 88;
+const RTM_GETNSID: u16 = 90;
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
+const NETLINK_LISTEN_ALL_NSID: libc::c_int = 8;
+/// `IFLA_TARGET_NETNSID`: the namespace that a question is about.
+const IFLA_TARGET_NETNSID: u16 = 46;
 /// `IFLA_NEW_NETNSID`: in the farewell of an interface that moves to another namespace.
 const IFLA_NEW_NETNSID: u16 = 45;
 
@@ -65,69 +74,95 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
 }
 
-/// Watches an interface of the network namespace that the calling thread is in.
+/// Watches an interface, of this network namespace or another.
 #[derive(Debug)]
 pub struct Watch {
-    socket: OwnedFd,
+    socket: Socket,
+    /// Whether the socket hears of other namespaces, too, so that what it tells must be asked for again.
+    hears_all: bool,
+    /// The number, here, of the namespace that the interface is in, if that is another one.
+    netns: Option<i32>,
+    seen: Seen,
+}
+
+/// What was told, and where the interface is after all that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
     interface: Interface,
     presence: Presence,
-    sequence: u32,
-    buffer: Vec<u8>,
 }
 
 impl Watch {
-    /// Finds the interface `name`.
+    /// Finds the interface `name` in the namespace of the calling thread, which it is watched in.
     ///
     /// # Errors
     /// There is none (`ENODEV`), or the kernel has no such sockets.
+    #[allow(dead_code, reason = "for ports that end when their interface moves")]
     pub fn new(name: &str) -> Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let protocol = SockProtocol::NetlinkRoute;
-        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)
-            .map_err(Error::io("make a socket to watch", name))?;
-        // First the membership, then the question: nothing falls in between.
-        let links = NetlinkAddr::new(0, libc::RTMGRP_LINK.cast_unsigned());
-        bind(socket.as_raw_fd(), &links).map_err(Error::io("watch", name))?;
-        let mut watch = Self {
-            socket,
-            interface: Interface { name: name.to_owned(), ..Interface::default() },
-            presence: Presence::Here,
-            sequence: 0,
-            buffer: vec![0; MESSAGE_BYTES],
-        };
-        watch.ask().and_then(|()| watch.read_on(true)).map_err(Error::io("find", name))?;
-        if watch.interface.index == 0 {
-            return Err(Error::io("find", name)(Errno::ENODEV));
+        Self::find(name, None, false)
+    }
+
+    /// Finds the interface `name`, here or in the namespace that a descriptor names, to be followed to others if this
+    /// process may. A socket in there would keep the namespace alive, and the interface with it, so it is watched from
+    /// here.
+    ///
+    /// # Errors
+    /// As `new`; no permission to look into that namespace.
+    pub fn following(name: &str, namespace: Option<BorrowedFd<'_>>) -> Result<Self> {
+        Self::find(name, namespace, true)
+    }
+
+    fn find(name: &str, namespace: Option<BorrowedFd<'_>>, follows: bool) -> Result<Self> {
+        let socket = Socket::new(libc::RTMGRP_LINK.cast_unsigned());
+        let socket = socket.map_err(Error::io("make a socket to watch", name))?;
+        let hears_all = follows && socket.listen_to_all_namespaces().is_ok();
+        let interface = Interface { name: name.to_owned(), ..Interface::default() };
+        let seen = Seen { interface, presence: Presence::Here };
+        let mut watch = Self { socket, hears_all, netns: None, seen };
+        match namespace {
+            Some(namespace) => watch.enter(namespace, name),
+            None => watch.ask(),
         }
+        .map_err(Error::io("find", name))?;
         Ok(watch)
+    }
+
+    /// Watches the interface `name` of another namespace from now on. Makes no descriptor and no thread.
+    ///
+    /// # Errors
+    /// No permission to look into that namespace; there is none of that name.
+    pub fn enter(&mut self, namespace: BorrowedFd<'_>, name: &str) -> nix::Result<()> {
+        if !self.hears_all {
+            return Err(Errno::EPERM);
+        }
+        self.netns = Some(self.socket.number_of(namespace)?);
+        self.seen.interface.index = 0;
+        self.seen.interface.name = name.to_owned();
+        self.ask()
     }
 
     /// Readable when `update` has something to tell.
     #[allow(dead_code, reason = "for ports that poll it beside their own descriptors")]
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.socket.fd.as_fd()
     }
 
     /// What was told last.
     pub fn interface(&self) -> &Interface {
-        &self.interface
+        &self.seen.interface
     }
 
     /// Where it is, as far as was told.
-    #[allow(
-        dead_code,
-        reason = "for ports that end, or go on elsewhere, when their interface moves"
-    )]
     pub fn presence(&self) -> Presence {
-        self.presence
+        self.seen.presence
     }
 
     /// The link. Of an interface that is out of sight it is taken for good.
     pub fn link(&self) -> Link {
-        match self.presence {
+        match self.seen.presence {
             Presence::Deleted => Link::Gone,
             Presence::Moved => Link::Up,
-            Presence::Here if self.interface.running => Link::Up,
+            Presence::Here if self.seen.interface.running => Link::Up,
             Presence::Here => Link::Down,
         }
     }
@@ -137,99 +172,83 @@ impl Watch {
     /// # Errors
     /// The socket failed.
     pub fn update(&mut self) -> Result<bool> {
-        let before = (self.interface.clone(), self.presence);
-        let read = match self.read_on(false) {
-            // More was told than the socket holds: asked anew.
-            Err(Errno::ENOBUFS) => self.ask().and_then(|()| self.read_on(true)),
-            read => read,
-        };
-        read.map_err(Error::io("watch", &self.interface.name))?;
-        Ok(before != (self.interface.clone(), self.presence))
+        self.follow().map_err(Error::io("watch", &self.seen.interface.name))
+    }
+
+    fn follow(&mut self) -> nix::Result<bool> {
+        let before = self.seen.clone();
+        let (seen, unsure) = (&mut self.seen, self.hears_all);
+        let mut moved = false;
+        let mut told = false;
+        let read = self.socket.read(MESSAGES, |message| {
+            if message.is_about(seen.interface.index) {
+                told = true;
+                moved = message.is_farewell_by_move();
+                // Another namespace may have another interface of that number.
+                if !unsure {
+                    seen.hear(message);
+                }
+            }
+        });
+        // More was told than the socket holds.
+        let lost = read == Err(Errno::ENOBUFS);
+        if !lost {
+            read?;
+        }
+        if (lost || told && unsure) && self.seen.presence == Presence::Here {
+            match self.ask() {
+                // EINVAL: the namespace itself has gone.
+                Err(Errno::ENODEV | Errno::EINVAL) => {
+                    self.seen.presence = if moved { Presence::Moved } else { Presence::Deleted };
+                }
+                asked => asked?,
+            }
+        }
+        Ok(before != self.seen)
     }
 
     /// Asks for the interface by its number, or at first by its name.
     fn ask(&mut self) -> nix::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut message = vec![0; HEADER_BYTES + LINK_BYTES];
-        message[4..6].copy_from_slice(&libc::RTM_GETLINK.to_ne_bytes());
-        message[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
-        message[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
-        let index = HEADER_BYTES + 4;
-        message[index..index + 4].copy_from_slice(&self.interface.index.to_ne_bytes());
-        if self.interface.index == 0 {
-            let name = [self.interface.name.as_bytes(), &[0]].concat();
-            let len = u16::try_from(4 + name.len()).map_err(|_| Errno::ENAMETOOLONG)?;
-            message.extend(len.to_ne_bytes());
-            message.extend(libc::IFLA_IFNAME.to_ne_bytes());
-            message.extend(name);
-            message.resize(message.len().next_multiple_of(4), 0);
+        let Interface { index, name, .. } = &self.seen.interface;
+        let asked = *index;
+        let mut body = link_body(asked);
+        if asked == 0 {
+            attribute(&mut body, libc::IFLA_IFNAME, &[name.as_bytes(), &[0]].concat())?;
         }
-        let len = u32::try_from(message.len()).expect("a name is short");
-        message[0..4].copy_from_slice(&len.to_ne_bytes());
-        let kernel = NetlinkAddr::new(0, 0);
-        sendto(self.socket.as_raw_fd(), &message, &kernel, MsgFlags::empty()).map(drop)
-    }
-
-    /// Reads up to the answer, which the kernel gives before the question's call returns, or else up to the end.
-    fn read_on(&mut self, answer: bool) -> nix::Result<()> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let read = self.read_into(&mut buffer, answer);
-        self.buffer = buffer;
-        read
-    }
-
-    fn read_into(&mut self, buffer: &mut [u8], answer: bool) -> nix::Result<()> {
-        let mut left = MESSAGES;
-        while answer || left > 0 {
-            left = left.saturating_sub(1);
-            let (len, from) = match recvfrom::<NetlinkAddr>(self.socket.as_raw_fd(), buffer) {
-                Ok(received) => received,
-                Err(Errno::EAGAIN) => return Ok(()),
-                Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(errno),
-            };
-            if from.is_none_or(|from| from.pid() != 0) {
-                continue; // from a process
+        if let Some(number) = self.netns {
+            attribute(&mut body, IFLA_TARGET_NETNSID, &number.to_ne_bytes())?;
+        }
+        let seen = &mut self.seen;
+        // What is told meanwhile is told again, by the answer, but for an end or a move.
+        let mut farewell = None;
+        self.socket.call(libc::RTM_GETLINK, 0, &body, |message, answer| {
+            if answer {
+                seen.hear(message);
+            } else if message.is_about(asked) && message.kind == libc::RTM_DELLINK {
+                farewell = Some(message.is_farewell_by_move());
             }
-            for message in messages(&buffer[..len]) {
-                let answered = message.sequence == self.sequence && answer;
-                if message.kind == libc::NLMSG_ERROR as u16 && answered {
-                    let code = word(message.body, 0).unwrap_or(0).cast_signed();
-                    if Errno::from_raw(-code) == Errno::ENODEV && self.interface.index != 0 {
-                        self.presence = Presence::Deleted;
-                        return Ok(());
-                    }
-                    return Err(Errno::from_raw(-code));
-                }
-                self.hear(&message, answered);
-                if answered {
-                    return Ok(());
-                }
-            }
+        })?;
+        if let (Some(moved), false) = (farewell, self.hears_all) {
+            self.seen.presence = if moved { Presence::Moved } else { Presence::Deleted };
         }
         Ok(())
     }
+}
 
-    fn hear(&mut self, message: &Message<'_>, answered: bool) {
-        let Some(index) = word(message.body, 4).map(u32::cast_signed) else { return };
-        if !answered && index != self.interface.index {
-            return;
-        }
-        let Some(attributes) = message.body.get(LINK_BYTES..) else { return };
+impl Seen {
+    fn hear(&mut self, message: &Message<'_>) {
         if message.kind == libc::RTM_DELLINK {
-            let moved = attributes_of(attributes).any(|(kind, _)| kind == IFLA_NEW_NETNSID);
+            let moved = message.is_farewell_by_move();
             self.presence = if moved { Presence::Moved } else { Presence::Deleted };
         }
-        if message.kind != libc::RTM_NEWLINK {
-            return;
-        }
+        let (libc::RTM_NEWLINK, Some(index)) = (message.kind, message.index()) else { return };
         let flags = word(message.body, 8).unwrap_or(0);
         let needed = (libc::IFF_UP | libc::IFF_LOWER_UP).cast_unsigned();
         let seen = &mut self.interface;
         (seen.index, seen.running) = (index, flags & needed == needed);
         // Back, or another one with its number, which is all the same here: descriptors on the first say more.
         self.presence = Presence::Here;
-        for (kind, value) in attributes_of(attributes) {
+        for (kind, value) in message.attributes() {
             match kind {
                 libc::IFLA_MTU => seen.mtu = word(value, 0).unwrap_or(seen.mtu),
                 libc::IFLA_ADDRESS => seen.mac = value.try_into().ok(),
@@ -243,11 +262,178 @@ impl Watch {
     }
 }
 
+/// Moves an interface of this namespace to the one that a descriptor names, under another name.
+///
+/// # Errors
+/// An interface has that name there (`EEXIST`); no permission.
+pub fn move_to(namespace: BorrowedFd<'_>, index: i32, name: &str) -> nix::Result<()> {
+    let mut body = link_body(index);
+    attribute(&mut body, libc::IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes())?;
+    attribute(&mut body, libc::IFLA_IFNAME, &[name.as_bytes(), &[0]].concat())?;
+    Socket::new(0)?.call(libc::RTM_NEWLINK, libc::NLM_F_ACK, &body, |_, _| {})
+}
+
+/// A socket to the kernel.
+#[derive(Debug)]
+struct Socket {
+    fd: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    fn new(groups: u32) -> nix::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let protocol = SockProtocol::NetlinkRoute;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(Self { fd, sequence: 0, buffer: vec![0; MESSAGE_BYTES] })
+    }
+
+    /// Lets it hear of all namespaces that have a number here.
+    fn listen_to_all_namespaces(&self) -> nix::Result<()> {
+        let on: libc::c_int = 1;
+        // SAFETY: the socket is open, and the value is an int that outlives the call.
+        let set = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_NETLINK,
+                NETLINK_LISTEN_ALL_NSID,
+                (&raw const on).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        Errno::result(set).map(drop)
+    }
+
+    /// The number of a namespace here, given to it if it had none.
+    fn number_of(&mut self, namespace: BorrowedFd<'_>) -> nix::Result<i32> {
+        let of = |wanted: Option<i32>| {
+            let mut body = vec![0; NETNS_BYTES];
+            attribute(&mut body, NETNSA_FD, &namespace.as_raw_fd().to_ne_bytes())?;
+            if let Some(number) = wanted {
+                attribute(&mut body, NETNSA_NSID, &number.to_ne_bytes())?;
+            }
+            Ok::<_, Errno>(body)
+        };
+        // -1: any.
+        match self.call(RTM_NEWNSID, libc::NLM_F_ACK, &of(Some(-1))?, |_, _| {}) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        let mut number = None;
+        self.call(RTM_GETNSID, 0, &of(None)?, |message, answer| {
+            let attributes = attributes_of(message.body.get(NETNS_BYTES..).unwrap_or_default());
+            for (_, value) in attributes.filter(|(kind, _)| answer && *kind == NETNSA_NSID) {
+                number = word(value, 0).map(u32::cast_signed);
+            }
+        })?;
+        number.filter(|&number| number >= 0).ok_or(Errno::ENODEV)
+    }
+
+    /// Sends a request and reads up to its answer, which the kernel gives before the request's call returns. `hear` is
+    /// told of each message, and whether it is the answer.
+    fn call(
+        &mut self,
+        kind: u16,
+        flags: libc::c_int,
+        body: &[u8],
+        mut hear: impl FnMut(&Message<'_>, bool),
+    ) -> nix::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let sequence = self.sequence;
+        let len = (HEADER_BYTES + body.len()) as u32; // a few attributes
+        let flags = (libc::NLM_F_REQUEST | flags) as u16; // two of the low bits
+        let message = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes()].concat();
+        let message = [&message[..], &sequence.to_ne_bytes(), &[0; 4], body].concat();
+        let kernel = NetlinkAddr::new(0, 0);
+        sendto(self.fd.as_raw_fd(), &message, &kernel, MsgFlags::empty())?;
+        let mut answer = None;
+        while answer.is_none() {
+            let read = self.read(1, |message| {
+                let is_answer = message.sequence == sequence;
+                if is_answer && message.kind == libc::NLMSG_ERROR as u16 {
+                    let code = word(message.body, 0).unwrap_or(0).cast_signed();
+                    answer = Some(if code == 0 { Ok(()) } else { Err(Errno::from_raw(-code)) });
+                    return;
+                }
+                hear(message, is_answer);
+                if is_answer {
+                    answer = Some(Ok(()));
+                }
+            });
+            match read {
+                // It was there when the call returned, unless there was no memory for it.
+                Ok(true) if answer.is_none() => return Err(Errno::ENOBUFS),
+                // What was told got lost; there was room for the answer all the same, or there is none.
+                Err(Errno::ENOBUFS) | Ok(_) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        answer.unwrap_or(Ok(()))
+    }
+
+    /// Reads what has come, at most so many times; true if that is all.
+    fn read(&mut self, times: usize, mut hear: impl FnMut(&Message<'_>)) -> nix::Result<bool> {
+        for _ in 0..times {
+            let (len, from) = match recvfrom::<NetlinkAddr>(self.fd.as_raw_fd(), &mut self.buffer) {
+                Ok(received) => received,
+                Err(Errno::EAGAIN) => return Ok(true),
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(errno),
+            };
+            if from.is_some_and(|from| from.pid() == 0) {
+                messages(&self.buffer[..len]).for_each(|message| hear(&message));
+            } // else from a process
+        }
+        Ok(false)
+    }
+}
+
+/// `struct ifinfomsg` about an interface.
+fn link_body(index: i32) -> Vec<u8> {
+    let mut body = vec![0; LINK_BYTES];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    body
+}
+
+fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) -> nix::Result<()> {
+    let len = u16::try_from(4 + value.len()).map_err(|_| Errno::ENAMETOOLONG)?;
+    body.extend(len.to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+    Ok(())
+}
+
 /// One netlink message.
 struct Message<'a> {
     kind: u16,
     sequence: u32,
     body: &'a [u8],
+}
+
+impl Message<'_> {
+    /// The number of the interface that it is about, if it is about one.
+    fn index(&self) -> Option<i32> {
+        let links = [libc::RTM_NEWLINK, libc::RTM_DELLINK].contains(&self.kind);
+        word(self.body, 4).filter(|_| links).map(u32::cast_signed)
+    }
+
+    fn is_about(&self, index: i32) -> bool {
+        self.index() == Some(index)
+    }
+
+    /// Of a message about an interface.
+    fn attributes(&self) -> impl Iterator<Item = (u16, &[u8])> {
+        attributes_of(self.body.get(LINK_BYTES..).unwrap_or_default())
+    }
+
+    /// The interface is not here any more, but in another namespace.
+    fn is_farewell_by_move(&self) -> bool {
+        self.kind == libc::RTM_DELLINK
+            && self.attributes().any(|(kind, _)| kind == IFLA_NEW_NETNSID)
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -325,7 +511,7 @@ mod tests {
             [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10], &body].concat()
         };
         let hear = |watch: &mut Watch, bytes: &[u8]| {
-            messages(bytes).for_each(|message| watch.hear(&message, false));
+            messages(bytes).for_each(|message| watch.seen.hear(&message));
         };
         let namespace = [&8_u16.to_ne_bytes()[..], &IFLA_NEW_NETNSID.to_ne_bytes(), &[0; 4]];
         hear(&mut watch, &farewell(&namespace.concat()));

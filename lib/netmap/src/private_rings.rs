@@ -1,4 +1,4 @@
-//! One ring pair in memory that no other process has, for ports that are not on a switch.
+//! Ring pairs in private memory, for ports that are not on a switch.
 //!
 //! Invariant: the rings behave as those of a VALE port do (head, cur, tail, one slot empty).
 
@@ -16,144 +16,184 @@ use crate::shm::mem::{RESERVED, Region};
 use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, Ordering};
 
-/// The ring pair, or one of its two rings, and what a netmap kernel would know of it.
+/// The rings of a handle, and what a netmap kernel would know of them. They are numbered as bound.
 #[derive(Debug)]
 pub struct PrivateRings {
     shared: Arc<Shared>,
-    /// Whether this handle has the TX ring.
-    has_tx: bool,
-    /// Whether this handle has the RX ring.
-    has_rx: bool,
+    bound: BoundRings,
 }
 
-/// Who writes what: the handle that has the TX ring `hwcur` and the counters of that ring, the one that has
-/// the RX ring the rest. They are atomics because the two may be in different threads.
+/// Who writes what: the handle that has a TX ring its `TxState`, the one that has an RX ring its `RxState`. They are
+/// atomics because the handles may be in different threads.
 #[derive(Debug)]
 struct Shared {
     cells: RingCells,
     region: Region,
     if_cell: u32,
-    hwcur: AtomicU32,
-    freed: AtomicU32,
-    hwtail: AtomicU32,
-    tx_counters: SharedCounters,
-    rx_counters: SharedCounters,
+    tx: Vec<TxState>,
+    rx: Vec<RxState>,
     /// Never ready: for ports without a descriptor of their own.
     never: EventFd,
 }
 
+#[derive(Debug)]
+struct TxState {
+    hwcur: AtomicU32,
+    counters: SharedCounters,
+}
+
+#[derive(Debug)]
+struct RxState {
+    freed: AtomicU32,
+    hwtail: AtomicU32,
+    counters: SharedCounters,
+}
+
 impl PrivateRings {
-    /// Makes them for the port `name`.
-    pub fn new(name: &str, options: &Options) -> Result<Self> {
+    /// Makes them for the port `name`: one pair unless more are asked for, `most` at most.
+    pub fn new(name: &str, options: &Options, most: u16) -> Result<Self> {
         let sizes = Sizes::from_options(name, options)?;
-        if sizes.tx_rings != 1 || sizes.rx_rings != 1 {
-            return Err(Error::invalid(name, Invalid::OneRingPair));
+        if sizes.tx_rings != sizes.rx_rings || sizes.tx_rings > most {
+            let fault = if most == 1 { Invalid::OneRingPair } else { Invalid::RingPairs };
+            return Err(Error::invalid(name, fault));
         }
         // Nothing else is ever made in it.
         let needed = cells_needed(sizes).saturating_add(1).saturating_add(options.extra_bufs);
         let region = Region::anonymous(needed.saturating_add(RESERVED))?;
         region.count_port();
         let cells = make_rings(&region, sizes)?;
-        let bound = BoundRings { tx: vec![0], rx: vec![0] };
+        let all = || (0..usize::from(sizes.tx_rings)).collect();
+        let bound = BoundRings { tx: all(), rx: all() };
         let if_cell = make_if(&region, &cells, name, &bound, options.extra_bufs)?;
         let never = EventFd::new().map_err(Error::io("make an event for", name))?;
+        let word = || AtomicU32::new(0);
+        let counters = SharedCounters::new;
+        let tx = || TxState { hwcur: word(), counters: counters() };
+        let rx = || RxState { freed: word(), hwtail: word(), counters: counters() };
         let shared = Shared {
+            tx: bound.tx.iter().map(|_| tx()).collect(),
+            rx: bound.rx.iter().map(|_| rx()).collect(),
             cells,
             region,
             if_cell,
-            hwcur: AtomicU32::new(0),
-            freed: AtomicU32::new(0),
-            hwtail: AtomicU32::new(0),
-            tx_counters: SharedCounters::new(),
-            rx_counters: SharedCounters::new(),
             never,
         };
-        Ok(Self { shared: shared.into(), has_tx: true, has_rx: true })
+        Ok(Self { shared: shared.into(), bound })
     }
 
-    /// Lets another handle have one of the two rings.
+    /// Lets another handle have some rings, numbered as bound; those that stay are numbered anew.
     pub fn give_away(&mut self, rings: &BoundRings) -> Self {
-        let (has_tx, has_rx) = (!rings.tx.is_empty(), !rings.rx.is_empty());
-        self.has_tx &= !has_tx;
-        self.has_rx &= !has_rx;
-        Self { shared: self.shared.clone(), has_tx, has_rx }
+        let take = |from: &mut Vec<usize>, which: &[usize]| {
+            let taken = which.iter().map(|&i| from[i]).collect();
+            *from = (0..from.len()).filter(|i| !which.contains(i)).map(|i| from[i]).collect();
+            taken
+        };
+        let tx = take(&mut self.bound.tx, &rings.tx);
+        let rx = take(&mut self.bound.rx, &rings.rx);
+        Self { shared: self.shared.clone(), bound: BoundRings { tx, rx } }
     }
 
-    /// Number of TX and RX rings that this handle has.
-    pub fn bound(&self) -> PerDirection<usize> {
-        PerDirection { tx: self.has_tx.into(), rx: self.has_rx.into() }
+    /// The rings' numbers in the port.
+    pub fn bound(&self) -> &BoundRings {
+        &self.bound
     }
 
-    /// What happened on the TX ring.
-    pub fn tx_counters(&self) -> &SharedCounters {
-        &self.shared.tx_counters
+    /// Number of TX and RX rings of the port.
+    pub fn all(&self) -> PerDirection<usize> {
+        PerDirection { tx: self.shared.tx.len(), rx: self.shared.rx.len() }
     }
 
-    /// What happened on the RX ring.
-    pub fn rx_counters(&self) -> &SharedCounters {
-        &self.shared.rx_counters
-    }
-
-    /// First slot of the TX ring that was not sent.
     #[inline]
-    pub fn hwcur(&self) -> u32 {
-        self.shared.hwcur.load(Ordering::Relaxed)
+    fn tx_state(&self, ring: usize) -> &TxState {
+        &self.shared.tx[self.bound.tx[ring]]
     }
 
-    /// First slot of the RX ring that was not given back.
-    pub fn freed(&self) -> u32 {
-        self.shared.freed.load(Ordering::Relaxed)
-    }
-
-    /// First slot of the RX ring that was not received.
-    pub fn hwtail(&self) -> u32 {
-        self.shared.hwtail.load(Ordering::Relaxed)
-    }
-
-    /// The TX ring.
     #[inline]
-    pub fn tx(&self) -> RingRef<'_> {
-        assert!(self.has_tx, "this handle has no TX ring");
+    fn rx_state(&self, ring: usize) -> &RxState {
+        &self.shared.rx[self.bound.rx[ring]]
+    }
+
+    /// What happened on a TX ring.
+    pub fn tx_counters(&self, ring: usize) -> &SharedCounters {
+        &self.tx_state(ring).counters
+    }
+
+    /// What happened on an RX ring.
+    pub fn rx_counters(&self, ring: usize) -> &SharedCounters {
+        &self.rx_state(ring).counters
+    }
+
+    /// Counts a sleep, for a handle that has something to be woken for.
+    pub fn woken(&self, slept: bool) {
+        if let (true, Some(&ring)) = (slept, self.bound.rx.first()) {
+            self.shared.rx[ring].counters.add(C::wakeups, 1);
+        }
+    }
+
+    /// First slot of a TX ring that was not sent.
+    #[inline]
+    pub fn hwcur(&self, ring: usize) -> u32 {
+        self.tx_state(ring).hwcur.load(Ordering::Relaxed)
+    }
+
+    /// First slot of an RX ring that was not given back.
+    pub fn freed(&self, ring: usize) -> u32 {
+        self.rx_state(ring).freed.load(Ordering::Relaxed)
+    }
+
+    /// First slot of an RX ring that was not received.
+    pub fn hwtail(&self, ring: usize) -> u32 {
+        self.rx_state(ring).hwtail.load(Ordering::Relaxed)
+    }
+
+    /// A TX ring.
+    ///
+    /// # Panics
+    /// This handle has no such ring.
+    #[inline]
+    pub fn tx(&self, ring: usize) -> RingRef<'_> {
         let Shared { cells, region, .. } = &*self.shared;
-        cells.tx_ring(region, 0).expect("private memory, sized for the ring")
+        cells.tx_ring(region, self.bound.tx[ring]).expect("private memory, sized for the ring")
     }
 
-    /// The RX ring.
+    /// An RX ring.
+    ///
+    /// # Panics
+    /// This handle has no such ring.
     #[inline]
-    pub fn rx(&self) -> RingRef<'_> {
-        assert!(self.has_rx, "this handle has no RX ring");
+    pub fn rx(&self, ring: usize) -> RingRef<'_> {
         let Shared { cells, region, .. } = &*self.shared;
-        cells.rx_ring(region, 0).expect("private memory, sized for the ring")
+        cells.rx_ring(region, self.bound.rx[ring]).expect("private memory, sized for the ring")
     }
 
     /// Begins a txsync: how far the program has queued, unless it broke the ring, which is mended.
-    pub fn queued(&self) -> Option<u32> {
-        let ring = self.tx();
-        let tail = ring.step(self.hwcur(), ring.n() - 1);
-        let head = ring.head_in_order(self.hwcur(), tail);
+    pub fn queued(&self, i: usize) -> Option<u32> {
+        let ring = self.tx(i);
+        let tail = ring.step(self.hwcur(i), ring.n() - 1);
+        let head = ring.head_in_order(self.hwcur(i), tail);
         if head.is_none() {
-            ring.reinit(self.hwcur(), tail);
-            self.tx_counters().add(C::reinits, 1);
+            ring.reinit(self.hwcur(i), tail);
+            self.tx_counters(i).add(C::reinits, 1);
         }
         head
     }
 
     /// Ends a txsync: slots before `hwcur` have been sent, and are free.
-    pub fn sent(&self, hwcur: u32) {
-        self.shared.hwcur.store(hwcur, Ordering::Relaxed);
-        let ring = self.tx();
+    pub fn sent(&self, i: usize, hwcur: u32) {
+        self.tx_state(i).hwcur.store(hwcur, Ordering::Relaxed);
+        let ring = self.tx(i);
         ring.raw.tail.store(ring.step(hwcur, ring.n() - 1), Ordering::Release);
     }
 
     /// Begins an rxsync: takes back what the program has read. False: it broke the ring, which is
     /// mended.
-    pub fn take_back(&self) -> bool {
-        let ring = self.rx();
-        match ring.head_in_order(self.freed(), self.hwtail()) {
-            Some(head) => self.shared.freed.store(head, Ordering::Relaxed),
+    pub fn take_back(&self, i: usize) -> bool {
+        let ring = self.rx(i);
+        match ring.head_in_order(self.freed(i), self.hwtail(i)) {
+            Some(head) => self.rx_state(i).freed.store(head, Ordering::Relaxed),
             None => {
-                ring.reinit(self.freed(), self.hwtail());
-                self.rx_counters().add(C::reinits, 1);
+                ring.reinit(self.freed(i), self.hwtail(i));
+                self.rx_counters(i).add(C::reinits, 1);
                 return false;
             }
         }
@@ -161,14 +201,15 @@ impl PrivateRings {
     }
 
     /// Ends an rxsync: slots before `hwtail` have been received.
-    pub fn received(&self, hwtail: u32) {
-        self.shared.hwtail.store(hwtail, Ordering::Relaxed);
-        self.rx().raw.tail.store(hwtail, Ordering::Release);
+    pub fn received(&self, i: usize, hwtail: u32) {
+        self.rx_state(i).hwtail.store(hwtail, Ordering::Relaxed);
+        self.rx(i).raw.tail.store(hwtail, Ordering::Release);
     }
 
     /// Whether the program has read all that was received.
     pub fn is_read(&self) -> bool {
-        !self.has_rx || self.rx().raw.head.load(Ordering::Relaxed) == self.hwtail()
+        let read = |i| self.rx(i).raw.head.load(Ordering::Relaxed) == self.hwtail(i);
+        (0..self.bound.rx.len()).all(read)
     }
 
     /// A descriptor that is never ready.
@@ -191,8 +232,9 @@ impl PrivateRings {
         extra_buffers(&self.shared.region, self.shared.if_cell)
     }
 
-    /// What happened on both rings.
+    /// What happened on all rings.
     pub fn counters(&self) -> Counters {
-        self.tx_counters().read() + self.rx_counters().read()
+        let tx = self.shared.tx.iter().map(|ring| ring.counters.read());
+        tx.chain(self.shared.rx.iter().map(|ring| ring.counters.read())).sum()
     }
 }

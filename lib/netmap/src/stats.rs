@@ -87,6 +87,10 @@ counters! {
     tx_drop_dead,
     /// Copies not made because the destination has virtio-net headers of another length.
     tx_drop_vnet_hdr,
+    /// Frames longer than the interface takes, for a port with an MTU.
+    tx_drop_long,
+    /// Packets for an interface that is set down.
+    tx_drop_down,
 }
 
 impl Counters {
@@ -109,6 +113,8 @@ impl Counters {
             self.tx_drop_pause,
             self.tx_drop_dead,
             self.tx_drop_vnet_hdr,
+            self.tx_drop_long,
+            self.tx_drop_down,
         ];
         reasons.into_iter().fold(0, u64::wrapping_add)
     }

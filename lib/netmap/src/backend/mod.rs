@@ -7,17 +7,20 @@
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 
+use crate::backend::parts::Parts;
 use crate::error::{Error, Feature, Result};
 use crate::name::PortName;
 use crate::netlink::Link;
 
 pub mod kernel;
 pub mod null;
-#[allow(unsafe_code)]
 pub mod packets;
-pub mod pcap;
 #[allow(unsafe_code)]
+pub mod parts;
+pub mod pcap;
 pub mod tap;
+#[allow(unsafe_code)]
+mod tun;
 
 /// Whether a device took a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +29,25 @@ pub enum Sent {
     Done,
     /// It has no room now; offer the packet again after `fd` turns writable.
     Again,
-    /// It cannot take this packet ever (too long, malformed); count it as dropped.
+    /// It cannot take this packet ever (malformed); count it as dropped.
     Refused,
+    /// The packet is longer than the interface takes; it is dropped.
+    TooLong,
+    /// The interface is down; the packet is dropped.
+    Down,
 }
 
 /// A packet device.
 pub trait Device: Debug + Send {
     /// Offers one packet (an Ethernet frame without CRC, at most 64 KiB).
     fn send(&mut self, packet: &[u8]) -> Result<Sent>;
+
+    /// As `send`, of bytes that lie in a ring. A device that can write from there saves the copy to `bounce`, which
+    /// has room for any packet.
+    fn send_parts(&mut self, packet: &mut Parts<'_>, bounce: &mut [u8]) -> Result<Sent> {
+        let len = packet.copy_out(bounce);
+        self.send(&bounce[..len])
+    }
 
     /// Called at the end of each txsync that sent something: pass on what was buffered.
     fn flush(&mut self) -> Result<()> {
@@ -43,6 +57,12 @@ pub trait Device: Debug + Send {
     /// Asks for one packet, written to the start of `buf` (at least 64 KiB + vnet header). `None`:
     /// nothing now.
     fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>>;
+
+    /// As `receive`, into the first parts of `room`, which the longest packet fits; nothing is read if there is none.
+    fn receive_parts(&mut self, room: &mut Parts<'_>, bounce: &mut [u8]) -> Result<Option<usize>> {
+        let len = self.receive(bounce)?;
+        Ok(len.map(|len| room.copy_in(&bounce[..len.min(bounce.len())])))
+    }
 
     /// Becomes readable when `receive` may have something, writable when `send` may work. `None`: it is
     /// always ready to send, and has nothing to receive.

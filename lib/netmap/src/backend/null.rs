@@ -40,7 +40,7 @@ pub struct Null(PrivateRings);
 impl Null {
     fn open(name: &PortName, options: &Options) -> Result<Self> {
         one_ring_pair(name)?;
-        PrivateRings::new(&name.to_string(), options).map(Self)
+        PrivateRings::new(&name.to_string(), options, 1).map(Self)
     }
 }
 
@@ -50,7 +50,7 @@ impl Adapter for Null {
     }
 
     fn rings(&self) -> PerDirection<usize> {
-        self.0.bound()
+        self.0.bound().count()
     }
 
     fn slots(&self) -> PerDirection<u32> {
@@ -58,19 +58,17 @@ impl Adapter for Null {
     }
 
     fn tx(&self, ring: usize) -> TxRingRef<'_> {
-        assert_eq!(ring, 0);
-        TxRingRef::new(self.0.tx(), self.0.hwcur())
+        TxRingRef::new(self.0.tx(ring), self.0.hwcur(ring))
     }
 
     fn rx(&self, ring: usize) -> RingRef<'_> {
-        assert_eq!(ring, 0);
-        self.0.rx()
+        self.0.rx(ring)
     }
 
-    fn txsync_ring(&mut self, _: usize) -> Result<()> {
-        let Some(head) = self.0.queued() else { return Ok(()) };
-        let (ring, counters) = (self.0.tx(), self.0.tx_counters());
-        let (mut at, mut packets, mut bytes, mut dropped) = (self.0.hwcur(), 0, 0, 0);
+    fn txsync_ring(&mut self, i: usize) -> Result<()> {
+        let Some(head) = self.0.queued(i) else { return Ok(()) };
+        let (ring, counters) = (self.0.tx(i), self.0.tx_counters(i));
+        let (mut at, mut packets, mut bytes, mut dropped) = (self.0.hwcur(i), 0, 0, 0);
         let slots = ring.distance(at, head);
         let (mut len, mut bad) = (0, false); // of the packet so far
         while at != head {
@@ -92,12 +90,12 @@ impl Adapter for Null {
         counters.add(C::tx_bytes, bytes);
         counters.add(C::tx_drop_bad, dropped);
         counters.add(C::tx_batches, u64::from(slots > 0));
-        self.0.sent(head);
+        self.0.sent(i, head);
         Ok(())
     }
 
-    fn rxsync_ring(&mut self, _: usize) -> Result<()> {
-        self.0.take_back();
+    fn rxsync_ring(&mut self, i: usize) -> Result<()> {
+        self.0.take_back(i);
         Ok(())
     }
 
@@ -114,7 +112,7 @@ impl Adapter for Null {
     }
 
     fn disarm(&mut self, slept: bool) {
-        self.0.rx_counters().add(C::wakeups, slept.into());
+        self.0.woken(slept);
     }
 
     fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {

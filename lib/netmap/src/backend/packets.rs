@@ -5,10 +5,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use crate::abi::{NETMAP_MAX_FRAGS, SlotFlags, SlotValue};
 use crate::adapter::Adapter;
+use crate::backend::parts::Parts;
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Invalid, Result};
 use crate::name::{Capabilities, PortName, RingSel};
@@ -22,7 +25,7 @@ use crate::sync::core_atomic::Ordering;
 use crate::wait::Interest;
 
 /// Longest packet: what 64 KiB of Ethernet payload and its headers need.
-const PACKET_BYTES: usize = 65536 + 64;
+pub const PACKET_BYTES: usize = 65536 + 64;
 
 /// Refuses what a port with one private ring pair cannot be asked for.
 pub fn one_ring_pair(name: &PortName) -> Result<()> {
@@ -34,54 +37,119 @@ pub fn one_ring_pair(name: &PortName) -> Result<()> {
     }
 }
 
-/// A device with rings, or with one of the two. The halves share the device, which each has to itself for
+/// Devices with rings: a ring pair each. Handles that have halves of a pair share its device, which each has to itself for
 /// the time of a sync.
 #[derive(Debug)]
 pub struct Packets<D> {
     rings: PrivateRings,
-    device: Arc<Mutex<D>>,
-    /// A copy of the device's descriptor, once it has had one, and whether it has one now.
-    fd: Option<OwnedFd>,
-    has_fd: bool,
+    devices: Arc<[Mutex<D>]>,
+    doors: Doors,
     capabilities: Capabilities,
+    /// Room for a packet, for devices that need it in one piece.
     packet: Vec<u8>,
-    /// The device failed after it had given packets; told once these were read.
-    failed: Option<Error>,
+    /// The device of a receive ring failed after it had given packets; told once these were read.
+    failed: Vec<Option<Error>>,
+}
+
+/// What a handle polls.
+#[derive(Debug)]
+enum Doors {
+    /// Its one device's: a copy of the descriptor, once it has had one, and whether it has one now. A device may get it,
+    /// and lose it, in a sync.
+    One { device: usize, fd: Option<OwnedFd>, has_fd: bool },
+    /// All of its devices', and what these are asked for.
+    Several { all: Epoll, asked: EpollFlags },
 }
 
 impl<D: Device> Packets<D> {
-    /// One ring pair in front of `device`.
+    /// A ring pair in front of each of the devices that `open` returns for a number of pairs, `most` at most.
     pub fn new(
-        device: D,
         name: &PortName,
         options: &Options,
         capabilities: Capabilities,
+        most: u16,
+        open: impl FnOnce(usize) -> Result<Vec<D>>,
     ) -> Result<Self> {
-        let rings = PrivateRings::new(&name.to_string(), options)?;
-        Self::with(rings, Arc::new(Mutex::new(device)), capabilities)
+        let rings = PrivateRings::new(&name.to_string(), options, most)?;
+        let devices: Arc<[_]> = open(rings.all().tx)?.into_iter().map(Mutex::new).collect();
+        assert_eq!(devices.len(), rings.all().tx, "a device for each ring pair");
+        Self::with(rings, devices, capabilities)
     }
 
     fn with(
         rings: PrivateRings,
-        device: Arc<Mutex<D>>,
+        devices: Arc<[Mutex<D>]>,
         capabilities: Capabilities,
     ) -> Result<Self> {
-        let (fd, has_fd, packet, failed) = (None, false, vec![0; PACKET_BYTES], None);
-        let mut port = Self { rings, device, fd, has_fd, capabilities, packet, failed };
-        let device = port.device.clone();
-        port.look_at_fd(&lock(&device))?;
+        let doors = Doors::new(rings.bound(), &devices)?;
+        let failed = rings.bound().rx.iter().map(|_| None).collect();
+        let mut port =
+            Self { rings, devices, doors, capabilities, packet: vec![0; PACKET_BYTES], failed };
+        let devices = port.devices.clone();
+        if let Doors::One { device, .. } = port.doors {
+            port.doors.look_at(&*lock(&devices[device]))?;
+        }
         Ok(port)
     }
 
-    /// A device may get a descriptor, and lose it, in a sync.
-    fn look_at_fd(&mut self, device: &D) -> Result<()> {
+    /// A device that stands for all where they are queues of one thing.
+    fn any(&self) -> MutexGuard<'_, D> {
+        lock(&self.devices[0])
+    }
+}
+
+impl Doors {
+    fn new<D: Device>(bound: &BoundRings, devices: &[Mutex<D>]) -> Result<Self> {
+        let mut used: Vec<usize> = bound.tx.iter().chain(&bound.rx).copied().collect();
+        used.sort_unstable();
+        used.dedup();
+        if used.len() <= 1 {
+            let device = used.first().copied().unwrap_or(0);
+            return Ok(Self::One { device, fd: None, has_fd: false });
+        }
+        let asked = EpollFlags::EPOLLIN;
+        let watch = || {
+            let all = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            for &device in &used {
+                if let Some(fd) = lock(&devices[device]).fd() {
+                    all.add(fd, EpollEvent::new(asked, device as u64))?;
+                }
+            }
+            Ok::<_, Errno>(all)
+        };
+        let all = watch().map_err(Error::io("watch the queues of", "the device"))?;
+        Ok(Self::Several { all, asked })
+    }
+
+    fn look_at<D: Device>(&mut self, device: &D) -> Result<()> {
+        let Self::One { fd, has_fd, .. } = self else { return Ok(()) };
         let now = device.fd();
-        self.has_fd = now.is_some();
-        if let (None, Some(now)) = (&self.fd, now) {
+        *has_fd = now.is_some();
+        if let (None, Some(now)) = (&fd, now) {
             let copied = now.try_clone_to_owned();
-            self.fd = Some(copied.map_err(Error::io("copy the descriptor of", "the device"))?);
+            *fd = Some(copied.map_err(Error::io("copy the descriptor of", "the device"))?);
         }
         Ok(())
+    }
+
+    /// Asks the devices for what is waited for, which with one of them poll(2) does.
+    fn ask<D: Device>(&mut self, what: Interest, bound: &BoundRings, devices: &[Mutex<D>]) {
+        let Self::Several { all, asked } = self else { return };
+        let mut wanted = EpollFlags::empty();
+        wanted.set(EpollFlags::EPOLLIN, what.contains(Interest::RX));
+        wanted.set(EpollFlags::EPOLLOUT, what.contains(Interest::TX));
+        if wanted == *asked {
+            return;
+        }
+        for (i, device) in devices.iter().enumerate() {
+            if (bound.tx.contains(&i) || bound.rx.contains(&i))
+                && let Some(fd) = lock(device).fd()
+            {
+                // It was added, so this fails only without memory: a late wake-up.
+                let _ = all.modify(fd, &mut EpollEvent::new(wanted, i as u64));
+            }
+        }
+        *asked = wanted;
     }
 }
 
@@ -95,7 +163,11 @@ impl<D: Device + 'static> Adapter for Packets<D> {
     }
 
     fn rings(&self) -> PerDirection<usize> {
-        self.rings.bound()
+        self.rings.bound().count()
+    }
+
+    fn all_rings(&self) -> PerDirection<usize> {
+        self.rings.all()
     }
 
     fn slots(&self) -> PerDirection<u32> {
@@ -103,37 +175,39 @@ impl<D: Device + 'static> Adapter for Packets<D> {
     }
 
     fn tx(&self, ring: usize) -> TxRingRef<'_> {
-        assert_eq!(ring, 0);
-        TxRingRef::new(self.rings.tx(), self.rings.hwcur())
+        TxRingRef::new(self.rings.tx(ring), self.rings.hwcur(ring))
     }
 
     fn rx(&self, ring: usize) -> RingRef<'_> {
-        assert_eq!(ring, 0);
-        self.rings.rx()
+        self.rings.rx(ring)
     }
 
     /// Offers queued packets to the device until it has no room.
-    fn txsync_ring(&mut self, _: usize) -> Result<()> {
-        let Some(head) = self.rings.queued() else { return Ok(()) };
-        let shared = self.device.clone();
-        let mut device = lock(&shared);
+    fn txsync_ring(&mut self, i: usize) -> Result<()> {
+        let Some(head) = self.rings.queued(i) else { return Ok(()) };
+        let devices = self.devices.clone();
+        let mut device = lock(&devices[self.rings.bound().tx[i]]);
         device.look()?;
-        let (ring, counters) = (self.rings.tx(), self.rings.tx_counters());
-        let first = self.rings.hwcur();
+        let (ring, counters) = (self.rings.tx(i), self.rings.tx_counters(i));
+        let first = self.rings.hwcur(i);
         let mut hwcur = first;
         let mut done = Ok(());
+        let mut parts = Parts::new();
         while hwcur != head {
-            let (slots, bytes) = collect(ring, hwcur, head, &mut self.packet);
-            let sent = match bytes {
-                Some(n) => device.send(&self.packet[..n]),
-                None => Ok(Sent::Refused),
+            let (slots, good) = collect(ring, hwcur, head, &mut parts);
+            let bytes = parts.len() as u64;
+            let sent = match good {
+                true => device.send_parts(&mut parts, &mut self.packet),
+                false => Ok(Sent::Refused),
             };
             match sent {
                 Ok(Sent::Done) => {
                     counters.add(C::tx_packets, 1);
-                    counters.add(C::tx_bytes, bytes.unwrap_or(0) as u64);
+                    counters.add(C::tx_bytes, bytes);
                 }
                 Ok(Sent::Refused) => counters.add(C::tx_drop_bad, 1),
+                Ok(Sent::TooLong) => counters.add(C::tx_drop_long, 1),
+                Ok(Sent::Down) => counters.add(C::tx_drop_down, 1),
                 Ok(Sent::Again) => break,
                 Err(error) => {
                     done = Err(error);
@@ -147,106 +221,137 @@ impl<D: Device + 'static> Adapter for Packets<D> {
             done = done.and(device.flush());
             counters.add(C::tx_batches, 1);
         }
-        self.rings.sent(hwcur);
-        done.and(self.look_at_fd(&device))
+        self.rings.sent(i, hwcur);
+        done.and(self.doors.look_at(&*device))
     }
 
     /// Takes packets from the device while there are some and the ring has room.
-    fn rxsync_ring(&mut self, _: usize) -> Result<()> {
-        if !self.rings.take_back() {
+    fn rxsync_ring(&mut self, i: usize) -> Result<()> {
+        if !self.rings.take_back(i) {
             return Ok(());
         }
-        let (head, mut hwtail) = (self.rings.freed(), self.rings.hwtail());
+        let (head, mut hwtail) = (self.rings.freed(i), self.rings.hwtail(i));
         if head == hwtail
-            && let Some(error) = self.failed.take()
+            && let Some(error) = self.failed[i].take()
         {
             return Err(error);
         }
-        let shared = self.device.clone();
-        let mut device = lock(&shared);
+        let devices = self.devices.clone();
+        let mut device = lock(&devices[self.rings.bound().rx[i]]);
         device.look()?;
-        let (ring, counters) = (self.rings.rx(), self.rings.rx_counters());
+        let (ring, counters) = (self.rings.rx(i), self.rings.rx_counters(i));
         let (n, stride) = (ring.n(), ring.buffer_bytes());
         let (mut got, left_out) = (0, device.left_out());
         // A packet is taken only when the longest one would fit: a device cannot take it back.
-        let most_slots = PACKET_BYTES.div_ceil(stride) as u32;
-        while n - 1 - ring.distance(head, hwtail) >= most_slots.min(n - 1) {
-            let bytes = match device.receive(&mut self.packet) {
+        let most_slots = (PACKET_BYTES.div_ceil(stride) as u32).min(n - 1);
+        let mut room = Parts::new();
+        loop {
+            let free = n - 1 - ring.distance(head, hwtail);
+            if free < most_slots {
+                break;
+            }
+            if room.count() < most_slots as usize {
+                make_room(ring, hwtail, free, &mut room);
+            }
+            let bytes = match device.receive_parts(&mut room, &mut self.packet) {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => break,
                 Err(error) if head == hwtail => return Err(error),
                 Err(error) => {
-                    self.failed = Some(error);
+                    self.failed[i] = Some(error);
                     break;
                 }
             };
-            let packet = &self.packet[..bytes.min(PACKET_BYTES)];
-            let slots = packet.len().div_ceil(stride).max(1);
-            for (i, part) in packet.chunks(stride).enumerate() {
-                let more = if i + 1 < slots { SlotFlags::MOREFRAG.bits() } else { 0 };
-                put(ring, hwtail, part, (slots as u16) << 8 | more);
+            let bytes = bytes.min(PACKET_BYTES);
+            let slots = bytes.div_ceil(stride).max(1);
+            for k in 0..slots {
+                let more = if k + 1 < slots { SlotFlags::MOREFRAG.bits() } else { 0 };
+                let len = (bytes - k * stride).min(stride);
+                put(ring, hwtail, len as u16, (slots as u16) << 8 | more);
                 hwtail = ring.step(hwtail, 1);
             }
+            room.used(slots);
             got += 1;
             counters.add(C::rx_packets, 1);
-            counters.add(C::rx_bytes, packet.len() as u64);
+            counters.add(C::rx_bytes, bytes as u64);
         }
         counters.add(C::rx_drop_bad, device.left_out() - left_out);
         counters.add(C::rx_batches, u64::from(got > 0));
-        self.rings.received(hwtail);
-        self.look_at_fd(&device)
+        self.rings.received(i, hwtail);
+        self.doors.look_at(&*device)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_ref().filter(|_| self.has_fd).map_or(self.rings.never(), AsFd::as_fd)
+        match &self.doors {
+            Doors::One { fd: Some(fd), has_fd: true, .. } => fd.as_fd(),
+            Doors::One { .. } => self.rings.never(),
+            Doors::Several { all, .. } => all.0.as_fd(),
+        }
     }
 
     fn events(&self, what: Interest) -> PollFlags {
         let mut events = PollFlags::empty();
+        if let Doors::Several { .. } = self.doors {
+            events.set(PollFlags::POLLIN, !what.is_empty());
+            return events;
+        }
         events.set(PollFlags::POLLIN, what.contains(Interest::RX));
         events.set(PollFlags::POLLOUT, what.contains(Interest::TX));
         events
     }
 
+    fn arm(&mut self, what: Interest) {
+        self.doors.ask(what, self.rings.bound(), &self.devices);
+    }
+
     fn disarm(&mut self, slept: bool) {
-        self.rings.rx_counters().add(C::wakeups, slept.into());
+        self.rings.woken(slept);
     }
 
     fn finish(&mut self) -> Result<()> {
-        lock(&self.device).finish()
+        self.devices.iter().try_for_each(|device| lock(device).finish())
     }
 
     fn ended(&self) -> bool {
-        lock(&self.device).ended() && self.failed.is_none() && self.rings.is_read()
+        self.devices.iter().all(|device| lock(device).ended())
+            && self.failed.iter().all(Option::is_none)
+            && self.rings.is_read()
     }
 
     fn remarks(&self) -> Vec<String> {
-        lock(&self.device).remarks()
+        self.devices.iter().flat_map(|device| lock(device).remarks()).collect()
     }
 
     fn vnet_hdr_len(&self) -> u8 {
-        lock(&self.device).vnet_hdr_len()
+        self.any().vnet_hdr_len()
     }
 
     fn set_vnet_hdr_len(&mut self, name: &PortName, len: u8) -> Result<()> {
-        lock(&self.device).set_vnet_hdr_len(name, len)
+        self.devices.iter().try_for_each(|device| lock(device).set_vnet_hdr_len(name, len))
     }
 
     fn link(&self) -> Link {
-        lock(&self.device).link()
+        self.any().link()
     }
 
     fn mtu(&self) -> Option<u32> {
-        lock(&self.device).mtu()
+        self.any().mtu()
     }
 
     fn mac(&self) -> Option<[u8; 6]> {
-        lock(&self.device).mac()
+        self.any().mac()
     }
 
     fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
+        let mut at = 0..;
+        self.failed.retain(|_| at.next().is_some_and(|ring| !rings.rx.contains(&ring)));
         let rings = self.rings.give_away(rings);
-        Ok(Box::new(Self::with(rings, self.device.clone(), self.capabilities)?))
+        self.doors = Doors::new(self.rings.bound(), &self.devices)?;
+        if let Doors::One { device, .. } = self.doors {
+            let devices = self.devices.clone();
+            self.doors.look_at(&*lock(&devices[device]))?;
+        }
+        Ok(Box::new(Self::with(rings, self.devices.clone(), self.capabilities)?))
     }
 
     fn memory_id(&self) -> FileId {
@@ -262,41 +367,37 @@ impl<D: Device + 'static> Adapter for Packets<D> {
     }
 }
 
-/// Gathers the packet at `from` in `out`: its slots, and its bytes unless it is malformed.
-fn collect(ring: RingRef<'_>, from: u32, head: u32, out: &mut [u8]) -> (u32, Option<usize>) {
-    let (mut at, mut slots, mut bytes, mut bad) = (from, 0, 0, false);
+/// The packet at `from`: its slots, and where its bytes are; false if it is malformed.
+fn collect<'a>(ring: RingRef<'a>, from: u32, head: u32, parts: &mut Parts<'a>) -> (u32, bool) {
+    let (mut at, mut slots, mut good) = (from, 0, true);
+    parts.clear();
     loop {
         let slot = ring.load(at);
         let flags = SlotFlags::from_bits_retain(slot.flags);
-        let len = usize::from(slot.len);
-        match ring.buffer(slot.buf_idx) {
-            Some(data)
-                if len <= ring.buffer_bytes()
-                    && bytes + len <= out.len()
-                    && !flags.contains(SlotFlags::INDIRECT) =>
-            {
-                // SAFETY: `len` bytes lie within the buffer and within `out`, both just checked.
-                unsafe { crate::copy::bytes(out[bytes..].as_mut_ptr(), data, len) };
-                bytes += len;
-            }
-            _ => bad = true,
-        }
+        good = good
+            && !flags.contains(SlotFlags::INDIRECT)
+            && parts.push(ring, slot.buf_idx, slot.len.into())
+            && parts.len() <= PACKET_BYTES;
         at = ring.step(at, 1);
         slots += 1;
         if !flags.contains(SlotFlags::MOREFRAG) || at == head {
-            return (slots, (!bad).then_some(bytes));
+            return (slots, good);
         }
-        bad |= slots as usize >= NETMAP_MAX_FRAGS;
     }
 }
 
-fn put(ring: RingRef<'_>, at: u32, part: &[u8], flags: u16) {
-    let buf_idx = ring.load(at).buf_idx;
-    let mut len = 0;
-    if let Some(to) = ring.buffer(buf_idx) {
-        // SAFETY: a part is at most as long as a buffer.
-        unsafe { crate::copy::bytes(to, part.as_ptr(), part.len()) };
-        len = part.len() as u16;
+/// The buffers of the slots from `at` on, `free` at most.
+fn make_room<'a>(ring: RingRef<'a>, at: u32, free: u32, room: &mut Parts<'a>) {
+    room.clear();
+    for k in 0..free.min(NETMAP_MAX_FRAGS as u32) {
+        // A slot that names no buffer loses its part of a packet to buffer 0, which is nobody's.
+        room.push_room(ring, ring.load(ring.step(at, k)).buf_idx);
     }
+}
+
+/// Tells in a slot how much of a packet is in its buffer.
+fn put(ring: RingRef<'_>, at: u32, len: u16, flags: u16) {
+    let buf_idx = ring.load(at).buf_idx;
+    let len = if ring.buffer(buf_idx).is_some() { len } else { 0 };
     ring.slots[at as usize].word.store(SlotValue { buf_idx, len, flags }.pack(), Ordering::Relaxed);
 }

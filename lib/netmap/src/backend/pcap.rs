@@ -34,8 +34,8 @@ pub const KIND: Kind = Kind {
         let path = name.path().unwrap_or(Path::new(""));
         let rx = options.direction != Direction::TxOnly;
         let tx = options.direction != Direction::RxOnly;
-        let device = PcapDevice::open(path, rx, tx, options.to_ethernet)?;
-        Ok(Box::new(Packets::new(device, name, options, CAPABILITIES)?))
+        let open = |_| Ok(vec![PcapDevice::open(path, rx, tx, options.to_ethernet)?]);
+        Ok(Box::new(Packets::new(name, options, CAPABILITIES, 1, open)?))
     },
 };
 

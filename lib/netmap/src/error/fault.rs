@@ -158,6 +158,17 @@ pub enum Invalid {
     /// A number of rings was asked of a kind that has one pair.
     #[error("this kind of port has one ring pair; leave the number of rings out")]
     OneRingPair,
+    /// Numbers of rings that make no pairs, or more than the kind has.
+    #[error(
+        "this kind of port has pairs of rings, 16 at most; ask for as many to send as to receive"
+    )]
+    RingPairs,
+    /// Several queues of an interface that was made with one.
+    #[error(
+        "it is a tap with one queue; one with several is made with `ip tuntap add ... multi_queue`, or by \
+         leaving it to this program"
+    )]
+    OneQueue,
     /// A ring that the port does not have.
     #[error("there is no ring {asked}: the port has {has}, numbered from 0")]
     NoRing {
@@ -260,8 +271,7 @@ pub enum Invalid {
     },
     /// A `tap:` name that an interface of another kind has.
     #[error(
-        "an interface of this name exists and is not a plain tap (a multi-queue tap, a tun or a \
-         NIC); take another name"
+        "an interface of this name exists and is not a plain tap (a tun or a NIC); take another name"
     )]
     NotATap,
     /// Standard input as a capture, and it is a terminal.
@@ -292,7 +302,7 @@ pub enum Feature {
     )]
     Offsets,
     /// Headers in front of frames.
-    #[error("only ports of switches have virtio-net headers")]
+    #[error("only ports of switches and taps have virtio-net headers")]
     VnetHeaders,
     /// Slots that point to the program's own memory.
     #[error("this kind of port sends from its own buffers only; send without indirect slots")]
@@ -336,6 +346,12 @@ pub enum Lack {
     /// The kernel's module for netmap ports of NICs.
     #[error("netmap: needs the kernel module, which is not supported")]
     Netmap,
+    /// The network namespace of that name.
+    #[error(
+        "there is no network namespace of this name in /run/netns; `ip netns add NAME` makes one, `ip netns \
+         attach NAME PID` gives a container's a name"
+    )]
+    Namespace,
 }
 
 /// What only an administrator may do.
@@ -351,6 +367,9 @@ pub enum Privilege {
         /// The interface.
         interface: String,
     },
+    /// Be in another network namespace.
+    #[error("being in another network namespace needs CAP_SYS_ADMIN here and there")]
+    EnterNamespace,
     /// Bring an interface up.
     #[error(
         "it is down, and bringing it up needs CAP_NET_ADMIN; let an administrator do `ip link set \

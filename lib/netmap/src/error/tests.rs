@@ -167,6 +167,8 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (unavailable(Lack::Interface), ENXIO, "open it again"),
         (unavailable(Lack::Handle), ENXIO, "not that of a handle"),
         (unavailable(Lack::Netmap), ENXIO, "the kernel module"),
+        (unavailable(Lack::Namespace), ENXIO, "`ip netns add NAME` makes one"),
+        (not_permitted(Privilege::EnterNamespace), EPERM, "CAP_SYS_ADMIN"),
         (
             not_permitted(Privilege::OpenTap { interface: interface() }),
             EPERM,
@@ -202,6 +204,8 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
             "9 slots; a ring has 64 to 4096",
         ),
         (invalid(Invalid::OneRingPair), EINVAL, "leave the number of rings out"),
+        (invalid(Invalid::RingPairs), EINVAL, "as many to send as to receive"),
+        (invalid(Invalid::OneQueue), EINVAL, "a tap with one queue"),
         (invalid(Invalid::NoRing { asked: 4, has: 4 }), EINVAL, "no ring 4: the port has 4, numb"),
         (
             invalid(Invalid::Shape { what: "tx slots", asked: 64, has: 128 }),

@@ -48,6 +48,8 @@ const GOOD: &[(&str, &str)] = &[
     ("tap:t0-0", "tap:t0-0"),
     ("tap:vm-1-net0/R", "tap:vm-1-net0/R"),
     ("tap-vm1@conf:slots=64", "tap:tap-vm1@conf:slots=64"),
+    ("tap:t0@conf:rings=4@netns:c-1.x", "tap:t0@conf:rings=4@netns:c-1.x"),
+    ("tap0@netns:blue@conf:slots=64", "tap:tap0@conf:slots=64@netns:blue"),
     ("null", "null:"),
     ("null:", "null:"),
     ("null-1", "null:-1"),
@@ -115,6 +117,13 @@ const BAD: &[(&str, usize, &str)] = &[
     ("tap:..", 4, "no interface"),
     ("tap:a/b", 6, "expected a flag"),
     ("tap:interface_16_let", 19, "at most 15"),
+    ("tap:t%d", 5, "interface name"),
+    ("tap:t0@netns", 12, "expected `:`"),
+    ("tap:t0@netns:", 13, "name of the namespace is missing"),
+    ("tap:t0@netns:..", 13, "name of the namespace is missing"),
+    ("tap:t0@netns:a/b", 14, "expected `,`"),
+    ("tap:t0@netns:a@netns:b", 15, "given twice"),
+    ("valeA:x@netns:a", 8, "only an interface"),
     ("..", 0, "no interface"),
     ("../x", 0, "no interface"),
     ("/x", 0, "interface name is missing"),
@@ -155,6 +164,7 @@ fn parse_takes_name_apart() {
         mem_id: Some(3),
         flags: NameFlags::EXCLUSIVE | NameFlags::TX_ONLY,
         conf: Conf { tx_rings: Some(2), rx_rings: Some(2), tx_slots: Some(512), ..Conf::default() },
+        netns: None,
     };
     assert_eq!(name, expected);
 }
@@ -238,14 +248,17 @@ fn port_name() -> impl Strategy<Value = PortName> {
         if flags.contains(NameFlags::RX_ONLY) { flags - NameFlags::TX_ONLY } else { flags }
     });
     let mem_id = prop::option::of(1..=u16::MAX);
-    (plain_name(), rings, mem_id, flags, conf).prop_map(|(name, rings, mem_id, flags, conf)| {
+    let netns = prop::option::of("[0-9A-Za-z_][0-9A-Za-z_.-]{0,20}");
+    let all = (plain_name(), rings, mem_id, flags, conf, netns);
+    all.prop_map(|(name, rings, mem_id, flags, conf, netns)| {
         // Rings of names with dashes cannot be chosen by number.
         let dashes = name.scheme.syntax == Syntax::Interface { dashes: true };
         let rings = match rings {
             RingSel::One(_) if dashes => RingSel::All,
             rings => rings,
         };
-        PortName { rings, mem_id, flags, conf, ..name }
+        let netns = netns.filter(|_| name.interface().is_some());
+        PortName { rings, mem_id, flags, conf, netns, ..name }
     })
 }
 

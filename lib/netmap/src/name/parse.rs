@@ -17,6 +17,8 @@ use super::{
 const RING_LIMIT: u32 = 0x0fff;
 /// Most MiB of a memory region, whose offsets must fit netmap's legacy API.
 const MEM_MIB_MOST: u32 = 528;
+/// Most characters of a network namespace's name, which is that of a file.
+const NETNS_MOST: usize = 255;
 /// Characters that end an interface name because they mean something after it.
 const AFTER_NAME: &[u8] = b"*^-/@{}";
 
@@ -294,7 +296,7 @@ impl<'a> Cursor<'a> {
                     }
                     port.mem_id = u16::try_from(id).ok();
                 } else {
-                    self.option(&mut port.conf)?;
+                    self.option(port)?;
                     options = true;
                 }
             } else {
@@ -333,28 +335,54 @@ impl<'a> Cursor<'a> {
         if self.at == from { self.fail(Unexpected(EXPECTED)) } else { Ok(()) }
     }
 
-    fn option(&mut self, conf: &mut Conf) -> Result<(), NameError> {
+    fn option(&mut self, port: &mut PortName) -> Result<(), NameError> {
         let from = self.at;
         let key = self.take_while(|byte| byte.is_ascii_alphabetic());
         match key {
             "conf" => {}
+            "netns" => return self.netns(from, port),
             "share" => return self.fail_at(from, NameFault::Option("share")),
             "extmem" => return self.fail_at(from, NameFault::Option("extmem")),
             "offset" => return self.fail_at(from, NameFault::Option("offset")),
             _ => {
-                return self
-                    .fail_at(from, Unexpected("expected a memory id (a number) or `conf:`"));
+                return self.fail_at(
+                    from,
+                    Unexpected("expected a memory id (a number), `conf:` or `netns:`"),
+                );
             }
         }
         if !self.eat(b':') {
             return self.fail(Missing("expected `:` and keys, as in @conf:rings=2,slots=512"));
         }
         loop {
-            self.conf_key(conf)?;
+            self.conf_key(&mut port.conf)?;
             if !self.eat(b',') {
                 return Ok(());
             }
         }
+    }
+
+    /// The network namespace that an interface is in.
+    fn netns(&mut self, from: usize, port: &mut PortName) -> Result<(), NameError> {
+        if port.interface().is_none() {
+            return self.fail_at(from, Unexpected("only an interface is in a network namespace"));
+        }
+        if port.netns.is_some() {
+            return self.fail_at(from, Contradiction("the network namespace is given twice"));
+        }
+        if !self.eat(b':') {
+            return self.fail(Missing("expected `:` and the namespace's name, as in @netns:blue"));
+        }
+        let start = self.at;
+        let name = self.take_while(|byte| is_id(byte) || byte == b'.' || byte == b'-');
+        if name.len() > NETNS_MOST {
+            return self.fail_at(start + NETNS_MOST, TooLong("the name of a namespace"));
+        }
+        if ["", ".", ".."].contains(&name) {
+            return self.fail_at(start, Missing("the name of the namespace is missing"));
+        }
+        port.netns = Some(name.to_owned());
+        Ok(())
     }
 
     fn equals(&mut self) -> Result<(), NameError> {

@@ -38,6 +38,7 @@ const DEATH_CHECK_MS: u64 = 50;
 pub const CAPABILITIES: Capabilities = Capabilities::RECEIVE
     .union(Capabilities::ZERO_COPY)
     .union(Capabilities::INDIRECT)
+    .union(Capabilities::OFFLOAD_HEADERS)
     .union(Capabilities::BACKPRESSURE)
     .union(Capabilities::PERSISTENT)
     .union(Capabilities::SEVERAL_RINGS)
