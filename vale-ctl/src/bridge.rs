@@ -18,8 +18,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use netmap::control;
 use netmap::name::PipeName;
+use netmap::{NameError, PortName, control};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -49,14 +49,27 @@ pub fn interface(name: &Target) -> Result<&str, String> {
     }
 }
 
-/// Starts the bridge and waits until it is ready; returns its process.
+/// The name of the other port of its bridge: a tap, in a network namespace perhaps.
+pub fn far_end(iface: &str, netns: Option<&str>) -> Result<String, String> {
+    let netns = netns.map(|name| format!("@netns:{name}")).unwrap_or_default();
+    let name = format!("tap:{iface}{netns}");
+    // As a whole: what an interface's name may not hold would be read as something else.
+    let parsed: PortName = name.parse().map_err(|why: NameError| why.to_string())?;
+    if parsed.interface() != Some(iface) {
+        return Err(format!("{iface} cannot be the name of an interface"));
+    }
+    Ok(name)
+}
+
+/// Starts the bridge of a port to `far` and waits until it is ready; returns its process.
 pub fn start(
     signals: &Signals,
     name: &Target,
+    far: &str,
     options: &BridgeOptions,
     timeout: Duration,
 ) -> anyhow::Result<u32> {
-    let mut starting = Starting::new(name, options)?;
+    let mut starting = Starting::new(name, far, options)?;
     let waited = starting.wait(signals, timeout);
     if matches!(waited, Ok(Waited::Ready)) {
         return Ok(starting.child.id());
@@ -73,8 +86,8 @@ pub fn start(
     }
 }
 
-/// Ends the bridges of a port, if there are any, and waits until they are gone. True if there were.
-pub fn stop(signals: &Signals, name: &Target, timeout: Duration) -> anyhow::Result<bool> {
+/// Ends the bridges of a port, if there are any, and waits until they are gone. Returns the names of their other ports.
+pub fn stop(signals: &Signals, name: &Target, timeout: Duration) -> anyhow::Result<Vec<String>> {
     let bridges = find(name)?;
     // All of them are asked before an error about one is reported.
     let asked: Vec<_> = bridges.iter().map(Running::terminate).collect();
@@ -90,7 +103,7 @@ pub fn stop(signals: &Signals, name: &Target, timeout: Duration) -> anyhow::Resu
             );
         }
     }
-    Ok(!bridges.is_empty())
+    Ok(bridges.iter().map(|bridge| bridge.far().to_owned()).collect())
 }
 
 /// Waits until `fd` is readable: false if the time is over or a signal asked to stop.
@@ -130,8 +143,7 @@ struct Starting {
 }
 
 impl Starting {
-    fn new(name: &Target, options: &BridgeOptions) -> anyhow::Result<Starting> {
-        let iface = interface(name).map_err(|why| anyhow!(why))?;
+    fn new(name: &Target, far: &str, options: &BridgeOptions) -> anyhow::Result<Starting> {
         let program = find_program()?;
         // The bridge's working directory differs, so a relative root would mean another directory there.
         let root = std::path::absolute(control::root()).context("finding the root's path")?;
@@ -143,10 +155,13 @@ impl Starting {
         // process starts a program meanwhile.
         fcntl(&writer, FcntlArg::F_SETFD(FdFlag::empty())).context("creating a pipe")?;
         let mut command = Command::new(&program);
-        command.args(running::arguments(name, iface)).arg("--attached").arg(&root);
+        command.args(running::arguments(name, far)).arg("--attached").arg(&root);
         command.arg("--ready-fd").arg(writer.as_raw_fd().to_string());
         if options.busy_poll {
             command.arg("--busy-poll");
+        }
+        if options.no_offload {
+            command.arg("--no-offload");
         }
         if let Some(cpu) = options.cpu {
             command.arg("--cpu").arg(cpu.to_string());

@@ -106,6 +106,7 @@ pub enum Command {
     #[command(after_help = examples(&[
         "vale-ctl attach valeA:tap0 && ip addr add 10.0.0.1/24 dev tap0",
         "vale-ctl attach valeA:tap0 --busy-poll --cpu 3",
+        "vale-ctl attach valeA:blue --netns blue --interface eth0    a container joins",
     ]))]
     Attach(Attach),
     /// End the bridge that `attach` started
@@ -285,6 +286,12 @@ pub struct Attach {
     /// Succeed if it is attached already
     #[arg(long)]
     pub may_exist: bool,
+    /// The interface is in this network namespace, one of /run/netns: a container's, for instance
+    #[arg(long, value_name = "NAME")]
+    pub netns: Option<String>,
+    /// What the interface is called, if not as the port
+    #[arg(long, value_name = "IFACE")]
+    pub interface: Option<String>,
     /// How the bridge is to run.
     #[command(flatten)]
     pub bridge: BridgeOptions,
@@ -305,6 +312,9 @@ pub struct BridgeOptions {
     /// CPU for the bridge
     #[arg(long, value_name = "CPU")]
     pub cpu: Option<usize>,
+    /// Finish checksums and segments before frames enter the switch, one by one
+    #[arg(long)]
+    pub no_offload: bool,
 }
 
 /// Arguments of `detach`.

@@ -123,6 +123,8 @@ fn command(flags: &Flags<'_>) -> Result<Cli, String> {
             name: name()?,
             host,
             may_exist: false,
+            netns: None,
+            interface: None,
             bridge: BridgeOptions::default(),
             timeout: TIMEOUT,
             change: Change::default(),

@@ -18,7 +18,7 @@ use netmap::control;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 
-use super::{PROGRAM, interface};
+use super::PROGRAM;
 use crate::cli::Target;
 
 /// A bridge, held so that its number cannot become another process's.
@@ -26,28 +26,27 @@ use crate::cli::Target;
 pub struct Running {
     pid: Pid,
     fd: OwnedFd,
+    far: String,
 }
 
 /// The first arguments of a bridge.
-pub fn arguments(name: &Target, iface: &str) -> [String; 4] {
-    ["-i".to_owned(), name.to_string(), "-i".to_owned(), format!("tap:{iface}")]
+pub fn arguments(name: &Target, far: &str) -> [String; 4] {
+    ["-i".to_owned(), name.to_string(), "-i".to_owned(), far.to_owned()]
 }
 
 /// The bridges of a port in the root that this process uses, as far as this user started them.
 pub fn find(name: &Target) -> anyhow::Result<Vec<Running>> {
-    let (Ok(iface), Ok(root)) = (interface(name), control::root().metadata()) else {
-        return Ok(Vec::new());
-    };
+    let Ok(root) = control::root().metadata() else { return Ok(Vec::new()) };
     let us = geteuid().as_raw();
     let ours = |pid| {
         // Checked before the command line is read. That is memory of the process, and the path in it is looked
         // up: a process of another user could make either block.
         let status = std::fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
         if !runs_as(&status, us) {
-            return false;
+            return None;
         }
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        is_bridge(&line, &arguments(name, iface), (root.dev(), root.ino()))
+        far_end_of(&line, name, (root.dev(), root.ino()))
     };
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").context("looking for the bridge")? {
@@ -56,13 +55,13 @@ pub fn find(name: &Target) -> anyhow::Result<Vec<Running>> {
         else {
             continue;
         };
-        if !ours(pid.as_raw_pid()) {
+        if ours(pid.as_raw_pid()).is_none() {
             continue;
         }
         match pidfd_open(pid, PidfdFlags::empty()) {
             // Again: between the two, the number may have become another process's.
-            Ok(fd) if ours(pid.as_raw_pid()) => found.push(Running { pid, fd }),
-            Ok(_) | Err(Errno::SRCH) => {}
+            Ok(fd) => found.extend(ours(pid.as_raw_pid()).map(|far| Running { pid, fd, far })),
+            Err(Errno::SRCH) => {}
             Err(error) => return Err(error).context("looking at the bridge"),
         }
     }
@@ -82,26 +81,34 @@ fn runs_as(status: &[u8], uid: u32) -> bool {
     uids.len() == 4 && uids.iter().all(|word| word.parse() == Ok(uid))
 }
 
-/// Whether a command line is that of a bridge with these first arguments, in the root with this
-/// device and number.
-fn is_bridge(line: &[u8], first: &[String], root: (u64, u64)) -> bool {
+/// The other port of a bridge of `name`, if a command line is that of such a bridge in the root with this device
+/// and number.
+fn far_end_of(line: &[u8], name: &Target, root: (u64, u64)) -> Option<String> {
     let mut words = line.split(|&byte| byte == 0);
     let program = words.next().unwrap_or_default();
     if Path::new(OsStr::from_bytes(program)).file_name() != Some(OsStr::new(PROGRAM)) {
-        return false;
+        return None;
     }
-    first.iter().all(|word| words.next() == Some(word.as_bytes()))
+    let first: Vec<_> = words.by_ref().take(4).map(String::from_utf8_lossy).collect();
+    let far = first.get(3).filter(|far| far.starts_with("tap:"))?.clone().into_owned();
+    let is_bridge = first == arguments(name, &far)
         && words.next() == Some(b"--attached")
         && words.next().is_some_and(|dir| {
             let there = Path::new(OsStr::from_bytes(dir)).metadata();
             there.is_ok_and(|dir| (dir.dev(), dir.ino()) == root)
-        })
+        });
+    is_bridge.then_some(far)
 }
 
 impl Running {
     /// Its number, for messages.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw_pid()
+    }
+
+    /// Name of the port at its other end.
+    pub fn far(&self) -> &str {
+        &self.far
     }
 
     /// Readable once it has ended.
@@ -136,17 +143,21 @@ mod tests {
 
     #[test]
     fn only_the_line_that_attach_gives_is_a_bridges() {
-        let first = ["-i", "valeA:t0", "-i", "tap:t0"].map(str::to_owned);
+        let name = Target { switch: "valeA".into(), port: Some("t0".into()) };
         let shm = Path::new("/dev/shm").metadata().expect("a directory");
         let root = (shm.dev(), shm.ino());
-        let is = |line: &str| is_bridge(line.replace(' ', "\0").as_bytes(), &first, root);
+        let far = |line: &str| far_end_of(line.replace(' ', "\0").as_bytes(), &name, root);
+        let is = |line: &str| far(line).is_some();
         assert!(is("/usr/bin/nm-bridge -i valeA:t0 -i tap:t0 --attached /dev/shm --ready-fd 5 "));
+        let elsewhere = "nm-bridge -i valeA:t0 -i tap:eth0@netns:c --attached /dev/shm";
+        assert_eq!(far(elsewhere).as_deref(), Some("tap:eth0@netns:c"));
         for other in [
             "",
             "nm-bridge",
             "nm-bridge -i valeA:t0 -i tap:t0",
             "nm-bridge -i valeA:t0 -i tap:t0 --attached /tmp",
             "nm-bridge -i valeA:t1 -i tap:t1 --attached /dev/shm",
+            "nm-bridge -i valeA:t0 -i valeB:t0 --attached /dev/shm",
             "vi nm-bridge -i valeA:t0 -i tap:t0 --attached /dev/shm",
         ] {
             assert!(!is(other), "{other}");

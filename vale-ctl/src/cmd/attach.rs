@@ -13,7 +13,9 @@ use crate::select;
 
 /// Runs the command. `--host` asks for what a tap is anyway: the other end is the host stack.
 pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
-    bridge::interface(&args.name).map_err(UsageError::new)?;
+    let port = bridge::interface(&args.name).map_err(UsageError::new)?;
+    let iface = args.interface.as_deref().unwrap_or(port);
+    let far = bridge::far_end(iface, args.netns.as_deref()).map_err(UsageError::new)?;
     if args.may_exist && !bridge::find(&args.name)?.is_empty() {
         return Ok(out.done(&args.name, Did::Nothing, args.change.dry_run)?);
     }
@@ -24,7 +26,7 @@ pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
     if args.change.dry_run {
         return Ok(out.done(&args.name, Did::Attach, true)?);
     }
-    let pid = bridge::start(&Signals::install()?, &args.name, &args.bridge, args.timeout)?;
+    let pid = bridge::start(&Signals::install()?, &args.name, &far, &args.bridge, args.timeout)?;
     if out.json {
         let value = json!({ "action": "attached", "dry_run": false, "pid": pid });
         out.object(&json::keyed([(args.name.to_string(), value)]))?;

@@ -17,7 +17,7 @@ pub fn run(out: &mut Out, args: &Detach) -> anyhow::Result<()> {
     let attached = if dry_run {
         !bridge::find(&args.name)?.is_empty()
     } else {
-        bridge::stop(&Signals::install()?, &args.name, args.timeout)?
+        !bridge::stop(&Signals::install()?, &args.name, args.timeout)?.is_empty()
     };
     if !attached {
         not_attached(&args.name, args.if_exists)?;

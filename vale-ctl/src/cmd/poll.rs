@@ -15,16 +15,16 @@ use crate::output::{Did, Out};
 pub fn run(out: &mut Out, args: &Poll) -> anyhow::Result<()> {
     let (name, options, timeout): (&Target, _, _) = match args {
         Poll::Start { name, cpu, timeout } => {
-            (name, BridgeOptions { busy_poll: true, cpu: *cpu }, *timeout)
+            (name, BridgeOptions { busy_poll: true, cpu: *cpu, ..Default::default() }, *timeout)
         }
         Poll::Stop { name, timeout } => (name, BridgeOptions::default(), *timeout),
     };
     bridge::interface(name).map_err(UsageError::new)?;
     let signals = Signals::install()?;
-    if !bridge::stop(&signals, name, timeout)? {
-        detach::not_attached(name, false)?;
-    }
-    bridge::start(&signals, name, &options, timeout)
+    let Some(far) = bridge::stop(&signals, name, timeout)?.pop() else {
+        return detach::not_attached(name, false);
+    };
+    bridge::start(&signals, name, &far, &options, timeout)
         .with_context(|| format!("{name} is detached now, and could not be attached again"))?;
     Ok(out.done(name, Did::Set, false)?)
 }
