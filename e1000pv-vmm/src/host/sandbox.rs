@@ -100,6 +100,7 @@ const PORT: &[i64] = &[
     libc::SYS_pwrite64,
     libc::SYS_readlink,
     libc::SYS_readlinkat,
+    libc::SYS_recvfrom, // what becomes of a tap
     libc::SYS_rename,
     libc::SYS_renameat,
     libc::SYS_renameat2,
@@ -112,12 +113,14 @@ const PORT: &[i64] = &[
 ];
 
 /// Of the main thread besides: ending the vCPU's wait, signals read from a socket pair.
-const MAIN: &[i64] = &[libc::SYS_recvfrom, libc::SYS_tgkill];
+const MAIN: &[i64] = &[libc::SYS_tgkill];
 
 /// KVM's requests while a machine runs (linux/kvm.h): KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS.
 const RUN_REQUESTS: &[u32] = &[0xae80, 0x8090_ae81, 0x8138_ae83];
 /// KVM_IRQ_LINE and KVM_IOEVENTFD: devices, in whichever thread they run.
 const DEVICE_REQUESTS: &[u32] = &[0x4008_ae61, 0x4040_ae79];
+/// TUNGETDEVNETNS and TUNGETIFF: a tap that is moved to another namespace is followed.
+const PORT_REQUESTS: &[u32] = &[0x54e3, 0x8004_54d2];
 /// TCGETS and TCSETS: the terminal's mode is put back at the end; glibc's newer names, too.
 const TERMINAL_REQUESTS: &[u32] =
     &[libc::TCGETS as u32, libc::TCSETS as u32, libc::TCSETSW as u32, 0x802c_542a, 0x402c_542b];
@@ -151,9 +154,11 @@ pub fn filter(role: Role) -> anyhow::Result<Filter> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
         let (calls, requests): (&[&[i64]], &[&[u32]]) = match role {
             Role::Vcpu => (&[ALL], &[RUN_REQUESTS, DEVICE_REQUESTS]),
-            Role::InlineVcpu => (&[ALL, PORT], &[RUN_REQUESTS, DEVICE_REQUESTS]),
-            Role::Io => (&[ALL, PORT], &[DEVICE_REQUESTS]),
-            Role::Main => (&[ALL, PORT, MAIN], &[DEVICE_REQUESTS, TERMINAL_REQUESTS]),
+            Role::InlineVcpu => (&[ALL, PORT], &[RUN_REQUESTS, DEVICE_REQUESTS, PORT_REQUESTS]),
+            Role::Io => (&[ALL, PORT], &[DEVICE_REQUESTS, PORT_REQUESTS]),
+            Role::Main => {
+                (&[ALL, PORT, MAIN], &[DEVICE_REQUESTS, PORT_REQUESTS, TERMINAL_REQUESTS])
+            }
         };
         for call in calls.iter().copied().flatten() {
             rules.insert(*call, vec![]);

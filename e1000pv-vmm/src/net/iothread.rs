@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use e1000_device::{Await, Count, E1000, GuestMemory, NetPort, Size};
-use netmap::WaitSet;
+use netmap::{Link, WaitSet};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sched::sched_yield;
@@ -33,6 +33,14 @@ pub trait Polled: NetPort {
     fn fd(&self) -> BorrowedFd<'_>;
     /// Events to poll for, to wait for `what`.
     fn events(&self, what: Await) -> PollFlags;
+    /// The cable, looked at now.
+    fn link(&mut self) -> Link {
+        Link::Up
+    }
+    /// What it is called.
+    fn name(&self) -> String {
+        String::new()
+    }
 }
 
 /// What ends a sleep, beside the port.
@@ -56,12 +64,13 @@ pub fn run<M: GuestMemory, P: Polled>(
     notify: &Notify,
 ) -> io::Result<()> {
     let port = nic.with_port(|port| port.fd().try_clone_to_owned())?;
-    let mut thread = IoThread { nic, wakers, port: Some(port) };
+    let mut thread = IoThread { nic, wakers, port: Some(port), link: Link::Up, looked_ns: 0 };
     let (mut gather, mut poll) = (Gather::new(notify.gather_ns), Poll::new(notify.poll_ns));
     let mut empty_rounds = 0_u32;
     let (mut empty_since_ns, mut defers) = (0, true);
     while !wakers.stop.load(Ordering::Relaxed) {
         let now_ns = monotonic_ns();
+        thread.follow_link(now_ns);
         let next = nic.round(now_ns);
         nic.timer(now_ns);
         if next.work > 0 || next.again {
@@ -109,6 +118,9 @@ pub fn run<M: GuestMemory, P: Polled>(
 
 /// Nobody rings for a peer that has died between publishing and ringing.
 const LONGEST_SLEEP_NS: u64 = WaitSet::LONGEST_SLEEP.as_nanos() as u64;
+
+/// How often the port's link is looked at.
+const LINK_NS: u64 = 20_000_000;
 
 /// A thread without work for this long counts as idle although it still polls: nothing more may come, so
 /// deferred interrupts are due.
@@ -184,9 +196,37 @@ struct IoThread<'a, M, P> {
     wakers: Wakers<'a>,
     /// None once it has failed.
     port: Option<OwnedFd>,
+    /// What the guest was told last, and when the port was asked.
+    link: Link,
+    looked_ns: u64,
 }
 
 impl<M: GuestMemory, P: Polled> IoThread<'_, M, P> {
+    /// Plugs the guest's cable in or out as the port's is, which is looked at now and then.
+    fn follow_link(&mut self, now_ns: u64) {
+        if now_ns - self.looked_ns >= LINK_NS && self.port.is_some() {
+            self.looked_ns = now_ns;
+            let link = self.nic.with_port(Polled::link);
+            if link != self.link {
+                self.plug(link);
+            }
+        }
+    }
+
+    #[cold]
+    fn plug(&mut self, link: Link) {
+        self.link = link;
+        let name = self.nic.with_port(|port| port.name());
+        match link {
+            Link::Up => nm_cli::say!("{name}: the link is up"),
+            Link::Down => nm_cli::say!("{name}: the link is down"),
+            Link::Gone => {
+                nm_cli::say!("{name}: the interface was deleted; the guest has no link any more");
+            }
+        }
+        self.nic.link(link == Link::Up);
+    }
+
     /// Asks for everything that can end a sleep, and sleeps unless it has happened already.
     fn block(&mut self) -> io::Result<()> {
         let slept = if self.nic.before_sleep() {
@@ -236,7 +276,7 @@ impl<M: GuestMemory, P: Polled> IoThread<'_, M, P> {
             // The network is gone (a tap that was removed): the guest sees the cable unplugged. Not
             // polled any more, because it would be ready for ever.
             self.port = None;
-            self.nic.link(false);
+            self.plug(Link::Gone);
         }
         Ok(())
     }

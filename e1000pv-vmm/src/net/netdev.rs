@@ -9,7 +9,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 
 use e1000_device::{Await, GuestRam, NetPort, RxSlots, TxSlots};
-use netmap::{Capabilities, Interest, Options, Port, PortName, RxRing, SlotFlags, TxRing};
+use netmap::{Capabilities, Interest, Link, Options, Port, PortName, RxRing, SlotFlags, TxRing};
 use nix::poll::PollFlags;
 use shared_bytes::Span;
 
@@ -265,6 +265,18 @@ impl Polled for NetmapPort {
     fn events(&self, what: Await) -> PollFlags {
         let interest = self.interest(what);
         if interest.is_empty() { PollFlags::empty() } else { self.port.events(interest) }
+    }
+
+    fn link(&mut self) -> Link {
+        if self.port.link() != Link::Up {
+            // A device without a link syncs nothing, and only syncs look at the link.
+            let _ = self.port.rxsync();
+        }
+        self.port.link()
+    }
+
+    fn name(&self) -> String {
+        self.port.name().to_string()
     }
 }
 
