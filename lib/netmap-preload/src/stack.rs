@@ -42,9 +42,10 @@ fn find(frame: usize) -> bool {
     // The C library keeps what it knows of a thread that it has made at the end of its stack; at that of the first
     // thread the kernel leaves random bytes for the process.
     // SAFETY: without conditions.
-    let ends =
-        unsafe { [libc::pthread_self() as usize, libc::getauxval(libc::AT_RANDOM) as usize] };
-    match ends.into_iter().find(|end| (frame..found.end).contains(end)) {
+    let own = (unsafe { libc::pthread_self() }) as usize;
+    // SAFETY: without conditions.
+    let first = (unsafe { libc::getauxval(libc::AT_RANDOM) }) as usize;
+    match [own, first].into_iter().find(|end| (frame..found.end).contains(end)) {
         Some(end) => {
             STACK.set((found.start, end));
             true

@@ -386,7 +386,7 @@ fn pass_slots<const ALIKE: bool>(
             bytes += word >> 32 & 0xffff;
             if word & MORE == 0 {
                 passed.packets += 1;
-                (passed.slots, passed.bytes, passed.bad) = (slots, bytes, bad);
+                (passed.slots, passed.bytes, passed.bad) = (slots, bytes, bad_slots);
             }
         }
     }
