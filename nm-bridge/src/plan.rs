@@ -96,14 +96,22 @@ impl Plan {
             Port::open_with(name, &Options { direction, ..Options::default() })
                 .with_context(|| format!("opening port {name}"))
         };
-        let a = open(&self.a, self.directions[0])?;
-        let memory = a.memory().filter(|_| self.share).map(Memory::With);
+        // A port of a switch has memory that others can be made in, so it comes first.
+        let swapped = self.a.switch_port().is_none() && self.b.switch_port().is_some();
+        let mut sides = [(&self.a, self.directions[0]), (&self.b, self.directions[1])];
+        if swapped {
+            sides.reverse();
+        }
+        let [first, second] = sides;
+        let one = open(first.0, first.1)?;
+        let memory = one.memory().filter(|_| self.share).map(Memory::With);
         let shared = memory.map(|memory| Options { memory, ..Options::default() });
-        let b = match shared.map(|options| Port::open_with(&self.b, &options)) {
-            Some(Ok(b)) => b,
+        let other = match shared.map(|options| Port::open_with(second.0, &options)) {
+            Some(Ok(other)) => other,
             // A port that is there already keeps its memory; any other reason shows again.
-            _ => open(&self.b, self.directions[1])?,
+            _ => open(second.0, second.1)?,
         };
+        let (a, b) = if swapped { (other, one) } else { (one, other) };
         let zero_copy = !cli.copy && a.same_memory(&b);
         Ok(Pair { a, b, zero_copy })
     }

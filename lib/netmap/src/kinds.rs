@@ -4,14 +4,14 @@ use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
 use crate::adapter::{Adapter, Kind};
-use crate::backend::{kernel, null, pcap, tap};
+use crate::backend::{kernel, null, pcap, tap, xdp};
 use crate::error::{Error, Feature, Result};
 use crate::name::{Capabilities, NameError, NameFault, NameFlags, PortName, RingSel, parse_with};
 use crate::options::Options;
 use crate::vale::kind as vale;
 
 /// All of them. Of those that a bare word fits, the first is meant.
-static KINDS: [Kind; 5] = [vale::KIND, null::KIND, pcap::KIND, tap::KIND, kernel::KIND];
+static KINDS: [Kind; 6] = [vale::KIND, null::KIND, pcap::KIND, tap::KIND, xdp::KIND, kernel::KIND];
 
 /// Reads a port name. Never panics, whatever it is given.
 ///

@@ -1,8 +1,8 @@
 //! Port names: netmap's grammar, read once at the door and never guessed at again.
 //!
 //! ```text
-//! name    = kind [rings] { "/" flags | "@" memid } { "@conf:" key "=" number { "," ... } | "@netns:" netns }
-//! kind    = "vale" [id] ":" id [pipe] | "netmap:" ifname | "tap:" tapname | "pcap:" path | "null" [":"]
+//! name    = kind [rings] { "/" flags | "@" memid } { "@conf:" key "=" value { "," ... } | "@netns:" netns }
+//! kind    = "vale" [id] ":" id [pipe] | "netmap:" ifname | "xdp:" ifname | "tap:" tapname | "pcap:" path | "null" [":"]
 //!         | "tap..."  (bare, a tap as in pkt-gen) | ifname (bare, as `netmap:ifname`)
 //! pipe    = ("{" | "}") id
 //! rings   = "*" | "^" [number] | "-" number
@@ -197,6 +197,25 @@ pub struct Conf {
     pub rx_slots: Option<u32>,
     /// `mem-mib`: size of the memory, if it is made for the port.
     pub mem_mib: Option<u32>,
+    /// `mode`, of `xdp:` ports: how the interface is to run the program; else as it can.
+    pub xdp_mode: Option<XdpMode>,
+    /// `busy-poll-us`, of `xdp:` ports: microseconds for which receiving polls the NIC in place of interrupts.
+    pub busy_poll_us: Option<u32>,
+}
+
+/// Who runs the program of an `xdp:` port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum XdpMode {
+    /// The interface's driver.
+    Native,
+    /// The kernel, for any interface.
+    Generic,
+}
+
+impl XdpMode {
+    /// All, with their spelling.
+    pub(crate) const ALL: [(&'static str, Self); 2] =
+        [("native", Self::Native), ("generic", Self::Generic)];
 }
 
 /// A port name, taken apart.
@@ -369,8 +388,17 @@ impl fmt::Display for Conf {
                 }
             }
         }
-        match self.mem_mib {
-            Some(mib) => write!(f, "{lead}mem-mib={mib}"),
+        if let Some(mib) = self.mem_mib {
+            write!(f, "{lead}mem-mib={mib}")?;
+            lead = ",";
+        }
+        if let Some((word, _)) = XdpMode::ALL.iter().find(|(_, mode)| Some(*mode) == self.xdp_mode)
+        {
+            write!(f, "{lead}mode={word}")?;
+            lead = ",";
+        }
+        match self.busy_poll_us {
+            Some(us) => write!(f, "{lead}busy-poll-us={us}"),
             None => Ok(()),
         }
     }

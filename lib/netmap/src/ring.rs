@@ -77,7 +77,7 @@ impl<'a> RingRef<'a> {
 
     /// The data of a slot. One that names no buffer gets buffer 0, which netmap reserves for that:
     /// always there, never anybody's.
-    fn frame(&self, slot: SlotValue, len: usize) -> Frame<'a> {
+    pub fn frame(&self, slot: SlotValue, len: usize) -> Frame<'a> {
         let ptr = self.buffer(slot.buf_idx).unwrap_or(self.buffers.first);
         // SAFETY: a buffer is that long and within the memory, which outlives 'a; buffer 0 is there
         // from its creation on.

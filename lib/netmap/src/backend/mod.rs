@@ -21,6 +21,7 @@ pub mod pcap;
 pub mod tap;
 #[allow(unsafe_code)]
 mod tun;
+pub mod xdp;
 
 /// Whether a device took a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

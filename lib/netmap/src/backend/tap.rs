@@ -8,7 +8,9 @@
 //!
 //! Follows the kernel's `Documentation/networking/tuntap.rst` and `linux/virtio_net.h`.
 
+use std::fmt::Debug;
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
@@ -78,6 +80,8 @@ pub struct Tap {
     gone: bool,
     /// Frames that were cut, because the MTU had grown since the last look.
     cut: u64,
+    /// What is to end with it.
+    company: Option<Box<dyn Debug + Send>>,
 }
 
 impl Tap {
@@ -98,9 +102,21 @@ impl Tap {
                 out_of_sight: false,
                 gone: false,
                 cut: 0,
+                company: None,
             })
         };
         tun::open(interface, &port, queues, netns)?.into_iter().map(tap).collect()
+    }
+
+    /// Keeps something as long as the tap, and forgets what the stack has sent on it so far.
+    pub fn accompany(&mut self, company: Box<dyn Debug + Send>) {
+        let mut scratch = [0; STRIDE];
+        for _ in 0..SKIP_MAX {
+            if (&self.file).read(&mut scratch).is_err() {
+                break;
+            }
+        }
+        self.company = Some(company);
     }
 
     #[cold]

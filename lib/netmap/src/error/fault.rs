@@ -128,6 +128,23 @@ pub enum InUse {
     /// What is left of an earlier port of the name has not been cleared away yet.
     #[error("what its last users left behind is still being cleared away; try again")]
     ClearingAway,
+    /// An interface has one XDP program in each mode.
+    #[error(
+        "another XDP program is attached to {interface}: end who did that; what a killed program left behind goes by \
+         `ip link set dev {interface} xdp off`"
+    )]
+    XdpProgram {
+        /// The interface.
+        interface: String,
+        /// Whether its driver runs it.
+        native: bool,
+    },
+    /// A queue has one socket.
+    #[error("queue {queue} has another AF_XDP socket; end who has it")]
+    Queue {
+        /// Its number.
+        queue: u32,
+    },
     /// The kernel lets one program have a tap.
     #[error("another program has it open; a tap has one user at a time")]
     Tap,
@@ -274,6 +291,77 @@ pub enum Invalid {
         "an interface of this name exists and is not a plain tap (a tun or a NIC); take another name"
     )]
     NotATap,
+    /// A queue that an interface does not have.
+    #[error(
+        "{interface} has no queue {asked}; ask for fewer (`@conf:rings=N`), or give it more: `ethtool -L {interface} \
+         combined N`, or `rx N tx N`"
+    )]
+    NoQueue {
+        /// The number that was asked for.
+        asked: u32,
+        /// The interface.
+        interface: String,
+    },
+    /// More queues than a port has rings.
+    #[error(
+        "{interface} has {has} queues, and a port {most} ring pairs at most; `ethtool -L {interface} combined {most}`, or \
+         take some of them and leave the others to the stack: `@conf:rings={most}`"
+    )]
+    TooManyQueues {
+        /// How many it has.
+        has: u32,
+        /// The limit.
+        most: u16,
+        /// The interface.
+        interface: String,
+    },
+    /// Of an interface's queues each is a pair of rings.
+    #[error("{tx} TX rings and {rx} RX rings; a queue has one of each, so ask for as many of both")]
+    RingPairs {
+        /// What was asked for.
+        tx: u16,
+        /// The other.
+        rx: u16,
+    },
+    /// Frames that are longer than a buffer.
+    #[error(
+        "the MTU of {interface} is {mtu}, and a frame has to fit a buffer: {most} at most; `ip link set dev {interface} mtu {most}`"
+    )]
+    Mtu {
+        /// The interface's.
+        mtu: u32,
+        /// The limit.
+        most: u32,
+        /// The interface.
+        interface: String,
+    },
+    /// A driver that runs no programs with so large frames.
+    #[error(
+        "the driver of {interface} runs no XDP program with frames as long as those of its MTU or of its peer's; set a smaller \
+         MTU there, or let the kernel run it: `@conf:mode=generic`"
+    )]
+    MtuOfPeer {
+        /// The interface.
+        interface: String,
+    },
+    /// A driver that runs no programs with so few queues.
+    #[error(
+        "the driver of {interface} runs no XDP program with these numbers of queues; a veth needs as many receive queues as \
+         its peer has transmit queues: `ethtool -L {interface} rx N`, or let the kernel run it: `@conf:mode=generic`"
+    )]
+    QueuesOfPeer {
+        /// The interface.
+        interface: String,
+    },
+    /// Host rings of an interface whose packets the kernel's own XDP takes.
+    #[error(
+        "host rings need a driver that runs XDP programs; with the kernel's own, what is handed to the stack would be \
+         taken again. Bridge to a tap instead"
+    )]
+    HostRingsAndGeneric,
+    /// An interface that is to run programs and cannot.
+    #[error("its driver runs no XDP programs; leave `mode=native` out, then the kernel does")]
+    NoNativeXdp,
     /// Standard input as a capture, and it is a terminal.
     #[error("it is standard input here, and that is a terminal, no capture")]
     Terminal,
@@ -340,6 +428,22 @@ pub enum Lack {
     /// The interface, which was there.
     #[error("somebody deleted the interface; open it again to make a new one")]
     Interface,
+    /// An interface that is to be there.
+    #[error("there is no such interface in this network namespace; `ip link` lists them")]
+    NoInterface,
+    /// The interface, which was there and cannot be made anew.
+    #[error(
+        "the interface is gone: deleted, or moved to another network namespace; open it again where it is"
+    )]
+    InterfaceGone,
+    /// A kernel with AF_XDP sockets.
+    #[error(
+        "the kernel has no AF_XDP (CONFIG_XDP_SOCKETS, CONFIG_BPF_SYSCALL); bridge the NIC to a tap instead"
+    )]
+    AfXdp,
+    /// Programs on what the stack sends and receives.
+    #[error("host rings need Linux 6.6 or newer, which has tcx; bridge to a tap instead")]
+    Tcx,
     /// A handle behind a descriptor that was passed on.
     #[error("the descriptor is not that of a handle on a port that is there")]
     Handle,
@@ -370,6 +474,21 @@ pub enum Privilege {
     /// Be in another network namespace.
     #[error("being in another network namespace needs CAP_SYS_ADMIN here and there")]
     EnterNamespace,
+    /// Take a NIC.
+    #[error(
+        "AF_XDP needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF, not in a user namespace: run it as root, or \
+         `setcap cap_net_raw,cap_net_admin,cap_bpf+ep` the program"
+    )]
+    Xdp,
+    /// Keep memory from being swapped.
+    #[error(
+        "the kernel may not lock {} MiB of memory for it; raise the limit (`ulimit -l`), or give it CAP_IPC_LOCK",
+        .bytes.div_ceil(1 << 20)
+    )]
+    LockMemory {
+        /// How much.
+        bytes: u64,
+    },
     /// Bring an interface up.
     #[error(
         "it is down, and bringing it up needs CAP_NET_ADMIN; let an administrator do `ip link set \

@@ -5,13 +5,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::name::{
-    Address, Conf, NameFlags, RingSel, SwitchPort, Syntax, parse_switch, valid_name, valid_port,
+    Address, Conf, NameFlags, RingSel, SwitchPort, Syntax, XdpMode, parse_switch, valid_name,
+    valid_port,
 };
 
 static VALE: Kind = vale::KIND;
 static TAP: Kind = tap::KIND;
 static KERNEL: Kind = kernel::KIND;
 static NULL: Kind = null::KIND;
+static XDP: Kind = xdp::KIND;
 
 /// As given, as printed.
 const GOOD: &[(&str, &str)] = &[
@@ -42,6 +44,13 @@ const GOOD: &[(&str, &str)] = &[
     ("eth0^2", "netmap:eth0^2"),
     ("enp3s0f0.100", "netmap:enp3s0f0.100"),
     ("netmap:eth0-2/x", "netmap:eth0-2/x"),
+    ("xdp:eth0", "xdp:eth0"),
+    ("xdp:eth0^", "xdp:eth0^"),
+    ("xdp:enp3s0f0.100-2/R", "xdp:enp3s0f0.100-2/R"),
+    (
+        "xdp:eth0@conf:busy-poll-us=20,mode=generic,rings=2",
+        "xdp:eth0@conf:rings=2,mode=generic,busy-poll-us=20",
+    ),
     ("tap0", "tap:tap0"),
     ("tap", "tap:tap"),
     ("tap:t0", "tap:t0"),
@@ -129,7 +138,13 @@ const BAD: &[(&str, usize, &str)] = &[
     ("/x", 0, "interface name is missing"),
     ("pcap:", 5, "file name is missing"),
     ("pcap:a\0b", 6, "NUL"),
-    ("xdp:eth0", 0, "no such kind"),
+    ("xdpx:eth0", 0, "no such kind"),
+    ("xdp:", 4, "interface name is missing"),
+    ("xdp:eth0@conf:mode=", 19, "expected a mode"),
+    ("xdp:eth0@conf:mode=drv", 19, "expected a mode"),
+    ("xdp:eth0@conf:busy-poll-us=0", 27, "between 1"),
+    ("valeA:x@conf:mode=native", 13, "only xdp:"),
+    ("tap:t0@conf:rings=1,busy-poll-us=9", 20, "only xdp:"),
     ("foo:bar", 0, "no such kind"),
     (":x", 0, "no such kind"),
     ("null:x", 5, "expected `/`"),
@@ -219,6 +234,7 @@ fn plain_name() -> impl Strategy<Value = PortName> {
         ),
         "[0-9A-Za-z_][0-9A-Za-z_.-]{0,14}".prop_map(interface(&TAP)),
         "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(interface(&KERNEL)),
+        "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(interface(&XDP)),
         Just(PortName::new(&NULL.scheme, Address::Nothing)),
     ]
 }
@@ -235,6 +251,8 @@ fn port_name() -> impl Strategy<Value = PortName> {
     let conf = (count(), count(), count(), count(), any::<[Option<u32>; 2]>(), mem).prop_map(
         |(tx_rings, rx_rings, host_tx_rings, host_rx_rings, slots, mem_mib)| Conf {
             mem_mib,
+            xdp_mode: None,
+            busy_poll_us: None,
             tx_rings,
             rx_rings,
             host_tx_rings,
@@ -249,8 +267,13 @@ fn port_name() -> impl Strategy<Value = PortName> {
     });
     let mem_id = prop::option::of(1..=u16::MAX);
     let netns = prop::option::of("[0-9A-Za-z_][0-9A-Za-z_.-]{0,20}");
-    let all = (plain_name(), rings, mem_id, flags, conf, netns);
-    all.prop_map(|(name, rings, mem_id, flags, conf, netns)| {
+    let mode = prop::option::of(prop_oneof![Just(XdpMode::Native), Just(XdpMode::Generic)]);
+    let of_xdp = (mode, prop::option::of(1..=100_000u32));
+    let all = (plain_name(), rings, mem_id, flags, conf, netns, of_xdp);
+    all.prop_map(|(name, rings, mem_id, flags, mut conf, netns, of_xdp)| {
+        if name.scheme.prefix == "xdp" {
+            (conf.xdp_mode, conf.busy_poll_us) = of_xdp;
+        }
         // Rings of names with dashes cannot be chosen by number.
         let dashes = name.scheme.syntax == Syntax::Interface { dashes: true };
         let rings = match rings {

@@ -9,8 +9,8 @@ use super::NameFault::{
     Contradiction, Missing, NumberMissing, OutOfRange, Pipe, TooLong, Unexpected, UnknownKind,
 };
 use super::{
-    Address, Conf, FLAG_LETTERS, NAME_MOST, NameError, NameFault, NameFlags, PipeEnd, PipeName,
-    PortName, RingSel, Scheme, Syntax,
+    Address, FLAG_LETTERS, NAME_MOST, NameError, NameFault, NameFlags, PipeEnd, PipeName, PortName,
+    RingSel, Scheme, Syntax, XdpMode,
 };
 
 /// Ring numbers lie in `[0, NETMAP_RING_MASK)`.
@@ -19,6 +19,8 @@ const RING_LIMIT: u32 = 0x0fff;
 const MEM_MIB_MOST: u32 = 528;
 /// Most characters of a network namespace's name, which is that of a file.
 const NETNS_MOST: usize = 255;
+/// Longest busy polling: a tenth of a second.
+const BUSY_POLL_US_MOST: u32 = 100_000;
 /// Characters that end an interface name because they mean something after it.
 const AFTER_NAME: &[u8] = b"*^-/@{}";
 
@@ -355,7 +357,7 @@ impl<'a> Cursor<'a> {
             return self.fail(Missing("expected `:` and keys, as in @conf:rings=2,slots=512"));
         }
         loop {
-            self.conf_key(&mut port.conf)?;
+            self.conf_key(port)?;
             if !self.eat(b',') {
                 return Ok(());
             }
@@ -392,9 +394,33 @@ impl<'a> Cursor<'a> {
         self.fail(Missing("expected `=` and a number after the key"))
     }
 
-    fn conf_key(&mut self, conf: &mut Conf) -> Result<(), NameError> {
+    /// What only a NIC behind AF_XDP can be asked for.
+    fn xdp_key(&mut self, key: &str, from: usize, port: &mut PortName) -> Result<(), NameError> {
+        if port.scheme.prefix != "xdp" {
+            return self.fail_at(from, Unexpected("only xdp: ports have modes and busy polling"));
+        }
+        self.equals()?;
+        if key == "busy-poll-us" {
+            let most = BUSY_POLL_US_MOST;
+            port.conf.busy_poll_us = Some(self.number("a number of microseconds", 1, most)?);
+            return Ok(());
+        }
+        let at = self.at;
+        let word = self.take_while(|byte| byte.is_ascii_alphabetic());
+        let Some((_, mode)) = XdpMode::ALL.iter().find(|(spelling, _)| *spelling == word) else {
+            return self.fail_at(at, Unexpected("expected a mode: native or generic"));
+        };
+        port.conf.xdp_mode = Some(*mode);
+        Ok(())
+    }
+
+    fn conf_key(&mut self, port: &mut PortName) -> Result<(), NameError> {
         let from = self.at;
         let key = self.take_while(|byte| byte.is_ascii_alphabetic() || byte == b'-');
+        if matches!(key, "mode" | "busy-poll-us") {
+            return self.xdp_key(key, from, port);
+        }
+        let conf = &mut port.conf;
         if key == "mem-mib" {
             self.equals()?;
             conf.mem_mib = Some(self.number("a number of MiB", 1, MEM_MIB_MOST)?);
@@ -411,7 +437,7 @@ impl<'a> Cursor<'a> {
         };
         if noun != "rings" && (noun != "slots" || host) {
             let expected = "expected rings, slots, tx- or rx- of them, host-rings, host-tx-, host-rx-, \
-                            or mem-mib";
+                            mem-mib, or of an xdp: port mode or busy-poll-us";
             return self.fail_at(from, Unexpected(expected));
         }
         self.equals()?;

@@ -11,6 +11,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::{align_of, size_of};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -37,6 +38,13 @@ impl Map {
         let raw = memmap2::MmapOptions::new().len(len).map_raw(file)?;
         // Traffic has no place in a core dump. A kernel that does not know the advice goes without.
         let _ = raw.advise(memmap2::Advice::DontDump);
+        let guard = sigbus::watch(raw.as_mut_ptr() as usize, len);
+        Ok(Self { raw, guard })
+    }
+
+    /// Maps `len` bytes at `offset` of what a descriptor names, which need not be a file.
+    pub fn of(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        let raw = memmap2::MmapOptions::new().offset(offset).len(len).map_raw(fd.as_raw_fd())?;
         let guard = sigbus::watch(raw.as_mut_ptr() as usize, len);
         Ok(Self { raw, guard })
     }

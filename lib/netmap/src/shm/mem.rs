@@ -248,6 +248,11 @@ impl Region {
         BufferView { first, stride: STRIDE, count, memory: PhantomData }
     }
 
+    /// Start of the mapping, which is page-aligned and has `bytes` bytes.
+    pub fn start(&self) -> *mut u8 {
+        self.map.base()
+    }
+
     /// Start of cell 0.
     #[inline]
     fn cell0(&self) -> *mut u8 {

@@ -86,7 +86,7 @@ impl Chosen {
 }
 
 /// File name of the region of that number, if there is one.
-fn find(memory: &Dir, n: u16) -> Result<Option<String>> {
+pub fn find(memory: &Dir, n: u16) -> Result<Option<String>> {
     Ok(regions(memory)?.into_iter().find(|name| id(name) == n))
 }
 

@@ -1,0 +1,439 @@
+//! The adapter: a NIC's queues as ring pairs, waiting for them, and what becomes of the interface meanwhile.
+//!
+//! Invariant: the program is attached when all sockets are ready, and only if something is received; it and the
+//! sockets go with the last handle, before any memory does.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::poll::PollFlags;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+use super::CAPABILITIES;
+use super::program::{Hook, Redirect};
+use super::queue::Queue;
+use super::raw;
+use super::socket::{Failure, Socket, Target};
+use super::umem::Umem;
+use crate::adapter::Adapter;
+use crate::error::{Errno, Error, Invalid, Lack, Result};
+use crate::name::{Capabilities, PortName, RingSel};
+use crate::netlink::{Link, Presence, Watch};
+use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options, PerDirection, Sizes};
+use crate::ring::{RingRef, TxRingRef};
+use crate::rings::{RingCells, cells_needed, extra_buffers, make_if, make_rings, populate};
+use crate::shm::file::FileId;
+use crate::shm::mem::{RESERVED, STRIDE};
+use crate::stats::Counters;
+use crate::wait::Interest;
+
+/// Ethernet header and one VLAN tag, which do not count for an MTU.
+const HEADERS: usize = 14 + 4;
+/// Syncs with nothing to do until the kernel is asked for news of the interface.
+const IDLE: u32 = 512;
+
+/// A handle on the port: some of its rings.
+#[derive(Debug)]
+pub struct Xdp {
+    /// The sockets of the rings bound, and what tells of the interface.
+    epoll: Epoll,
+    /// What of it is awaited.
+    asked: Interest,
+    bound: BoundRings,
+    shared: Arc<Shared>,
+    /// Syncs without anything to do since the kernel was asked for news.
+    idle: u32,
+}
+
+/// The port, for all its handles.
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    interface: String,
+    /// Ring `i` is over this queue. Empty once it is closing.
+    queues: Vec<Queue>,
+    first_queue: u32,
+    redirect: Option<Redirect>,
+    hook: Option<Hook>,
+    cells: RingCells,
+    umem: Arc<Umem>,
+    if_cell: u32,
+    watch: Mutex<Watch>,
+    /// Longest frame that is sent.
+    longest: AtomicUsize,
+    gone: AtomicBool,
+    down: AtomicBool,
+}
+
+fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
+    watch.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which queues of an interface a port has.
+fn chosen(
+    name: &PortName,
+    interface: &str,
+    options: &Options,
+    has: u32,
+) -> Result<std::ops::Range<u32>> {
+    let asked = match (options.tx_rings, options.rx_rings) {
+        (Some(tx), Some(rx)) if tx != rx => {
+            return Err(Error::invalid(name, Invalid::RingPairs { tx, rx }));
+        }
+        (tx, rx) => tx.or(rx).map(u32::from),
+    };
+    let first = match name.rings {
+        RingSel::One(queue) => u32::from(queue),
+        _ => 0,
+    };
+    let one = matches!(name.rings, RingSel::One(_));
+    let n = if one { 1 } else { asked.unwrap_or(has) };
+    let interface = interface.to_owned();
+    if first + n > has || asked.is_some_and(|asked| asked > has) {
+        let asked = asked.unwrap_or(0).max(first + n) - 1;
+        return Err(Error::invalid(name, Invalid::NoQueue { asked, interface }));
+    }
+    if n > u32::from(MAX_RINGS) {
+        return Err(Error::invalid(
+            name,
+            Invalid::TooManyQueues { has, most: MAX_RINGS, interface },
+        ));
+    }
+    Ok(first..first + n)
+}
+
+impl Xdp {
+    /// Opens a port.
+    pub fn open(name: &PortName, options: &Options) -> Result<Self> {
+        let port = name.to_string();
+        let interface = name.interface().unwrap_or_default();
+        let watch = Watch::new(interface).map_err(|error| match error.errno() {
+            Errno::ENODEV => Error::Unavailable { name: port.clone(), lack: Lack::NoInterface },
+            _ => error,
+        })?;
+        let mtu = watch.interface().mtu;
+        let index = watch.interface().index.cast_unsigned();
+        if mtu as usize + HEADERS > STRIDE {
+            let most = (STRIDE - HEADERS) as u32;
+            let interface = interface.to_owned();
+            return Err(Error::invalid(port, Invalid::Mtu { mtu, most, interface }));
+        }
+        // Drivers that cannot tell have one.
+        let (rx, tx) = raw::queues(interface).unwrap_or((1, 1));
+        let queues = chosen(name, interface, options, rx.max(tx).max(1))?;
+        let pairs = queues.len() as u16;
+        let options = Options { tx_rings: Some(pairs), rx_rings: Some(pairs), ..options.clone() };
+        let sizes = Sizes::from_options(&port, &options)?;
+        let has = PerDirection { tx: queues.len(), rx: queues.len() };
+        let bound = BoundRings::chosen(&port, RingSel::All, options.direction, has)?;
+
+        let needed = cells_needed(sizes).saturating_add(options.extra_bufs).saturating_add(1);
+        // With room for another port that exchanges buffers with this one.
+        let umem = Umem::choose(&port, &options, needed.saturating_mul(2) + RESERVED)?;
+        let (cells, if_cell) = umem.allocate(|region| {
+            region.count_port();
+            let cells = make_rings(region, sizes)?;
+            let if_cell = make_if(region, &cells, &port, &bound, options.extra_bufs);
+            let if_cell = if_cell.inspect_err(|_| {
+                region.give_back(cells.ring_cells().chain(cells.buffers(region)));
+            })?;
+            Ok((cells, if_cell))
+        })?;
+        populate(&cells, umem.region());
+        let mut shared = Shared {
+            name: port,
+            interface: interface.to_owned(),
+            queues: Vec::new(),
+            first_queue: queues.start,
+            redirect: None,
+            hook: None,
+            cells,
+            umem,
+            if_cell,
+            watch: Mutex::new(watch),
+            longest: AtomicUsize::new(mtu as usize + HEADERS),
+            gone: AtomicBool::new(false),
+            down: AtomicBool::new(false),
+        };
+        shared.begin(index, queues, &bound, name)?;
+        shared.look();
+        Self::with(shared.into(), bound)
+    }
+
+    fn with(shared: Arc<Shared>, bound: BoundRings) -> Result<Self> {
+        let failed = || Error::io("make a descriptor to wait for", &shared.name);
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed())?;
+        for queue in Self::queues_of(&bound) {
+            let nothing = EpollEvent::new(EpollFlags::empty(), queue as u64);
+            epoll.add(shared.queues[queue].socket().fd(), nothing).map_err(failed())?;
+        }
+        let news = EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX);
+        epoll.add(lock(&shared.watch).fd(), news).map_err(failed())?;
+        Ok(Self { epoll, asked: Interest::empty(), bound, shared, idle: 0 })
+    }
+
+    /// The queues that are bound in either direction.
+    fn queues_of(bound: &BoundRings) -> impl Iterator<Item = usize> {
+        let all = 0..usize::from(MAX_RINGS);
+        let (tx, rx) = (bound.tx.clone(), bound.rx.clone());
+        all.filter(move |queue| tx.contains(queue) || rx.contains(queue))
+    }
+
+    /// After a sync: whether the port can go on.
+    fn settle(&mut self, called: std::result::Result<(), Failure>) -> Result<()> {
+        match called {
+            Ok(()) | Err(Failure::Later) => {}
+            Err(Failure::Gone) => self.shared.gone.store(true, Ordering::Relaxed),
+            Err(Failure::Other(errno)) => {
+                return Err(Error::io("exchange packets with", &self.shared.interface)(errno));
+            }
+        }
+        if self.shared.gone.load(Ordering::Relaxed) {
+            let name = self.shared.name.clone();
+            return Err(Error::Unavailable { name, lack: Lack::InterfaceGone });
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Makes the sockets, and lets packets come.
+    fn begin(
+        &mut self,
+        index: u32,
+        queues: std::ops::Range<u32>,
+        bound: &BoundRings,
+        name: &PortName,
+    ) -> Result<()> {
+        let receives = !bound.rx.is_empty();
+        let mut redirect = receives.then(|| Redirect::load(&self.name, queues.end)).transpose()?;
+        for queue in queues {
+            let target = Target {
+                port: &self.name,
+                interface: &self.interface,
+                index,
+                queue,
+                tx: (!bound.tx.is_empty()).then_some(self.cells.tx_slots),
+                rx: receives.then_some(self.cells.rx_slots),
+                busy_poll_us: name.conf.busy_poll_us,
+            };
+            let (socket, rings) = Socket::open(target, &self.umem)?;
+            if let Some(redirect) = &redirect {
+                redirect.enter(&self.name, queue, socket.fd())?;
+            }
+            let polls = name.conf.busy_poll_us.is_some();
+            let rx = receives.then(|| self.rx(self.queues.len()));
+            let made = Queue::new(socket, rings, &self.umem, self.cells.tx_slots, rx, polls);
+            self.queues.push(made);
+        }
+        if let Some(redirect) = &mut redirect {
+            let on = (self.interface.as_str(), index);
+            self.hook = Some(redirect.attach(&self.name, on, name.conf.xdp_mode)?);
+        }
+        self.redirect = redirect;
+        Ok(())
+    }
+
+    fn tx(&self, ring: usize) -> RingRef<'_> {
+        let ring = self.cells.tx_ring(self.umem.region(), ring);
+        ring.expect("made in this region with this shape")
+    }
+
+    fn rx(&self, ring: usize) -> RingRef<'_> {
+        let ring = self.cells.rx_ring(self.umem.region(), ring);
+        ring.expect("made in this region with this shape")
+    }
+
+    /// How packets come and go.
+    fn remarks(&self) -> Vec<String> {
+        let hook = match self.hook {
+            Some(Hook::Native) => "native XDP",
+            Some(Hook::Generic) => "generic XDP: the driver has none of its own",
+            None => "sending only: the stack receives as before",
+        };
+        let (first, last) = (self.first_queue, self.first_queue + self.queues.len() as u32 - 1);
+        let queues = match first == last {
+            true => format!("queue {first}"),
+            false => format!("queues {first} to {last}"),
+        };
+        vec![format!("{}: {queues}, {hook}, the kernel copies", self.name)]
+    }
+
+    /// Takes in what the kernel tells of the interface.
+    fn look(&self) {
+        let mut watch = lock(&self.watch);
+        // A socket that fails tells nothing any more; sends fail when the interface has gone.
+        let _ = watch.update();
+        let gone = watch.presence() != Presence::Here;
+        self.gone.fetch_or(gone, Ordering::Relaxed);
+        self.down.store(watch.link() == Link::Down, Ordering::Relaxed);
+        let longest = (watch.interface().mtu as usize + HEADERS).min(STRIDE);
+        self.longest.store(longest, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.redirect = None;
+        let (cells, umem) = (&self.cells, self.umem.clone());
+        let mut had: HashSet<u32> = cells.ring_cells().chain([self.if_cell]).collect();
+        had.extend(extra_buffers(umem.region(), self.if_cell));
+        let mut queues = std::mem::take(&mut self.queues).into_iter();
+        for ring in 0..self.cells.tx.len() {
+            let (tx, rx) = (self.tx(ring), self.rx(ring));
+            match queues.next() {
+                Some(queue) => had.extend(queue.close(&umem, tx, rx)),
+                None => had.extend(
+                    [tx, rx]
+                        .iter()
+                        .flat_map(|ring| (0..ring.n()).map(|slot| ring.load(slot).buf_idx)),
+                ),
+            }
+        }
+        umem.give_back(had.into_iter().collect());
+    }
+}
+
+impl Adapter for Xdp {
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn rings(&self) -> PerDirection<usize> {
+        self.bound.count()
+    }
+
+    fn all_rings(&self) -> PerDirection<usize> {
+        PerDirection { tx: self.shared.cells.tx.len(), rx: self.shared.cells.rx.len() }
+    }
+
+    fn slots(&self) -> PerDirection<u32> {
+        self.shared.cells.slots()
+    }
+
+    fn tx(&self, ring: usize) -> TxRingRef<'_> {
+        let queue = self.bound.tx[ring];
+        let (hwcur, sent) = self.shared.queues[queue].sent();
+        TxRingRef { ring: self.shared.tx(queue), hwcur, sent }
+    }
+
+    fn rx(&self, ring: usize) -> RingRef<'_> {
+        self.shared.rx(self.bound.rx[ring])
+    }
+
+    fn txsync_ring(&mut self, ring: usize) -> Result<()> {
+        let (queue, shared) = (self.bound.tx[ring], &self.shared);
+        let longest = shared.longest.load(Ordering::Relaxed);
+        let called = shared.queues[queue].txsync(&shared.umem, shared.tx(queue), longest);
+        self.settle(called)
+    }
+
+    fn rxsync_ring(&mut self, ring: usize) -> Result<()> {
+        let (queue, shared) = (self.bound.rx[ring], &self.shared);
+        let slots = shared.rx(queue);
+        let called = shared.queues[queue].rxsync(&shared.umem, slots);
+        if slots.is_ready() {
+            self.idle = 0;
+            return Ok(()); // what came is read before anything is told
+        }
+        self.idle += 1;
+        if self.idle >= IDLE {
+            self.idle = 0;
+            self.shared.look();
+        }
+        self.settle(called)
+    }
+
+    fn peek(&self) -> bool {
+        self.idle >= IDLE || self.bound.rx.iter().any(|&queue| self.shared.queues[queue].has_news())
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+
+    fn events(&self, _: Interest) -> PollFlags {
+        PollFlags::POLLIN
+    }
+
+    fn arm(&mut self, what: Interest) {
+        if what == self.asked {
+            return;
+        }
+        for queue in Self::queues_of(&self.bound) {
+            let mut events = EpollFlags::empty();
+            let awaits =
+                |interest, rings: &[usize]| what.contains(interest) && rings.contains(&queue);
+            events.set(EpollFlags::EPOLLIN, awaits(Interest::RX, &self.bound.rx));
+            events.set(EpollFlags::EPOLLOUT, awaits(Interest::TX, &self.bound.tx));
+            let mut event = EpollEvent::new(events, queue as u64);
+            // It cannot fail for a socket that was added; if it did, a wait would end by its timer.
+            let _ = self.epoll.modify(self.shared.queues[queue].socket().fd(), &mut event);
+        }
+        self.asked = what;
+    }
+
+    fn disarm(&mut self, slept: bool) {
+        if !slept {
+            return;
+        }
+        // What woke us may have been news of the interface.
+        self.shared.look();
+        if let Some(&queue) = self.bound.rx.first() {
+            self.shared.queues[queue].count_wakeup();
+        }
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        self.shared.remarks()
+    }
+
+    fn link(&self) -> Link {
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        match (is(&self.shared.gone), is(&self.shared.down)) {
+            (true, _) => Link::Gone,
+            (false, true) => Link::Down,
+            (false, false) => Link::Up,
+        }
+    }
+
+    fn mtu(&self) -> Option<u32> {
+        Some((self.shared.longest.load(Ordering::Relaxed) - HEADERS) as u32)
+    }
+
+    fn mac(&self) -> Option<[u8; 6]> {
+        lock(&self.shared.watch).interface().mac
+    }
+
+    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
+        let queues = |of: &[usize], chosen: &[usize]| chosen.iter().map(|&i| of[i]).collect();
+        let given = BoundRings {
+            tx: queues(&self.bound.tx, &rings.tx),
+            rx: queues(&self.bound.rx, &rings.rx),
+        };
+        let other = Self::with(self.shared.clone(), given)?;
+        let mut stays = self.bound.clone();
+        stays.tx.retain(|queue| !other.bound.tx.contains(queue));
+        stays.rx.retain(|queue| !other.bound.rx.contains(queue));
+        *self = Self::with(self.shared.clone(), stays)?;
+        Ok(Box::new(other))
+    }
+
+    fn memory_id(&self) -> FileId {
+        self.shared.umem.region().id()
+    }
+
+    fn memory(&self) -> Option<MemoryRef> {
+        Some(self.shared.umem.memory())
+    }
+
+    fn extra_buffers(&self) -> Vec<u32> {
+        extra_buffers(self.shared.umem.region(), self.shared.if_cell)
+    }
+
+    fn counters(&self) -> Counters {
+        self.shared.queues.iter().map(Queue::counters).sum()
+    }
+}

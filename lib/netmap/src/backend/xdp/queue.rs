@@ -1,0 +1,390 @@
+//! A ring pair of netmap's over a socket: the slots of one, the descriptors of the other, the same buffers.
+//!
+//! ```text
+//!   TX  completed        sent              head                     RX  freed            tail
+//!   ....|----------------|-----------------|....                    ....|----------------|....
+//!        the kernel has   the program has                                the program has  the kernel has the buffers
+//!        the buffers      queued these                                   these            of all these slots
+//! ```
+//!
+//! A sent slot is the program's again when its buffer came back, in the order of the slots, with the buffer that it had.
+//! A received buffer takes the place of that in the slot that it is put in, which is with the kernel as well: of a slot
+//! that is the kernel's, nobody reads the number.
+//!
+//! Invariant: the kernel has at most as many buffers of a ring as that has slots, so there is always a slot for a packet
+//! and room in each of the kernel's rings.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::raw;
+use super::ring::{Consumer, Packet, Producer};
+use super::socket::{Failure, Rings, Socket};
+use super::umem::{Purpose, Umem, User, address, fill_address, received_address};
+use crate::abi::{NETMAP_MAX_FRAGS, SlotFlags, SlotValue};
+use crate::ring::RingRef;
+use crate::stats::{C, Counters, SharedCounters};
+use crate::sync::core_atomic::{AtomicU32, Ordering};
+
+/// Bytes of an Ethernet header, without which a frame is none.
+const ETHERNET: usize = 14;
+/// Of a frame in one slot, as VALE says it: the number of its slots is in the upper byte.
+const ONE_SLOT: u16 = 1 << 8;
+
+/// A queue that is open, for one handle or several.
+#[derive(Debug)]
+pub struct Queue {
+    // First: it is closed while the rings are still mapped, and what it held is free when they are not.
+    tx: Option<Mutex<Tx>>,
+    rx: Option<Mutex<Rx>>,
+    socket: Socket,
+    user: User,
+    /// First TX slot whose buffer is not back; what `tx` knows, for those who look without a sync.
+    completed: AtomicU32,
+    /// First TX slot that the kernel was not told of.
+    sent: AtomicU32,
+    tx_counters: SharedCounters,
+    rx_counters: SharedCounters,
+    polls: bool,
+}
+
+#[derive(Debug)]
+struct Tx {
+    ring: Producer,
+    completion: Consumer,
+    completed: u32,
+    sent: u32,
+    /// Of each slot that was sent, whether its buffer is back, or it had none to give.
+    done: Box<[bool]>,
+}
+
+#[derive(Debug)]
+struct Rx {
+    fill: Producer,
+    ring: Consumer,
+    freed: u32,
+    hwtail: u32,
+    /// A copy of a frame whose checksum is to be filled in: in memory that others may write, no reference is made to it.
+    scratch: Box<[u8]>,
+}
+
+fn lock<T>(side: &Option<Mutex<T>>) -> MutexGuard<'_, T> {
+    let side = side.as_ref().expect("a handle binds rings of its direction only");
+    side.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Queue {
+    /// A ring pair with these slots, or the half of one that there is a ring for. All buffers of the RX ring are given to
+    /// the kernel.
+    pub fn new(
+        socket: Socket,
+        rings: Rings,
+        umem: &Umem,
+        tx_slots: u32,
+        rx_ring: Option<RingRef<'_>>,
+        polls: bool,
+    ) -> Self {
+        let Rings { fill, rx, tx, completion } = rings;
+        let user = umem.enter();
+        let tx = tx.map(|ring| Tx {
+            ring,
+            completion,
+            completed: 0,
+            sent: 0,
+            done: vec![false; tx_slots as usize].into(),
+        });
+        let counters = SharedCounters::new();
+        let rx = rx.zip(rx_ring).map(|(ring, slots)| {
+            let scratch = vec![0; slots.buffer_bytes()].into();
+            let mut rx = Rx { fill, ring, freed: 0, hwtail: 0, scratch };
+            for slot in 0..slots.n() {
+                rx.give(umem, user, slots.load(slot).buf_idx, &counters);
+            }
+            rx.fill.publish();
+            rx
+        });
+        Self {
+            tx: tx.map(Mutex::new),
+            rx: rx.map(Mutex::new),
+            socket,
+            user,
+            completed: AtomicU32::new(0),
+            sent: AtomicU32::new(0),
+            tx_counters: SharedCounters::new(),
+            rx_counters: counters,
+            polls,
+        }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// First TX slot that is not the program's again, and first that was not sent.
+    pub fn sent(&self) -> (u32, u32) {
+        (self.completed.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
+
+    /// Gives queued packets of up to `longest` bytes to the kernel, and takes back the buffers of those that went.
+    pub fn txsync(&self, umem: &Umem, slots: RingRef<'_>, longest: usize) -> Result<(), Failure> {
+        let mut tx = lock(&self.tx);
+        let tx = &mut *tx;
+        tx.take_back(umem, slots.n());
+        let tail = slots.step(tx.completed, slots.n() - 1);
+        let head = slots.head_in_order(tx.completed, tail).filter(|&head| {
+            // What was sent cannot be taken back.
+            slots.distance(tx.completed, head) >= slots.distance(tx.completed, tx.sent)
+        });
+        match head {
+            Some(head) => tx.send((umem, self.user), slots, head, longest, &self.tx_counters),
+            None => {
+                slots.reinit(tx.sent, tail);
+                self.tx_counters.add(C::reinits, 1);
+            }
+        }
+        let kicked = tx.kick(&self.socket);
+        tx.take_back(umem, slots.n());
+        self.completed.store(tx.completed, Ordering::Relaxed);
+        self.sent.store(tx.sent, Ordering::Relaxed);
+        let tail = slots.step(tx.completed, slots.n() - 1);
+        slots.raw.tail.store(tail, Ordering::Release);
+        kicked
+    }
+
+    /// Gives buffers that were read to the kernel, and shows the packets that came.
+    pub fn rxsync(&self, umem: &Umem, slots: RingRef<'_>) -> Result<(), Failure> {
+        let mut rx = lock(&self.rx);
+        let rx = &mut *rx;
+        let counters = &self.rx_counters;
+        let Some(head) = slots.head_in_order(rx.freed, rx.hwtail) else {
+            slots.reinit(rx.freed, rx.hwtail);
+            counters.add(C::reinits, 1);
+            return Ok(());
+        };
+        let mut called = Ok(());
+        if head != rx.freed {
+            while rx.freed != head {
+                rx.give(umem, self.user, slots.load(rx.freed).buf_idx, counters);
+                rx.freed = slots.step(rx.freed, 1);
+            }
+            rx.fill.publish();
+            if rx.fill.needs_wakeup() {
+                called = raw::receive(self.socket.fd()).map_err(Failure::from);
+            }
+        }
+        let room = slots.n() - 1 - slots.distance(rx.freed, rx.hwtail);
+        if self.polls && rx.ring.available() == 0 {
+            called = raw::receive(self.socket.fd()).map_err(Failure::from);
+        }
+        let come = rx.ring.available().min(room);
+        if come > 0 {
+            rx.show(umem, slots, come, counters);
+            slots.raw.tail.store(rx.hwtail, Ordering::Release);
+        }
+        match called {
+            Err(Failure::Later) => Ok(()),
+            called => called,
+        }
+    }
+
+    /// Cheaply: whether an rxsync may show something.
+    pub fn has_news(&self) -> bool {
+        lock(&self.rx).ring.available() > 0
+    }
+
+    /// Counts sleeps.
+    pub fn count_wakeup(&self) {
+        self.rx_counters.add(C::wakeups, 1);
+    }
+
+    /// What happened on the pair.
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.tx_counters.read() + self.rx_counters.read();
+        // A socket of an interface that is gone has counted nothing any more.
+        if let Ok(kernel) = raw::statistics(self.socket.fd()) {
+            counters.rx_drop_full += kernel.rx_fill_ring_empty_descs + kernel.rx_ring_full;
+            // Longer than a buffer, for one; without a buffer, which is counted as full.
+            counters.rx_drop_bad +=
+                kernel.rx_dropped.saturating_sub(kernel.rx_fill_ring_empty_descs);
+            counters.tx_drop_bad += kernel.tx_invalid_descs;
+        }
+        counters
+    }
+
+    /// Ends the pair: closes the socket, and returns the buffers that rings and slots had.
+    pub fn close(self, umem: &Umem, tx: RingRef<'_>, rx: RingRef<'_>) -> Vec<u32> {
+        let read = self.rx.as_ref().map(|_| {
+            let side = lock(&self.rx);
+            (side.freed, rx.distance(side.freed, side.hwtail))
+        });
+        let user = self.user;
+        drop(self);
+        // With the kernel; all TX slots, which name theirs wherever they are; RX slots that are the program's.
+        let mut found = umem.leave(user);
+        found.extend((0..tx.n()).map(|slot| tx.load(slot).buf_idx));
+        let (from, n) = read.unwrap_or((0, rx.n()));
+        found.extend((0..n).map(|k| rx.load(rx.step(from, k)).buf_idx));
+        found
+    }
+}
+
+impl Tx {
+    /// Takes back the buffers of packets that went.
+    fn take_back(&mut self, umem: &Umem, slots: u32) {
+        let n = self.completion.available();
+        for _ in 0..n {
+            let returned = umem.take_back(self.completion.take());
+            if let Some((_, Purpose::Send(slot))) = returned
+                && let Some(done) = self.done.get_mut(usize::from(slot))
+            {
+                *done = true;
+            }
+        }
+        if n > 0 {
+            self.completion.release();
+        }
+        while self.completed != self.sent && std::mem::take(&mut self.done[self.completed as usize])
+        {
+            self.completed = if self.completed + 1 == slots { 0 } else { self.completed + 1 };
+        }
+    }
+
+    fn send(
+        &mut self,
+        (umem, user): (&Umem, User),
+        slots: RingRef<'_>,
+        head: u32,
+        longest: usize,
+        counters: &SharedCounters,
+    ) {
+        let (mut packets, mut bytes) = (0, 0);
+        let first = self.sent;
+        while self.sent != head {
+            let at = self.sent;
+            let (n, packet) = gather(slots, at, head, longest);
+            let given = match packet {
+                Ok(slot) if usize::from(slot.len) < ETHERNET => {
+                    counters.add(C::tx_drop_short, 1);
+                    false
+                }
+                Ok(slot)
+                    if self.ring.has_room(1)
+                        && umem.give(slot.buf_idx, user, Purpose::Send(at as u16)) =>
+                {
+                    let (address, len) = (address(slot.buf_idx), u32::from(slot.len));
+                    self.ring.put_packet(Packet { address, len });
+                    packets += 1;
+                    bytes += u64::from(slot.len);
+                    true
+                }
+                _ => {
+                    counters.add(C::tx_drop_bad, 1);
+                    false
+                }
+            };
+            // Only the first slot of a packet has a buffer to wait for, and only if it went.
+            for k in 0..n {
+                self.done[slots.step(at, k) as usize] = k > 0 || !given;
+            }
+            self.sent = slots.step(at, n);
+        }
+        if self.sent != first {
+            self.ring.publish();
+            counters.add(C::tx_packets, packets);
+            counters.add(C::tx_bytes, bytes);
+            counters.add(C::tx_batches, 1);
+        }
+    }
+
+    /// Has the kernel send what is in its ring, as far as it does now.
+    fn kick(&mut self, socket: &Socket) -> Result<(), Failure> {
+        let mut left = self.ring.waiting();
+        while left > 0 && self.ring.needs_wakeup() {
+            match raw::send(socket.fd()).map_err(Failure::from) {
+                Ok(()) | Err(Failure::Later) => {}
+                failed => return failed,
+            }
+            let now = self.ring.waiting();
+            if now >= left {
+                break; // nothing went: the interface is down, or there is no room
+            }
+            left = now;
+        }
+        Ok(())
+    }
+}
+
+/// The packet that begins at `at`: how many slots it has, and if it is whole and of at most `longest` bytes its first
+/// slot with all its data.
+fn gather(slots: RingRef<'_>, at: u32, head: u32, longest: usize) -> (u32, Result<SlotValue, ()>) {
+    let first = slots.load(at);
+    let flags = |slot: &SlotValue| SlotFlags::from_bits_retain(slot.flags);
+    let is_good = |slot: &SlotValue| {
+        usize::from(slot.len) <= slots.buffer_bytes()
+            && slots.buffer(slot.buf_idx).is_some()
+            && !flags(slot).contains(SlotFlags::INDIRECT)
+    };
+    let (mut good, mut n, mut last) = (is_good(&first), 1, first);
+    let mut len = usize::from(first.len);
+    while flags(&last).contains(SlotFlags::MOREFRAG) && slots.step(at, n) != head {
+        last = slots.load(slots.step(at, n));
+        n += 1;
+        good &= is_good(&last) && n as usize <= NETMAP_MAX_FRAGS;
+        let end = len + usize::from(last.len);
+        good &= end <= longest.min(slots.buffer_bytes());
+        if good {
+            // Behind what the first buffer has: the kernel is given one buffer a packet.
+            let whole = SlotValue { len: end as u16, ..first };
+            let to = slots.frame(whole, end).after(len);
+            to.write_span(slots.frame(last, usize::from(last.len)));
+            len = end;
+        }
+    }
+    good &= !flags(&last).contains(SlotFlags::MOREFRAG) && len <= longest;
+    (n, if good { Ok(SlotValue { len: len as u16, ..first }) } else { Err(()) })
+}
+
+impl Rx {
+    /// Gives the kernel a buffer for a packet to come.
+    fn give(&mut self, umem: &Umem, user: User, cell: u32, counters: &SharedCounters) {
+        if self.fill.has_room(1) && umem.give(cell, user, Purpose::Fill) {
+            self.fill.put(fill_address(cell));
+        } else {
+            counters.add(C::rx_drop_bad, 1);
+        }
+    }
+
+    /// Puts packets that came in slots; there are as many.
+    fn show(&mut self, umem: &Umem, slots: RingRef<'_>, come: u32, counters: &SharedCounters) {
+        let (mut packets, mut bytes) = (0, 0);
+        for _ in 0..come {
+            let packet = self.ring.take_packet();
+            let Some((cell, _)) = umem.take_back(received_address(packet.address)) else {
+                counters.add(C::rx_drop_bad, 1); // no address that the kernel was given
+                continue;
+            };
+            let len = packet.len.min(slots.buffer_bytes() as u32) as u16;
+            let slot = SlotValue { buf_idx: cell, len, flags: ONE_SLOT };
+            self.complete(slots, slot);
+            let word = &slots.slots[self.hwtail as usize].word;
+            word.store(slot.pack(), Ordering::Relaxed);
+            self.hwtail = slots.step(self.hwtail, 1);
+            packets += 1;
+            bytes += u64::from(len);
+        }
+        self.ring.release();
+        counters.add(C::rx_packets, packets);
+        counters.add(C::rx_bytes, bytes);
+        counters.add(C::rx_batches, 1);
+    }
+
+    /// Fills in the checksum of a frame whose sender, a stack on this host, has left that to a NIC.
+    fn complete(&mut self, slots: RingRef<'_>, slot: SlotValue) {
+        let frame = slots.frame(slot, usize::from(slot.len));
+        let copy = &mut self.scratch[..frame.len()];
+        frame.copy_to(copy);
+        if offload::finish_partial(copy) {
+            frame.write(0, copy);
+        }
+    }
+}
