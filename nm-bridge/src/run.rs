@@ -93,6 +93,9 @@ fn describe(pair: &Pair, cli: &Cli) {
     }
     for port in [&pair.a, &pair.b] {
         nm_cli::say!("{}: {} tx rings, {} rx rings", port.name(), port.tx_rings(), port.rx_rings());
+        if let Some(about) = port.about() {
+            nm_cli::say!("{}: {about}", port.name());
+        }
     }
     nm_cli::say!(
         "{}",

@@ -269,6 +269,9 @@ fn describe(plan: &Plan, ports: &[Port]) {
             plural(port.tx_rings() as u64, "tx ring"),
             plural(port.rx_rings() as u64, "rx ring")
         );
+        if let Some(about) = port.about() {
+            say!("nm-pktgen: {}: {about}", port.name());
+        }
     }
     if plan.verbose > 1 {
         say!("nm-pktgen: {plan:#?}");

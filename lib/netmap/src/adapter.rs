@@ -131,6 +131,11 @@ pub trait Adapter: Debug + Send {
         Vec::new()
     }
 
+    /// By which means packets come and go, where there are several.
+    fn about(&self) -> Option<String> {
+        None
+    }
+
     /// The link, as of the last sync.
     fn link(&self) -> Link {
         Link::Up

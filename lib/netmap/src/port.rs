@@ -191,6 +191,13 @@ impl Port {
         self.adapter.remarks()
     }
 
+    /// By which means packets come and go, for a port that has several: of a NIC, its queues, and who runs the program
+    /// that takes its packets.
+    #[must_use]
+    pub fn about(&self) -> Option<String> {
+        self.adapter.about()
+    }
+
     /// Lets slots of this port point into `[start, start + len)` (`TxSlot::set_indirect`).
     ///
     /// # Errors

@@ -117,12 +117,12 @@ fn each_queue_is_a_ring_pair() {
         send(&mut from, i % 2, &sent);
         assert_eq!(receive(&mut to), (i % 2, sent));
     }
-    assert!(from.remarks()[0].contains("queues 0 to 1, native"), "{:?}", from.remarks());
+    assert!(from.about().unwrap().contains("queues 0 to 1, native"), "{:?}", from.about());
     drop(to);
     // One queue alone: the stack has the other.
     let mut one = pair.open(1, "-1");
     assert_eq!((one.tx_rings(), one.rx_rings()), (1, 1));
-    assert!(one.remarks()[0].contains("queue 1, native"), "{:?}", one.remarks());
+    assert!(one.about().unwrap().contains("queue 1, native"), "{:?}", one.about());
     for i in 0..20 {
         let sent = frame(60 + i, i);
         send(&mut from, i % 2, &sent);
@@ -251,14 +251,14 @@ fn port_says_what_is_in_its_way() {
     );
     drop(holder);
     let holder = pair.open(0, "-0@conf:mode=generic");
-    assert!(holder.remarks()[0].contains("generic"), "{:?}", holder.remarks());
+    assert!(holder.about().unwrap().contains("generic"), "{:?}", holder.about());
     let error = refused(0, "xdp:v0-1");
     assert!(matches!(&error, Error::Busy { by: InUse::XdpProgram { native: false, .. }, .. }));
     said(&error, "ip link set dev v0 xdp off");
     // Who only sends needs no program, and disturbs none.
     let sender = Options { direction: netmap::Direction::TxOnly, ..Options::default() };
     let sender = pair.within(0, || Port::open_with(&"xdp:v0-1".parse().unwrap(), &sender)).unwrap();
-    assert!(sender.remarks()[0].contains("sending only"), "{:?}", sender.remarks());
+    assert!(sender.about().unwrap().contains("sending only"), "{:?}", sender.about());
     drop((holder, sender));
 
     pair.within(0, || ip("link set v0 mtu 2095"));

@@ -1,6 +1,8 @@
 //! A veth pair for a test: each end in a network namespace that has no name and ends with the test, however that
 //! ends.
 
+#![allow(dead_code, reason = "not every test uses all of it")]
+
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Output};
@@ -13,19 +15,40 @@ use crate::skip::skip;
 /// The names of the two ends.
 pub const ENDS: [&str; 2] = ["v0", "v1"];
 
-/// Two namespaces, in each an end of the pair, both up.
-pub struct Pair {
-    /// Of the threads of this process that are in none of the two.
-    home: File,
-    ends: [File; 2],
-}
+/// A network namespace. Its interfaces go with the last who uses it.
+pub struct Namespace(File);
 
 fn here() -> File {
     File::open("/proc/thread-self/ns/net").expect("a namespace")
 }
 
-fn new_namespace() -> nix::Result<File> {
-    unshare(CloneFlags::CLONE_NEWNET).map(|()| here())
+fn enter(namespace: &File) {
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("it is there");
+}
+
+impl Namespace {
+    /// A new one.
+    pub fn new() -> nix::Result<Self> {
+        let home = here();
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let new = here();
+        enter(&home);
+        Ok(Self(new))
+    }
+
+    /// Does something in it: opens ports, starts programs.
+    pub fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+        let home = here();
+        enter(&self.0);
+        let done = work();
+        enter(&home);
+        done
+    }
+
+    /// What ip(8) calls it.
+    pub fn place(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
 }
 
 /// Runs ip(8) in the namespace of this thread.
@@ -35,27 +58,34 @@ pub fn ip(line: &str) -> Output {
     output
 }
 
+/// Two namespaces, in each an end of the pair, both up.
+pub struct Pair {
+    ends: [Namespace; 2],
+}
+
 impl Pair {
     /// A pair with so many queues of each kind at either end; none where there can be none, which is said.
     pub fn new(test: &str, queues: u32) -> Option<Self> {
-        let unable = |why: &str| skip(test, why);
+        match Self::try_new(queues) {
+            Ok(pair) => Some(pair),
+            Err(why) => {
+                skip(test, &why);
+                None
+            }
+        }
+    }
+
+    fn try_new(queues: u32) -> Result<Self, String> {
         if !nix::unistd::Uid::effective().is_root() {
-            unable("network namespaces need root");
-            return None;
+            return Err("network namespaces need root".into());
         }
         if Command::new("ip").arg("-V").output().is_err() {
-            unable("ip is not installed");
-            return None;
+            return Err("ip is not installed".into());
         }
-        let home = here();
-        let ends = match new_namespace().and_then(|one| Ok([one, new_namespace()?])) {
-            Ok(ends) => ends,
-            Err(why) => {
-                unable(&format!("no network namespace can be made here: {why}"));
-                return None;
-            }
+        let namespace = || {
+            Namespace::new().map_err(|why| format!("no network namespace can be made here: {why}"))
         };
-        let pair = Self { home, ends };
+        let pair = Self { ends: [namespace()?, namespace()?] };
         let place = pair.place(1);
         pair.within(0, || {
             let of_each = format!("numtxqueues {queues} numrxqueues {queues}");
@@ -72,24 +102,20 @@ impl Pair {
                 ip(&format!("link set {} up", ENDS[end]));
             });
         }
-        if let Err(why) = pair.within(0, || Port::open("xdp:v0")) {
-            unable(&format!("AF_XDP does not work here: {why}"));
-            return None;
+        match pair.within(0, || Port::open("xdp:v0")) {
+            Ok(_) => Ok(pair),
+            Err(why) => Err(format!("AF_XDP does not work here: {why}")),
         }
-        Some(pair)
-    }
-
-    /// What ip(8) calls the namespace of an end.
-    pub fn place(&self, end: usize) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.ends[end].as_raw_fd())
     }
 
     /// Does something in the namespace of an end.
     pub fn within<T>(&self, end: usize, work: impl FnOnce() -> T) -> T {
-        setns(self.ends[end].as_fd(), CloneFlags::CLONE_NEWNET).expect("it is there");
-        let done = work();
-        setns(self.home.as_fd(), CloneFlags::CLONE_NEWNET).expect("it is there");
-        done
+        self.ends[end].within(work)
+    }
+
+    /// What ip(8) calls the namespace of an end.
+    pub fn place(&self, end: usize) -> String {
+        self.ends[end].place()
     }
 
     /// Opens an end, with that behind its name.

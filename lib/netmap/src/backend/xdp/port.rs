@@ -247,7 +247,7 @@ impl Shared {
     }
 
     /// How packets come and go.
-    fn remarks(&self) -> Vec<String> {
+    fn about(&self) -> String {
         let hook = match self.hook {
             Some(Hook::Native) => "native XDP",
             Some(Hook::Generic) => "generic XDP: the driver has none of its own",
@@ -258,7 +258,7 @@ impl Shared {
             true => format!("queue {first}"),
             false => format!("queues {first} to {last}"),
         };
-        vec![format!("{}: {queues}, {hook}, the kernel copies", self.name)]
+        format!("{queues}, {hook}, the kernel copies")
     }
 
     /// Takes in what the kernel tells of the interface.
@@ -386,8 +386,8 @@ impl Adapter for Xdp {
         }
     }
 
-    fn remarks(&self) -> Vec<String> {
-        self.shared.remarks()
+    fn about(&self) -> Option<String> {
+        Some(self.shared.about())
     }
 
     fn link(&self) -> Link {

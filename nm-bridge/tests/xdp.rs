@@ -1,0 +1,214 @@
+//! A NIC on a switch: a stack behind a veth, whose other end a bridge takes by `xdp:`.
+//!
+//! ```text
+//!   namespace 0        namespace 1                               namespace 2
+//!   stack - v0 ======= v1 = nm-bridge = valeX:nic ... valeX:tap = nm-bridge = t0 - stack
+//!   stack - v0 ======= v1 = nm-bridge = v1^ - stack
+//! ```
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+#[path = "../../lib/nm-cli/tests/skip/mod.rs"]
+mod skip;
+mod support;
+#[path = "../../lib/netmap/tests/veth/mod.rs"]
+mod veth;
+use skip::skip;
+use support::{Bridge, nm_bridge, until};
+use veth::{Namespace, Pair, ip};
+
+const ADDRESS: [&str; 3] = ["10.78.0.1", "10.78.0.2", "10.78.0.3"];
+
+/// The pair, and a root for the switches of its bridges; none where the machine lacks something.
+fn scene(test: &str) -> Option<(Pair, tempfile::TempDir)> {
+    for tool in ["ping", "iperf3"] {
+        let mut version = Command::new(tool);
+        if version.arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+            skip(test, &format!("{tool} is not installed"));
+            return None;
+        }
+    }
+    let root = tempfile::tempdir_in("/dev/shm").expect("a directory for the root");
+    Pair::new(test, 1).map(|pair| (pair, root))
+}
+
+fn bridge(root: &Path, ports: &[&str]) -> Bridge {
+    let mut command = nm_bridge(ports);
+    command.env("NETMAP_ROOT", root);
+    Bridge::start(command)
+}
+
+fn run(line: &str) -> Output {
+    let mut words = line.split_whitespace();
+    let output = Command::new(words.next().expect("a program")).args(words).output();
+    let output = output.unwrap_or_else(|why| panic!("{line}: {why}"));
+    assert!(output.status.success(), "{line}: {output:?}");
+    output
+}
+
+fn address(which: usize, device: &str) {
+    ip("link set lo up");
+    ip(&format!("addr add {}/24 dev {device}", ADDRESS[which]));
+    ip(&format!("link set {device} up"));
+}
+
+fn await_ping(to: &str) {
+    until("the first ping", || {
+        let mut ping = Command::new("ping");
+        let ping = ping.args(["-c", "1", "-W", "1", to]).output().expect("ping runs");
+        ping.status.success().then_some(())
+    });
+}
+
+/// An iperf3 server, killed when dropped.
+struct Server(Child);
+
+impl Server {
+    fn start() -> Server {
+        let mut command = Command::new("iperf3");
+        command.args(["-s", "--forceflush"]).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("iperf3 runs");
+        let stdout = child.stdout.take().expect("piped");
+        let server = Server(child);
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("listening")), "iperf3 -s does not listen");
+        // It must not be stopped by a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// TCP passes to and fro.
+fn tcp(to: &str) {
+    for way in ["", "-R"] {
+        let report = run(&format!("iperf3 -J -c {to} -n 20M {way}"));
+        let report = serde_json::from_slice::<Value>(&report.stdout).expect("JSON");
+        let bytes = report.pointer("/end/sum_received/bytes").and_then(Value::as_f64);
+        // The receiver may end before it has counted the last of it.
+        assert!(bytes > Some(15e6), "{way}: {report}");
+    }
+}
+
+/// Whether a program is attached to the NIC that the bridge takes.
+fn has_program(pair: &Pair) -> bool {
+    let shown = pair.within(1, || ip("-d link show v1"));
+    String::from_utf8_lossy(&shown.stdout).contains("prog/xdp")
+}
+
+/// The interfaces of the bridge's namespace.
+fn interfaces(pair: &Pair) -> String {
+    String::from_utf8(pair.within(1, || ip("-o link show")).stdout).expect("text")
+}
+
+#[test]
+fn tcp_of_a_local_stack_passes_through_a_nic_and_a_switch_with_nothing_set_by_hand() {
+    const TEST: &str =
+        "tcp_of_a_local_stack_passes_through_a_nic_and_a_switch_with_nothing_set_by_hand";
+    let Some((pair, root)) = scene(TEST) else { return };
+    let far = Namespace::new().expect("another namespace");
+    let nic = pair.within(1, || bridge(root.path(), &["xdp:v1", "valeX:nic"]));
+    assert_eq!(nic.start["zero_copy"], true, "{}", nic.start);
+    assert!(has_program(&pair));
+    let tap = far.within(|| {
+        let tap = bridge(root.path(), &["tap:t0", "valeX:tap"]);
+        address(1, "t0");
+        tap
+    });
+    pair.within(0, || {
+        address(0, "v0");
+        await_ping(ADDRESS[1]);
+        run(&format!("ping -q -c 20 -i 0.01 -s 1472 -M do -W 5 {}", ADDRESS[1]));
+    });
+    let _server = far.within(Server::start);
+    pair.within(0, || tcp(ADDRESS[1]));
+    for bridge in [nic, tap] {
+        let (status, end) = bridge.stop();
+        assert!(status.success(), "{status}: {end}");
+    }
+    assert!(!has_program(&pair));
+}
+
+#[test]
+fn one_name_joins_a_nic_to_its_host_which_a_killed_bridge_leaves_as_it_was() {
+    const TEST: &str = "one_name_joins_a_nic_to_its_host_which_a_killed_bridge_leaves_as_it_was";
+    let Some((pair, root)) = scene(TEST) else { return };
+    pair.within(0, || address(0, "v0"));
+    pair.within(1, || address(2, "v1"));
+    let before = interfaces(&pair);
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let host = pair.within(1, || bridge(root.path(), &["xdp:v1"]));
+        assert!(has_program(&pair) && interfaces(&pair).contains("nmh"));
+        pair.within(0, || await_ping(ADDRESS[2]));
+        {
+            let _server = pair.within(1, Server::start);
+            pair.within(0, || tcp(ADDRESS[2]));
+        }
+        {
+            let _server = pair.within(0, Server::start);
+            pair.within(1, || tcp(ADDRESS[0]));
+        }
+        if signal == Signal::SIGTERM {
+            let (status, end) = host.stop();
+            assert!(status.success(), "{status}: {end}");
+            for key in ["a_to_b_packets", "b_to_a_packets"] {
+                assert!(end[key].as_u64() > Some(1000), "{key}: {end}");
+            }
+        } else {
+            host.signal(signal);
+            drop(host);
+        }
+        until("the kernel clears away", || (!has_program(&pair)).then_some(()));
+        until("the kernel clears away", || (interfaces(&pair) == before).then_some(()));
+        pair.within(0, || await_ping(ADDRESS[2]));
+    }
+}
+
+#[test]
+fn bridge_says_what_a_nic_lacks() {
+    let Some((pair, root)) = scene("bridge_says_what_a_nic_lacks") else { return };
+    let complaint = |mut command: Command| {
+        let output = pair.within(1, || command.env("NETMAP_ROOT", root.path()).output());
+        let output = output.expect("it runs");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        said
+    };
+    let of = |ports: &[&str]| complaint(nm_bridge(ports));
+    assert!(of(&["xdp:nosuch", "null:"]).contains("no such interface"));
+    pair.within(1, || ip("link add br0 type bridge"));
+    let said = of(&["xdp:br0"]);
+    assert!(said.contains("host rings need a driver"), "{said}");
+    // Fewer rights than it needs, by each that it needs.
+    if Command::new("setpriv").arg("--version").output().is_err() {
+        return skip("bridge_says_what_a_nic_lacks, part of", "setpriv is not installed");
+    }
+    let without = |capabilities: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", capabilities, "--inh-caps", capabilities]);
+        command.args([env!("CARGO_BIN_EXE_nm-bridge"), "xdp:v1", "null:", "--duration", "10s"]);
+        command
+    };
+    // An administrator of the system has the other two as well.
+    for capabilities in ["-net_raw", "-net_admin,-sys_admin", "-bpf,-sys_admin"] {
+        let said = complaint(without(capabilities));
+        assert!(said.contains("setcap cap_net_raw,cap_net_admin,cap_bpf+ep"), "{said}");
+    }
+    let mut command = Command::new("prlimit");
+    let poor = without("-ipc_lock");
+    command.arg("--memlock=65536:65536").arg(poor.get_program()).args(poor.get_args());
+    let said = complaint(command);
+    assert!(said.contains("ulimit -l") && said.contains("MiB"), "{said}");
+}
