@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::actors::{Actor, number, rate, rate_between, role, together};
 use crate::plan::{Case, Plan, SMALL, in_turns, median};
 use crate::rows::Rows;
-use crate::{peers, preload, reference, sweep};
+use crate::{peers, preload, reference, sweep, xdp};
 
 /// Runs the plan.
 #[allow(unsafe_code, reason = "the environment is set while there is one thread")]
@@ -19,8 +19,9 @@ pub fn run(plan: &Plan) -> Result<()> {
     let dir = tempfile::tempdir_in("/dev/shm")?;
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("NETMAP_ROOT", dir.path()) };
-    let all = Case::value_variants().iter().filter(|case| **case != Case::Preload);
-    let all: Vec<Case> = all.copied().collect();
+    let named_only = |case: &&Case| matches!(case, Case::Preload | Case::Xdp);
+    let all: Vec<Case> =
+        Case::value_variants().iter().filter(|case| !named_only(case)).copied().collect();
     let cases = if plan.cases.is_empty() { &all } else { &plan.cases };
     let machine = Machine::here();
     eprintln!("# {machine}");
@@ -42,6 +43,7 @@ pub fn run(plan: &Plan) -> Result<()> {
             Case::Sweep => sweep::run(plan, rows)?,
             Case::Peers => peers::run(plan, rows)?,
             Case::Preload => preload::run(plan, rows)?,
+            Case::Xdp => xdp::run(plan, rows)?,
         }
     }
     Ok(())

@@ -4,6 +4,8 @@
 
 mod actors;
 mod cases;
+#[allow(unsafe_code)]
+mod packet;
 mod peers;
 mod plan;
 mod preload;
@@ -12,6 +14,7 @@ mod reference;
 mod roles;
 mod rows;
 mod sweep;
+mod xdp;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -42,6 +45,8 @@ enum Command {
         #[arg(long)]
         ports: usize,
     },
+    #[command(hide = true)]
+    Packets(packet::Packets),
 }
 
 fn main() -> Result<()> {
@@ -53,6 +58,7 @@ fn main() -> Result<()> {
         Some(Command::Echo(role)) => role.echo()?,
         Some(Command::Ping(role)) => role.ping()?,
         Some(Command::Idle { role, ports }) => role.idle(ports)?,
+        Some(Command::Packets(packets)) => packets.send()?,
     };
     println!("{result}");
     Ok(())

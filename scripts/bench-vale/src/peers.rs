@@ -3,7 +3,6 @@
 //! with rings of as many slots. In turns; where it is not installed, or does not work, that is said.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use crate::actors::rate;
 use crate::plan::{Plan, median};
 use crate::rows::Rows;
 
-const PROGRAM: &str = "dpdk-testpmd";
+pub const PROGRAM: &str = "dpdk-testpmd";
 /// Debian's packages: the program, the driver, and the allocator that it asks for.
 const PACKAGES: &str = "dpdk-dev, librte-net-memif23, librte-mempool-ring23";
 const SIZES: [usize; 3] = [60, 512, 1514];
@@ -37,9 +36,7 @@ pub fn run(plan: &Plan, rows: &Rows) -> Result<()> {
 }
 
 fn beside(plan: &Plan, rows: &Rows) -> Result<()> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = std::env::split_paths(&path).any(|dir| dir.join(PROGRAM).is_file());
-    ensure!(installed, "{PROGRAM} is not installed (Debian: {PACKAGES})");
+    ensure!(is_installed(PROGRAM), "{PROGRAM} is not installed (Debian: {PACKAGES})");
     for len in SIZES {
         let (mut ours, mut theirs, mut ratios) = (vec![], vec![], vec![]);
         for _ in 0..plan.runs {
@@ -65,17 +62,29 @@ fn beside(plan: &Plan, rows: &Rows) -> Result<()> {
     Ok(())
 }
 
+/// Whether there is a program of that name.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
 /// Packets per second through memif, as the receiver counts them.
 fn memif(len: usize, burst: usize, time: Duration) -> Result<f64> {
     let dir = tempfile::tempdir()?;
     let socket = dir.path().join("memif");
-    let mut receiver =
-        Testpmd::start(&socket, "server", [0, 1], burst, &["--forward-mode=rxonly"])?;
+    let start = |role: &str, cpus, mode: &[&str]| {
+        let socket = socket.display();
+        let device = format!(
+            "net_memif0,role={role},id=0,socket={socket},socket-abstract=no,rsize={RING_LOG}"
+        );
+        Testpmd::start(Command::new("stdbuf"), &device, cpus, burst, mode)
+    };
+    let mut receiver = start("server", [0, 1], &["--forward-mode=rxonly"])?;
     // The sender tries once to find the receiver, which must be up by then.
     receiver.received()?;
     let packets = format!("--txpkts={len}");
     let mode = ["--forward-mode=txonly", &packets];
-    let mut sender = Testpmd::start(&socket, "client", [1, 0], burst, &mode)?;
+    let mut sender = start("client", [1, 0], &mode)?;
     receiver.say("start")?;
     sender.say("start")?;
     let begin = Instant::now();
@@ -97,29 +106,27 @@ fn has_hugepages() -> bool {
 }
 
 /// A process that is controlled by its command line.
-struct Testpmd {
+pub struct Testpmd {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Testpmd {
-    /// Starts it, in the role of that side; its command line runs on the first CPU, its loop on the second.
-    fn start(
-        socket: &Path,
-        role: &str,
+    /// Starts it by `stdbuf`, or what leads to that, on a device; its command line runs on the first CPU, its loop on the
+    /// second.
+    pub fn start(
+        mut command: Command,
+        device: &str,
         cpus: [usize; 2],
         burst: usize,
         mode: &[&str],
     ) -> Result<Self> {
-        let mut command = Command::new("stdbuf"); // else its answers come when it ends
+        // Else its answers come when it ends.
         command.args(["-oL", PROGRAM, "--no-shconf", "--no-pci", "--no-telemetry"]);
         command.arg(if has_hugepages() { "--in-memory" } else { "--no-huge" });
         command.arg(format!("--lcores=0@{},1@{}", cpus[0], cpus[1])).args(["--main-lcore", "0"]);
         command.args(["-m", &MEMORY_MIB.to_string()]);
-        let socket = socket.display();
-        command.arg(format!(
-            "--vdev=net_memif0,role={role},id=0,socket={socket},socket-abstract=no,rsize={RING_LOG}"
-        ));
+        command.arg(format!("--vdev={device}"));
         command.args([
             "--",
             "--interactive",
@@ -141,7 +148,7 @@ impl Testpmd {
         Ok(Self { child, lines })
     }
 
-    fn say(&mut self, words: &str) -> Result<()> {
+    pub fn say(&mut self, words: &str) -> Result<()> {
         let stdin = self.child.stdin.as_mut().context("stdin was piped")?;
         writeln!(stdin, "{words}").with_context(|| format!("{PROGRAM} has ended"))
     }
@@ -157,7 +164,9 @@ impl Testpmd {
                 }
                 Err(RecvTimeoutError::Timeout) => bail!("{PROGRAM} does not answer"),
                 Err(RecvTimeoutError::Disconnected) => {
-                    bail!("{PROGRAM} does not start; are all of {PACKAGES} installed?")
+                    bail!(
+                        "{PROGRAM} does not start; are Debian's packages of its drivers installed?"
+                    )
                 }
             }
         }
@@ -167,6 +176,15 @@ impl Testpmd {
     fn received(&mut self) -> Result<(u64, f64)> {
         self.say("show port stats 0")?;
         Ok((self.number("RX-packets:")? as u64, self.number("Rx-pps:")?))
+    }
+
+    /// Packets sent or received in the next `time`, by a clock of its own.
+    pub fn rate(&mut self, name: &str, time: Duration) -> Result<f64> {
+        self.say("show port stats 0")?;
+        self.number(name)?;
+        std::thread::sleep(time);
+        self.say("show port stats 0")?;
+        self.number(name)
     }
 }
 

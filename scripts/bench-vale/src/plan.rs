@@ -19,7 +19,7 @@ pub struct Plan {
     /// Milliseconds per run
     #[arg(long, default_value_t = 1000)]
     pub ms: u64,
-    /// Cases (all but preload, unless named)
+    /// Cases (all but preload and xdp, unless named)
     pub cases: Vec<Case>,
 }
 
@@ -43,6 +43,8 @@ pub enum Case {
     Peers,
     /// C programs through the preloaded library; only if named, by `scripts/bench preload`
     Preload,
+    /// A NIC through AF_XDP, beside DPDK's and AF_PACKET; only if named, by `scripts/bench xdp`
+    Xdp,
 }
 
 /// Bytes of a packet of 64 bytes without its CRC.
