@@ -21,6 +21,7 @@ use anyhow::{Context, anyhow, bail};
 use netmap::name::PipeName;
 use netmap::{NameError, PortName, control};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nm_cli::signal::Signals;
@@ -31,6 +32,8 @@ mod running;
 use running::Running;
 pub use running::find;
 
+/// The kind of port that a NIC is.
+const NIC: &str = "xdp";
 /// The program's name.
 const PROGRAM: &str = "nm-bridge";
 /// Most bytes of a failed bridge's messages that are passed on.
@@ -49,16 +52,30 @@ pub fn interface(name: &Target) -> Result<&str, String> {
     }
 }
 
-/// The name of the other port of its bridge: a tap, in a network namespace perhaps.
+/// The name of the other port of its bridge: a NIC if it is here and no tap, else a tap, in a network namespace perhaps.
 pub fn far_end(iface: &str, netns: Option<&str>) -> Result<String, String> {
+    let is_here = netns.is_none() && if_nametoindex(iface).is_ok();
+    let is_tap = || Path::new("/sys/class/net").join(iface).join("tun_flags").exists();
+    let kind = if is_here && !is_tap() { NIC } else { "tap" };
     let netns = netns.map(|name| format!("@netns:{name}")).unwrap_or_default();
-    let name = format!("tap:{iface}{netns}");
+    let name = format!("{kind}:{iface}{netns}");
     // As a whole: what an interface's name may not hold would be read as something else.
     let parsed: PortName = name.parse().map_err(|why: NameError| why.to_string())?;
     if parsed.interface() != Some(iface) {
         return Err(format!("{iface} cannot be the name of an interface"));
     }
     Ok(name)
+}
+
+/// The port of the stack that goes on using a NIC, beside that of the NIC.
+pub fn host_of(name: &Target) -> Target {
+    let port = name.port.as_ref().map(|port| format!("{port}_host"));
+    Target { port, ..name.clone() }
+}
+
+/// The NIC's host rings, if that other port is a NIC.
+pub fn host_rings(far: &str) -> Option<String> {
+    far.starts_with(NIC).then(|| format!("{far}^"))
 }
 
 /// Starts the bridge of a port to `far` and waits until it is ready; returns its process.
@@ -88,7 +105,27 @@ pub fn start(
 
 /// Ends the bridges of a port, if there are any, and waits until they are gone. Returns the names of their other ports.
 pub fn stop(signals: &Signals, name: &Target, timeout: Duration) -> anyhow::Result<Vec<String>> {
-    let bridges = find(name)?;
+    end(signals, name, find(name)?, timeout)
+}
+
+/// As `stop`, the bridge of the stack that goes on using a NIC.
+pub fn stop_host(
+    signals: &Signals,
+    name: &Target,
+    timeout: Duration,
+) -> anyhow::Result<Vec<String>> {
+    let mut bridges = find(&host_of(name))?;
+    // An interface may have that name.
+    bridges.retain(|bridge| bridge.far().ends_with('^'));
+    end(signals, name, bridges, timeout)
+}
+
+fn end(
+    signals: &Signals,
+    name: &Target,
+    bridges: Vec<Running>,
+    timeout: Duration,
+) -> anyhow::Result<Vec<String>> {
     // All of them are asked before an error about one is reported.
     let asked: Vec<_> = bridges.iter().map(Running::terminate).collect();
     asked.into_iter().collect::<anyhow::Result<()>>()?;

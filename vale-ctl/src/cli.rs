@@ -107,6 +107,7 @@ pub enum Command {
         "vale-ctl attach valeA:tap0 && ip addr add 10.0.0.1/24 dev tap0",
         "vale-ctl attach valeA:tap0 --busy-poll --cpu 3",
         "vale-ctl attach valeA:blue --netns blue --interface eth0    a container joins",
+        "vale-ctl attach valeA:eth1 --host    a NIC joins, and its host goes on using it",
     ]))]
     Attach(Attach),
     /// End the bridge that `attach` started
@@ -277,10 +278,12 @@ pub struct Delete {
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
 pub struct Attach {
-    /// valeA:IFACE; the tap interface IFACE is created if there is none
+    /// valeA:IFACE; a NIC of that name, which the switch then has to itself, or else the tap interface IFACE, created
+    /// if there is none
     #[arg(value_name = "SWITCH:IFACE")]
     pub name: Target,
-    /// With the host stack: a tap always is, so this changes nothing (upstream's -h)
+    /// With the host stack (upstream's -h): a NIC's host goes on using it, through the switch's port IFACE_host. The
+    /// other end of a tap is the host anyway
     #[arg(long)]
     pub host: bool,
     /// Succeed if it is attached already

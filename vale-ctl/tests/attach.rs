@@ -4,6 +4,11 @@
 #![forbid(unsafe_code)]
 
 mod common;
+mod skip {
+    pub use crate::common::skip;
+}
+#[path = "../../lib/netmap/tests/veth/mod.rs"]
+mod veth;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +17,7 @@ use std::process::Command;
 
 use common::{complaint, in_own_root, json, skip, text, vale_ctl};
 use netmap::Port;
+use veth::Pair;
 
 /// A copy of vale-ctl beside a program of the test's own making called nm-bridge.
 struct Beside {
@@ -198,9 +204,53 @@ fn attach_to_a_tap_that_is_busy_or_none_fails_each_time() {
         }
         drop(holder);
         let said = complaint(&["attach", "valeA:lo"], 1);
-        assert!(said.contains("attaching valeA:lo") && said.contains("tap:lo"), "{said}");
+        assert!(said.contains("attaching valeA:lo") && said.contains("xdp:lo"), "{said}");
         vale_ctl(&["attach", &name]).assert().success();
         vale_ctl(&["detach", &name]).assert().success();
+    });
+}
+
+/// Whether the NIC of the pair has an XDP program.
+fn has_program(pair: &Pair) -> bool {
+    let shown = pair.within(1, || veth::ip("-d link show v1"));
+    String::from_utf8_lossy(&shown.stdout).contains("prog/xdp")
+}
+
+#[test]
+fn attached_nic_is_bridged_with_its_host_until_detach() {
+    const NAME: &str = "attached_nic_is_bridged_with_its_host_until_detach";
+    in_own_root(NAME, || {
+        let Some(pair) = Pair::new(NAME, 1) else { return };
+        build_bridge();
+        let _guard = Attached("valeA:v1");
+        let ping = || {
+            let mut ping = Command::new("ping");
+            ping.args(["-c", "20", "-i", "0.2", "-W", "1", "10.79.0.2"]);
+            ping.output().expect("ping runs").status.success()
+        };
+        pair.within(0, || veth::ip("addr add 10.79.0.1/24 dev v0"));
+        pair.within(1, || veth::ip("addr add 10.79.0.2/24 dev v1"));
+
+        // Alone: the switch has it, and the host's stack nothing of it.
+        let pid = pair.within(1, || json(&["attach", "valeA:v1"]))["valeA:v1"]["pid"].clone();
+        assert!(has_program(&pair));
+        assert_eq!(json(&["list", "valeA:v1"])["valeA:v1"]["users"][0]["pid"], pid);
+        // Killed, it leaves no program, and can be attached again.
+        let pid = nix::unistd::Pid::from_raw(pid.as_i64().expect("a number") as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("the bridge");
+        while has_program(&pair) {
+            std::thread::yield_now();
+        }
+
+        pair.within(1, || vale_ctl(&["-h", "valeA:v1"]).assert().success());
+        let listed = json(&["list", "valeA"]);
+        assert!(listed.get("valeA:v1").is_some() && listed.get("valeA:v1_host").is_some());
+        assert!(pair.within(0, ping), "the host does not answer through the switch");
+        assert!(complaint(&["attach", "valeA:v1", "--host"], 1).contains("busy"));
+        vale_ctl(&["detach", "valeA:v1"]).assert().success();
+        assert_eq!(text(&["list"]), "", "a port is left");
+        assert!(!has_program(&pair));
+        assert!(pair.within(0, ping), "the host does not answer without the switch");
     });
 }
 

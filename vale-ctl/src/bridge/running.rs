@@ -90,7 +90,8 @@ fn far_end_of(line: &[u8], name: &Target, root: (u64, u64)) -> Option<String> {
         return None;
     }
     let first: Vec<_> = words.by_ref().take(4).map(String::from_utf8_lossy).collect();
-    let far = first.get(3).filter(|far| far.starts_with("tap:"))?.clone().into_owned();
+    let is_interface = |far: &str| far.starts_with("tap:") || far.starts_with("xdp:");
+    let far = first.get(3).filter(|far| is_interface(far))?.clone().into_owned();
     let is_bridge = first == arguments(name, &far)
         && words.next() == Some(b"--attached")
         && words.next().is_some_and(|dir| {

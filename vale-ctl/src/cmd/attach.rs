@@ -11,11 +11,23 @@ use crate::json;
 use crate::output::{Did, Out};
 use crate::select;
 
-/// Runs the command. `--host` asks for what a tap is anyway: the other end is the host stack.
+/// Most characters of a port's name.
+const LONGEST_PORT: usize = 15;
+
+/// Runs the command. `--host` asks for what a tap is anyway: the other end is the host stack. A NIC's host gets a port
+/// of its own, so that it goes on using the NIC, through the switch.
 pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
     let port = bridge::interface(&args.name).map_err(UsageError::new)?;
     let iface = args.interface.as_deref().unwrap_or(port);
     let far = bridge::far_end(iface, args.netns.as_deref()).map_err(UsageError::new)?;
+    let host = bridge::host_rings(&far).filter(|_| args.host);
+    let host = host.map(|rings| (bridge::host_of(&args.name), rings));
+    if let Some((name, _)) = &host
+        && name.port.as_ref().is_some_and(|port| port.len() > LONGEST_PORT)
+    {
+        let why = format!("the host's port would be {name}, longer than {LONGEST_PORT} characters");
+        return Err(UsageError::new(why).into());
+    }
     if args.may_exist && !bridge::find(&args.name)?.is_empty() {
         return Ok(out.done(&args.name, Did::Nothing, args.change.dry_run)?);
     }
@@ -26,7 +38,14 @@ pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
     if args.change.dry_run {
         return Ok(out.done(&args.name, Did::Attach, true)?);
     }
-    let pid = bridge::start(&Signals::install()?, &args.name, &far, &args.bridge, args.timeout)?;
+    let signals = Signals::install()?;
+    let pid = bridge::start(&signals, &args.name, &far, &args.bridge, args.timeout)?;
+    if let Some((name, rings)) = &host
+        && let Err(why) = bridge::start(&signals, name, rings, &args.bridge, args.timeout)
+    {
+        bridge::stop(&signals, &args.name, args.timeout)?;
+        return Err(why);
+    }
     if out.json {
         let value = json!({ "action": "attached", "dry_run": false, "pid": pid });
         out.object(&json::keyed([(args.name.to_string(), value)]))?;

@@ -10,14 +10,16 @@ use crate::cmd::list;
 use crate::output::{Did, Out};
 use crate::select::{self, NotThere};
 
-/// Runs the command.
+/// Runs the command. The bridge of a NIC's host goes first: it is of no use without the NIC's.
 pub fn run(out: &mut Out, args: &Detach) -> anyhow::Result<()> {
     bridge::interface(&args.name).map_err(UsageError::new)?;
     let dry_run = args.change.dry_run;
     let attached = if dry_run {
         !bridge::find(&args.name)?.is_empty()
     } else {
-        !bridge::stop(&Signals::install()?, &args.name, args.timeout)?.is_empty()
+        let signals = Signals::install()?;
+        bridge::stop_host(&signals, &args.name, args.timeout)?;
+        !bridge::stop(&signals, &args.name, args.timeout)?.is_empty()
     };
     if !attached {
         not_attached(&args.name, args.if_exists)?;
