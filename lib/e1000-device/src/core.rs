@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use e1000pv::bits::{Icr, Rah, Status};
+use e1000pv::bits::{Ctrl, Icr, Rah, Rctl, Status};
 use e1000pv::csb as csb_rules;
 use e1000pv::regs;
 
@@ -108,6 +108,13 @@ impl<M: GuestMemory> Core<M> {
         self.registers.load(regs::STATUS) & Status::LU.bits() != 0
     }
 
+    /// Whether loopback is on, in the MAC or in the PHY: frames come back and do not leave the port. The manual names one
+    /// of the three modes of RCTL.LBM; in none do frames leave.
+    pub(crate) fn loops_back(&self) -> bool {
+        let rctl = Rctl::from_bits_retain(self.registers.load(regs::RCTL));
+        rctl.intersects(Rctl::LBM) || lock(&self.phy).loops_back()
+    }
+
     pub(crate) fn context<C: FnOnce() -> u64>(
         &self,
         now_ns: C,
@@ -148,13 +155,22 @@ impl<M: GuestMemory> Core<M> {
         self.follow_link();
     }
 
-    /// STATUS.LU is what the PHY says; true if that has changed it. Under the PHY's lock: the cable is
-    /// the I/O thread's, and who looked first must not store last.
+    /// STATUS tells the link, its speed and duplex as the PHY has them, or as CTRL forces the MAC to; true if that
+    /// has changed it. Under the PHY's lock: the cable is the I/O thread's, and who looked first must not store last.
     pub(crate) fn follow_link(&self) -> bool {
         let phy = lock(&self.phy);
+        let ctrl = Ctrl::from_bits_retain(self.registers.load(regs::CTRL));
         let before = Status::from_bits_retain(self.registers.load(regs::STATUS));
+        let link = phy.link();
         let mut status = before;
-        status.set(Status::LU, phy.link());
+        status.set(Status::LU, link.is_some());
+        if let Some(link) = link {
+            let forced = ctrl.contains(Ctrl::FRCSPD);
+            status = status.with_speed(if forced { ctrl.speed() } else { link.speed }, link.speed);
+            let forced = ctrl.contains(Ctrl::FRCDPX);
+            let full = if forced { ctrl.contains(Ctrl::FD) } else { link.full_duplex };
+            status.set(Status::FD, full);
+        }
         self.registers.store(regs::STATUS, status.bits());
         before != status
     }

@@ -227,6 +227,7 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         let mut path = path::lock(&self.path);
         self.core.reset();
         path.reset(&self.core);
+        path.set_loopback(&self.core, self.core.loops_back());
         drop(path);
         self.tx_left.store(false, Ordering::Relaxed);
         self.set_doorbell(false);
@@ -242,6 +243,16 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
     }
 
     // The vCPU thread's.
+
+    /// RCTL or the PHY was written.
+    pub(super) fn loopback_changed(&self) {
+        let mut path = path::lock(&self.path);
+        let changed = path.set_loopback(&self.core, self.core.loops_back());
+        drop(path);
+        if changed {
+            self.core.board.wake_io();
+        }
+    }
 
     /// CSBAL was written: maps or unmaps.
     pub(super) fn map_csb(&self) {
@@ -272,8 +283,16 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         match self.core.config.tx_mode {
             TxMode::Thread => self.core.board.wake_io(),
             TxMode::Inline => {
-                path::lock(&self.path).kicked();
-                if path::transmit(&self.path, &self.core, self.core.board.now_ns()) {
+                let looped = {
+                    let mut path = path::lock(&self.path);
+                    path.kicked();
+                    path.is_looped()
+                };
+                let left = path::transmit(&self.path, &self.core, self.core.board.now_ns());
+                if looped {
+                    self.core.board.wake_io(); // it receives
+                }
+                if left {
                     // Release pairs with the Acquire in `round`.
                     self.tx_left.store(true, Ordering::Release);
                     self.core.board.wake_io();

@@ -485,6 +485,37 @@ fn reset_in_mid_flight_leaves_a_device_that_works() {
 
 /// What a self-test of a driver does with each of the 17 bits (Linux: `ethtool -t`).
 #[test]
+fn forced_and_negotiated_speeds_are_in_status_and_told() {
+    use e1000pv::bits::Speed;
+
+    let b = Bench::new(Config::default());
+    b.write(regs::IMS, Icr::LSC.bits());
+    let status = || Status::from_bits_retain(b.read(regs::STATUS));
+    assert_eq!(status().bits(), 0x383);
+    let phy = |register, value| b.mdi(Mdic::command(Mdic::OP_WRITE, register, value));
+    let lsc = || Icr::from_bits_retain(b.read(regs::ICR)).contains(Icr::LSC);
+    // 100 Mb/s half duplex, forced as Linux does it.
+    phy(phy::PCTRL, 0xA000);
+    assert!(lsc() && b.read(regs::STATUS) == 0x142);
+    assert_eq!(status().speed(), Speed::Mb100);
+    // The MAC at 10 Mb/s full duplex, whatever the link is: no change of the link.
+    b.write(regs::CTRL, (Ctrl::FRCSPD | Ctrl::FRCDPX | Ctrl::FD).bits());
+    assert_eq!((b.read(regs::STATUS), lsc()), (0x103, false));
+    b.write(regs::CTRL, 0);
+    // Only 10 Mb/s full duplex is offered, then nothing.
+    for (offer, told) in [(0x41, 0x003), (0x01, 0x001)] {
+        phy(phy::GCON, 0);
+        phy(phy::ANA, offer);
+        phy(phy::PCTRL, 0x1340);
+        assert!(lsc());
+        assert_eq!(b.read(regs::STATUS), told, "{offer:#x}");
+    }
+    b.write(regs::CTRL, Ctrl::PHY_RST.bits());
+    assert!(lsc());
+    assert_eq!(b.read(regs::STATUS), 0x383);
+}
+
+#[test]
 fn causes_without_a_name_are_raised_masked_and_cleared_like_others() {
     let b = Bench::new(Config { moderation: false, ..Config::default() });
     b.write(regs::IMC, u32::MAX);

@@ -162,7 +162,11 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         self.core.registers.store(regs::CTRL, ctrl.difference(Ctrl::PHY_RST).bits());
         if ctrl.contains(Ctrl::PHY_RST) {
             lock(&self.core.phy).reset();
+            self.loopback_changed();
             self.link_changed();
+        } else {
+            // FRCSPD and FRCDPX are told by STATUS; that is no change of the link.
+            self.core.follow_link();
         }
     }
 
@@ -180,6 +184,7 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         let outcome = lock(&self.core.phy).mdi(command);
         self.core.registers.store(regs::MDIC, outcome.mdic.bits());
         if outcome.negotiated {
+            self.loopback_changed();
             self.link_changed();
         }
         if command.contains(Mdic::I) {
@@ -196,6 +201,7 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
 
     fn write_rctl(&self, write: Write) {
         self.store(write);
+        self.loopback_changed();
         if write.value & Rctl::EN.bits() != 0 {
             self.core.board.wake_io();
         }

@@ -41,6 +41,7 @@ mod filter;
 #[cfg(feature = "harness")]
 pub mod harness;
 mod irq;
+mod loopback;
 mod memory;
 mod mmio;
 mod offload;

@@ -23,6 +23,7 @@ use crate::core::Core;
 use crate::counters::Count;
 use crate::csb::CsbPage;
 use crate::deferred::Deferred;
+use crate::loopback::Loopback;
 use crate::memory::GuestMemory;
 use crate::port::{Await, NetPort};
 use crate::rx::Rx;
@@ -75,6 +76,9 @@ impl Size {
 /// Both directions of one NIC.
 pub struct DataPath<M, P> {
     port: P,
+    /// Takes the port's place while `looped`.
+    loopback: Loopback,
+    looped: bool,
     tx: Tx,
     rx: Rx,
     csb: Option<Mapped<M>>,
@@ -103,6 +107,19 @@ impl<M: GuestMemory, P: fmt::Debug> fmt::Debug for DataPath<M, P> {
             .field("broken", &self.broken)
             .finish_non_exhaustive()
     }
+}
+
+/// Does something to the port, or to the loopback in its place: two types, so that neither costs a dynamic call a packet.
+macro_rules! on_port {
+    ($path:ident, |$port:ident| $do:expr) => {
+        if $path.looped {
+            let $port = &mut $path.loopback;
+            $do
+        } else {
+            let $port = &mut $path.port;
+            $do
+        }
+    };
 }
 
 /// Locks a data path. Poisoning is ignored, since indices that a panicking thread left are checked anyway.
@@ -161,6 +178,8 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         Self {
             tx: Tx::new(port.tx_slots()),
             rx: Rx::default(),
+            loopback: Loopback::new(port.tx_slots()),
+            looped: false,
             port,
             csb: None,
             txcycles_lim: 0,
@@ -200,14 +219,49 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
     /// After a write of TDBAL, TDBAH, TDLEN or TDH: begins anew at TDH. What the port has not taken is
     /// taken back.
     pub fn restart_tx(&mut self, core: &Core<M>) {
-        self.port.tx_withdraw();
+        on_port!(self, |port| port.tx_withdraw());
         self.blocked = false;
         self.tx.restart(core);
     }
 
     /// After a write of RDBAL, RDBAH, RDLEN or RDH: begins anew at RDH.
     pub fn restart_rx(&mut self, core: &Core<M>) {
-        self.rx.restart(core, &mut self.port);
+        on_port!(self, |port| self.rx.restart(core, port));
+    }
+
+    /// Switches loopback on or off: frames that are queued or on their way are lost, as on a wire that is cut. True: it
+    /// was the other way before.
+    pub fn set_loopback(&mut self, core: &Core<M>, on: bool) -> bool {
+        if on == self.looped {
+            return false;
+        }
+        let lost = on_port!(self, |port| {
+            port.rx_discard();
+            port.tx_withdraw()
+        });
+        core.counters.bump(Count::TxDropped, lost as u64);
+        self.looped = on;
+        if on {
+            self.loopback.begin();
+        } else {
+            // What came meanwhile, nobody was there to receive.
+            self.port.rx_discard();
+        }
+        self.blocked = false;
+        let (lost, missed) = on_port!(self, |port| (port.tx_lost(), port.rx_missed()));
+        self.tx.change_port(lost);
+        self.rx.change_port(missed);
+        true
+    }
+
+    /// Whether what is sent gets anywhere: to a link, or back.
+    fn is_connected(&self, core: &Core<M>) -> bool {
+        self.looped || core.link_up()
+    }
+
+    /// Whether loopback is on.
+    pub fn is_looped(&self) -> bool {
+        self.looped
     }
 
     /// Device reset, after the registers have been reset.
@@ -222,14 +276,11 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
     /// Returns the number of slots that it has not taken.
     pub fn drain(&mut self, core: &Core<M>) -> usize {
         if self.tx.pending() > 0 || self.tx.is_unsynced() {
-            let Self { port, tx, csb, .. } = self;
-            tx.sync(core, port, used(csb));
+            on_port!(self, |port| self.tx.sync(core, port, used(&self.csb)));
         }
         // What waits for space finds some in the next round.
         self.blocked &= self.has_backlog();
-        let Self { port, rx, csb, deferred, .. } = self;
-        rx.count_missed(core, port, used(csb));
-        deferred.add(rx.take_causes(), false);
+        self.count_missed(core);
         self.tx.pending()
     }
 
@@ -243,6 +294,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         to.tx = self.tx.save(self.left);
         to.rx = self.rx.save();
         to.deferred = self.deferred.save(now_ns);
+        to.loopback = self.loopback.save();
     }
 
     /// Restores what `save` returned, after the registers have been restored.
@@ -255,8 +307,12 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
             self.txcycles_lim = mapped.txcycles_lim.min(MAX_EMPTY_ROUNDS);
         }
         self.restart_tx(core);
+        self.set_loopback(core, core.loops_back());
+        if self.looped {
+            self.loopback.restore(&from.loopback)?;
+        }
         self.tx.restore(&from.tx)?;
-        self.rx.restore(core, &self.port, &from.rx)?;
+        on_port!(self, |port| self.rx.restore(core, port, &from.rx))?;
         self.deferred.restore(&from.deferred, now_ns);
         (self.broken, self.left) = (from.broken, from.tx.left);
         Ok(())
@@ -270,10 +326,9 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
 
     /// Adds what the port has lost to MPC. True: there is a cause to be raised.
     pub fn count_missed(&mut self, core: &Core<M>) -> bool {
-        let Self { port, rx, csb, deferred, .. } = self;
-        rx.count_missed(core, port, used(csb));
-        deferred.add(rx.take_causes(), false);
-        !deferred.is_empty()
+        on_port!(self, |port| self.rx.count_missed(core, port, used(&self.csb)));
+        self.deferred.add(self.rx.take_causes(), false);
+        !self.deferred.is_empty()
     }
 
     /// The guest has kicked: it need not do so again until the next sleep.
@@ -296,7 +351,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
 
     /// Some work in each direction.
     fn slice(&mut self, core: &Core<M>, tx: bool, rx: bool) -> Next {
-        if self.broken || !core.link_up() {
+        if self.broken || !self.is_connected(core) {
             return Next::default();
         }
         if let Some(csb) = &mut self.csb {
@@ -323,55 +378,29 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
     }
 
     fn send(&mut self, core: &Core<M>) -> Result<Next, Wild> {
-        let Self { port, tx, csb, blocked, .. } = self;
-        let csb = used(csb);
-        if !tx.is_enabled(core) {
+        let csb = used(&self.csb);
+        if !self.tx.is_enabled(core) {
             return Ok(Next::default());
         }
-        tx.look(core, csb)?;
-        let each = !core.config.more;
-        if tx.pending() > 0 && !tx.is_unsynced() {
-            // Only trying shows whether a full destination has space again.
-            tx.sync(core, port, csb);
-        }
-        let mut work = 0;
-        let again = loop {
-            let limit = if each { 1 } else { (SLICE as u32).saturating_sub(work) };
-            let (done, stop) = tx.fill(core, port, limit);
-            work += done;
-            if core.config.tx_delay_ns > 0 {
-                busy(&*core.board, u64::from(done) * core.config.tx_delay_ns);
-            }
-            let sync = stop == Stop::NoSpace || each && tx.is_unsynced();
-            let moved = if sync { tx.sync(core, port, csb) } else { 0 };
-            *blocked = stop == Stop::NoSpace && moved == 0;
-            if stop == Stop::Empty || *blocked {
-                break false;
-            }
-            if work >= SLICE as u32 {
-                break true;
-            }
-        };
-        Ok(Next { work, again, ..Next::default() })
+        self.tx.look(core, csb)?;
+        Ok(on_port!(self, |port| send(core, port, &mut self.tx, csb, &mut self.blocked)))
     }
 
     fn receive(&mut self, core: &Core<M>) -> Result<Next, Wild> {
-        let Self { port, rx, csb, deferred, .. } = self;
-        if !rx.is_enabled(core) {
+        if !self.rx.is_enabled(core) {
             return Ok(Next::default());
         }
-        let csb = used(csb);
-        rx.look(core, csb)?;
-        let (work, again) = rx.fill(core, port, csb);
-        deferred.add(rx.take_causes(), false);
+        let csb = used(&self.csb);
+        self.rx.look(core, csb)?;
+        let (work, again) = on_port!(self, |port| self.rx.fill(core, port, csb));
+        self.deferred.add(self.rx.take_causes(), false);
         Ok(Next { work, again, ..Next::default() })
     }
 
     /// Passes on what a round has left to be done, and interrupts the guest if an interrupt is due.
     fn end_round(&mut self, core: &Core<M>, now_ns: u64) {
-        let Self { port, tx, csb, .. } = self;
-        if tx.is_unsynced() {
-            tx.sync(core, port, used(csb));
+        if self.tx.is_unsynced() {
+            on_port!(self, |port| self.tx.sync(core, port, used(&self.csb)));
         }
         core.counters.bump(Count::Rounds, 1);
         self.settle(core, Some(now_ns));
@@ -380,13 +409,12 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
     /// Raises the interrupts that are due; all that are deferred if there is no time, which means that
     /// this thread is about to go idle.
     pub fn settle(&mut self, core: &Core<M>, now_ns: Option<u64>) {
-        let Self { port, tx, rx, csb, deferred, .. } = self;
-        let (causes, delayed) = tx.take_causes();
-        deferred.add(causes, delayed);
+        let (causes, delayed) = self.tx.take_causes();
+        self.deferred.add(causes, delayed);
         if now_ns.is_none() {
-            rx.count_missed(core, port, used(csb));
-            deferred.add(rx.take_causes(), false);
+            self.count_missed(core);
         }
+        let Self { tx, rx, csb, deferred, .. } = self;
         if deferred.is_empty() {
             return;
         }
@@ -395,7 +423,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
 
     /// Asks the guest for a kick, and looks again. False: it has published something meanwhile.
     fn ask_for_kicks(&mut self, core: &Core<M>) -> bool {
-        if self.broken || self.blocked || !self.tx.is_enabled(core) || !core.link_up() {
+        if self.broken || self.blocked || !self.tx.is_enabled(core) || !self.is_connected(core) {
             return true;
         }
         let Self { tx, csb, .. } = self;
@@ -424,7 +452,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
             self.left = false;
         }
         let mut what = Await::empty();
-        if !self.broken && core.link_up() {
+        if !self.broken && self.is_connected(core) {
             what.set(Await::SPACE, self.has_backlog());
             let Self { rx, csb, .. } = self;
             if rx.is_enabled(core) {
@@ -441,6 +469,11 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
                     }
                 }
             }
+        }
+        if self.looped {
+            // What is to be received is there already, or nobody will tell.
+            self.armed = None;
+            return self.loopback.arm(what);
         }
         self.armed = Some(what);
         self.port.arm(what)
@@ -465,6 +498,40 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
     pub fn awaits(&self) -> Await {
         self.armed.unwrap_or_default()
     }
+}
+
+/// Some transmission to `port`, after a look at the tail.
+fn send<M: GuestMemory, P: NetPort>(
+    core: &Core<M>,
+    port: &mut P,
+    tx: &mut Tx,
+    csb: Option<&CsbPage<M>>,
+    blocked: &mut bool,
+) -> Next {
+    let each = !core.config.more;
+    if tx.pending() > 0 && !tx.is_unsynced() {
+        // Only trying shows whether a full destination has space again.
+        tx.sync(core, port, csb);
+    }
+    let mut work = 0;
+    let again = loop {
+        let limit = if each { 1 } else { (SLICE as u32).saturating_sub(work) };
+        let (done, stop) = tx.fill(core, port, limit);
+        work += done;
+        if core.config.tx_delay_ns > 0 {
+            busy(&*core.board, u64::from(done) * core.config.tx_delay_ns);
+        }
+        let sync = stop == Stop::NoSpace || each && tx.is_unsynced();
+        let moved = if sync { tx.sync(core, port, csb) } else { 0 };
+        *blocked = stop == Stop::NoSpace && moved == 0;
+        if stop == Stop::Empty || *blocked {
+            break false;
+        }
+        if work >= SLICE as u32 {
+            break true;
+        }
+    };
+    Next { work, again, ..Next::default() }
 }
 
 /// Spins for a time, like a consumer that works.

@@ -391,6 +391,9 @@ fn silly_rings_do_nothing() {
     }
 }
 
+#[path = "path_tests_loopback.rs"]
+mod loopback;
+
 #[path = "path_tests_rings.rs"]
 mod rings;
 

@@ -2,9 +2,10 @@
 //! manual, section 13.4.7).
 //!
 //! Operations end at once. The link that software sees is the cable's (`Phy::plug`) while the PHY
-//! has power; the MAC's STATUS.LU follows it.
+//! has power, at the best speed that software offers, or at the one that it forces; the MAC's STATUS follows it. In
+//! loopback the PHY is its own partner.
 
-use e1000pv::bits::Mdic;
+use e1000pv::bits::{Mdic, Speed};
 use e1000pv::phy::{self, RESET, WRITABLE};
 
 use crate::state::{self, BadState};
@@ -23,9 +24,28 @@ pub struct Phy {
 pub struct Outcome {
     /// The new value of MDIC.
     pub mdic: Mdic,
-    /// Negotiation began and ended, so the state of the link has to be looked at.
+    /// Negotiation began and ended, or there is another link, so its state and loopback have to be looked at.
     pub negotiated: bool,
 }
+
+/// A link that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its speed.
+    pub speed: Speed,
+    /// Both directions at once.
+    pub full_duplex: bool,
+}
+
+/// What software may offer, the best first: register, bit, and what it means.
+const OFFERS: [(u32, u16, Link); 6] = [
+    (phy::GCON, phy::GCON_1000_HALF << 1, Link { speed: Speed::Mb1000, full_duplex: true }),
+    (phy::GCON, phy::GCON_1000_HALF, Link { speed: Speed::Mb1000, full_duplex: false }),
+    (phy::ANA, phy::ANA_10_HALF << 3, Link { speed: Speed::Mb100, full_duplex: true }),
+    (phy::ANA, phy::ANA_10_HALF << 2, Link { speed: Speed::Mb100, full_duplex: false }),
+    (phy::ANA, phy::ANA_10_HALF << 1, Link { speed: Speed::Mb10, full_duplex: true }),
+    (phy::ANA, phy::ANA_10_HALF, Link { speed: Speed::Mb10, full_duplex: false }),
+];
 
 impl Default for Phy {
     fn default() -> Self {
@@ -59,10 +79,32 @@ impl Phy {
         self.plugged = plugged;
     }
 
-    /// Whether there is a link.
+    fn control(&self, bit: u16) -> bool {
+        self.registers[phy::PCTRL as usize] & bit != 0
+    }
+
+    /// Whether what is sent comes back here.
     #[must_use]
-    pub fn link(&self) -> bool {
-        self.plugged && self.registers[phy::PCTRL as usize] & phy::PCTRL_POWER_DOWN == 0
+    pub fn loops_back(&self) -> bool {
+        self.control(phy::PCTRL_LOOPBACK)
+    }
+
+    /// The link, if there is one.
+    #[must_use]
+    pub fn link(&self) -> Option<Link> {
+        if self.control(phy::PCTRL_POWER_DOWN) || !(self.plugged || self.loops_back()) {
+            return None;
+        }
+        if self.control(phy::PCTRL_ANEG) {
+            let offered = |(register, bit, _): &&(u32, u16, Link)| {
+                self.registers[*register as usize] & bit != 0
+            };
+            return OFFERS.iter().find(offered).map(|(.., link)| *link);
+        }
+        let high = u32::from(self.control(phy::PCTRL_SPEED_HIGH));
+        let low = u32::from(self.control(phy::PCTRL_SPEED_LOW));
+        let full_duplex = self.control(phy::PCTRL_FULL_DUPLEX);
+        Some(Link { speed: Speed::from_bits(high << 1 | low), full_duplex })
     }
 
     /// MDIC is written.
@@ -90,14 +132,19 @@ impl Phy {
         let value = self.registers[register as usize];
         match register {
             phy::PSTATUS => {
-                let up = self.link() && !self.lost;
-                self.lost = !self.link();
-                let absent = phy::PSTATUS_LINK | phy::PSTATUS_ANEG_DONE;
-                if up { value } else { value & !absent }
+                let up = self.link().is_some() && !self.lost;
+                self.lost = self.link().is_none();
+                let negotiated = up && self.control(phy::PCTRL_ANEG);
+                let absent = if up { 0 } else { phy::PSTATUS_LINK };
+                let absent = absent | if negotiated { 0 } else { phy::PSTATUS_ANEG_DONE };
+                value & !absent
             }
-            // The partner's words are there only while it is.
-            phy::LPA | phy::GSTATUS if !self.link() => 0,
-            phy::M88_PSSTAT if !self.link() => value & !phy::M88_PSSTAT_LINK,
+            // The partner's words are there only while it is, and if there were words.
+            phy::LPA | phy::GSTATUS if self.link().is_none() || !self.control(phy::PCTRL_ANEG) => 0,
+            phy::M88_PSSTAT => self.link().map_or(0, |Link { speed, full_duplex }| {
+                let duplex = if full_duplex { phy::M88_PSSTAT_FULL_DUPLEX } else { 0 };
+                (speed as u16) << 14 | duplex | phy::M88_PSSTAT_RESOLVED | phy::M88_PSSTAT_LINK
+            }),
             _ => value,
         }
     }
@@ -105,16 +152,22 @@ impl Phy {
     /// True: the link may have changed.
     fn write(&mut self, register: u32, value: u16) -> bool {
         let at = register as usize;
-        let before = self.link();
+        let before = (self.link(), self.loops_back());
         self.registers[at] = self.registers[at] & !WRITABLE[at] | value & WRITABLE[at];
         if register != phy::PCTRL {
             return false;
         }
-        if value & phy::PCTRL_RESET != 0 {
+        if value == phy::PCTRL_RESET {
             self.reset();
+        } else if value & phy::PCTRL_RESET != 0 {
+            // As the M88 does: what is written beside the reset takes effect by it, and the other registers stay;
+            // drivers force a speed so.
+            let cleared = phy::PCTRL_LOOPBACK | phy::PCTRL_POWER_DOWN | phy::PCTRL_ISOLATE;
+            self.registers[at] &= !cleared;
         }
-        self.lost |= !self.link();
-        before != self.link() || value & (phy::PCTRL_RESTART | phy::PCTRL_RESET) != 0
+        let after = (self.link(), self.loops_back());
+        self.lost |= after.0.is_none() || before.0 != after.0;
+        before != after || value & (phy::PCTRL_RESTART | phy::PCTRL_RESET) != 0
     }
 }
 
@@ -168,9 +221,9 @@ mod tests {
     fn power_down_takes_the_link_and_reset_brings_it_back() {
         let mut p = Phy::default();
         assert!(write(&mut p, phy::PCTRL, 0x1140 | phy::PCTRL_POWER_DOWN));
-        assert!(!p.link());
+        assert!(p.link().is_none());
         assert!(write(&mut p, phy::PCTRL, phy::PCTRL_RESET));
-        assert!(p.link());
+        assert!(p.link().is_some());
         assert_eq!(read(&mut p, phy::PCTRL), RESET[phy::PCTRL as usize], "reset clears itself");
     }
 
@@ -180,6 +233,60 @@ mod tests {
         assert!(write(&mut p, phy::PCTRL, 0x1140 | phy::PCTRL_RESTART));
         assert_eq!(read(&mut p, phy::PCTRL), 0x1140);
         assert_ne!(read(&mut p, phy::PSTATUS) & phy::PSTATUS_ANEG_DONE, 0);
+    }
+
+    #[test]
+    fn forced_speeds_are_told_and_what_is_written_beside_a_reset_stays() {
+        for (control, speed, full_duplex) in [
+            (0x0000, Speed::Mb10, false),
+            (0x0100, Speed::Mb10, true),
+            (0x2000, Speed::Mb100, false),
+            (0x2100, Speed::Mb100, true),
+            (0x0140, Speed::Mb1000, true),
+        ] {
+            let mut p = Phy::default();
+            write(&mut p, phy::M88_PSCON, 0x0808);
+            for reset in [0, phy::PCTRL_RESET] {
+                let beside = phy::PCTRL_LOOPBACK | phy::PCTRL_POWER_DOWN;
+                write(&mut p, phy::PCTRL, control | reset | if reset == 0 { 0 } else { beside });
+                assert_eq!(p.link(), Some(Link { speed, full_duplex }));
+                assert_eq!(read(&mut p, phy::PCTRL), control);
+                let status = read(&mut p, phy::M88_PSSTAT);
+                assert_eq!(status >> 14, speed as u16);
+                assert_eq!(status & phy::M88_PSSTAT_FULL_DUPLEX != 0, full_duplex);
+                read(&mut p, phy::PSTATUS);
+                let status = read(&mut p, phy::PSTATUS);
+                assert_eq!(status & phy::PSTATUS_ANEG_DONE, 0, "nothing was negotiated");
+                assert_ne!(status & phy::PSTATUS_LINK, 0);
+                assert_eq!((read(&mut p, phy::LPA), read(&mut p, phy::M88_PSCON)), (0, 0x0808));
+            }
+        }
+    }
+
+    #[test]
+    fn negotiation_ends_with_the_best_that_is_offered() {
+        let mut p = Phy::default();
+        let speed = |p: &Phy| p.link().map(|link| (link.speed, link.full_duplex));
+        assert_eq!(speed(&p), Some((Speed::Mb1000, true)));
+        write(&mut p, phy::GCON, 0);
+        assert_eq!(speed(&p), Some((Speed::Mb100, true)));
+        for (offer, is) in [(0x81, (Speed::Mb100, false)), (0x61, (Speed::Mb10, true))] {
+            write(&mut p, phy::ANA, offer);
+            assert!(write(&mut p, phy::PCTRL, 0x1140 | phy::PCTRL_RESTART));
+            assert_eq!(speed(&p), Some(is));
+        }
+        write(&mut p, phy::ANA, 1);
+        assert_eq!(speed(&p), None, "nothing in common");
+    }
+
+    #[test]
+    fn loopback_has_a_link_without_a_cable() {
+        let mut p = Phy::default();
+        p.plug(false);
+        assert!(write(&mut p, phy::PCTRL, 0x4140));
+        assert!(p.loops_back() && p.link().is_some());
+        assert!(write(&mut p, phy::PCTRL, 0x1140));
+        assert!(!p.loops_back() && p.link().is_none());
     }
 
     #[test]

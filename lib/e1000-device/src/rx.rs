@@ -73,6 +73,11 @@ impl Rx {
         self.causes = Icr::empty();
     }
 
+    /// Another port takes the place of the one before; it has missed so many.
+    pub fn change_port(&mut self, missed: u64) {
+        (self.waits_for, self.missed) = (0, missed);
+    }
+
     /// How far it is; `restart` finds the rest in registers.
     pub fn save(&self) -> state::Rx {
         let (waits_for, causes) = (self.waits_for, self.causes.bits());

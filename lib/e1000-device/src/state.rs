@@ -54,6 +54,18 @@ pub struct State {
     pub rx: Rx,
     /// Causes that are not raised yet.
     pub deferred: Deferred,
+    /// Frames in the loopback.
+    pub loopback: Vec<Slot>,
+}
+
+/// A slot of a port: a frame, or a part of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub struct Slot {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The frame goes on in the next slot.
+    pub more: bool,
 }
 
 /// The interrupt logic.

@@ -98,6 +98,12 @@ impl Tx {
         self.packet.reset();
     }
 
+    /// Another port takes the place of the one that has taken back what was queued; it has lost so many.
+    pub fn change_port(&mut self, lost: u64) {
+        self.unsynced |= self.pending > 0;
+        (self.pending, self.lost) = (0, lost);
+    }
+
     /// How far it is, when all that was queued is sent; `restart` finds the rest in registers.
     pub fn save(&self, left: bool) -> state::Tx {
         state::Tx {

@@ -204,6 +204,29 @@ bitflags! {
 /// TIDV and RDTR: write-only, bit 31: expire at once (sections 13.4.30 and 13.4.41).
 pub const FPD: u32 = 1 << 31;
 
+/// Speed of a link, in the code of CTRL, STATUS and the PHY's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speed {
+    /// 10 Mb/s.
+    Mb10 = 0,
+    /// 100 Mb/s.
+    Mb100 = 1,
+    /// 1000 Mb/s; 11b, which is reserved or means the same, too.
+    Mb1000 = 2,
+}
+
+impl Speed {
+    /// Of the two low bits.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        match bits & 3 {
+            0 => Self::Mb10,
+            1 => Self::Mb100,
+            _ => Self::Mb1000,
+        }
+    }
+}
+
 impl Icr {
     /// The causes that data alone raises, which the CSB's flags may suppress.
     pub const DATA: Self = Self::TXDW
@@ -213,6 +236,34 @@ impl Icr {
         .union(Self::INT_ASSERTED);
     /// The causes of transmission that make a guest reclaim descriptors.
     pub const TX: Self = Self::TXDW.union(Self::TXQE);
+}
+
+impl Ctrl {
+    /// SPEED (bits 9:8), which counts with FRCSPD.
+    #[must_use]
+    pub const fn speed(self) -> Speed {
+        Speed::from_bits(self.bits() >> 8)
+    }
+}
+
+impl Status {
+    /// The MAC's speed (bits 7:6), and that of the link as it was detected (ASDV).
+    #[must_use]
+    pub const fn with_speed(self, mac: Speed, link: Speed) -> Self {
+        // 1000 Mb/s has two codes in ASDV, of which the chip shows the second.
+        let detected = match link {
+            Speed::Mb1000 => Self::ASDV_1000.bits(),
+            slower => (slower as u32) << 8,
+        };
+        let others = self.bits() & !(3 << 6 | 3 << 8);
+        Self::from_bits_retain(others | (mac as u32) << 6 | detected)
+    }
+
+    /// The MAC's speed.
+    #[must_use]
+    pub const fn speed(self) -> Speed {
+        Speed::from_bits(self.bits() >> 6)
+    }
 }
 
 impl Eerd {

@@ -1,8 +1,8 @@
 //! The PHY's registers that drivers reach through MDIC: an M88E1011 of 1000BASE-T at address 1
 //! (8254x manual, section 13.4.7.1 and IEEE 802.3 clause 22).
 //!
-//! The link partner always offers everything, so negotiation ends at once with 1000 Mb/s full duplex. Only the
-//! presence of a link changes.
+//! The link partner always offers everything, and follows whatever it finds, so negotiation ends at once with the best that
+//! software offers, and a forced speed finds its link.
 
 /// The address of the internal PHY.
 pub const ADDRESS: u32 = 1;
@@ -42,8 +42,22 @@ pub const COUNT: usize = 32;
 pub const PCTRL_RESET: u16 = 1 << 15;
 /// PCTRL: loopback.
 pub const PCTRL_LOOPBACK: u16 = 1 << 14;
+/// PCTRL: low bit of the speed without negotiation; code as in `bits::Speed`.
+pub const PCTRL_SPEED_LOW: u16 = 1 << 13;
+/// PCTRL: auto-negotiation.
+pub const PCTRL_ANEG: u16 = 1 << 12;
 /// PCTRL: power down.
 pub const PCTRL_POWER_DOWN: u16 = 1 << 11;
+/// PCTRL: isolate.
+pub const PCTRL_ISOLATE: u16 = 1 << 10;
+/// PCTRL: full duplex without negotiation.
+pub const PCTRL_FULL_DUPLEX: u16 = 1 << 8;
+/// PCTRL: high bit of the speed.
+pub const PCTRL_SPEED_HIGH: u16 = 1 << 6;
+/// ANA: offers 10 Mb/s half duplex; the next three bits are 10 full, 100 half and 100 full.
+pub const ANA_10_HALF: u16 = 1 << 5;
+/// GCON: offers 1000 Mb/s half duplex; the next bit is full duplex.
+pub const GCON_1000_HALF: u16 = 1 << 8;
 /// PCTRL: restart auto-negotiation; clears itself.
 pub const PCTRL_RESTART: u16 = 1 << 9;
 /// PSTATUS: link up. It latches low until it is read (IEEE 802.3 22.2.4.2).
@@ -52,6 +66,11 @@ pub const PSTATUS_LINK: u16 = 1 << 2;
 pub const PSTATUS_ANEG_DONE: u16 = 1 << 5;
 /// M88_PSSTAT: link up, in real time.
 pub const M88_PSSTAT_LINK: u16 = 1 << 10;
+
+/// M88_PSSTAT: speed and duplex are those of the link.
+pub const M88_PSSTAT_RESOLVED: u16 = 1 << 11;
+/// M88_PSSTAT: full duplex. Bits 15:14 are the speed.
+pub const M88_PSSTAT_FULL_DUPLEX: u16 = 1 << 13;
 
 /// Values after reset, with a link. 0x0141_0C20 is the identifier of an M88E1011, which drivers
 /// look for on an 82540EM.
