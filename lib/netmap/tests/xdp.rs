@@ -241,7 +241,7 @@ fn port_says_what_is_in_its_way() {
         said(&error, "ethtool -L v0");
     }
     let odd = refused(0, "xdp:v0@conf:tx-rings=1,rx-rings=2");
-    assert!(matches!(odd, Error::Invalid { fault: Invalid::RingPairs { tx: 1, rx: 2 }, .. }));
+    assert!(matches!(odd, Error::Invalid { fault: Invalid::QueuePairs { tx: 1, rx: 2 }, .. }));
 
     let holder = pair.open(0, "");
     let error = refused(0, "xdp:v0");

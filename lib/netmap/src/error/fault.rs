@@ -317,7 +317,7 @@ pub enum Invalid {
     },
     /// Of an interface's queues each is a pair of rings.
     #[error("{tx} TX rings and {rx} RX rings; a queue has one of each, so ask for as many of both")]
-    RingPairs {
+    QueuePairs {
         /// What was asked for.
         tx: u16,
         /// The other.

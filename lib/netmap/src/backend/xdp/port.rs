@@ -80,7 +80,7 @@ fn chosen(
 ) -> Result<std::ops::Range<u32>> {
     let asked = match (options.tx_rings, options.rx_rings) {
         (Some(tx), Some(rx)) if tx != rx => {
-            return Err(Error::invalid(name, Invalid::RingPairs { tx, rx }));
+            return Err(Error::invalid(name, Invalid::QueuePairs { tx, rx }));
         }
         (tx, rx) => tx.or(rx).map(u32::from),
     };

@@ -66,8 +66,8 @@ impl Lodging {
     /// Gives cells back but those that a port of some switch names. If that cannot be told they stay unused.
     pub fn give_back(&self, mut cells: Vec<u32>) {
         let Ok(_lock) = self.root.lock() else { return };
-        let Some(all) = users::all(&self.root, "", &HashSet::new()) else { return };
-        let here: Vec<_> = all.iter().filter(|u| u.file.shape.region == self.name).collect();
+        let Ok(Some(all)) = users::all(&self.root, "", &HashSet::new()) else { return };
+        let here: Vec<_> = all.iter().filter(|user| user.region == self.name).collect();
         if let (InUse::Known(used), _) = users::cells_in_use(&here, &self.region, LOOKS) {
             cells.retain(|cell| !used.contains(cell));
             self.region.give_back(cells);
