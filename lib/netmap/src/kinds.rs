@@ -24,7 +24,7 @@ pub fn parse(name: &str) -> std::result::Result<PortName, NameError> {
 /// Opens the port of that name.
 pub fn open(name: &PortName, options: &Options) -> Result<Box<dyn Adapter>> {
     name.check()?;
-    if name.is_monitor() && (name.switch_port().is_none() || name.pipe().is_some()) {
+    if name.is_monitor() && name.switch_port().is_none() {
         return Err(Error::unsupported(name, Feature::Monitors));
     }
     if matches!(name.rings, RingSel::Host | RingSel::HostOne(_))

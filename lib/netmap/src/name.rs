@@ -51,7 +51,7 @@ pub(crate) fn valid_entry(name: &str) -> bool {
     match name.split_once('#') {
         None => pipe::valid_port(name),
         Some((of, index)) => {
-            valid_name(of) && index.parse::<u8>().is_ok_and(|i| i.to_string() == index)
+            pipe::valid_port(of) && index.parse::<u8>().is_ok_and(|i| i.to_string() == index)
         }
     }
 }

@@ -224,8 +224,8 @@ fn random_scribbling_while_everybody_works() {
 
 #[test]
 fn random_scribbling_while_pipes_work() {
-    // Of three handles on two ends, and one that is opened again and again.
-    scribble_meanwhile("valeP2", &["x{1", "x}1", "x{1"], "x}1");
+    // Of three handles on two ends, one that is opened again and again, and who sees them.
+    scribble_meanwhile("valeP2", &["x{1", "x}1", "x{1", "x}1/tr", "x{1/t"], "x}1");
 }
 
 /// Where the table of ports is in the switch's file: 64 bytes an entry, place and flags first.

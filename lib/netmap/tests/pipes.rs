@@ -400,15 +400,113 @@ fn sender_is_told_which_slots_got_another_buffer_from_the_reader() {
     });
 }
 
-#[test]
-fn ends_of_pipes_have_no_monitors() {
-    in_own_root("ends_of_pipes_have_no_monitors", |_| {
-        let _pipe = pipe();
-        for name in ["valeA:x{1/t", "valeA:x}1/r", "valeA:x{1/ztr"] {
-            let e = Port::open(name).expect_err(name);
-            assert_eq!(e.errno(), Errno::EOPNOTSUPP, "{name}: {e}");
+/// Numbers of the packets that a monitor has seen, those seen on transmission negative, with their slots.
+fn seen(monitor: &mut Port) -> Vec<(i64, usize)> {
+    monitor.rxsync().expect("synced");
+    let mut rx = monitor.rx(0);
+    let (mut packets, mut bytes, mut slots) = (Vec::new(), Vec::new(), 0);
+    let n = rx.available();
+    for slot in rx.batch(n) {
+        bytes.extend(slot.frame().to_vec());
+        slots += 1;
+        if !slot.more_frag() {
+            let sign = if slot.flags().contains(SlotFlags::TXMON) { -1 } else { 1 };
+            let number = number(&std::mem::take(&mut bytes));
+            packets.push((i64::from(number) * sign, std::mem::take(&mut slots)));
         }
-        assert_eq!(ports_of("valeA"), ["x", "x{1", "x}1"]);
+    }
+    rx.advance(n);
+    monitor.rxsync().expect("synced");
+    packets
+}
+
+#[test]
+fn monitors_of_an_end_see_what_it_sends_and_receives() {
+    in_own_root("monitors_of_an_end_see_what_it_sends_and_receives", |_| {
+        let (mut a, mut b) = pipe();
+        let mut of =
+            ["{1/t", "{1/r", "{1/tr", "}1/tr", "}1/r"].map(|end| open(&format!("valeA:x{end}")));
+        assert_eq!(of[0].name().to_string(), "valeA:x{1/t");
+        for round in 0..20u32 {
+            let number = |i: u32| 10 * round + i;
+            // The second has three slots, of which the last is queued later.
+            assert!(a.tx(0).push(&frame(9, 1, number(1), 60)));
+            let long = frame(9, 1, number(2), 5000);
+            for (i, part) in long.chunks(2112).enumerate() {
+                let more = if i < 2 { SlotFlags::MOREFRAG } else { SlotFlags::empty() };
+                if i == 2 {
+                    a.txsync().expect("synced");
+                    assert_eq!(
+                        seen(&mut of[1 + 3]),
+                        [(number(1).into(), 1)],
+                        "half a packet was seen"
+                    );
+                }
+                let mut tx = a.tx(0);
+                tx.slot(0).frame().write(0, part);
+                tx.slot(0).set(part.len(), more);
+                tx.advance(1);
+            }
+            a.txsync().expect("synced");
+            send(&mut b, number(3)..number(4));
+            let [one, two, three] = [1, 2, 3].map(|i| i64::from(number(i)));
+            let expected: [&[(i64, usize)]; 5] = [
+                &[(-one, 1), (-two, 3)],
+                &[(three, 1)],
+                &[(-one, 1), (-two, 3), (three, 1)],
+                &[(one, 1), (two, 3), (-three, 1)],
+                &[(two, 3)],
+            ];
+            for (monitor, expected) in of.iter_mut().zip(expected) {
+                assert_eq!(seen(monitor), expected, "{}", monitor.name());
+            }
+            // The receivers get the same, with their own buffers.
+            assert_eq!(numbers(&mut b, 9), [number(1), number(2)]);
+            assert_eq!(numbers(&mut a, 9), [number(3)]);
+            a.txsync().expect("synced");
+            b.txsync().expect("synced");
+        }
+        assert_eq!(a.counters().tx_drops() + b.counters().tx_drops(), 0);
+        // They keep neither the pipe nor its base, and end with it.
+        drop((a, b));
+        assert!(of.iter().all(Port::ended));
+        assert!(ports_of("valeA").iter().all(|name| name.contains('#')), "{:?}", ports_of("valeA"));
+        drop(of);
+        assert!(ports_of("valeA").is_empty());
+    });
+}
+
+#[test]
+fn slow_monitors_of_a_pipe_lose_and_the_pipe_does_not() {
+    in_own_root("slow_monitors_of_a_pipe_lose_and_the_pipe_does_not", |_| {
+        let (mut a, mut b) = pipe();
+        let mut slow = open("valeA:x{1/t");
+        for number in 0..500 {
+            send(&mut a, number..number + 1);
+            assert_eq!(numbers(&mut b, 9), [number]);
+            a.txsync().expect("synced");
+        }
+        assert_eq!(seen(&mut slow).len(), 63);
+        let counted = slow.counters();
+        assert_eq!((counted.rx_packets, counted.rx_drop_full), (63, 500 - 63));
+        assert_eq!(a.counters().tx_drops() + b.counters().rx_drops(), 0);
+    });
+}
+
+#[test]
+fn monitors_of_pipes_get_copies_only_and_have_names_of_any_length() {
+    in_own_root("monitors_of_pipes_get_copies_only_and_have_names_of_any_length", |_| {
+        let end = "valeA:port_of_15_char{pipe_of_15_char";
+        let (_pipe, monitor) = (open(end), open(&format!("{end}/t")));
+        for zero_copy in ["zt", "zr", "ztr"].map(|letters| format!("{end}/{letters}")) {
+            let e = Port::open(&zero_copy).expect_err("it has no buffers to give");
+            assert_eq!(e.errno(), Errno::EOPNOTSUPP, "{zero_copy}: {e}");
+        }
+        let passed = Port::from_fd(monitor.into_fd().expect("it has one")).expect("taken over");
+        assert_eq!(passed.name().to_string(), format!("{end}/t"));
+        assert_eq!(ports_of("valeA").len(), 4);
+        drop(passed);
+        assert_eq!(ports_of("valeA").len(), 3);
     });
 }
 

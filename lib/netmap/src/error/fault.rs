@@ -374,6 +374,11 @@ pub enum Feature {
     /// Netmap's monitors.
     #[error("only ports of a switch can be monitored, as in valeA:x/tr")]
     Monitors,
+    /// A zero-copy monitor of the end of a pipe.
+    #[error(
+        "the two ends of a pipe share their buffers, and give none away; see it by copies: /t, /r or /tr"
+    )]
+    BuffersOfPipes,
     /// Rings towards the host's network stack.
     #[error("this port has no host rings; bridge it to a tap instead")]
     HostRings,
@@ -408,9 +413,8 @@ impl Feature {
     pub(super) fn errno(self) -> Errno {
         match self {
             // As of a kernel that was built without monitors.
-            Self::Monitors | Self::Handles | Self::Memory | Self::Indirect | Self::Offsets => {
-                Errno::EOPNOTSUPP
-            }
+            Self::Monitors | Self::BuffersOfPipes | Self::Offsets => Errno::EOPNOTSUPP,
+            Self::Handles | Self::Memory | Self::Indirect => Errno::EOPNOTSUPP,
             Self::IndirectOnSharedRoot => Errno::EPERM,
             Self::VnetHeaders => Errno::ENXIO,
             Self::HostRings => Errno::EINVAL,

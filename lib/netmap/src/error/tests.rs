@@ -192,6 +192,7 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (unsupported(Feature::Monitors), EOPNOTSUPP, "only ports of a switch"),
         (unsupported(Feature::Handles), EOPNOTSUPP, "stay in the process"),
         (unsupported(Feature::Memory), EOPNOTSUPP, "keeps its memory to itself"),
+        (unsupported(Feature::BuffersOfPipes), EOPNOTSUPP, "see it by copies"),
         (unsupported(Feature::Offsets), EOPNOTSUPP, "ask for none"),
         (unsupported(Feature::VnetHeaders), ENXIO, "only ports of switches"),
         (unsupported(Feature::Indirect), EOPNOTSUPP, "send without indirect slots"),

@@ -47,9 +47,12 @@ pub struct PipeName<'a> {
 }
 
 impl<'a> PipeName<'a> {
-    /// What the name of a port says, if it is an end of a pipe.
+    /// What the name of a port says, if it is an end of a pipe; a monitor of one (`x{1#3`) is none.
     #[must_use]
     pub fn of(port: &'a str) -> Option<Self> {
+        if port.contains('#') {
+            return None;
+        }
         let at = port.find(['{', '}'])?;
         let end = PipeEnd::of_mark(port.as_bytes()[at])?;
         Some(Self { base: &port[..at], end, id: &port[at + 1..] })
@@ -94,6 +97,7 @@ mod tests {
         assert_eq!(pipe.peer().to_string(), "x}12");
         assert_eq!(pipe.peer().peer(), pipe);
         assert_eq!(PipeName::of("x"), None);
+        assert_eq!(PipeName::of("x{12#3"), None);
     }
 
     #[test]

@@ -14,8 +14,11 @@ use crate::shm::bell::Bell;
 use crate::shm::mem::Region;
 use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
+use crate::time::now_ms;
 use crate::vale::lifecycle::memory;
 use crate::vale::lifecycle::open::Attached;
+use crate::vale::lifecycle::reap;
+use crate::vale::lifecycle::switch::Switch;
 use crate::vale::peers::MOST_RINGS;
 use crate::vale::state::handleset::{Rung, Taken};
 use crate::vale::state::ids::{HandleIndex, ParticipantId, PortIndex};
@@ -210,6 +213,28 @@ impl Attached {
         let bound = &self.bound;
         let rings = BoundRings { tx: of(&bound.tx, &rings.tx), rx: of(&bound.rx, &rings.rx) };
         self.give_away(rings)
+    }
+}
+
+/// Pause between two looks at whether a full destination is dead.
+const DEATH_CHECK_MS: u64 = 50;
+
+/// Looks now and then whether a port whose ring was full is dead.
+#[derive(Debug, Default)]
+pub struct DeathChecks {
+    last_ms: u64,
+}
+
+impl DeathChecks {
+    /// If it is, it is taken off the list, unless the root's lock is taken: then whoever has it does the same.
+    #[cold]
+    pub fn look(&mut self, switch: &Switch, port: PortIndex) {
+        let now = now_ms();
+        if now.wrapping_sub(self.last_ms) >= DEATH_CHECK_MS {
+            self.last_ms = now;
+            // What cannot be cleared away now is not this sender's trouble: the next one tries again.
+            let _ = reap::unlist_if_dead(switch, port);
+        }
     }
 }
 

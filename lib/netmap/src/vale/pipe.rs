@@ -25,8 +25,11 @@ use crate::shm::bell::Bell;
 use crate::shm::file::FileId;
 use crate::stats::{C, Counters};
 use crate::sync::core_atomic::Ordering;
-use crate::vale::bound::{Step, WITHIN};
+use crate::vale::bound::{DeathChecks, Step, WITHIN};
+use crate::vale::forward::{Forwarder, PassedOn};
 use crate::vale::lifecycle::open::Attached;
+use crate::vale::lifecycle::switch::Switch;
+use crate::vale::peers::Peers;
 use crate::vale::state::ids::ParticipantId;
 use crate::vale::state::kring::Kring;
 use crate::vale::state::portfiles::PortFiles;
@@ -63,6 +66,16 @@ pub struct PipePort {
     reinits: u64,
     /// For so many batches slots are written without a look at what they say.
     unlike: u32,
+    /// For who sees the ends, once somebody does.
+    shows: Option<Box<Shows>>,
+}
+
+/// What copying packets to monitors takes.
+#[derive(Debug)]
+struct Shows {
+    forwarder: Forwarder,
+    monitors: Peers,
+    death_checks: DeathChecks,
 }
 
 /// So many batches are written without a look after one whose first slot was another than a lap before.
@@ -71,8 +84,8 @@ const BLIND: u32 = 64;
 impl PipePort {
     /// Of an attached end and the other one.
     pub fn new(bell: Bell, at: Attached, peer: Arc<PortFiles>) -> Self {
-        let (skipped, asked, armed_for) = (0, 0, Interest::empty());
-        Self { bell, at, peer, skipped, asked, armed_for, reinits: 0, unlike: 0 }
+        let (skipped, asked, armed_for, reinits) = (0, 0, Interest::empty(), 0);
+        Self { bell, at, peer, skipped, asked, armed_for, reinits, unlike: 0, shows: None }
     }
 
     /// What TX ring `i` shares with the other end's RX ring.
@@ -120,7 +133,21 @@ impl PipePort {
                     0 if passed.alike == 0 => BLIND,
                     left => left.saturating_sub(1),
                 };
+                let from = hwcur;
                 hwcur = ring.step(hwcur, passed.slots);
+                if switch.modes().copies {
+                    let packets = PassedOn {
+                        me,
+                        sender: self.at.port.file.shape.index,
+                        receiver: self.peer.file.shape.index,
+                        number: i,
+                        ring: to,
+                        from,
+                        to: hwcur,
+                        counters,
+                    };
+                    Shows::show(&mut self.shows, switch, &packets);
+                }
                 kring.publish(hwcur);
                 let rx = self.peer.file.rx_counters(i);
                 for (counters, packets, bytes, batches) in [
@@ -172,6 +199,14 @@ impl PipePort {
         self.reinits += u64::from(reinit);
     }
 
+    /// Begins a txsync, all of whose rings share what it may wait for monitors' rings.
+    #[inline]
+    fn begin(&mut self) {
+        if let Some(shows) = &mut self.shows {
+            shows.forwarder.begin();
+        }
+    }
+
     /// Whether the reader of TX ring `i` has slots, which it will release.
     fn is_out(&self, i: usize) -> bool {
         self.kring(i).published() != self.kring(i).freed()
@@ -209,7 +244,17 @@ impl Adapter for PipePort {
     }
 
     fn txsync_ring(&mut self, ring: usize) -> Result<()> {
+        self.begin();
         self.send_ring(self.at.switch.me()?, self.at.bound.tx[ring]);
+        Ok(())
+    }
+
+    fn txsync(&mut self) -> Result<()> {
+        self.begin();
+        let me = self.at.switch.me()?;
+        for ring in 0..self.at.bound.tx.len() {
+            self.send_ring(me, self.at.bound.tx[ring]);
+        }
         Ok(())
     }
 
@@ -306,6 +351,24 @@ impl Adapter for PipePort {
 
     fn counters(&self) -> Counters {
         self.at.port.file.counters()
+    }
+}
+
+impl Shows {
+    /// Shows packets to the monitors of both ends.
+    #[cold]
+    fn show(this: &mut Option<Box<Self>>, switch: &Switch, packets: &PassedOn<'_>) {
+        let Self { forwarder, monitors, death_checks } = &mut **this.get_or_insert_with(|| {
+            let forwarder = Forwarder::new(packets.sender);
+            Box::new(Self {
+                forwarder,
+                monitors: Peers::new(),
+                death_checks: DeathChecks::default(),
+            })
+        });
+        if let Some(full) = forwarder.show(switch, &mut monitors.of(switch), packets) {
+            death_checks.look(switch, full);
+        }
     }
 }
 

@@ -18,21 +18,16 @@ use crate::shm::bell::Bell;
 use crate::shm::file::FileId;
 use crate::stats::{C, Counters, RingDir};
 use crate::sync::core_atomic::Ordering;
-use crate::time::now_ms;
-use crate::vale::bound::Step;
+use crate::vale::bound::{DeathChecks, Step};
 use crate::vale::forward::{Forwarder, Source, Used};
 use crate::vale::lifecycle::open::Attached;
 use crate::vale::lifecycle::persist;
-use crate::vale::lifecycle::reap;
 use crate::vale::peers::Peers;
-use crate::vale::state::ids::{ParticipantId, PortIndex};
+use crate::vale::state::ids::ParticipantId;
 use crate::vale::state::txstate::Stall;
 use crate::wait::Interest;
 
 pub mod monitor;
-
-/// Pause between two looks at whether a full destination is dead.
-const DEATH_CHECK_MS: u64 = 50;
 
 /// What such a port can do.
 pub const CAPABILITIES: Capabilities = Capabilities::RECEIVE
@@ -55,7 +50,7 @@ pub struct ValePort {
     is_monitor: bool,
     forwarder: Forwarder,
     peers: Peers,
-    last_death_check_ms: u64,
+    death_checks: DeathChecks,
     /// Where TX rings had stopped when `arm` asked about it.
     armed: [Option<Stall>; MAX_RINGS as usize],
     /// What `arm` was called for.
@@ -71,7 +66,7 @@ impl ValePort {
     pub fn new((bell, at): (Bell, Attached)) -> Self {
         let forwarder = Forwarder::new(at.port.file.shape.index);
         let (armed, armed_for) = ([None; MAX_RINGS as usize], Interest::empty());
-        let (last_death_check_ms, skipped, reinits) = (0, 0, 0);
+        let (death_checks, skipped, reinits) = (DeathChecks::default(), 0, 0);
         let peers = Peers::new();
         let is_monitor = at.switch.monitor(at.port.file.shape.index).is_some();
         Self {
@@ -84,7 +79,7 @@ impl ValePort {
             armed_for,
             skipped,
             reinits,
-            last_death_check_ms,
+            death_checks,
         }
     }
 
@@ -172,19 +167,7 @@ impl ValePort {
             });
         }
         if let Some(port) = full {
-            self.look_for_dead(port);
-        }
-    }
-
-    /// A full ring may be a dead one. If so, its port is taken off the list, unless the root's lock is
-    /// taken: then whoever has it does the same.
-    #[cold]
-    fn look_for_dead(&mut self, port: PortIndex) {
-        let now = now_ms();
-        if now.wrapping_sub(self.last_death_check_ms) >= DEATH_CHECK_MS {
-            self.last_death_check_ms = now;
-            // What cannot be cleared away now is not this sender's trouble: the next one tries again.
-            let _ = reap::unlist_if_dead(&self.at.switch, port);
+            self.death_checks.look(&self.at.switch, port);
         }
     }
 
@@ -220,7 +203,7 @@ impl ValePort {
         });
         self.reinits += u64::from(reinit);
         if let Some(monitor) = full {
-            self.look_for_dead(monitor);
+            self.death_checks.look(&self.at.switch, monitor);
         }
     }
 

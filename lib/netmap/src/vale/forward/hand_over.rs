@@ -100,7 +100,7 @@ impl Forwarder {
             let ring = (used.number % monitor.file.shape.rings.rx.len()) as u8;
             let lease = writer::hold_of_monitor(switch, monitor, ring, used.me, budget);
             let Some(lease) = lease else { continue };
-            let mut out = Writer::of_monitor(monitor, lease, used.me);
+            let mut out = Writer::of_monitor(monitor, lease, used.me, 0);
             let mut next = used.from;
             while next != used.to {
                 // A buffer whose data do not begin with it is copied, not given.

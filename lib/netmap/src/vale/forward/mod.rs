@@ -33,6 +33,7 @@ mod memo;
 mod route;
 #[allow(unsafe_code)]
 mod run;
+mod show;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -66,6 +67,7 @@ use crate::vale::state::switch::SwitchFile;
 
 pub use hand_over::Used;
 pub use job::{Destinations, Sent, Source};
+pub use show::PassedOn;
 pub use trial::set_always;
 
 /// The forwarding state of one handle. Private memory: nobody else sees it.

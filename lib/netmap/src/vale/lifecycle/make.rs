@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Damage, Error, Invalid, Result};
+use crate::error::{Damage, Error, Feature, Invalid, Result};
 use crate::name::PipeName;
 use crate::options::{Memory, MemoryRef, Offsets, Options, SLOTS, Sizes};
 use crate::ring::RingRef;
@@ -91,6 +91,9 @@ pub fn make_monitor(
     if *index != listed.index {
         let path = switch.dir().join(&port_file(port));
         return Err(Error::Damaged { path, damage: Damage::OtherPort });
+    }
+    if watch.zero_copy && seen.file.shape.peer.is_some() {
+        return Err(Error::unsupported(full, Feature::BuffersOfPipes));
     }
     let most = rings.tx.len().max(rings.rx.len()) as u16;
     if let Some(asked) = options.rx_rings.filter(|&asked| asked != most) {

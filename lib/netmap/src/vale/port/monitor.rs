@@ -38,7 +38,12 @@ pub fn watch(name: &PortName) -> Result<Option<Watch>> {
 /// The name by which the port or monitor at `index` is opened.
 pub fn name_of(switch: &Switch, index: PortIndex) -> Result<PortName> {
     let listed = switch.listed(index);
-    let entry = listed.as_ref().map_or("", |listed| &listed.name);
+    let seen = match listed.as_ref().map(|listed| listed.kind) {
+        Some(PortKind::Monitor(Watch { of: Some(of), .. })) => switch.listed(of),
+        _ => None,
+    };
+    // One that sees nothing any more still has the name of what it saw.
+    let entry = seen.as_ref().or(listed.as_ref()).map_or("", |listed| &listed.name);
     let port = entry.split_once('#').map_or(entry, |(port, _)| port);
     let mut name: PortName = format!("{}:{port}", switch.name()).parse()?;
     if let Some(PortKind::Monitor(watch)) = listed.map(|listed| listed.kind) {

@@ -5,10 +5,10 @@ mod monitors;
 use super::*;
 use crate::options::Options;
 use crate::ring::{RxRing, TxRing};
-use crate::vale::lifecycle::open;
 use crate::vale::lifecycle::root::Root;
+use crate::vale::lifecycle::{open, reap};
 use crate::vale::state::handleset::Taken;
-use crate::vale::state::ids::{Generation, HandleIndex};
+use crate::vale::state::ids::{Generation, HandleIndex, PortIndex};
 use crate::vale::state::owner;
 use crate::vale::state::portfile::Shape;
 

@@ -14,8 +14,13 @@ use crate::vale::state::repair::{Numbered, SeenRing};
 use crate::vale::state::switch::SwitchFile;
 
 impl<'a> Writer<'a> {
-    /// Writes where `lease` says, for `me`, who holds the ring.
-    pub fn of_monitor(to: &'a PortFiles, lease: Lease, me: ParticipantId) -> Self {
+    /// Writes where `lease` says, for `me`, who holds the ring, to buffers at offsets that `offset_mask` tells.
+    pub fn of_monitor(
+        to: &'a PortFiles,
+        lease: Lease,
+        me: ParticipantId,
+        offset_mask: u64,
+    ) -> Self {
         let ring = to.rx_ring(lease.ring.into()).expect("`hold` has seen it");
         Self {
             to,
@@ -25,7 +30,7 @@ impl<'a> Writer<'a> {
             buffers: Buffers::of(ring.buffers),
             tail: lease.tail as usize,
             space: lease.space,
-            offset_mask: 0,
+            offset_mask,
             warm: None,
             packets: 0,
             bytes: 0,

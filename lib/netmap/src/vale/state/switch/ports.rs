@@ -44,7 +44,8 @@ impl NewName<'_> {
     pub fn at(&self, index: PortIndex) -> String {
         match self {
             Self::Port(name) => (*name).to_owned(),
-            Self::MonitorOf(of, _) => format!("{of}#{}", index.0),
+            // That of a pipe may be as long as an entry has room for; the end of its id is left out then.
+            Self::MonitorOf(of, _) => format!("{}#{}", &of[..of.len().min(LONGEST_SEEN)], index.0),
         }
     }
 
@@ -55,6 +56,9 @@ impl NewName<'_> {
         }
     }
 }
+
+/// Characters of a port's name that the name of its monitor has at most: an entry has room for 31.
+const LONGEST_SEEN: usize = 27;
 
 /// Name of a port's file.
 pub fn port_file(port: &str) -> String {
