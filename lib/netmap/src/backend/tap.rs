@@ -125,13 +125,18 @@ impl Tap {
         Error::Unavailable { name: self.name.clone(), lack: Lack::Interface }
     }
 
-    /// Follows the interface to another namespace.
+    /// Follows the interface to another namespace, unless there is none any more. The queue itself knows: the two look alike
+    /// to who asks between the move and its announcement.
     #[cold]
-    fn follow(&mut self) {
-        let there = tun::namespace(&self.file).and_then(|ns| Ok((ns, tun::name(&self.file)?)));
-        let entered = there.and_then(|(ns, name)| self.watch.enter(ns.as_fd(), &name));
+    fn follow(&mut self) -> Result<()> {
+        let name = match tun::name(&self.file) {
+            Err(Errno::EBADFD) => return Err(self.deleted()),
+            name => name.map_err(Error::io("find", &self.name))?,
+        };
+        let entered = tun::namespace(&self.file).and_then(|ns| self.watch.enter(ns.as_fd(), &name));
         // If not, it works on; its link and MTU are what they were.
         self.out_of_sight = entered.is_err();
+        Ok(())
     }
 
     /// The longest frame without a header that can be read or written, and nothing else be left to do.
@@ -248,11 +253,10 @@ impl Device for Tap {
         self.looked_ms = now_ms;
         self.watch.update()?;
         match self.watch.presence() {
-            Presence::Deleted => return Err(self.deleted()),
-            Presence::Moved if !self.out_of_sight => self.follow(),
-            Presence::Moved | Presence::Here => {}
+            Presence::Here => Ok(()),
+            _ if self.out_of_sight => Ok(()),
+            Presence::Moved | Presence::Deleted => self.follow(),
         }
-        Ok(())
     }
 
     fn vnet_hdr_len(&self) -> u8 {
@@ -270,7 +274,11 @@ impl Device for Tap {
     }
 
     fn link(&self) -> Link {
-        if self.gone { Link::Gone } else { self.watch.link() }
+        match (self.gone, self.out_of_sight) {
+            (true, _) => Link::Gone,
+            (false, true) => Link::Up,
+            (false, false) => self.watch.link(),
+        }
     }
 
     fn mtu(&self) -> Option<u32> {
