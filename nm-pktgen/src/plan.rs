@@ -316,6 +316,11 @@ fn check_files(cli: &Cli, function: Function, name: &PortName) -> anyhow::Result
     Ok(())
 }
 
+/// Whether all threads share one handle, of which each has a ring: the port cannot be opened twice.
+pub fn is_split(name: &PortName, threads: u16) -> bool {
+    threads > 1 && name.can(Capabilities::SEVERAL_RINGS) && !name.can(Capabilities::SEVERAL_HANDLES)
+}
+
 /// `valeA:x` for one thread, `valeA:x-0`, `valeA:x-1`, ... for more.
 fn thread_ports(name: &PortName, threads: u16) -> anyhow::Result<Vec<PortName>> {
     if threads == 1 {
@@ -327,6 +332,7 @@ fn thread_ports(name: &PortName, threads: u16) -> anyhow::Result<Vec<PortName>> 
             Ok(vec![name.clone(); usize::from(threads)]) // each a port of its own
         }
         _ if !name.can(rings) => usage(format!("{name} serves one thread; leave --threads out")),
+        RingSel::All if is_split(name, threads) => Ok(vec![name.clone(); usize::from(threads)]),
         RingSel::All => {
             Ok((0..threads).map(|ring| name.clone().with_rings(RingSel::One(ring))).collect())
         }
@@ -348,6 +354,11 @@ fn options(cli: &Cli, name: &PortName) -> anyhow::Result<Options> {
             return usage(format!(
                 "{} threads need as many rings, not {rings}",
                 cli.threads.threads
+            ));
+        }
+        if rings > cli.threads.threads && is_split(name, cli.threads.threads) {
+            return usage(format!(
+                "each of the {rings} rings of {name} needs a thread; say --threads {rings}"
             ));
         }
     }

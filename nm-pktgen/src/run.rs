@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use netmap::{Counters, Direction, Options, PerDirection, Port};
+use netmap::{Counters, Direction, Options, PerDirection, Port, PortName};
 use nm_cli::cpulist;
 use nm_cli::every::Every;
 use nm_cli::exit::{Outcome, UsageError};
@@ -23,7 +23,7 @@ use crate::cli::Function;
 use crate::control::Control;
 use crate::func::{self, replay};
 use crate::neighbours::{self, Neighbours};
-use crate::plan::Plan;
+use crate::plan::{Plan, is_split};
 use crate::record::{Start, Totals, plural};
 use crate::stats::{Board, RateWindow, Tally, lock};
 use crate::worker::Worker;
@@ -242,21 +242,30 @@ fn open(plan: &Plan) -> anyhow::Result<Vec<Port>> {
     };
     let to_ethernet = plan.to_ethernet();
     let options = Options { direction, to_ethernet, ..plan.options.clone() };
-    let mut ports = Vec::new();
-    for name in &plan.ports {
+    let open_one = |name: &PortName| {
         let port =
             Port::open_with(name, &options).with_context(|| format!("opening port {name}"))?;
         let missing = (plan.function.sends() && port.tx_rings() == 0).then_some("transmit");
         let missing =
             missing.or((plan.function.receives() && port.rx_rings() == 0).then_some("receive"));
-        if let Some(missing) = missing {
-            return Err(
-                UsageError::new(format!("{name} has no {missing} ring for this function")).into()
-            );
+        match missing {
+            Some(missing) => Err(anyhow::Error::new(UsageError::new(format!(
+                "{name} has no {missing} ring for this function"
+            )))),
+            None => Ok(port),
         }
-        ports.push(port);
+    };
+    let first = &plan.ports[0];
+    if !is_split(first, plan.ports.len() as u16) {
+        return plan.ports.iter().map(open_one).collect();
     }
-    Ok(ports)
+    if direction == Direction::Both {
+        let why = format!("{first} cannot be shared by threads that both send and receive");
+        return Err(UsageError::new(why).into());
+    }
+    let (senders, receivers) =
+        open_one(first)?.split_rings().with_context(|| format!("splitting port {first}"))?;
+    Ok(if direction == Direction::TxOnly { senders } else { receivers })
 }
 
 fn describe(plan: &Plan, ports: &[Port]) {

@@ -55,7 +55,8 @@ fn wrong_usage_is_one_clear_error_and_exit_2() {
         "-i valeA:x --seed x",
         "-i valeA:x --snaplen 60",
         "-i valeA:x --nonsense",
-        "-i tap:t0 tx -p 2",
+        "-i tap:t0@conf:rings=3 tx -p 2",
+        "-i pcap:f tx -p 2",
     ] {
         let output = rig.run(words);
         let errors = String::from_utf8_lossy(&output.stderr);

@@ -3,9 +3,12 @@
 //! drops are part of the sum.
 
 mod rig;
+#[path = "../../lib/nm-cli/tests/skip/mod.rs"]
+mod skipping;
 
 use netmap::{Options, Port, PortName, control};
 use rig::{Rig, number};
+use skipping::skip;
 
 /// Rings that hold every packet of a test, so that nothing is dropped however slow the receiver is.
 const ROOMY: &str = "-C 4096";
@@ -83,6 +86,24 @@ fn threads_share_a_count_exactly() {
     let (code, received, errors) = rx.finish();
     assert_eq!(code, Some(0), "{errors}");
     assert_eq!((number(&sent, "tx_packets"), number(&received, "rx_packets")), (3001, 3001));
+}
+
+/// A tap is opened once, whatever the number of threads, and each of its queues is a thread's.
+#[test]
+fn threads_share_a_tap_with_a_queue_each() {
+    let tap = format!("tap:nmq{}", std::process::id());
+    let there: PortName = tap.parse().unwrap();
+    if let Err(error) = Port::open_with(&there, &Options::default()) {
+        return skip("threads_share_a_tap_with_a_queue_each", &format!("no tap here: {error}"));
+    }
+    let rig = Rig::new();
+    let sent = rig.end(&format!("-i {tap} -f tx -p 3 -n 3001 -l 60"));
+    assert_eq!((number(&sent, "tx_packets"), number(&sent, "drops")), (3001, 0));
+    let received = rig.run(&format!("-i {tap} -f rx -p 2 -t 100ms --json"));
+    let errors = String::from_utf8_lossy(&received.stderr);
+    assert!(received.status.success() || received.status.code() == Some(3), "{errors}");
+    let both = rig.run(&format!("-i {tap} -f ping -p 2 -n 1"));
+    assert_eq!(both.status.code(), Some(2), "{}", String::from_utf8_lossy(&both.stderr));
 }
 
 #[test]
