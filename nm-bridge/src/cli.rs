@@ -60,8 +60,8 @@ pub struct Cli {
     #[arg(short, long, value_name = "SLOTS")]
     pub burst: Option<String>,
 
-    /// Wait this long before the first packet, as in 4s, for NICs whose link must come up first [default: 4s
-    /// with a netmap: port, 0 otherwise].
+    /// Wait this long before the first packet, as in 4s, for NICs whose link must come up first [default:
+    /// as long as the link of a NIC is down, 4s at most].
     #[arg(short = 'w', long, value_name = "TIME", value_parser = duration::seconds)]
     pub wait_link: Option<Duration>,
 

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use netmap::{Capabilities, Interest, Port, Wait};
+use netmap::{Capabilities, Interest, Link, Port, Wait};
 use nm_capture::is_stdout;
 use nm_cli::args::OutputArgs;
 use nm_cli::cpulist;
@@ -24,8 +24,10 @@ use crate::plan::{Pair, Plan};
 use crate::service;
 use crate::stats::{Report, Start, Totals};
 
-/// Upstream's wait for a link.
+/// Longest wait for a link: upstream's.
 const NIC_WAIT: Duration = Duration::from_secs(4);
+/// How often a link that is down is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long a stopping bridge tries to push out what a full destination does not take.
 const DRAIN: Duration = Duration::from_millis(200);
 /// Longest time that a packet waits in the capture's buffer.
@@ -82,9 +84,21 @@ fn bridge(cli: &Cli) -> anyhow::Result<Outcome> {
     if let Some(fd) = cli.ready_fd {
         service::ready(fd)?;
     }
-    let link = cli.wait_link.unwrap_or(if plan.has_nic() { NIC_WAIT } else { Duration::ZERO });
-    signals.sleep(link);
+    match cli.wait_link {
+        Some(time) => signals.sleep(time),
+        None if plan.has_nic() => await_links(&pair, &signals),
+        None => {}
+    }
     Bridge::new(cli, pair, mover, start, reporter).run(&signals, plan.loopback)
+}
+
+/// Waits until both links are up: a NIC may take its own down when its queues are taken.
+fn await_links(pair: &Pair, signals: &Signals) {
+    let begin = Instant::now();
+    let is_down = || [&pair.a, &pair.b].iter().any(|port| port.link() == Link::Down);
+    while is_down() && begin.elapsed() < NIC_WAIT && !signals.stopped() {
+        signals.sleep(LOOK);
+    }
 }
 
 fn describe(pair: &Pair, cli: &Cli) {

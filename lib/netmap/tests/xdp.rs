@@ -378,7 +378,7 @@ fn flaps_are_told_and_survived() {
 }
 
 /// What a port that waits for packets, and one that sends, say when the interface goes by `how`.
-fn told_of_the_end(test: &str, how: impl Fn(&Pair)) {
+fn told_of_the_end(test: &str, waits: Wait, how: impl Fn(&Pair)) {
     let Some(pair) = Pair::new(test, 1) else { return };
     let (mut waiter, mut sender) = (pair.open(0, ""), pair.open(1, ""));
     let is_told = |error: Error| {
@@ -391,7 +391,7 @@ fn told_of_the_end(test: &str, how: impl Fn(&Pair)) {
         scope.spawn(move || {
             told.send(()).unwrap();
             loop {
-                match waiter.wait(Interest::RX, Wait::Block, Some(FOR_EVER)) {
+                match waiter.wait(Interest::RX, waits, Some(FOR_EVER)) {
                     Ok(ready) => {
                         assert_eq!(ready, Interest::RX, "it was not told");
                         let n = waiter.rx(0).available();
@@ -425,18 +425,29 @@ fn told_of_the_end(test: &str, how: impl Fn(&Pair)) {
 
 #[test]
 fn interface_deleted_under_traffic_is_told() {
-    told_of_the_end("interface_deleted_under_traffic_is_told", |pair| {
+    told_of_the_end("interface_deleted_under_traffic_is_told", Wait::Block, |pair| {
         pair.within(0, || ip("link del v0"));
     });
 }
 
 #[test]
 fn interface_moved_under_traffic_is_told() {
-    told_of_the_end("interface_moved_under_traffic_is_told", |pair| {
+    told_of_the_end("interface_moved_under_traffic_is_told", Wait::Busy, |pair| {
         let place = pair.place(1);
         pair.within(0, || ip(&format!("link set v0 netns {place}")));
         pair.within(1, || ip("link del v1"));
     });
+}
+
+#[test]
+fn namespace_of_the_peer_deleted_is_told() {
+    let Some(pair) = Pair::new("namespace_of_the_peer_deleted_is_told", 1) else { return };
+    let mut port = pair.open(0, "");
+    drop(pair);
+    match port.wait(Interest::RX, Wait::Block, Some(FOR_EVER)) {
+        Err(Error::Unavailable { lack: Lack::InterfaceGone, .. }) => {}
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -189,7 +189,7 @@ impl Queue {
 
     /// Cheaply: whether an rxsync may show something.
     pub fn has_news(&self) -> bool {
-        lock(&self.rx).ring.available() > 0
+        self.polls || lock(&self.rx).ring.available() > 0
     }
 
     /// Counts sleeps.
