@@ -13,6 +13,7 @@ use nix::poll::PollFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use super::CAPABILITIES;
+use super::host::tap_of;
 use super::program::{Hook, Redirect};
 use super::queue::Queue;
 use super::raw;
@@ -242,7 +243,12 @@ impl Shared {
         }
         if let Some(redirect) = &mut redirect {
             let on = (self.interface.as_str(), index);
-            self.hook = Some(redirect.attach(&self.name, on, name.conf.xdp_mode)?);
+            let hook = redirect.attach(&self.name, on, name.conf.xdp_mode)?;
+            if hook == Hook::Generic && Watch::new(&tap_of(index.cast_signed())).is_ok() {
+                // What its host rings hand to the stack would come back here.
+                return Err(Error::invalid(&self.name, Invalid::HostRingsAndGeneric));
+            }
+            self.hook = Some(hook);
         }
         self.redirect = redirect;
         Ok(())

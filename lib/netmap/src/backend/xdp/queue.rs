@@ -277,8 +277,12 @@ impl Tx {
                     bytes += u64::from(slot.len);
                     true
                 }
-                _ => {
+                Ok(_) => {
                     counters.add(C::tx_drop_bad, 1);
+                    false
+                }
+                Err(why) => {
+                    counters.add(why, 1);
                     false
                 }
             };
@@ -314,9 +318,9 @@ impl Tx {
     }
 }
 
-/// The packet that begins at `at`: how many slots it has, and if it is whole and of at most `longest` bytes its first
-/// slot with all its data.
-fn gather(slots: RingRef<'_>, at: u32, head: u32, longest: usize) -> (u32, Result<SlotValue, ()>) {
+/// The packet that begins at `at`: how many slots it has, and its first slot with all its data, unless it is not whole or
+/// longer than `longest`, which is at most a buffer: then what is to be counted.
+fn gather(slots: RingRef<'_>, at: u32, head: u32, longest: usize) -> (u32, Result<SlotValue, C>) {
     let first = slots.load(at);
     let flags = |slot: &SlotValue| SlotFlags::from_bits_retain(slot.flags);
     let is_good = |slot: &SlotValue| {
@@ -331,17 +335,21 @@ fn gather(slots: RingRef<'_>, at: u32, head: u32, longest: usize) -> (u32, Resul
         n += 1;
         good &= is_good(&last) && n as usize <= NETMAP_MAX_FRAGS;
         let end = len + usize::from(last.len);
-        good &= end <= longest.min(slots.buffer_bytes());
-        if good {
+        if good && end <= longest {
             // Behind what the first buffer has: the kernel is given one buffer a packet.
             let whole = SlotValue { len: end as u16, ..first };
             let to = slots.frame(whole, end).after(len);
             to.write_span(slots.frame(last, usize::from(last.len)));
-            len = end;
         }
+        len = end;
     }
-    good &= !flags(&last).contains(SlotFlags::MOREFRAG) && len <= longest;
-    (n, if good { Ok(SlotValue { len: len as u16, ..first }) } else { Err(()) })
+    good &= !flags(&last).contains(SlotFlags::MOREFRAG);
+    let whole = match (good, len <= longest) {
+        (true, true) => Ok(SlotValue { len: len as u16, ..first }),
+        (true, false) => Err(C::tx_drop_long),
+        (false, _) => Err(C::tx_drop_bad),
+    };
+    (n, whole)
 }
 
 impl Rx {
