@@ -11,7 +11,7 @@ use clap::{Parser, ValueEnum};
 use nm_cli::args::OutputArgs;
 use nm_cli::cpulist::CpuList;
 use nm_cli::duration;
-use nm_cli::exit;
+use nm_cli::exit::{self, UsageError};
 
 // By path, for those who include this file by its own.
 #[path = "cli/qemu.rs"]
@@ -22,6 +22,8 @@ mod values;
 pub use qemu::argv;
 pub use values::{Device, MemorySize, Netdev, SerialTo};
 
+const COMMANDS: &str = "the commands of --ctl are: link down [NIC], link up [NIC]";
+
 const EXAMPLES: &str = "\
 Examples:
   e1000pv-vmm --netdev port=valeA:a --device mac=02:00:00:00:00:01 --guest rx
@@ -29,6 +31,7 @@ Examples:
   e1000pv-vmm --netdev valeA:l --netdev valeB:r --guest forward    a middlebox
   e1000pv-vmm --netdev valeA:x --kernel vmlinux --cmdline console=ttyS0
   e1000pv-vmm -netdev netmap,id=n,ifname=valeA:x -device e1000,netdev=n
+  e1000pv-vmm --ctl vm1 link down                                  pulls its plugs
   e1000pv-vmm --stats vm1 --json | jq '.counters.nics[0].kicks'";
 
 const QEMU: &str = "\
@@ -98,6 +101,16 @@ pub struct Cli {
     /// Print the running machines, and end.
     #[arg(long, conflicts_with = "stats", conflicts_with_all = MACHINE)]
     pub list: bool,
+
+    /// Carry out a command at the running machine NAME, and end: `link down`, `link up`, each for all NICs or for one,
+    /// by its number from 0.
+    #[arg(long, value_name = "NAME", value_parser = name, conflicts_with_all = MACHINE,
+          conflicts_with_all = ["stats", "list"], requires = "command")]
+    pub ctl: Option<String>,
+
+    /// The command of --ctl.
+    #[arg(value_name = "COMMAND", requires = "ctl", num_args = 1.., hide = true)]
+    pub command: Vec<String>,
 
     /// Boot this PVH ELF image instead of the bench guest.
     #[arg(long, value_name = "FILE", help_heading = "Guest")]
@@ -280,6 +293,36 @@ fn ring(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A command of `--ctl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ctl {
+    /// Takes the link of a NIC, or of all, down or lets it up.
+    Link {
+        /// Which one.
+        nic: Option<u32>,
+        /// Up.
+        up: bool,
+    },
+}
+
+/// The words of a command.
+///
+/// # Errors
+/// They are none.
+pub fn command(words: &[String]) -> Result<Ctl, UsageError> {
+    let wrong = || UsageError::new(COMMANDS);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let (state, nic) = match words[..] {
+        ["link", state] => (state, None),
+        ["link", state, nic] => (state, Some(nic.parse().map_err(|_| wrong())?)),
+        _ => return Err(wrong()),
+    };
+    match state {
+        "up" | "down" => Ok(Ctl::Link { nic, up: state == "up" }),
+        _ => Err(wrong()),
+    }
+}
+
 impl Cli {
     /// Parses a command line of either spelling.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
@@ -382,11 +425,30 @@ mod tests {
             "vmm --list --kernel k",
             "vmm --list --stats x",
             "vmm --timeout 0",
+            "vmm --ctl x",
+            "vmm --ctl x --netdev null: link down",
+            "vmm --ctl x --list link down",
+            "vmm link down",
             "vmm extra",
             "vmm -netdev",
         ] {
             assert!(parse(line).is_err(), "{line} was accepted");
         }
+    }
+
+    #[test]
+    fn commands_are_read_and_others_refused() {
+        let read = |line: &str| command(&line.split(' ').map(String::from).collect::<Vec<_>>());
+        assert_eq!(read("link down").expect("known"), Ctl::Link { nic: None, up: false });
+        assert_eq!(read("link up 3").expect("known"), Ctl::Link { nic: Some(3), up: true });
+        for line in ["link", "link sideways", "link up nic0", "link up 1 2", "unlink up", ""] {
+            assert!(read(line).is_err(), "{line}");
+        }
+        let cli = parse("vmm --ctl vm1 link down 0").expect("valid");
+        assert_eq!(
+            (cli.ctl.as_deref(), cli.command.join(" ")),
+            (Some("vm1"), "link down 0".into())
+        );
     }
 
     proptest! {

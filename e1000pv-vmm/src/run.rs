@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use kvm_ioctls::Kvm;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nm_cli::every::Every;
@@ -19,7 +19,7 @@ use nm_cli::report::{Kind, Reporter};
 use nm_cli::signal::Signals;
 use serde_json::Value;
 
-use crate::cli::Cli;
+use crate::cli::{self, Cli, Ctl};
 use crate::guest::Guest;
 use crate::guest::kvm::KvmMachine;
 use crate::guest::thread::{Parts, ThreadGuest};
@@ -36,8 +36,9 @@ use crate::machine::serial::{Console, GuestResult, Sink};
 use crate::net::nics::{self, Nic, Service};
 use crate::plan::{Accel, Plan, Serial};
 use crate::report::{self, Before, CpuTime, NicRecord, Start, Totals};
+use crate::stats::commands::{Answer, Command, Inbox};
 use crate::stats::counters::VmCounters;
-use crate::stats::machines;
+use crate::stats::{commands, machines};
 
 /// Runs the tool.
 pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
@@ -47,7 +48,30 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
     if cli.list {
         return report::list(&cli.output);
     }
+    if let Some(name) = &cli.ctl {
+        let Ctl::Link { nic, up } = cli::command(&cli.command)?;
+        return command(name, Command::Link { nic, up });
+    }
     machine(&Plan::new(cli)?)
+}
+
+/// Sends a command to a running machine.
+fn command(name: &str, command: Command) -> anyhow::Result<Outcome> {
+    let machine = match machines::find(name) {
+        Ok(machine) => machine,
+        Err(why) => {
+            nm_cli::say!("e1000pv-vmm: {why:#}");
+            return Ok(Outcome::ConditionNotMet);
+        }
+    };
+    match commands::send(&machine, command).with_context(|| format!("the machine {name}"))? {
+        Answer::Done => Ok(Outcome::Done),
+        Answer::NoNic => {
+            nm_cli::say!("e1000pv-vmm: the machine {name} has no such NIC; they count from 0");
+            Ok(Outcome::ConditionNotMet)
+        }
+        Answer::Unknown => bail!("the machine {name} does not know this command"),
+    }
 }
 
 /// A machine's life.
@@ -56,6 +80,7 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
     let signals = Signals::install()?;
     let counters = VmCounters::new(&plan.name, plan.threads.vcpus.len(), plan.nics.len())?;
     // The name first: a second machine of that name would disturb the ports of the first.
+    let inbox = Inbox::new(&counters).context("making a pipe for commands")?;
     let published = machines::publish(&counters, &plan.name)?;
     let memory = Memory::new(plan.mem_bytes, plan.backing)?;
     if plan.verbose {
@@ -119,6 +144,7 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         reporter,
         live,
         terminal,
+        inbox,
         before,
     };
     let outcome = running.run(&signals);
@@ -194,6 +220,7 @@ struct Running<'a> {
     reporter: Reporter,
     live: Live,
     terminal: Option<Terminal>,
+    inbox: Inbox,
     /// The last interval's record.
     before: Option<Before>,
 }
@@ -302,6 +329,7 @@ impl Running<'_> {
         let mut fds = vec![
             PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.fd(), PollFlags::POLLIN),
+            PollFd::new(self.inbox.fd(), PollFlags::POLLIN),
         ];
         if let Some(terminal) = &self.terminal {
             fds.push(PollFd::new(terminal.fd(), PollFlags::POLLIN));
@@ -314,7 +342,14 @@ impl Running<'_> {
         if ready[1] {
             signals.drain();
         }
-        if ready.get(2) == Some(&true) {
+        if ready[2] {
+            let service = &self.service;
+            self.inbox.serve(|Command::Link { nic, up }| match service.set_link(nic, up) {
+                true => Answer::Done,
+                false => Answer::NoNic,
+            });
+        }
+        if ready.get(3) == Some(&true) {
             self.typed();
         }
         Ok(ready[0])

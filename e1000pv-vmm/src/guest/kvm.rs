@@ -25,7 +25,7 @@ use crate::machine::exit::End;
 use crate::machine::idle::Idle;
 use crate::machine::intx::{Inject, Intx, IrqFd, IrqLine};
 use crate::machine::layout;
-use crate::machine::pci::{Moved, PciBus, identity};
+use crate::machine::pci::{PciBus, identity};
 use crate::machine::serial::{Com1, Console, Edge};
 use crate::net::nics::{self, Nic, NicPlan};
 use crate::stats::counters::VmCounters;
@@ -85,8 +85,7 @@ impl KvmMachine {
         let mut slots = Vec::new();
         for (index, (nic, csb)) in nics.iter().zip(csb).enumerate() {
             let space = identity::nic(index, csb);
-            let moved = Arc::clone(&nic.board) as Arc<dyn Moved>;
-            let decode = pci.add(layout::slot(index), space, moved);
+            let decode = pci.add(layout::slot(index), space, nic.endpoint());
             slots.push(Slot { decode, registers: nic.registers() });
         }
         let registers = nics.iter().map(Nic::registers).collect();

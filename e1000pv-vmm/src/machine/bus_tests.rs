@@ -7,7 +7,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
 use crate::machine::intx::{Intx, Nowhere};
-use crate::machine::pci::{Moved, identity};
+use crate::machine::pci::config::May;
+use crate::machine::pci::{Endpoint, identity};
 use crate::machine::serial::{Console, Edge, Sink};
 use crate::stats::counters::VmCounters;
 
@@ -31,8 +32,24 @@ impl Board for Line {
     fn wake_io(&self) {}
 }
 
-impl Moved for Line {
+#[derive(Debug)]
+struct Function(Arc<E1000<GuestRam, MockPort>>);
+
+impl Endpoint for Function {
     fn moved(&self, _: Option<u32>) {}
+
+    fn may(&self, may: May) {
+        self.0.set_bus_master(may.master);
+        self.0.set_intx_disabled(!may.interrupt);
+    }
+
+    fn is_interrupting(&self) -> bool {
+        self.0.is_interrupting()
+    }
+
+    fn reset(&self) {
+        self.0.reset();
+    }
 }
 
 /// A machine with one NIC, whose idle call never sleeps.
@@ -41,13 +58,14 @@ fn machine() -> (Bus, Cpu, Arc<E1000<GuestRam, MockPort>>) {
     let intx = Arc::new(Intx::new(vec![layout::irq(0)], 1, Box::new(Nowhere)));
     intx.stop();
     let line = Arc::new(Line(Arc::clone(&intx)));
-    let board = Arc::clone(&line) as Arc<dyn Board>;
+    let board = line as Arc<dyn Board>;
     let port = MockPort::new(64, true);
     let counters = Arc::new(Counted::default());
     let nic = Arc::new(E1000::new(Config::default(), ram.clone(), port, board, counters));
     let registers = Arc::clone(&nic) as Arc<dyn Registers>;
     let mut pci = PciBus::new();
-    let decode = pci.add(layout::slot(0), identity::nic(0, true), line);
+    let decode =
+        pci.add(layout::slot(0), identity::nic(0, true), Arc::new(Function(Arc::clone(&nic))));
     let idle = Arc::new(Idle::new(ram, intx, 1, vec![Arc::clone(&registers)]));
     let edge = Edge::new(EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
     let com1 = Arc::new(Com1::new(edge, Console::new(Sink::Null, Box::new(|| {}))));

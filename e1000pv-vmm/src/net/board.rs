@@ -13,7 +13,6 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::host::clock::monotonic_ns;
 use crate::machine::intx::Intx;
-use crate::machine::pci::Moved;
 
 /// The machine around NIC `nic`.
 #[derive(Debug)]
@@ -110,8 +109,9 @@ impl Board for NicBoard {
     }
 }
 
-impl Moved for NicBoard {
-    fn moved(&self, memory: Option<u32>) {
+impl NicBoard {
+    /// BAR0 is here now.
+    pub fn moved(&self, memory: Option<u32>) {
         if let Some(doorbell) = &self.doorbell {
             doorbell.change(|state| state.bar0 = memory);
         }

@@ -20,6 +20,8 @@ use crate::host::event::{event, owned};
 use crate::host::sandbox::{self, Role};
 use crate::host::thread::{begin_thread, thread_cpu_ns};
 use crate::machine::intx::Intx;
+use crate::machine::pci::Endpoint;
+use crate::machine::pci::config::May;
 use crate::machine::registers::Registers;
 use crate::net::board::{Doorbell, NicBoard};
 use crate::net::iothread::{self, Wakers};
@@ -49,8 +51,7 @@ pub struct NicPlan {
 #[derive(Debug)]
 pub struct Nic {
     device: Arc<E1000<GuestRam, NetmapPort>>,
-    /// What is around it; told where its BAR0 is.
-    pub board: Arc<NicBoard>,
+    board: Arc<NicBoard>,
     kick: OwnedFd,
     wake: EventFd,
     cpu: Option<usize>,
@@ -60,6 +61,37 @@ impl Nic {
     /// Its registers, for the bus.
     pub fn registers(&self) -> Arc<dyn Registers> {
         Arc::clone(&self.device) as Arc<dyn Registers>
+    }
+
+    /// What is behind its configuration space.
+    pub fn endpoint(&self) -> Arc<dyn Endpoint> {
+        Arc::new(Function { device: Arc::clone(&self.device), board: Arc::clone(&self.board) })
+    }
+}
+
+/// A NIC on the PCI bus.
+#[derive(Debug)]
+struct Function {
+    device: Arc<E1000<GuestRam, NetmapPort>>,
+    board: Arc<NicBoard>,
+}
+
+impl Endpoint for Function {
+    fn moved(&self, memory: Option<u32>) {
+        self.board.moved(memory);
+    }
+
+    fn may(&self, may: May) {
+        self.device.set_bus_master(may.master);
+        self.device.set_intx_disabled(!may.interrupt);
+    }
+
+    fn is_interrupting(&self) -> bool {
+        self.device.is_interrupting()
+    }
+
+    fn reset(&self) {
+        self.device.reset();
     }
 }
 
@@ -116,6 +148,7 @@ struct Served {
 pub struct Service {
     stop: Arc<AtomicBool>,
     served: Vec<Served>,
+    devices: Vec<Arc<E1000<GuestRam, NetmapPort>>>,
 }
 
 impl fmt::Debug for Service {
@@ -133,10 +166,11 @@ impl Service {
         ended: &EventFd,
     ) -> anyhow::Result<Service> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut service = Service { stop, served: Vec::new() };
+        let mut service = Service { stop, served: Vec::new(), devices: Vec::new() };
         for (index, nic) in nics.into_iter().enumerate() {
             let filter = confined.then(|| sandbox::filter(Role::Io)).transpose()?;
             let wake = nic.wake.try_clone()?;
+            service.devices.push(Arc::clone(&nic.device));
             let stop = Arc::clone(&service.stop);
             let (ended, cpu) = (ended.try_clone()?, nic.cpu);
             let serve = move || -> anyhow::Result<u64> {
@@ -160,6 +194,19 @@ impl Service {
             service.served.push(Served { thread, wake });
         }
         Ok(service)
+    }
+
+    /// The operator takes the link of a NIC, or of all, down or lets it up. False: there is no such NIC.
+    pub fn set_link(&self, nic: Option<u32>, up: bool) -> bool {
+        let devices = match nic {
+            None => &self.devices[..],
+            Some(nic) => match self.devices.get(nic as usize) {
+                Some(device) => std::slice::from_ref(device),
+                None => return false,
+            },
+        };
+        devices.iter().for_each(|device| device.hold_link_down(!up));
+        true
     }
 
     fn end(&mut self) -> Vec<anyhow::Result<u64>> {

@@ -2,7 +2,7 @@
 //! same user without disturbing the one that counts.
 //!
 //! ```text
-//!   0        header: magic, layout version, NICs, process, name
+//!   0        header: magic, layout version, NICs, process, name; where commands go, and the last answer
 //!   128      of vCPU 0                              32 words
 //!            of vCPU 1 ...
 //!            of NIC 0: counted by the vCPU threads 32 words, by the I/O thread 32 words
@@ -18,7 +18,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -38,8 +38,12 @@ const LAYOUT: u64 = 2;
 /// Longest name of a machine, and the space for it in the header.
 pub const NAME_MAX: usize = 64;
 
-/// Words of the header: magic, layout, NICs, process, length of the name, the name, and vCPUs.
+/// Words of the header: magic, layout, NICs, process, length of the name, the name, commands, answer, and vCPUs.
 const HEADER_WORDS: usize = 16;
+/// The word that tells at which descriptor commands are taken, and one more; 0 for none (`commands`).
+const COMMANDS_WORD: usize = 13;
+/// The number of the last command, and above it what came of it.
+const ANSWER_WORD: usize = 14;
 /// The word that tells how many vCPUs there are.
 const VCPUS_WORD: usize = 15;
 /// Words of one vCPU.
@@ -204,6 +208,25 @@ impl VmCounters {
         }
     }
 
+    /// Others may send commands to this descriptor.
+    pub(crate) fn take_commands_at(&self, fd: i32) {
+        word(&self.memory, COMMANDS_WORD)
+            .store(u64::from(fd.unsigned_abs()) + 1, Ordering::Relaxed);
+    }
+
+    /// What came of a command.
+    pub(crate) fn answer(&self, number: u32, code: u32) {
+        let answer = u64::from(number) | u64::from(code) << 32;
+        // Release: whoever reads it finds done what was asked for.
+        word(&self.memory, ANSWER_WORD).store(answer, Ordering::Release);
+    }
+
+    /// The last command's number, and what came of it.
+    #[cfg(test)]
+    pub(crate) fn last_answer(&self) -> (u32, u32) {
+        parts(word(&self.memory, ANSWER_WORD).load(Ordering::Relaxed))
+    }
+
     /// The file behind them.
     pub(crate) fn file(&self) -> &File {
         &self.file
@@ -344,6 +367,38 @@ impl Reading {
         Some(Reading { file, process, vcpus, nics })
     }
 
+    /// A descriptor of its file.
+    pub(crate) fn file(&self) -> anyhow::Result<File> {
+        self.file.try_clone().context("counters")
+    }
+
+    fn header_word(&self, index: usize) -> anyhow::Result<u64> {
+        let mut bytes = [0; size_of::<u64>()];
+        self.file.read_exact_at(&mut bytes, (index * size_of::<u64>()) as u64)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// The descriptor of its process at which it takes commands, if it does.
+    pub(crate) fn command_fd(&self) -> anyhow::Result<Option<i32>> {
+        let word = self.header_word(COMMANDS_WORD)?;
+        Ok(word.checked_sub(1).and_then(|fd| i32::try_from(fd).ok()))
+    }
+
+    /// The last command's number, and what came of it.
+    pub(crate) fn last_answer(&self) -> anyhow::Result<(u32, u32)> {
+        Ok(parts(self.header_word(ANSWER_WORD)?))
+    }
+
+    /// Whether its process still has these counters open.
+    pub(crate) fn is_alive(&self) -> bool {
+        let ours = self.file.metadata().map(|file| (file.dev(), file.ino()));
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.process));
+        let theirs = |entry: std::fs::DirEntry| {
+            std::fs::metadata(entry.path()).ok().map(|file| (file.dev(), file.ino()))
+        };
+        fds.is_ok_and(|fds| fds.flatten().any(|entry| theirs(entry) == ours.as_ref().ok().copied()))
+    }
+
     /// Reads all of them. A batch may be counted half, a number is never torn.
     pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
         let mut all = vec![0; bytes(self.vcpus, self.nics)];
@@ -365,6 +420,11 @@ impl Reading {
     }
 }
 
+/// Number and code of an answer.
+fn parts(answer: u64) -> (u32, u32) {
+    (answer as u32, (answer >> 32) as u32)
+}
+
 fn words(bytes: &[u8]) -> Vec<u64> {
     let word = |chunk: &[u8]| u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
     bytes.chunks_exact(size_of::<u64>()).map(word).collect()
@@ -372,7 +432,9 @@ fn words(bytes: &[u8]) -> Vec<u64> {
 
 const _: () = {
     assert!(
-        HEADER_WORDS * 8 == 128 && 5 * 8 + NAME_MAX <= VCPUS_WORD * 8 && VCPUS_WORD < HEADER_WORDS
+        HEADER_WORDS * 8 == 128
+            && 5 * 8 + NAME_MAX <= COMMANDS_WORD * 8
+            && VCPUS_WORD < HEADER_WORDS
     );
     // Each group on cache lines of its own: 64 bytes are 8 words.
     assert!(HEADER_WORDS.is_multiple_of(8) && VCPU_WORDS.is_multiple_of(8));

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use e1000pv::bits::Icr;
 use e1000pv::csb::{self, Csb, Field};
@@ -97,7 +97,8 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         core.irq.restore(&state.interrupts, now_ns, |level| core.board.set_intx(level))?;
         device.io_address.store(state.io_address, Ordering::Relaxed);
         device.tx_left.store(state.tx.unfinished, Ordering::Relaxed);
-        device.set_doorbell(state.csb.is_some() && core.config.tx_mode == TxMode::Thread);
+        let csb = core.csb().is_some();
+        device.set_doorbell(csb && core.config.tx_mode == TxMode::Thread);
         core.board.wake_io();
         Ok(device)
     }
@@ -215,7 +216,38 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         self.link_changed();
     }
 
-    /// PCI reset: all of the device, PHY included. The cable stays.
+    /// The operator takes the link down, whatever the cable's state, or lets it up again.
+    pub fn hold_link_down(&self, down: bool) {
+        lock(&self.core.phy).hold_down(down);
+        self.link_changed();
+    }
+
+    // The PCI bus's, which keeps the configuration space: a device begins as one that may master the bus, with an
+    // enabled interrupt.
+
+    /// COMMAND, bit 2: the device may read and write memory. Off, descriptors and packets wait, as they do on QEMU, and
+    /// after the return nothing of the guest's memory is read or written, not even what was queued: that is lost
+    /// and counted (`tx_dropped`).
+    pub fn set_bus_master(&self, on: bool) {
+        let mut path = path::lock(&self.path);
+        if path.set_bus_master(&self.core, on) {
+            self.follow_csb(path);
+            self.resume();
+        }
+    }
+
+    /// COMMAND, bit 10: INTx is down whatever the causes are.
+    pub fn set_intx_disabled(&self, disabled: bool) {
+        let set_intx = |level| self.core.board.set_intx(level);
+        self.core.tell(self.core.irq.disable(disabled, set_intx));
+    }
+
+    /// STATUS, bit 3: INTx is up, or would be if it were not disabled.
+    pub fn is_interrupting(&self) -> bool {
+        self.core.irq.is_asserted()
+    }
+
+    /// PCI reset: all of the device, PHY included. The cable stays, and so does what the bus has allowed.
     pub fn reset(&self) {
         lock(&self.core.phy).reset();
         self.io_address.store(0, Ordering::Relaxed);
@@ -234,11 +266,16 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         self.core.counters.bump(Count::Resets, 1);
     }
 
-    /// The PHY's link may have changed: STATUS follows, with LSC if it did.
+    /// The PHY's link may have changed: STATUS follows, with LSC if it did. What has come while it was down, and waits in
+    /// the port, is lost, as on a wire.
     pub(super) fn link_changed(&self) {
+        let was_up = self.core.link_up();
         if self.core.follow_link() {
+            if !was_up && self.core.link_up() {
+                path::lock(&self.path).discard_received();
+            }
             self.core.raise_outside(Icr::LSC);
-            self.core.board.wake_io();
+            self.resume();
         }
     }
 
@@ -264,7 +301,14 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         if gpa != 0 && !on {
             self.core.counters.bump(Count::CsbBad, 1);
         }
-        path.map_csb(&self.core, page.clone());
+        path.map_csb(&self.core, page);
+        self.follow_csb(path);
+    }
+
+    /// The path has another CSB, or none: all others know.
+    fn follow_csb(&self, path: MutexGuard<'_, DataPath<M, P>>) {
+        let page = path.csb_page();
+        let on = page.is_some();
         *lock(&self.core.csb) = page;
         drop(path);
         // Inline, the vCPU transmits: its write has to come here.
@@ -276,6 +320,15 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         if self.doorbell.swap(on, Ordering::Relaxed) != on {
             self.core.board.set_doorbell(on);
         }
+    }
+
+    /// Work may have become possible without a write of TDT: both directions are looked at.
+    pub(super) fn resume(&self) {
+        if self.core.config.tx_mode == TxMode::Inline {
+            // Release pairs with the Acquire in `round`.
+            self.tx_left.store(true, Ordering::Release);
+        }
+        self.core.board.wake_io();
     }
 
     /// TDT was written, with an exit.

@@ -134,6 +134,12 @@ impl Bench {
         path::lock(&self.nic.path).port().sent()
     }
 
+    fn memory(&self) -> Vec<u8> {
+        let mut bytes = vec![0; RAM as usize];
+        assert!(self.ram.read(0, &mut bytes));
+        bytes
+    }
+
     fn map_csb(&self, on: u32) {
         let page = CsbPage::new(&self.ram, CSB).unwrap();
         csb::guest_init(&page, 1);
@@ -540,3 +546,33 @@ fn causes_without_a_name_are_raised_masked_and_cleared_like_others() {
         assert_eq!((b.read(regs::IMS), b.read(regs::ICR)), (0, 0));
     }
 }
+
+#[test]
+fn link_that_the_operator_takes_down_passes_nothing_and_loses_what_came() {
+    for tx_mode in [TxMode::Thread, TxMode::Inline] {
+        taken_down_and_let_up(&Bench::new(Config { tx_mode, ..Config::default() }));
+    }
+}
+
+fn taken_down_and_let_up(b: &Bench) {
+    b.open();
+    b.read(regs::ICR);
+    let lsc = || Icr::from_bits_retain(b.read(regs::ICR)).contains(Icr::LSC);
+    b.nic.hold_link_down(true);
+    assert!(lsc() && b.read(regs::STATUS) & Status::LU.bits() == 0);
+    b.nic.link(true);
+    assert!(!lsc() && b.read(regs::STATUS) & Status::LU.bits() == 0, "not by the cable");
+    b.fill(0);
+    b.write(regs::TDT, 1);
+    path::lock(&b.nic.path).port().offer(&[0xFF; 60], 2048);
+    b.nic.round(0);
+    assert_eq!((b.sent(), b.read(regs::RDH)), (0, 0));
+    b.nic.hold_link_down(false);
+    assert!(lsc() && b.read(regs::STATUS) & Status::LU.bits() != 0);
+    path::lock(&b.nic.path).port().offer(&[0xFF; 61], 2048);
+    b.nic.round(0);
+    assert_eq!((b.sent(), b.read(regs::RDH)), (1, 1), "what came meanwhile is lost");
+}
+
+#[path = "device_tests_pci.rs"]
+mod pci;

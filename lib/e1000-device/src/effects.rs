@@ -211,7 +211,7 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         self.store(write);
         if write.value & Tctl::EN.bits() != 0 {
             path::lock(&self.path).begin_lap(&self.core);
-            self.core.board.wake_io();
+            self.resume();
         }
     }
 
@@ -222,7 +222,7 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         path.restart_tx(&self.core);
         drop(path);
         // Engines may be on and tails written before there is a ring.
-        self.core.board.wake_io();
+        self.resume();
     }
 
     fn write_rx_ring(&self, write: Write) {

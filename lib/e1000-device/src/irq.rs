@@ -5,6 +5,8 @@
 //!   cause -> ICR --& IMS--> pending? --CSB filter--> wanted? --moderation--> due? -> line up
 //!   ICR read, IMC, write-1-clear ---> nothing pending any more ------------------> line down
 //! ```
+//! PCI's interrupt disable (COMMAND, bit 10) is a switch in the line behind all this: the level is as it would be, and
+//! can be asked for (PCI's STATUS, bit 3), but the board sees a line that is down.
 //!
 //! Invariants: the line is up only while ICR & IMS is not 0; a pending cause that somebody wants
 //! raises the line at once or at the deadline that [`Irq::deadline`] tells; level changes reach the
@@ -63,8 +65,10 @@ pub enum Change {
 struct State {
     icr: Icr,
     ims: Icr,
-    /// What the board was told last.
+    /// What the board was told last, unless the line is disabled.
     level: bool,
+    /// The board is to see a line that is down.
+    disabled: bool,
     /// A descriptor with IDE was written back since the last interrupt.
     ide: bool,
     /// No rising edge before this moment.
@@ -107,6 +111,7 @@ impl Irq {
             icr: Icr::empty(),
             ims: Icr::empty(),
             level: false,
+            disabled: false,
             ide: false,
             not_before_ns: 0,
             postponed: false,
@@ -175,6 +180,22 @@ impl Irq {
         self.lock().ims
     }
 
+    /// Disables the line, or enables it again with the level that it has.
+    pub fn disable(&self, disabled: bool, set_intx: impl FnOnce(bool)) -> Change {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.disabled, disabled) == disabled || !state.level {
+            return Change::None;
+        }
+        set_intx(!disabled);
+        Change::Line(!disabled)
+    }
+
+    /// Whether an interrupt is asserted, or would be if the line were not disabled.
+    #[must_use]
+    pub fn is_asserted(&self) -> bool {
+        self.lock().level
+    }
+
     /// ICR as it is, for those who may not clear it.
     #[cfg(any(test, feature = "harness"))]
     #[must_use]
@@ -222,6 +243,7 @@ impl Irq {
             icr: state.icr.bits(),
             ims: state.ims.bits(),
             level: state.level,
+            disabled: state.disabled,
             ide: state.ide,
             distance_ns: state.not_before_ns.saturating_sub(now_ns),
             postponed: state.postponed,
@@ -244,8 +266,8 @@ impl Irq {
         }
         (state.ide, state.postponed) = (from.ide, from.postponed);
         state.not_before_ns = now_ns.saturating_add(from.distance_ns);
-        state.level = from.level;
-        if from.level {
+        (state.level, state.disabled) = (from.level, from.disabled);
+        if from.level && !from.disabled {
             set_intx(true);
         }
         Ok(())
@@ -286,6 +308,9 @@ impl Irq {
         state.postponed = false;
         state.ide = false;
         state.level = true;
+        if state.disabled {
+            return Change::None;
+        }
         self.counters.bump(Count::Interrupts, 1);
         (context.set_intx)(true);
         Change::Line(true)
@@ -300,8 +325,10 @@ fn drop_line(state: &mut State, set_intx: impl FnOnce(bool)) -> bool {
     state.postponed = false;
     if state.level {
         state.level = false;
-        set_intx(false);
-        return true;
+        if !state.disabled {
+            set_intx(false);
+        }
+        return !state.disabled;
     }
     false
 }

@@ -200,3 +200,25 @@ fn reset_forgets_everything_and_lowers_the_line() {
     b.irq.unmask(Icr::all(), b.context());
     assert_eq!(b.raise(Icr::RXT0), Change::Line(true), "no distance is left");
 }
+
+#[test]
+fn disabled_line_is_down_and_its_level_can_be_asked_for() {
+    let b = Bench::new(false);
+    let line = |level| b.line.borrow_mut().push(level);
+    b.raise(Icr::LSC);
+    assert_eq!(b.irq.disable(true, line), Change::Line(false));
+    assert_eq!(b.irq.disable(true, line), Change::None);
+    assert_eq!((b.line(), b.irq.is_asserted()), (vec![true, false], true));
+    // Read, and raised again: the board hears nothing of either.
+    b.read_icr();
+    assert!(!b.irq.is_asserted());
+    assert_eq!(b.raise(Icr::TXDW), Change::None);
+    assert_eq!((b.line(), b.irq.is_asserted()), (vec![], true));
+    assert_eq!(b.counters.value(Count::Interrupts), 1);
+    assert_eq!(b.irq.disable(false, line), Change::Line(true));
+    b.read_icr();
+    assert_eq!(b.line(), [true, false]);
+    assert_eq!(b.irq.disable(true, line), Change::None);
+    b.irq.disable(false, line);
+    assert_eq!(b.line(), [], "nothing pends");
+}

@@ -82,6 +82,9 @@ pub struct DataPath<M, P> {
     tx: Tx,
     rx: Rx,
     csb: Option<Mapped<M>>,
+    /// The bus lets the device read and write memory. While not, the CSB is here and not there.
+    master: bool,
+    parked: Option<CsbPage<M>>,
     /// Empty rounds that the guest asks for before a sleep.
     txcycles_lim: u32,
     /// A wild index was found in the CSB: no work until it is mapped anew, or a reset.
@@ -182,6 +185,8 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
             looped: false,
             port,
             csb: None,
+            master: true,
+            parked: None,
             txcycles_lim: 0,
             broken: false,
             blocked: false,
@@ -194,16 +199,56 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
 
     /// Maps another CSB, or none: CSBAL was written.
     pub fn map_csb(&mut self, core: &Core<M>, page: Option<CsbPage<M>>) {
+        self.broken = false;
+        if !self.master {
+            (self.csb, self.parked) = (None, page);
+            return;
+        }
         // Sampled when the address is written, as published.
         // Bounded, so that an idle guest cannot keep the I/O thread busy.
         let rounds = page.as_ref().map_or(0, |page| page.load(Field::HostTxcyclesLim));
         self.txcycles_lim = rounds.min(MAX_EMPTY_ROUNDS);
         self.csb = page.map(|page| Mapped { on: csb::host_csb_on(&page), page });
-        self.broken = false;
         if core.config.tx_mode == TxMode::Thread {
             // The I/O thread is awake, or is about to be woken to look at the new page.
             self.kicked();
         }
+    }
+
+    /// The CSB that both threads may use.
+    pub fn csb_page(&self) -> Option<CsbPage<M>> {
+        self.csb.as_ref().map(|csb| csb.page.clone())
+    }
+
+    /// The bus lets the device read and write memory, or no longer: then all work stands still, and the CSB is left
+    /// alone. Slots that point into guest memory are taken back. True: it was the other way before.
+    pub fn set_bus_master(&mut self, core: &Core<M>, on: bool) -> bool {
+        if on == self.master {
+            return false;
+        }
+        if on {
+            self.master = true;
+            let broken = self.broken;
+            if let Some(page) = self.parked.take() {
+                self.map_csb(core, Some(page));
+            }
+            self.broken = broken;
+        } else {
+            self.give_up(core);
+            self.parked = self.csb.take().map(|csb| csb.page);
+            self.master = false;
+        }
+        true
+    }
+
+    /// Takes back what is queued in the port: it is lost, counted, and reported as done.
+    fn give_up(&mut self, core: &Core<M>) {
+        let lost = on_port!(self, |port| port.tx_withdraw());
+        core.counters.bump(Count::TxDropped, lost as u64);
+        if self.master {
+            self.tx.give_up(core, used(&self.csb));
+        }
+        self.blocked = false;
     }
 
     /// Empty rounds that the guest wants before the I/O thread sleeps (`host_txcycles_lim`).
@@ -235,11 +280,8 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         if on == self.looped {
             return false;
         }
-        let lost = on_port!(self, |port| {
-            port.rx_discard();
-            port.tx_withdraw()
-        });
-        core.counters.bump(Count::TxDropped, lost as u64);
+        self.give_up(core);
+        on_port!(self, |port| port.rx_discard());
         self.looped = on;
         if on {
             self.loopback.begin();
@@ -247,16 +289,22 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
             // What came meanwhile, nobody was there to receive.
             self.port.rx_discard();
         }
-        self.blocked = false;
         let (lost, missed) = on_port!(self, |port| (port.tx_lost(), port.rx_missed()));
         self.tx.change_port(lost);
         self.rx.change_port(missed);
         true
     }
 
-    /// Whether what is sent gets anywhere: to a link, or back.
+    /// Whether what is sent gets anywhere, to a link or back, and memory may be used.
     fn is_connected(&self, core: &Core<M>) -> bool {
-        self.looped || core.link_up()
+        self.master && (self.looped || core.link_up())
+    }
+
+    /// The link has come up: what came before is old.
+    pub fn discard_received(&mut self) {
+        if !self.looped {
+            self.port.rx_discard();
+        }
     }
 
     /// Whether loopback is on.
@@ -286,10 +334,10 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
 
     /// This part of a device's state, after `drain`.
     pub fn save(&self, to: &mut State, now_ns: u64) {
-        to.csb = self
-            .csb
-            .as_ref()
-            .map(|csb| state::MappedCsb { gpa: csb.page.gpa(), txcycles_lim: self.txcycles_lim });
+        let page = self.csb_page().or_else(|| self.parked.clone());
+        to.csb =
+            page.map(|page| state::MappedCsb { gpa: page.gpa(), txcycles_lim: self.txcycles_lim });
+        to.bus_master = self.master;
         to.broken = self.broken;
         to.tx = self.tx.save(self.left);
         to.rx = self.rx.save();
@@ -299,11 +347,16 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
 
     /// Restores what `save` returned, after the registers have been restored.
     pub fn restore(&mut self, core: &Core<M>, from: &State, now_ns: u64) -> Result<(), BadState> {
+        self.master = from.bus_master;
         if let Some(mapped) = from.csb {
             let page = CsbPage::new(&core.ram, mapped.gpa);
             let page = page.ok_or(BadState("a CSB that is not in memory"))?;
-            *crate::core::lock(&core.csb) = Some(page.clone());
-            self.csb = Some(Mapped { on: csb::host_csb_on(&page), page });
+            if self.master {
+                self.csb = Some(Mapped { on: csb::host_csb_on(&page), page });
+            } else {
+                self.parked = Some(page);
+            }
+            *crate::core::lock(&core.csb) = self.csb_page();
             self.txcycles_lim = mapped.txcycles_lim.min(MAX_EMPTY_ROUNDS);
         }
         self.restart_tx(core);

@@ -90,7 +90,12 @@ fn receive_tail_outside_of_the_ring_leaves_all_descriptors_free() {
 
 #[test]
 fn engines_may_be_on_and_tails_written_before_there_are_rings() {
-    let mut rig = Rig::plain();
+    for tx_mode in [TxMode::Thread, TxMode::Inline] {
+        late_rings(Rig::new(Config { tx_mode, ..Config::default() }));
+    }
+}
+
+fn late_rings(mut rig: Rig) {
     let at = rig.place(0, &frame(60));
     rig.legacy(at, 60, LAST);
     for length in [regs::TDLEN, regs::RDLEN] {

@@ -15,6 +15,8 @@ use crate::state::{self, BadState};
 pub struct Phy {
     registers: [u16; phy::COUNT],
     plugged: bool,
+    /// The operator has taken the link down, whatever is plugged in.
+    held_down: bool,
     /// The link was lost since PSTATUS was read last, which the next read must tell.
     lost: bool,
 }
@@ -49,7 +51,7 @@ const OFFERS: [(u32, u16, Link); 6] = [
 
 impl Default for Phy {
     fn default() -> Self {
-        Self { registers: RESET, plugged: true, lost: false }
+        Self { registers: RESET, plugged: true, held_down: false, lost: false }
     }
 }
 
@@ -62,14 +64,15 @@ impl Phy {
     /// Registers and link.
     pub fn save(&self) -> state::Phy {
         let registers = self.registers.to_vec();
-        state::Phy { registers, plugged: self.plugged, lost: self.lost }
+        let Self { plugged, held_down, lost, .. } = *self;
+        state::Phy { registers, plugged, held_down, lost }
     }
 
     /// As it was at `save`.
     pub fn restore(&mut self, from: &state::Phy) -> Result<(), BadState> {
         let registers = from.registers.as_slice().try_into();
         self.registers = registers.map_err(|_| BadState("the PHY's registers"))?;
-        (self.plugged, self.lost) = (from.plugged, from.lost);
+        (self.plugged, self.held_down, self.lost) = (from.plugged, from.held_down, from.lost);
         Ok(())
     }
 
@@ -77,6 +80,12 @@ impl Phy {
     pub fn plug(&mut self, plugged: bool) {
         self.lost |= !plugged;
         self.plugged = plugged;
+    }
+
+    /// The operator takes the link down, or lets it up.
+    pub fn hold_down(&mut self, down: bool) {
+        self.lost |= down;
+        self.held_down = down;
     }
 
     fn control(&self, bit: u16) -> bool {
@@ -92,7 +101,9 @@ impl Phy {
     /// The link, if there is one.
     #[must_use]
     pub fn link(&self) -> Option<Link> {
-        if self.control(phy::PCTRL_POWER_DOWN) || !(self.plugged || self.loops_back()) {
+        if self.control(phy::PCTRL_POWER_DOWN)
+            || !(self.plugged && !self.held_down || self.loops_back())
+        {
             return None;
         }
         if self.control(phy::PCTRL_ANEG) {
@@ -277,6 +288,17 @@ mod tests {
         }
         write(&mut p, phy::ANA, 1);
         assert_eq!(speed(&p), None, "nothing in common");
+    }
+
+    #[test]
+    fn link_is_up_if_the_cable_is_plugged_in_and_the_operator_lets_it() {
+        let mut p = Phy::default();
+        for (plugged, down) in [(true, true), (false, true), (false, false), (true, false)] {
+            p.plug(plugged);
+            p.hold_down(down);
+            assert_eq!(p.link().is_some(), plugged && !down);
+        }
+        assert_eq!(read(&mut p, phy::PSTATUS) & phy::PSTATUS_LINK, 0, "it was lost meanwhile");
     }
 
     #[test]

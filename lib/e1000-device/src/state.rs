@@ -44,6 +44,8 @@ pub struct State {
     pub eeprom: Eeprom,
     /// The PHY.
     pub phy: Phy,
+    /// PCI's COMMAND allows the device to read and write memory.
+    pub bus_master: bool,
     /// The CSB that is mapped.
     pub csb: Option<MappedCsb>,
     /// A wild index was found in the CSB.
@@ -76,8 +78,10 @@ pub struct Interrupts {
     pub icr: u32,
     /// IMS.
     pub ims: u32,
-    /// INTx is up.
+    /// INTx is up, or would be if it were not disabled.
     pub level: bool,
+    /// PCI's COMMAND disables it.
+    pub disabled: bool,
     /// A descriptor with IDE was written back since the last interrupt.
     pub ide: bool,
     /// How long there is to be no rising edge.
@@ -129,6 +133,8 @@ pub struct Phy {
     pub registers: Vec<u16>,
     /// The cable is plugged in.
     pub plugged: bool,
+    /// The operator has taken the link down.
+    pub held_down: bool,
     /// The link was lost since PSTATUS was read last.
     pub lost: bool,
 }

@@ -98,10 +98,15 @@ impl Tx {
         self.packet.reset();
     }
 
+    /// The port has taken back what was queued: reports all that was read as done.
+    pub fn give_up<M: GuestMemory>(&mut self, core: &Core<M>, csb: Option<&CsbPage<M>>) {
+        (self.pending, self.unsynced) = (0, false);
+        self.consumed(core, csb);
+    }
+
     /// Another port takes the place of the one that has taken back what was queued; it has lost so many.
     pub fn change_port(&mut self, lost: u64) {
-        self.unsynced |= self.pending > 0;
-        (self.pending, self.lost) = (0, lost);
+        self.lost = lost;
     }
 
     /// How far it is, when all that was queued is sent; `restart` finds the rest in registers.

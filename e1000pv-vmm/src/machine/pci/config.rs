@@ -1,7 +1,8 @@
 //! The configuration space of one function (PCI 2.3, chapter 6): 256 bytes, of which a mask says which
 //! bits may be written.
 //!
-//! Invariant: a bit outside of the mask keeps its value for ever. Sizing of BARs needs nothing else:
+//! Invariant: a bit outside of the mask keeps its value for ever, but for the two that the device's state shows through (STATUS:
+//! interrupt; PMCSR: nothing here wakes, so none). Sizing of BARs needs nothing else:
 //! the address bits below a BAR's size are not writable and read as zero.
 
 /// Bytes of a configuration space.
@@ -27,10 +28,27 @@ pub const COMMAND_IO: u16 = 1 << 0;
 pub const COMMAND_MEMORY: u16 = 1 << 1;
 /// COMMAND: may master the bus.
 pub const COMMAND_MASTER: u16 = 1 << 2;
+/// COMMAND: may not assert INTx (PCI 2.3).
+pub const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 /// COMMAND: MWI, parity and SERR, which a driver may set without effect.
 const COMMAND_KEPT: u16 = 1 << 4 | 1 << 6 | 1 << 8;
 /// STATUS: medium DEVSEL timing, fast back-to-back.
 const STATUS_VALUE: u16 = 0x0280;
+/// STATUS: INTx is asserted, or would be if it were not disabled.
+const STATUS_INTERRUPT: u16 = 1 << 3;
+/// STATUS: there is a list of capabilities.
+const STATUS_CAPABILITIES: u16 = 1 << 4;
+/// Where that list begins.
+const CAPABILITIES: usize = 0x34;
+/// Where the 82540EM has its power management capability.
+const POWER_MANAGEMENT: usize = 0xdc;
+/// Its id, the end of the list, and PMC: revision 1.1, no D1 and D2, device specific initialisation, PME# from D0
+/// and D3.
+const POWER_MANAGEMENT_WORDS: [u8; 4] = [0x01, 0x00, 0x22, 0xc8];
+/// PMCSR.
+const POWER_STATE: usize = POWER_MANAGEMENT + 4;
+/// PMCSR: the power state, and PME_En.
+const POWER_STATE_KEPT: u16 = 0x103;
 /// A BAR's low bit: I/O space.
 const BAR_IO: u32 = 1;
 
@@ -62,6 +80,17 @@ pub enum Bar {
     Io(u32),
 }
 
+/// What a function's device may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct May {
+    /// Read and write memory.
+    pub master: bool,
+    /// Assert INTx.
+    pub interrupt: bool,
+    /// Have power; without it, it may not do the others either.
+    pub is_powered: bool,
+}
+
 /// A function's registers.
 #[derive(Clone, Debug)]
 pub struct ConfigSpace {
@@ -82,7 +111,8 @@ impl ConfigSpace {
         space.preset(SUBSYSTEM_VENDOR_ID, &who.subsystem_vendor.to_le_bytes());
         space.preset(SUBSYSTEM_ID, &who.subsystem.to_le_bytes());
         space.preset(INTERRUPT_PIN, &[who.interrupt_pin]);
-        let command = COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_KEPT;
+        let command =
+            COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER | COMMAND_INTX_DISABLE | COMMAND_KEPT;
         space.writable(COMMAND, &command.to_le_bytes());
         space.writable(CACHE_LINE, &[0xff]);
         space.writable(LATENCY, &[0xff]);
@@ -109,6 +139,36 @@ impl ConfigSpace {
         self.writable(at, &(!(size - 1) & space).to_le_bytes());
     }
 
+    /// Adds the capability of power management (PCI Power Management 1.1): D0 and D3hot.
+    pub fn add_power_management(&mut self) {
+        let status = self.word(STATUS) | STATUS_CAPABILITIES;
+        self.preset(STATUS, &status.to_le_bytes());
+        self.preset(CAPABILITIES, &[POWER_MANAGEMENT as u8]);
+        self.preset(POWER_MANAGEMENT, &POWER_MANAGEMENT_WORDS);
+        self.writable(POWER_STATE, &POWER_STATE_KEPT.to_le_bytes());
+    }
+
+    fn has_power(&self) -> bool {
+        self.word(POWER_STATE) & 3 != 3
+    }
+
+    /// What COMMAND and the power state allow.
+    pub fn may(&self) -> May {
+        let (command, is_powered) = (self.word(COMMAND), self.has_power());
+        May {
+            master: is_powered && command & COMMAND_MASTER != 0,
+            interrupt: is_powered && command & COMMAND_INTX_DISABLE == 0,
+            is_powered,
+        }
+    }
+
+    /// STATUS shows whether the device interrupts.
+    pub fn set_interrupting(&mut self, interrupting: bool) {
+        let others = self.word(STATUS) & !STATUS_INTERRUPT;
+        let status = others | if interrupting { STATUS_INTERRUPT } else { 0 };
+        self.preset(STATUS, &status.to_le_bytes());
+    }
+
     /// Sets a register as firmware does.
     pub fn preset(&mut self, at: usize, bytes: &[u8]) {
         self.value[at..at + bytes.len()].copy_from_slice(bytes);
@@ -125,12 +185,24 @@ impl ConfigSpace {
         }
     }
 
-    /// Writes registers. True if that may have moved what the function answers to.
+    /// Writes registers. True if that may have moved what the function answers to. A function that gets its power
+    /// back is as new, but for power management.
     pub fn write(&mut self, at: usize, data: &[u8]) -> bool {
-        let before = self.decoding();
+        let (before, had_power) = (self.decoding(), self.has_power());
+        let state = self.value[POWER_STATE];
         for (i, &byte) in data.iter().enumerate() {
             if let (Some(value), Some(mask)) = (self.value.get_mut(at + i), self.mask.get(at + i)) {
                 *value = *value & !mask | byte & mask;
+            }
+        }
+        if self.mask[POWER_STATE] != 0 && matches!(self.value[POWER_STATE] & 3, 1 | 2) {
+            // A state that there is not: the write is ignored.
+            self.value[POWER_STATE] = state;
+        }
+        if !had_power && self.has_power() {
+            self.preset(COMMAND, &[0; 2]);
+            for at in BAR0..BAR0 + 8 {
+                self.value[at] &= !self.mask[at];
             }
         }
         self.decoding() != before
@@ -146,13 +218,14 @@ impl ConfigSpace {
 
     /// Where the function answers to memory accesses by BAR0: nowhere unless COMMAND allows it.
     pub fn memory_at(&self) -> Option<u32> {
-        (self.word(COMMAND) & COMMAND_MEMORY != 0).then(|| self.dword(BAR0) & !0xf)
+        let answers = self.word(COMMAND) & COMMAND_MEMORY != 0 && self.has_power();
+        answers.then(|| self.dword(BAR0) & !0xf)
     }
 
     /// Where it answers to port accesses by BAR1.
     pub fn io_at(&self) -> Option<u16> {
         let address = (self.dword(BAR0 + 4) & !3) as u16;
-        (self.word(COMMAND) & COMMAND_IO != 0).then_some(address)
+        (self.word(COMMAND) & COMMAND_IO != 0 && self.has_power()).then_some(address)
     }
 
     fn decoding(&self) -> (Option<u32>, Option<u16>) {

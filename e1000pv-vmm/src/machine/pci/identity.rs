@@ -35,6 +35,7 @@ pub fn nic(index: usize, paravirtual: bool) -> ConfigSpace {
     });
     space.add_bar(0, Bar::Memory(layout::BAR0_BYTES), layout::bar0(index));
     space.add_bar(1, Bar::Io(u32::from(layout::BAR1_BYTES)), u32::from(layout::bar1(index)));
+    space.add_power_management();
     space.preset(COMMAND, &(COMMAND_IO | COMMAND_MEMORY).to_le_bytes());
     space.preset(INTERRUPT_LINE, &[layout::irq(index)]);
     space

@@ -1,6 +1,6 @@
-//! The PCI bus: configuration mechanism #1 (PCI 2.3, 3.2.2.3.2) and where the NICs answer.
+//! The PCI bus: configuration mechanism #1 (PCI 2.3, 3.2.2.3.2), where the NICs answer, and what they may do.
 //!
-//! Invariant: [`Decode`] says at every moment what the configuration space says; it is changed here
+//! Invariants: an [`Endpoint`] has been told what COMMAND allows when the write of it ends; [`Decode`] says at every moment what the configuration space says; it is changed here
 //! only, under the bus's lock, and read without one.
 
 pub mod config;
@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use config::ConfigSpace;
+use config::{ConfigSpace, May};
 
 /// Enable bit of the address register.
 const ENABLE: u32 = 1 << 31;
@@ -49,17 +49,23 @@ impl Decode {
     }
 }
 
-/// Told when a function's BARs have moved or stopped decoding.
-pub trait Moved: Send + Sync + fmt::Debug {
+/// The device behind a function's configuration space.
+pub trait Endpoint: Send + Sync + fmt::Debug {
     /// BAR0 is here now.
     fn moved(&self, memory: Option<u32>);
+    /// This is what it may do now.
+    fn may(&self, may: May);
+    /// Whether it asserts INTx, or would if it might.
+    fn is_interrupting(&self) -> bool;
+    /// It has been without power: everything is as after power-on.
+    fn reset(&self);
 }
 
 #[derive(Debug)]
 struct Function {
     slot: u8,
     space: ConfigSpace,
-    decode: Option<(Arc<Decode>, Arc<dyn Moved>)>,
+    device: Option<(Arc<Decode>, Arc<dyn Endpoint>)>,
 }
 
 /// Bus 0.
@@ -79,15 +85,16 @@ impl Default for PciBus {
 impl PciBus {
     /// A bus with nothing but its host bridge.
     pub fn new() -> PciBus {
-        let bridge = Function { slot: 0, space: identity::host_bridge(), decode: None };
+        let bridge = Function { slot: 0, space: identity::host_bridge(), device: None };
         PciBus { address: 0, functions: vec![bridge] }
     }
 
-    /// Plugs a function in. `moved` is told at once where it is.
-    pub fn add(&mut self, slot: u8, space: ConfigSpace, moved: Arc<dyn Moved>) -> Arc<Decode> {
+    /// Plugs a function in. Its device is told at once where it is and what it may do.
+    pub fn add(&mut self, slot: u8, space: ConfigSpace, device: Arc<dyn Endpoint>) -> Arc<Decode> {
         let decode = Arc::new(Decode::of(&space));
-        moved.moved(decode.memory());
-        self.functions.push(Function { slot, space, decode: Some((Arc::clone(&decode), moved)) });
+        device.may(space.may());
+        device.moved(decode.memory());
+        self.functions.push(Function { slot, space, device: Some((Arc::clone(&decode), device)) });
         decode
     }
 
@@ -110,6 +117,9 @@ impl PciBus {
     pub fn read_data(&mut self, offset: usize, data: &mut [u8]) {
         data.fill(0xff);
         if let Some((function, at)) = self.selected(offset, data.len()) {
+            if let Some((_, device)) = &function.device {
+                function.space.set_interrupting(device.is_interrupting());
+            }
             function.space.read(at, data);
         }
     }
@@ -117,14 +127,20 @@ impl PciBus {
     /// Writes CONFIG_DATA + `offset`.
     pub fn write_data(&mut self, offset: usize, data: &[u8]) {
         let Some((function, at)) = self.selected(offset, data.len()) else { return };
-        if !function.space.write(at, data) {
-            return;
+        let (before, space) = (function.space.may(), &mut function.space);
+        let moved = space.write(at, data);
+        let Some((decode, device)) = &function.device else { return };
+        if before.is_powered != space.may().is_powered && space.may().is_powered {
+            device.reset();
         }
-        if let Some((decode, moved)) = &function.decode {
+        if before != space.may() {
+            device.may(space.may());
+        }
+        if moved {
             let before = decode.memory();
-            decode.set(&function.space);
+            decode.set(space);
             if decode.memory() != before {
-                moved.moved(decode.memory());
+                device.moved(decode.memory());
             }
         }
     }
@@ -145,15 +161,33 @@ impl PciBus {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
 
     #[derive(Debug, Default)]
-    struct Log(Mutex<Vec<Option<u32>>>);
+    struct Log {
+        moved: Mutex<Vec<Option<u32>>>,
+        may: Mutex<Vec<May>>,
+        interrupting: AtomicBool,
+        resets: AtomicU32,
+    }
 
-    impl Moved for Log {
+    impl Endpoint for Log {
         fn moved(&self, memory: Option<u32>) {
-            self.0.lock().expect("log").push(memory);
+            self.moved.lock().expect("log").push(memory);
+        }
+
+        fn may(&self, may: May) {
+            self.may.lock().expect("log").push(may);
+        }
+
+        fn is_interrupting(&self) -> bool {
+            self.interrupting.load(Ordering::Relaxed)
+        }
+
+        fn reset(&self) {
+            self.resets.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -212,7 +246,7 @@ mod tests {
     fn moving_a_bar_is_told_once_and_decoded_at_once() {
         let mut bus = PciBus::new();
         let log = Arc::new(Log::default());
-        let decode = bus.add(3, identity::nic(0, true), Arc::clone(&log) as Arc<dyn Moved>);
+        let decode = bus.add(3, identity::nic(0, true), Arc::clone(&log) as Arc<dyn Endpoint>);
         assert_eq!((decode.memory(), decode.io()), (Some(0xe000_0000), Some(0xc000)));
         write(&mut bus, 3, 0x10, 0xe800_0000);
         assert_eq!(decode.memory(), Some(0xe800_0000));
@@ -223,7 +257,60 @@ mod tests {
         write(&mut bus, 3, 0x10, 0xe900_0000);
         write(&mut bus, 3, 0x04, 6);
         assert_eq!(decode.memory(), Some(0xe900_0000));
-        let told = log.0.lock().expect("log").clone();
+        let told = log.moved.lock().expect("log").clone();
         assert_eq!(told, [Some(0xe000_0000), Some(0xe800_0000), None, Some(0xe900_0000)]);
+    }
+
+    const ALLOWED: May = May { master: true, interrupt: true, is_powered: true };
+
+    #[test]
+    fn command_tells_the_device_what_it_may_do_and_status_what_it_wants() {
+        let mut bus = PciBus::new();
+        let log = Arc::new(Log::default());
+        bus.add(3, identity::nic(0, true), Arc::clone(&log) as Arc<dyn Endpoint>);
+        assert_eq!(read(&mut bus, 3, 4), 0x0290_0003, "as firmware leaves it");
+        for command in [6, 6, 0x406, 0x402, 2] {
+            write(&mut bus, 3, 4, command);
+            assert_eq!(read(&mut bus, 3, 4) & 0xffff, command, "reads back");
+        }
+        let may = std::mem::take(&mut *log.may.lock().expect("log"));
+        let none = May { master: false, ..ALLOWED };
+        let (quiet, mute) = (May { interrupt: false, ..ALLOWED }, May { interrupt: false, ..none });
+        assert_eq!(may, [none, ALLOWED, quiet, mute, none]);
+        log.interrupting.store(true, Ordering::Relaxed);
+        for command in [0x406, 6] {
+            write(&mut bus, 3, 4, command);
+            assert_eq!(read(&mut bus, 3, 4) >> 16, 0x0298, "whether disabled or not");
+        }
+        log.interrupting.store(false, Ordering::Relaxed);
+        assert_eq!(read(&mut bus, 3, 4) >> 16, 0x0290);
+    }
+
+    #[test]
+    fn without_power_nothing_answers_and_power_brings_it_back_as_new() {
+        let mut bus = PciBus::new();
+        let log = Arc::new(Log::default());
+        let decode = bus.add(3, identity::nic(0, true), Arc::clone(&log) as Arc<dyn Endpoint>);
+        write(&mut bus, 3, 4, 7);
+        let capability = read(&mut bus, 3, 0x34);
+        assert_eq!(read(&mut bus, 3, capability) & 0xffff, 1, "power management, the last one");
+        let state = capability + 4;
+        write(&mut bus, 3, state, 1);
+        assert_eq!(read(&mut bus, 3, state), 0, "there is no D1");
+        write(&mut bus, 3, state, 0x103);
+        assert_eq!(read(&mut bus, 3, state), 0x103);
+        assert_eq!((decode.memory(), decode.io()), (None, None));
+        let off = May { master: false, interrupt: false, is_powered: false };
+        assert_eq!(log.may.lock().expect("log").last(), Some(&off));
+        assert_eq!(log.resets.load(Ordering::Relaxed), 0);
+        write(&mut bus, 3, state, 0x100);
+        assert_eq!(log.resets.load(Ordering::Relaxed), 1);
+        assert_eq!(read(&mut bus, 3, 4) & 0xffff, 0, "not initialised");
+        assert_eq!((read(&mut bus, 3, 0x10), read(&mut bus, 3, 0x14)), (0, 1));
+        assert_eq!(read(&mut bus, 3, state), 0x100, "power management keeps what it has");
+        write(&mut bus, 3, 0x10, 0xe000_0000);
+        write(&mut bus, 3, 4, 6);
+        assert_eq!(decode.memory(), Some(0xe000_0000));
+        assert_eq!(log.may.lock().expect("log").last(), Some(&ALLOWED));
     }
 }

@@ -308,7 +308,7 @@ impl Run<'_> {
     }
 
     fn operation(&mut self) {
-        match self.input.byte() % 24 {
+        match self.input.byte() % 25 {
             0 => self.register_write(),
             1 | 2 => self.raw_access(),
             3 => self.window_access(),
@@ -357,7 +357,12 @@ impl Run<'_> {
             },
             20 | 21 => self.transmit(),
             22 => self.give_buffers(),
-            _ => self.modes(),
+            23 => self.modes(),
+            _ => {
+                let command = self.input.byte();
+                self.nic.set_bus_master(command & 4 != 0);
+                self.nic.set_intx_disabled(command & 1 != 0);
+            }
         }
     }
 
@@ -527,7 +532,7 @@ mod tests {
             begin.to_vec()
         });
         let number =
-            prop_oneof![6 => Just(20u8), 1 => Just(22), 1 => Just(23), 1 => Just(16), 1 => 0..24u8];
+            prop_oneof![6 => Just(20u8), 1 => Just(22), 1 => Just(23), 1 => Just(16), 1 => 0..25u8];
         let rest = proptest::collection::vec(any::<u8>(), 0..120);
         let operation = (number, rest).prop_map(|(number, rest)| [vec![number], rest].concat());
         (begin, proptest::collection::vec(operation, 1..20))
