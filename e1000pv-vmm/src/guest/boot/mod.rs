@@ -2,6 +2,7 @@
 //! (Xen, docs/misc/pvh.pandoc; the same that QEMU's `-kernel` follows for ELF images).
 
 mod cpu;
+mod kind;
 #[allow(unsafe_code)]
 mod pvh;
 

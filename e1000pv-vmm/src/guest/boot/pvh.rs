@@ -71,6 +71,9 @@ pub fn load(
         Image::File(path) => {
             let open = || format!("opening {}", path.display());
             let mut file = File::open(path).with_context(open)?;
+            if let Some(why) = super::kind::wrong_kind(&file) {
+                bail!("loading {}: {why}", path.display());
+            }
             room(bytes, &mut file, initrd)
                 .with_context(|| format!("loading {}", path.display()))?;
             (elf(memory, &mut file), path.display().to_string())
