@@ -1,11 +1,11 @@
 //! The functions on the bus: a host bridge, because systems look for one before they trust configuration
-//! mechanism #1, and NICs, set up as firmware leaves them: BARs placed, decoding on, interrupt line
-//! written.
+//! mechanism #1, and NICs, set up as firmware leaves them that boots by network: BARs placed, decoding and bus
+//! mastering on, so that a guest need not know PCI; interrupt line written.
 
 use e1000pv::pci;
 
 use super::config::{
-    Bar, COMMAND, COMMAND_IO, COMMAND_MEMORY, ConfigSpace, INTERRUPT_LINE, Identity,
+    Bar, COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, ConfigSpace, INTERRUPT_LINE, Identity,
 };
 use crate::machine::layout;
 
@@ -36,7 +36,7 @@ pub fn nic(index: usize, paravirtual: bool) -> ConfigSpace {
     space.add_bar(0, Bar::Memory(layout::BAR0_BYTES), layout::bar0(index));
     space.add_bar(1, Bar::Io(u32::from(layout::BAR1_BYTES)), u32::from(layout::bar1(index)));
     space.add_power_management();
-    space.preset(COMMAND, &(COMMAND_IO | COMMAND_MEMORY).to_le_bytes());
+    space.preset(COMMAND, &(COMMAND_IO | COMMAND_MEMORY | COMMAND_MASTER).to_le_bytes());
     space.preset(INTERRUPT_LINE, &[layout::irq(index)]);
     space
 }
