@@ -6,8 +6,9 @@
 mod common;
 
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use common::{Root, Running, shim, skip};
+use common::{Root, Running, TIMEOUT, shim, skip};
 
 /// Each is run in a directory of its own with a file `text` in it.
 const COMMANDS: &[&str] = &[
@@ -103,4 +104,20 @@ fn ordinary_programs_do_the_same_under_the_library() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // They made nothing in the root.
     assert_eq!(std::fs::read_dir(root.path()).expect("a directory").count(), 0);
+}
+
+#[test]
+fn what_a_program_left_running_ends_with_it() {
+    let root = Root::new();
+    let mut shell = root.plain("sh");
+    shell.args(["-c", "sleep 1000 & echo $!; exit 3"]);
+    let out = Running::start(&mut shell).end(); // and does not wait for the other one
+    assert_eq!(out.status.code(), Some(3));
+    let left = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+    let state = || std::fs::read_to_string(format!("/proc/{left}/stat")).unwrap_or_default();
+    let end = Instant::now() + TIMEOUT;
+    while !state().is_empty() && !state().contains(") Z ") {
+        assert!(Instant::now() < end, "{}", state());
+        std::thread::sleep(Duration::from_millis(2)); // it is no child of ours to wait for
+    }
 }

@@ -26,6 +26,13 @@ pub fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The directory that cargo builds into.
+fn target() -> PathBuf {
+    let test = std::env::current_exe().expect("the test binary");
+    // DIR/deps/test
+    test.parent().and_then(Path::parent).expect("a target directory").to_owned()
+}
+
 /// The directory of the library and the tools, which are built first.
 pub fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -39,9 +46,7 @@ pub fn built() -> &'static Path {
             cargo.arg("--release");
         }
         assert!(cargo.status().expect("cargo").success(), "library and tools were not built");
-        let test = std::env::current_exe().expect("the test binary");
-        // DIR/deps/test
-        let dir = test.parent().and_then(Path::parent).expect("a target directory").to_owned();
+        let dir = target();
         assert!(dir.join("libnetmap_preload.so").is_file(), "no library in {}", dir.display());
         dir
     })
@@ -68,7 +73,7 @@ pub fn compile(name: &str, output: &str, flags: &[&str]) -> PathBuf {
     if let Some(path) = compiled.get(output) {
         return path.clone();
     }
-    let dir = built().join("netmap-preload-c");
+    let dir = target().join("netmap-preload-c");
     std::fs::create_dir_all(&dir).expect("a directory");
     let (path, new) = (dir.join(output), dir.join(format!("{output}.{}", std::process::id())));
     let mut cc = Command::new("cc");
@@ -212,10 +217,16 @@ impl Running {
 
     /// Waits for its end.
     pub fn end(mut self) -> Output {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
         let end = Instant::now() + TIMEOUT;
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         let status = loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                break status;
+            if waitid(Id::Pid(pid), flags).expect("a child") != WaitStatus::StillAlive {
+                // Its children end with it; else they would keep its outputs open. It is still there to be looked at, so
+                // that nobody else has its number yet.
+                let _ = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
+                break self.child.wait().expect("a child");
             }
             if Instant::now() > end {
                 self.kill();
