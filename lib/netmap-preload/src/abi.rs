@@ -302,6 +302,13 @@ structure! {
     }
 }
 structure! {
+    /// Of `nmreq_opt_sync_kloop_eventfds`, which has one for each ring behind its header.
+    KickFds 8 {
+        ioeventfd: i32 = 0,
+        irqfd: i32 = 4,
+    }
+}
+structure! {
     /// `nmreq_opt_sync_kloop_mode`.
     OptionKloopMode 32 {
         header: OptionHeader = 0,
@@ -363,6 +370,14 @@ pub mod command {
     pub const BDG_POLLING_OFF: u16 = 11;
     /// PORT_HDR_GET.
     pub const VNET_HDR_GET: u16 = 12;
+}
+
+/// Bits of `nmreq_opt_sync_kloop_mode`: work is done in the context of whoever kicks.
+pub mod direct {
+    /// Of TX rings.
+    pub const TX: u32 = 1;
+    /// Of RX rings.
+    pub const RX: u32 = 2;
 }
 
 /// Bits of `nr_ringid` of the legacy API.

@@ -9,6 +9,8 @@ pub struct Csb {
     pub ktoa: u64,
     /// The loop's.
     pub state: State,
+    /// The loop's thread, while there is a loop.
+    pub thread: u32,
 }
 
 /// A loop, from SYNC_KLOOP_START to SYNC_KLOOP_STOP.

@@ -13,10 +13,12 @@ use std::path::Path;
 
 use netmap::{Error, Interest, Layout, PerDirection, Port};
 use nix::errno::Errno;
+use smallvec::SmallVec;
 
-use crate::csb::Csb;
+use crate::csb::{Csb, State};
+use crate::place::identity;
 use crate::table::{Kind, Object, Ref};
-use crate::{next, process};
+use crate::{next, process, stack};
 
 /// A netmap descriptor.
 #[derive(Debug, Default)]
@@ -27,11 +29,22 @@ pub struct Netmap {
     port: Option<Port>,
     /// What the request said about poll(2).
     pub polling: Polling,
-    sleepers: u32,
+    sleepers: SmallVec<[Sleeper; 4]>,
     armed: Interest,
+    /// Descriptors that the library had lost when the port was taken over.
+    losses: u32,
     generation: u32,
     /// The mode of CSB_ENABLE.
     pub csb: Option<Csb>,
+    /// What is behind the program's descriptors.
+    id: Option<(u64, u64)>,
+}
+
+/// A thread that sleeps, and in which call (`stack::entry`).
+#[derive(Clone, Copy, Debug)]
+struct Sleeper {
+    thread: u32,
+    entry: usize,
 }
 
 /// What poll(2) does beside looking.
@@ -72,20 +85,21 @@ pub fn errno(error: &netmap::Error) -> Errno {
 
 impl Netmap {
     /// Not bound.
-    pub fn new() -> Self {
-        Self { generation: process::generation(), ..Self::default() }
+    pub fn unbound(fd: i32) -> Self {
+        let generation = process::generation();
+        Self { generation, id: identity(fd), ..Self::default() }
     }
 
     /// Bound to a port that has given up its descriptor.
-    pub fn of(port: Port, polling: Polling) -> Self {
-        let mut new = Self::new();
-        new.bind(port, polling);
+    pub fn of(fd: i32, port: Port, polling: Polling) -> Self {
+        let mut new = Self::unbound(fd);
+        new.bind(fd, port, polling);
         new
     }
 
     /// What came from before execve(2): bound, as far as its name tells, and taken over when it is used.
-    pub fn inherited() -> Self {
-        Self { bound: true, ..Self::new() }
+    pub fn inherited(fd: i32) -> Self {
+        Self { bound: true, ..Self::unbound(fd) }
     }
 
     /// Whether it is bound.
@@ -94,8 +108,9 @@ impl Netmap {
     }
 
     /// Binds it to a port that has given up its descriptor.
-    pub fn bind(&mut self, mut port: Port, polling: Polling) {
+    pub fn bind(&mut self, fd: i32, mut port: Port, polling: Polling) {
         prepare(&mut port, polling);
+        (self.id, self.losses) = (identity(fd), netmap::losses());
         (self.bound, self.port, self.polling) = (true, Some(port), polling);
     }
 
@@ -105,7 +120,7 @@ impl Netmap {
     /// `ENXIO`: not bound; or the port cannot be taken over any more.
     #[inline]
     pub fn port(&mut self, fd: i32) -> Result<&mut Port, Errno> {
-        if self.port.is_none() {
+        if self.port.is_none() || self.losses != netmap::losses() {
             self.take_over(fd)?;
         }
         self.port.as_mut().ok_or(Errno::ENXIO)
@@ -116,10 +131,25 @@ impl Netmap {
         if !self.bound {
             return Err(Errno::ENXIO);
         }
+        self.port = None;
         let mut port = adopt(fd).map_err(|e| errno(&e))?;
         prepare(&mut port, self.polling);
         self.port = Some(port);
+        self.losses = netmap::losses();
         Ok(())
+    }
+
+    /// Uses the port; once more if it turns out that the program has closed what the library needs for it.
+    #[inline]
+    fn with_port<R>(
+        &mut self,
+        fd: i32,
+        mut f: impl FnMut(&mut Port) -> netmap::Result<R>,
+    ) -> Result<R, Errno> {
+        let done = f(self.port(fd)?);
+        let again = done.is_err() && self.losses != netmap::losses();
+        let done = if again { f(self.port(fd)?) } else { done };
+        done.map_err(|e| errno(&e))
     }
 
     /// Where its structures lie.
@@ -137,7 +167,7 @@ impl Netmap {
     #[inline]
     pub fn txsync(&mut self, fd: i32) -> Result<(), Errno> {
         self.check_mode()?;
-        self.port(fd)?.txsync().map_err(|e| errno(&e))
+        self.with_port(fd, Port::txsync)
     }
 
     /// NIOCRXSYNC.
@@ -147,7 +177,7 @@ impl Netmap {
     #[inline]
     pub fn rxsync(&mut self, fd: i32) -> Result<(), Errno> {
         self.check_mode()?;
-        self.port(fd)?.rxsync().map_err(|e| errno(&e))
+        self.with_port(fd, Port::rxsync)
     }
 
     #[inline]
@@ -162,7 +192,10 @@ impl Netmap {
 
     /// As `look`, after asking for the bell. `disarm` follows, whatever comes of it.
     pub fn arm(&mut self, fd: i32, what: Interest) -> Looked {
-        self.sleepers += 1;
+        let (thread, entry) = (process::thread(), stack::entry());
+        // Sleeps that this thread has jumped out of.
+        self.sleepers.retain(|other| other.thread != thread || !stack::is_left(other.entry));
+        self.sleepers.push(Sleeper { thread, entry });
         self.armed |= what;
         let all = self.armed;
         self.looked(fd, what, |port, what| port.arm(all).map(|ready| ready & what))
@@ -172,25 +205,30 @@ impl Netmap {
         &mut self,
         fd: i32,
         what: Interest,
-        look: impl FnOnce(&mut Port, Interest) -> netmap::Result<Interest>,
+        look: impl Fn(&mut Port, Interest) -> netmap::Result<Interest>,
     ) -> Looked {
         let rx = self.polling.rx && !what.contains(Interest::RX);
         if self.csb.is_some() {
             return Looked::FAILED;
         }
-        let Ok(port) = self.port(fd) else { return Looked::FAILED };
-        let before = port.reinits();
-        let looked = if rx { port.rxsync() } else { Ok(()) };
-        match looked.and_then(|()| look(port, what)) {
-            Ok(ready) => Looked { ready, failed: port.reinits() != before },
-            Err(_) => Looked::FAILED,
-        }
+        let looked = self.with_port(fd, |port| {
+            let before = port.reinits();
+            if rx {
+                port.rxsync()?;
+            }
+            let ready = look(port, what)?;
+            Ok(Looked { ready, failed: port.reinits() != before })
+        });
+        looked.unwrap_or(Looked::FAILED)
     }
 
     /// After a sleep.
     pub fn disarm(&mut self) {
-        self.sleepers = self.sleepers.saturating_sub(1);
-        if self.sleepers == 0 {
+        let thread = process::thread();
+        if let Some(i) = self.sleepers.iter().rposition(|other| other.thread == thread) {
+            self.sleepers.remove(i);
+        }
+        if self.sleepers.is_empty() {
             self.armed = Interest::empty();
             if let Some(port) = &mut self.port {
                 port.disarm();
@@ -220,11 +258,19 @@ impl Object for Netmap {
         Kind::Netmap
     }
 
+    fn is_behind(&self, fd: i32) -> bool {
+        identity(fd) == self.id
+    }
+
     /// In a child of fork(2), no other thread sleeps here, and what one had in hand is lost.
     fn look_after_forks(&mut self, abandoned: bool) {
         let generation = process::generation();
         if generation != self.generation {
-            (self.generation, self.sleepers, self.armed) = (generation, 0, Interest::empty());
+            (self.generation, self.armed) = (generation, Interest::empty());
+            self.sleepers.clear();
+            if let Some(csb) = &mut self.csb {
+                (csb.state, csb.thread) = (State::Idle, 0); // the loop is its parent's
+            }
         }
         if abandoned {
             // Half changed: dropping it could follow anything.

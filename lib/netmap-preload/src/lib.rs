@@ -20,6 +20,8 @@
 #[allow(unsafe_code)]
 pub mod abi;
 #[allow(unsafe_code)]
+mod cancel;
+#[allow(unsafe_code)]
 mod control;
 mod csb;
 #[allow(unsafe_code)]
@@ -32,6 +34,8 @@ mod handle;
 #[cfg(not(test))]
 #[allow(unsafe_code)]
 mod interpose;
+#[allow(unsafe_code)]
+mod kicks;
 #[allow(unsafe_code)]
 mod kloop;
 #[allow(unsafe_code)]

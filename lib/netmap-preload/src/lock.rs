@@ -6,26 +6,30 @@
 //! ```
 //!
 //! Invariant: a thread never waits for itself: a signal handler that meets the lock of the thread that it interrupted
-//! is told so. And none waits for a thread that does not exist: what was held at a fork is held by a generation that
+//! is told so; but one that jumped out of a handler, over the frames that held it, takes it as abandoned. And none waits for a thread that does not exist: what was held at a fork is held by a generation that
 //! is over, and who takes it then learns that what it protects may be half changed.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::process;
+use crate::{process, stack};
 
 const WAITED: u32 = 1 << 31;
 const THREAD: u32 = (1 << 22) - 1;
 
 /// The lock.
 #[derive(Debug, Default)]
-pub struct Lock(AtomicU32);
+pub struct Lock {
+    word: AtomicU32,
+    /// `stack::entry` of the thread that took it.
+    frame: AtomicUsize,
+}
 
 /// How it was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// It was free.
     Free,
-    /// Whoever held it was lost in a fork.
+    /// Whoever held it was lost in a fork, or this thread jumped out of what it was doing.
     Abandoned,
     /// Not: this thread has it.
     Mine,
@@ -34,7 +38,7 @@ pub enum Taken {
 impl Lock {
     /// Not held.
     pub const fn new() -> Self {
-        Self(AtomicU32::new(0))
+        Self { word: AtomicU32::new(0), frame: AtomicUsize::new(0) }
     }
 
     fn me() -> u32 {
@@ -44,9 +48,18 @@ impl Lock {
     /// Takes it, or says that this thread has it.
     #[inline]
     pub fn take(&self) -> Taken {
+        let taken = self.try_take();
+        if taken != Taken::Mine {
+            self.frame.store(stack::entry(), Ordering::Relaxed);
+        }
+        taken
+    }
+
+    #[inline]
+    fn try_take(&self) -> Taken {
         let me = Self::me();
         // Pairs with the Release in `give`.
-        match self.0.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
+        match self.word.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Taken::Free,
             Err(found) => self.wait(me, found),
         }
@@ -60,17 +73,18 @@ impl Lock {
             if found == 0 {
                 // Others may wait as well, and nobody knows: whoever takes it after a wait wakes the next.
                 let want = if spins < SPINS { me } else { me | WAITED };
-                match self.0.compare_exchange(0, want, Ordering::Acquire, Ordering::Relaxed) {
+                match self.word.compare_exchange(0, want, Ordering::Acquire, Ordering::Relaxed) {
                     Ok(_) => return Taken::Free,
                     Err(now) => found = now,
                 }
                 continue;
             }
             if found & !WAITED == me {
-                return Taken::Mine;
+                let held = self.frame.load(Ordering::Relaxed);
+                return if stack::is_left(held) { Taken::Abandoned } else { Taken::Mine };
             }
             if (found ^ me) & !(WAITED | THREAD) != 0 {
-                match self.0.compare_exchange(found, me, Ordering::Acquire, Ordering::Relaxed) {
+                match self.word.compare_exchange(found, me, Ordering::Acquire, Ordering::Relaxed) {
                     Ok(_) => return Taken::Abandoned,
                     Err(now) => found = now,
                 }
@@ -81,13 +95,13 @@ impl Lock {
                 std::hint::spin_loop();
             } else if found & WAITED != 0
                 || self
-                    .0
+                    .word
                     .compare_exchange(found, found | WAITED, Ordering::Relaxed, Ordering::Relaxed)
                     .is_ok()
             {
-                futex(&self.0, libc::FUTEX_WAIT, found | WAITED);
+                futex(&self.word, libc::FUTEX_WAIT, found | WAITED);
             }
-            found = self.0.load(Ordering::Relaxed);
+            found = self.word.load(Ordering::Relaxed);
         }
     }
 
@@ -95,12 +109,12 @@ impl Lock {
     #[inline]
     pub fn give(&self) {
         let me = Self::me();
-        if self.0.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed).is_err() {
+        if self.word.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed).is_err() {
             // Somebody waits; or it was taken as abandoned, in the child of a fork in a handler.
             let waited =
-                self.0.compare_exchange(me | WAITED, 0, Ordering::Release, Ordering::Relaxed);
+                self.word.compare_exchange(me | WAITED, 0, Ordering::Release, Ordering::Relaxed);
             if waited.is_ok() {
-                futex(&self.0, libc::FUTEX_WAKE, 1);
+                futex(&self.word, libc::FUTEX_WAKE, 1);
             }
         }
     }
@@ -157,9 +171,26 @@ mod tests {
     }
 
     #[test]
+    fn lock_of_a_call_that_was_jumped_out_of_is_abandoned() {
+        #[inline(never)]
+        fn deeper(lock: &Lock) -> (usize, Taken) {
+            std::hint::black_box([0u8; 4096]);
+            (stack::enter(), lock.take())
+        }
+        let lock = Lock::new();
+        assert_eq!(deeper(&lock).1, Taken::Free);
+        // That call has not been left, and is gone.
+        stack::enter();
+        assert_eq!(lock.take(), Taken::Abandoned);
+        // As in a handler.
+        assert_eq!(deeper(&lock).1, Taken::Mine);
+        stack::leave(0);
+    }
+
+    #[test]
     fn lock_of_another_generation_is_abandoned() {
         let lock = Lock::new();
-        lock.0.store(Lock::me() ^ 1 << 22, Ordering::Relaxed);
+        lock.word.store(Lock::me() ^ 1 << 22, Ordering::Relaxed);
         assert_eq!(lock.take(), Taken::Abandoned);
     }
 }

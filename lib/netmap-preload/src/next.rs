@@ -1,5 +1,9 @@
 //! The functions that this library stands in front of, as the program would have called them without it.
 //!
+//! Some end the thread if it was cancelled, which unwinds its stack through the functions here and those of `interpose`. These have
+//! nothing on it that is to be dropped, and the compiler is told that nothing unwinds, so that it puts nothing there to
+//! stop it: that would end the process.
+//!
 //! Invariant: each is looked up once, without allocation, by whoever needs it first: calls come before the
 //! library's own start, in signal handlers and during exit.
 
@@ -9,7 +13,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{
     c_char, c_int, c_uint, c_ulong, c_void, epoll_event, fd_set, mode_t, nfds_t, off_t, pollfd,
-    sighandler_t, sigset_t, size_t, timespec, timeval,
+    pthread_t, sighandler_t, sigset_t, size_t, timespec, timeval,
 };
 
 /// A function found by its name.
@@ -96,6 +100,8 @@ next! {
     openat64(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int;
     __open_2(path: *const c_char, flags: c_int) -> c_int;
     __open64_2(path: *const c_char, flags: c_int) -> c_int;
+    __openat_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int;
+    __openat64_2(dir: c_int, path: *const c_char, flags: c_int) -> c_int;
     ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int;
     mmap(at: *mut c_void, len: size_t, prot: c_int, flags: c_int, fd: c_int, from: off_t) -> *mut c_void;
     mmap64(at: *mut c_void, len: size_t, prot: c_int, flags: c_int, fd: c_int, from: off_t) -> *mut c_void;
@@ -117,6 +123,7 @@ next! {
     dup3(fd: c_int, to: c_int, flags: c_int) -> c_int;
     fcntl(fd: c_int, command: c_int, arg: *mut c_void) -> c_int;
     fcntl64(fd: c_int, command: c_int, arg: *mut c_void) -> c_int;
+    pthread_cancel(thread: pthread_t) -> c_int;
     sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int;
     signal(signal: c_int, handler: sighandler_t) -> sighandler_t;
     bsd_signal(signal: c_int, handler: sighandler_t) -> sighandler_t;

@@ -2,6 +2,8 @@
 //!
 //! Invariant: what is told of ordinary descriptors comes from the kernel, and so does every error.
 
+use std::time::Duration;
+
 use libc::{POLLERR, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDNORM, POLLWRNORM, pollfd, sigset_t};
 use nix::errno::Errno;
 use smallvec::SmallVec;
@@ -33,7 +35,7 @@ pub fn poll(fds: &mut [pollfd], timeout: Timeout, mask: Option<&sigset_t>) -> Re
         let Some(at) = table::find(fd.fd) else { continue };
         match at.kind() {
             Kind::Set => {
-                let members = epoll::watched(&at);
+                let members = epoll::watched(&at).watched;
                 if fd.events & (POLLIN | POLLRDNORM) != 0 {
                     of.extend(std::iter::repeat_n(i, members.len()));
                     watched.extend(members);
@@ -66,6 +68,9 @@ pub fn poll(fds: &mut [pollfd], timeout: Timeout, mask: Option<&sigset_t>) -> Re
     }
     Ok(fds.iter().filter(|fd| fd.revents != 0).count())
 }
+
+/// Between two looks at descriptors that select(2) has nothing to tell of.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The bits of a `fd_set`, which may be longer than the type is.
 #[derive(Debug)]
@@ -113,7 +118,22 @@ pub fn select(
             fds.push(pollfd { fd: fd as i32, events: asked, revents: 0 });
         }
     }
-    poll(&mut fds, timeout, mask)?;
+    let is_told = |fd: &pollfd| {
+        (0..3).any(|i| sets[i].has(fd.fd as usize) && fd.revents & (TOLD[i] | POLLNVAL) != 0)
+    };
+    let deadline = timeout.deadline();
+    loop {
+        poll(&mut fds, deadline.left(), mask)?;
+        let over = deadline.left() == Timeout::After(Duration::ZERO);
+        if over || fds.iter().any(is_told) || fds.iter().all(|fd| fd.revents == 0) {
+            break;
+        }
+        // Of descriptors that have hung up or failed, poll(2) tells always, and select(2) not to who waits for something else:
+        // these are looked at now and then.
+        let mut others = fds.clone();
+        others.iter_mut().filter(|fd| fd.revents != 0).for_each(|fd| fd.fd = -1);
+        poll(&mut others, deadline.left().min(Timeout::After(PAUSE)), mask)?;
+    }
     if fds.iter().any(|fd| fd.revents & POLLNVAL != 0) {
         return Err(Errno::EBADF);
     }

@@ -40,6 +40,24 @@ impl Drop for Inside {
     }
 }
 
+/// The library is not at work in this thread while it sleeps: what signal handlers call meanwhile is the program's.
+/// (One that does not return, by siglongjmp, leaves it so.)
+#[derive(Debug)]
+pub struct Outside(u32);
+
+impl Outside {
+    /// Begins.
+    pub fn begin() -> Self {
+        Self(INSIDE.replace(0))
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        INSIDE.set(self.0);
+    }
+}
+
 fn pid() -> u32 {
     // SAFETY: without conditions.
     (unsafe { libc::getpid() }) as u32

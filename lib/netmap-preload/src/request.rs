@@ -13,8 +13,10 @@ use crate::user::{self, Plain};
 /// An option of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Given {
-    at: u64,
-    header: OptionHeader,
+    /// Where it is.
+    pub at: u64,
+    /// How it begins.
+    pub header: OptionHeader,
     status: Option<Errno>,
 }
 
@@ -161,10 +163,22 @@ impl Request {
         reqtype: u32,
         honour: impl FnOnce(T) -> Result<R, Errno>,
     ) -> Result<Option<R>, Errno> {
+        self.given(reqtype, |given| user::read(given.at).and_then(honour))
+    }
+
+    /// As `option`, for one whose length is known to `honour` only.
+    ///
+    /// # Errors
+    /// Those of `honour`.
+    pub fn given<R>(
+        &mut self,
+        reqtype: u32,
+        honour: impl FnOnce(&Given) -> Result<R, Errno>,
+    ) -> Result<Option<R>, Errno> {
         let Some(given) = self.options.iter_mut().find(|g| g.header.reqtype == reqtype) else {
             return Ok(None);
         };
-        let honoured = user::read(given.at).and_then(honour);
+        let honoured = honour(given);
         given.status = honoured.as_ref().err().copied();
         honoured.map(Some)
     }

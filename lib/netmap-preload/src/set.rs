@@ -1,8 +1,8 @@
-//! An epoll set with netmap descriptors in it: what of them it waits for.
+//! An epoll set with netmap descriptors in it, or with sets that have such: what of them it waits for.
 //!
 //! The kernel's set has them, too, for events that a bell never has (`RDBAND` for `EPOLLIN`, `WRBAND` for `EPOLLOUT`): so the
 //! kernel judges what may be added, changed and removed, keeps the list across execve(2), where it is read from
-//! /proc/self/fdinfo, and reports nothing of its own.
+//! /proc/self/fdinfo, and reports nothing of its own. Sets within a set it has as they are: of their ordinary members it tells.
 //!
 //! Invariant: a member counts as long as its descriptor leads to the handle that was added.
 
@@ -16,8 +16,8 @@ const ONCE: u32 = libc::EPOLLONESHOT as u32;
 const HIDDEN_IN: u32 = libc::EPOLLRDBAND as u32;
 const HIDDEN_OUT: u32 = libc::EPOLLWRBAND as u32;
 
-/// A netmap descriptor in a set.
-#[derive(Debug)]
+/// A netmap descriptor in a set, or a set.
+#[derive(Clone, Debug)]
 pub struct Member {
     /// Its number.
     pub fd: i32,
@@ -39,6 +39,16 @@ impl Member {
         self.events & EDGE != 0
     }
 
+    /// Whether it is a set itself.
+    pub fn is_set(&self) -> bool {
+        self.at.kind() == Kind::Set
+    }
+
+    /// Whether it is waited for to have something to tell.
+    pub fn is_in(&self) -> bool {
+        self.events & IN != 0
+    }
+
     /// Whether it is reported once.
     pub fn is_once(&self) -> bool {
         self.events & ONCE != 0
@@ -48,7 +58,7 @@ impl Member {
 /// A set.
 #[derive(Debug, Default)]
 pub struct Set {
-    /// Its netmap members.
+    /// Its members that are netmap's.
     pub members: Vec<Member>,
     /// Who is told first, when there is not room for all.
     pub turn: bool,
@@ -67,9 +77,12 @@ pub fn hide(events: u32) -> u32 {
     hidden
 }
 
-/// What the program had asked for, as far as it is needed.
+/// What the program had asked for, as far as it is needed; of what was never hidden, that.
 #[must_use]
 pub fn unhide(hidden: u32) -> u32 {
+    if hidden & (IN | OUT) != 0 {
+        return hidden;
+    }
     let mut events = hidden & (EDGE | ONCE);
     if hidden & HIDDEN_IN != 0 {
         events |= libc::EPOLLIN as u32;
@@ -81,9 +94,10 @@ pub fn unhide(hidden: u32) -> u32 {
 }
 
 impl Set {
-    /// Whether netmap members are told of first, this time.
+    /// Whether netmap members are told of first, this time. Of a set within it the kernel's word comes first, so that it is told
+    /// of once.
     pub fn take_turn(&mut self) -> bool {
-        self.turn = !self.turn;
+        self.turn = !self.turn && !self.members.iter().any(Member::is_set);
         self.turn
     }
 
@@ -98,17 +112,35 @@ impl Set {
         self.members.retain(|member| member.fd != fd);
     }
 
-    /// The members that the kernel's set at `fd` has, by its own account.
+    /// The members that the kernel's set at `fd` has, by its own account, as far as they are known.
     pub fn of_kernel(fd: i32) -> Self {
         let mut set = Self::default();
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
-        for (fd, hidden, data) in info.lines().filter_map(member_of) {
-            if let Some(at) = table::find_netmap(fd) {
-                set.put(fd, at, unhide(hidden), data);
+        for entry in entries(fd) {
+            if let Some(at) = table::find(entry.fd) {
+                let events =
+                    if at.kind() == Kind::Set { entry.events } else { unhide(entry.events) };
+                set.put(entry.fd, at, events, entry.data);
             }
         }
         set
     }
+}
+
+/// A member as the kernel's set has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number when it was added.
+    pub fd: i32,
+    /// As the kernel was told.
+    pub events: u32,
+    /// What is told with them.
+    pub data: u64,
+}
+
+/// The members of the kernel's set at `fd`; none, if it is no set.
+pub fn entries(fd: i32) -> Vec<Entry> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+    info.lines().filter_map(entry).collect()
 }
 
 impl Object for Set {
@@ -137,13 +169,13 @@ impl Ref {
 }
 
 /// `tfd: 5 events: 19 data: ffffffff ...`: number, events and data.
-fn member_of(line: &str) -> Option<(i32, u32, u64)> {
+fn entry(line: &str) -> Option<Entry> {
     let mut words = line.split_ascii_whitespace();
     let mut field = |name: &str| (words.next() == Some(name)).then(|| words.next()).flatten();
     let fd = field("tfd:")?.parse().ok()?;
     let events = u32::from_str_radix(field("events:")?, 16).ok()?;
     let data = u64::from_str_radix(field("data:")?, 16).ok()?;
-    Some((fd, events, data))
+    Some(Entry { fd, events, data })
 }
 
 #[cfg(test)]
@@ -154,9 +186,10 @@ mod tests {
     fn line_of_fdinfo_is_read() {
         let line =
             "tfd:        5 events:       8000001f data: deadbeef00000005  pos:0 ino:2b sdev:d";
-        assert_eq!(member_of(line), Some((5, 0x8000_001f, 0xdead_beef_0000_0005)));
+        let read = Entry { fd: 5, events: 0x8000_001f, data: 0xdead_beef_0000_0005 };
+        assert_eq!(entry(line), Some(read));
         for other in ["", "pos:\t0", "flags:\t02", "tfd: x events: 1 data: 2", "tfd: 1 events: 1"] {
-            assert_eq!(member_of(other), None, "{other}");
+            assert_eq!(entry(other), None, "{other}");
         }
     }
 
@@ -166,6 +199,7 @@ mod tests {
             for mode in [0, libc::EPOLLET, libc::EPOLLONESHOT] {
                 let events = (events | mode) as u32;
                 assert_eq!(unhide(hide(events)), events);
+                assert_eq!(unhide(events), events);
                 assert_eq!(hide(events) & (IN | OUT), 0, "a bell has these");
             }
         }

@@ -97,8 +97,12 @@ fn become_program(argv: &[*const libc::c_char], envp: &[*const libc::c_char]) ->
     };
     let (none, all) = (0u64, u64::MAX);
     let (none, all) = ((&raw const none) as usize, (&raw const all) as usize);
-    // The program's handlers are not for here.
+    // The program's handlers are not for here; nor is what it ignores: who ignores SIGCHLD waits in vain.
     call(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK as usize, all, 0, 8);
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        call(libc::SYS_rt_sigaction, signal, (&raw const default) as usize, 0, 8);
+    }
     let child = call(libc::SYS_clone, libc::SIGCHLD as usize, 0, 0, 0);
     if child != 0 {
         let mut status = 0i32;

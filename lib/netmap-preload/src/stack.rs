@@ -13,7 +13,11 @@ use crate::next;
 /// A stack of the main thread grows. Whoever is on another one asks so often, and no more.
 const TRIES: u32 = 4;
 
+/// Calls from one place of the program begin so near to each other at most; what a signal puts on the stack is more.
+const SLACK: usize = 512;
+
 thread_local! {
+    static ENTRY: Cell<usize> = const { Cell::new(0) };
     static STACK: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
     static TRIED: Cell<u32> = const { Cell::new(0) };
 }
@@ -28,6 +32,42 @@ pub fn holds(at: u64, len: u64) -> bool {
         return find(frame) && holds(at, len);
     }
     at >= frame as u64 && at.checked_add(len).is_some_and(|last| last <= end as u64)
+}
+
+/// The program's call in which this thread is: about where its stack ends in it. To be given to `leave`.
+#[inline]
+pub fn enter() -> usize {
+    let here = 0u8;
+    ENTRY.replace((&raw const here) as usize)
+}
+
+/// The call is over that `enter` was in.
+#[inline]
+pub fn leave(before: usize) {
+    ENTRY.set(before);
+}
+
+/// Where the innermost call of this thread began.
+#[inline]
+pub fn entry() -> usize {
+    ENTRY.get()
+}
+
+/// Whether the call is over that began at `entry` in this thread: it was jumped out of, over its frames, by a signal handler.
+/// As long as the thread's calls begin deeper than that one did, this is not told.
+#[cold]
+pub fn is_left(entry: usize) -> bool {
+    // SAFETY: zeros are a stack.
+    let mut other: libc::stack_t = unsafe { std::mem::zeroed() };
+    // SAFETY: asks only; room for the answer.
+    let asked = unsafe { libc::sigaltstack(std::ptr::null(), &raw mut other) };
+    let now = self::entry();
+    // A handler on a stack of its own tells nothing of that which it interrupted; 0 is no call.
+    asked == 0
+        && other.ss_flags & libc::SS_ONSTACK == 0
+        && now != 0
+        && entry != 0
+        && now + SLACK >= entry
 }
 
 /// Looks where the stack is that `frame` is on; false: it is not known now.

@@ -50,6 +50,11 @@ pub trait Object: Any + std::fmt::Debug {
     /// and it may be half changed.
     fn look_after_forks(&mut self, abandoned: bool);
 
+    /// Whether it is still behind a descriptor of the program's.
+    fn is_behind(&self, _fd: i32) -> bool {
+        true
+    }
+
     /// Lets go of what was closed.
     fn tidy(&mut self) {}
 }
@@ -330,10 +335,19 @@ pub fn known() -> impl Iterator<Item = i32> {
 
 /// Drops what no descriptor leads to any more. Not for signal handlers.
 pub fn sweep() {
-    if !LITTER.swap(false, Ordering::Relaxed) || process::is_borrowed() {
+    if process::is_borrowed() {
         return;
     }
     let _inside = Inside::begin();
+    // Some may have been closed by system calls that nobody saw.
+    for (fd, found) in known().filter_map(|fd| Some((fd, find(fd)?))) {
+        if found.locked(|object| object.is_behind(fd)) == Some(false) && found.is_at(fd) {
+            forget(fd);
+        }
+    }
+    if !LITTER.swap(false, Ordering::Relaxed) {
+        return;
+    }
     // Sets let go of what was closed.
     for set in known().filter(|&fd| kind(fd) == Kind::Set).filter_map(find) {
         set.locked(Object::tidy);

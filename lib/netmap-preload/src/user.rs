@@ -19,6 +19,8 @@ unsafe impl Plain for u8 {}
 unsafe impl Plain for u32 {}
 // SAFETY: an integer.
 unsafe impl Plain for u64 {}
+// SAFETY: two integers, packed.
+unsafe impl Plain for libc::epoll_event {}
 
 fn copy(there: u64, here: *mut u8, len: usize, write: bool) -> Result<(), Errno> {
     let local = libc::iovec { iov_base: here.cast(), iov_len: len };
@@ -46,6 +48,12 @@ fn copy(there: u64, here: *mut u8, len: usize, write: bool) -> Result<(), Errno>
         }
         _ => Err(Errno::EFAULT),
     }
+}
+
+/// Whether there is memory at both ends of a stretch of it.
+pub fn is_there(at: u64, len: u64) -> bool {
+    let last = at.checked_add(len.saturating_sub(1));
+    last.is_some_and(|last| read::<u8>(at).is_ok() && read::<u8>(last).is_ok())
 }
 
 /// Copies a value in.

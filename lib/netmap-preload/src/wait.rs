@@ -25,8 +25,9 @@ use nix::errno::Errno;
 use smallvec::SmallVec;
 
 use crate::handle::{Looked, Tails};
-use crate::next;
+use crate::process::Outside;
 use crate::table::Ref;
+use crate::{cancel, next};
 
 /// As many descriptors wait without an allocation.
 pub const FEW: usize = 16;
@@ -116,18 +117,27 @@ impl Watched {
 }
 
 /// How long to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timeout {
-    /// For ever.
-    Never,
     /// So long.
     After(Duration),
+    /// For ever.
+    Never,
 }
 
 impl Timeout {
     /// Of poll(2): milliseconds, negative for ever.
     pub fn of_ms(ms: i32) -> Self {
         u64::try_from(ms).map_or(Self::Never, |ms| Self::After(Duration::from_millis(ms)))
+    }
+
+    /// When that is over.
+    pub fn deadline(self) -> Deadline {
+        Deadline(match self {
+            Self::Never => None,
+            Self::After(Duration::ZERO) => Some(Instant::now()),
+            Self::After(time) => Instant::now().checked_add(time),
+        })
     }
 
     /// Of a time that the program gives.
@@ -181,13 +191,19 @@ impl Drop for Held {
     }
 }
 
-/// A deadline; `None`: never.
+/// When a wait ends; `None`: never.
 #[derive(Clone, Copy, Debug)]
-struct Deadline(Option<Instant>);
+pub struct Deadline(Option<Instant>);
 
 impl Deadline {
-    fn left(self) -> Option<Duration> {
-        self.0.map(|at| at.saturating_duration_since(Instant::now()))
+    /// How long that is from now.
+    pub fn left(self) -> Timeout {
+        let left = |at: Instant| Timeout::After(at.saturating_duration_since(Instant::now()));
+        self.0.map_or(Timeout::Never, left)
+    }
+
+    fn is_over(self) -> bool {
+        self.left() == Timeout::After(Duration::ZERO)
     }
 }
 
@@ -195,7 +211,7 @@ impl Deadline {
 /// those that are not to be polled have a negative number.
 ///
 /// # Errors
-/// `EINTR`, and those of poll(2).
+/// `EINTR`, and those of poll(2); `ECANCELED`: the thread was, and is to end.
 pub fn wait(
     watched: &mut [Watched],
     fds: &mut [pollfd],
@@ -213,10 +229,7 @@ pub fn wait(
         return poll_now(fds, mask);
     }
     let start = Instant::now();
-    let deadline = match timeout {
-        Timeout::Never => Deadline(None),
-        Timeout::After(time) => Deadline(start.checked_add(time)),
-    };
+    let deadline = timeout.deadline();
     if !others {
         over = spin(watched, start, deadline);
         if over {
@@ -227,24 +240,42 @@ pub fn wait(
     let mask = mask.unwrap_or(&held.before);
     let n = fds.len();
     let mut all: SmallVec<[pollfd; FEW]> = SmallVec::from_slice(fds);
-    let awaited = watched.iter().filter(|w| !w.what.is_empty());
-    all.extend(awaited.map(|w| pollfd { fd: w.fd, events: libc::POLLIN, revents: 0 }));
+    // In the places of those that are not polled: more of them than a process may have open are refused.
+    let mut free = (0..n).filter(|&i| fds[i].fd < 0);
+    for w in watched.iter().filter(|w| !w.what.is_empty()) {
+        let bell = pollfd { fd: w.fd, events: libc::POLLIN, revents: 0 };
+        match free.next() {
+            Some(i) => all[i] = bell,
+            None => all.push(bell),
+        }
+    }
     while !over {
         over = arm(watched);
         let mut slept = Ok(());
         if !over {
             let longest = WaitSet::LONGEST_SLEEP;
-            let sleep = deadline.left().map_or(longest, |left| left.min(longest));
+            let sleep = match deadline.left() {
+                Timeout::After(left) => left.min(longest),
+                Timeout::Never => longest,
+            };
             slept = ppoll(&mut all, Some(sleep), Some(mask));
         }
         watched.iter_mut().for_each(Watched::disarm);
         slept?;
-        let found = all[..n].iter().any(|fd| fd.fd >= 0 && fd.revents != 0);
-        over = look(watched) || found || deadline.left() == Some(Duration::ZERO);
+        if cancel::is_asked() {
+            return Err(Errno::ECANCELED);
+        }
+        let found = fds.iter().zip(&all).any(|(fd, now)| fd.fd >= 0 && now.revents != 0);
+        over = look(watched) || found || deadline.is_over();
+        if !over {
+            // Rung for nothing, and a signal interrupts no sleep that somebody cuts short again and again.
+            poll_now(&mut [], Some(mask))?;
+        }
         if over && !found {
             break;
         }
-        fds.copy_from_slice(&all[..n]);
+        let polled = fds.iter_mut().zip(&all).filter(|(fd, _)| fd.fd >= 0);
+        polled.for_each(|(fd, now)| fd.revents = now.revents);
     }
     // Those found beside a ready port, too: what is told is of one moment.
     if others && !fds.iter().any(|fd| fd.fd >= 0 && fd.revents != 0) {
@@ -274,7 +305,7 @@ fn spin(watched: &mut [Watched], start: Instant, deadline: Deadline) -> bool {
             }
             std::hint::spin_loop();
         }
-        if start.elapsed() >= SPIN || deadline.left() == Some(Duration::ZERO) {
+        if start.elapsed() >= SPIN || deadline.is_over() {
             return false;
         }
     }
@@ -287,6 +318,7 @@ fn ppoll(fds: &mut [pollfd], time: Option<Duration>, mask: Option<&sigset_t>) ->
     });
     let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     let mask = mask.map_or(std::ptr::null(), std::ptr::from_ref);
+    let _outside = Outside::begin();
     // SAFETY: as many entries as there are; time and mask live for the call.
     Errno::result(unsafe { next::ppoll(fds.as_mut_ptr(), fds.len() as u64, time, mask) }).map(drop)
 }

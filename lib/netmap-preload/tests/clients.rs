@@ -29,7 +29,7 @@ macro_rules! cases {
 
 cases! {
     control {
-        modes, ringid_bits ["old"], info, list, persistent, header_length, pools ["new"], options ["new"],
+        modes, global_memory, ringid_bits ["old"], info, list, persistent, header_length, pools ["new"], options ["new"],
         offsets ["new"], exclusive, kernel_loop ["new"],
     }
     errors { table }
@@ -52,5 +52,12 @@ cases! {
         extra_buffers, memory_ids, zero_copy_bridge, pipes, pipe_waits, pipe_buffers, spread_over_pipes,
         monitors, zero_copy_monitors, accounting,
     }
+    calls {
+        errno_kept, any_descriptors_ioctls, other_names, nowhere ["new"], refused_ranges, select_of_the_dead ["new"],
+        numbers_used_again, raw_sweep, raw_sweep_of_high_numbers, sweeps_in_handlers, many_descriptors,
+        mapped_over ["new"], cancelled, jumps,
+    }
+    nested { depths, mixed ["new"], changes ["new"], known_later, kept }
+    csb { registered ["new"], starts_and_stops ["new"], interrupted ["new"], eventfds ["new"], wrong_eventfds ["new"], own_memory ["new"] }
     programs { qemu ["old"], qemu_virtio ["old"], pcap ["old"], helpers ["old"], balancer }
 }

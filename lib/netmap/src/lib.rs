@@ -112,7 +112,10 @@ pub use {
     port::wait_set::{WaitSet, Waited, Watch, WatchFd},
     ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer, transfer_packets},
     shm::map::{absorb_sigbus, guard_mapping, handle_sigbus_by, unguard_mapping},
-    shm::{dir, place::place_descriptors},
+    shm::{
+        dir,
+        place::{Placing, losses, place_descriptors},
+    },
     stats::Counters,
     wait::{Interest, Wait},
 };

@@ -5,9 +5,11 @@
 use nix::errno::Errno;
 
 use crate::abi;
+use crate::epoll;
 use crate::handle::{self, Netmap, Polling};
 use crate::request::Request;
 use crate::table::{self, Kind, Ref};
+use crate::user;
 
 mod hdr;
 mod info;
@@ -27,6 +29,13 @@ pub fn is_command(command: u64) -> bool {
     matches!(command, NIOCCTRL | NIOCTXSYNC | NIOCRXSYNC | NIOCGINFO | NIOCREGIF | NIOCCONFIG)
 }
 
+/// Whether an ioctl command is one that the kernel does itself, of whatever descriptor.
+#[inline]
+pub fn is_any_descriptors(command: u64) -> bool {
+    let command = command & u64::from(u32::MAX);
+    matches!(command, libc::FIOCLEX | libc::FIONCLEX | libc::FIONBIO | libc::FIOASYNC)
+}
+
 /// A call on a netmap descriptor.
 pub fn ioctl(fd: i32, at: &Ref, command: u64, arg: u64) -> Result<(), Errno> {
     match command & u64::from(u32::MAX) {
@@ -40,6 +49,9 @@ pub fn ioctl(fd: i32, at: &Ref, command: u64, arg: u64) -> Result<(), Errno> {
             table::sweep();
             legacy::call(fd, at, command, arg)
         }
+        // Of switches with a module's own forwarding, which there are not.
+        abi::NIOCCONFIG if arg == 0 => Err(Errno::EINVAL),
+        abi::NIOCCONFIG => user::read::<u8>(arg).and(Err(Errno::EOPNOTSUPP)),
         _ => Err(Errno::EOPNOTSUPP),
     }
 }
@@ -61,12 +73,14 @@ fn control(fd: i32, at: &Ref, arg: u64) -> Result<(), Errno> {
 /// execve(2), or received in a message. `None`: it is nothing to us.
 pub fn recognise(fd: i32) -> Option<Result<Ref, Errno>> {
     let known = match handle::recognise(fd)? {
-        Ok(None) => Netmap::new(),
-        Ok(Some(port)) => Netmap::of(port, Polling::default()),
+        Ok(None) => Netmap::unbound(fd),
+        Ok(Some(port)) => Netmap::of(fd, port, Polling::default()),
         Err(errno) => return Some(Err(errno)),
     };
     if table::kind(fd) == Kind::Ordinary && !table::add(fd, known) {
         return Some(Err(Errno::ENOMEM));
     }
-    table::find_netmap(fd).map(Ok)
+    let found = table::find_netmap(fd)?;
+    epoll::adopt(fd, &found);
+    Some(Ok(found))
 }

@@ -15,9 +15,9 @@ use nix::errno::Errno;
 use crate::abi::{OptionOffsets, Register, RegisterFlags, mode, option};
 use crate::control::name;
 use crate::handle::{Netmap, Polling, errno};
-use crate::next;
 use crate::request::Request;
 use crate::table::Ref;
+use crate::{kloop, next};
 
 /// Slots that a request asks for, if it does. Beyond the limits is as far as they go.
 pub fn slots(asked: u32) -> Option<u32> {
@@ -29,9 +29,16 @@ pub fn rings(asked: u16) -> Option<u16> {
     (asked != 0).then(|| asked.min(MAX_RINGS))
 }
 
+/// The memory that there always is: made when somebody wants it.
+const GLOBAL: u16 = 1;
+
 /// Memory that a request asks for.
 pub fn memory(id: u16) -> Memory {
-    if id == 0 { Memory::Private } else { Memory::Existing(id) }
+    match id {
+        0 => Memory::Private,
+        GLOBAL => Memory::Id(GLOBAL),
+        id => Memory::Existing(id),
+    }
 }
 
 /// The request.
@@ -41,7 +48,7 @@ pub fn request(fd: i32, at: &Ref, request: &mut Request) -> Result<(), Errno> {
         if netmap.is_bound() {
             return Err(Errno::EBUSY);
         }
-        let known = [option::OFFSETS];
+        let known = [option::OFFSETS, option::CSB];
         let given = request.name().to_vec();
         let (name, options, polling) = wanted(&given, &body)?;
         request.check_options(&known)?;
@@ -52,7 +59,7 @@ pub fn request(fd: i32, at: &Ref, request: &mut Request) -> Result<(), Errno> {
             }
             open(&name, &Options { offsets: Some(offsets(&asked)?), ..options.clone() })
         };
-        let port = match request.option(option::OFFSETS, with_offsets)? {
+        let mut port = match request.option(option::OFFSETS, with_offsets)? {
             Some(port) => port,
             None => open(&name, &options)?,
         };
@@ -60,9 +67,11 @@ pub fn request(fd: i32, at: &Ref, request: &mut Request) -> Result<(), Errno> {
         if port.vnet_hdr_len() != 0 && !flags.contains(RegisterFlags::ACCEPT_VNET_HDR) {
             return Err(Errno::EIO);
         }
+        let csb = request.option(option::CSB, |csb| kloop::begin(&mut port, &csb))?;
         let answer = answer(&body, &port)?;
         request.answer(answer)?;
         bind(fd, at, netmap, port, polling)?;
+        netmap.csb = csb;
         Ok(())
     })
     .unwrap_or(Err(Errno::EBUSY))
@@ -186,7 +195,7 @@ pub fn bind(
     for copy in at.descriptors().filter(|&copy| copy != fd) {
         let _ = put(&bell, copy); // it was closed meanwhile
     }
-    netmap.bind(port, polling);
+    netmap.bind(fd, port, polling);
     crate::epoll::rebound(at);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Requests about switches: their list, persistent ports, and interfaces attached by a bridge.
 
 use netmap::control::{self, PortInfo, SwitchInfo};
-use netmap::{Error, Options, PortName};
+use netmap::{Direction, Error, Options, PortName};
 use nix::errno::Errno;
 
 use crate::abi::{ValeAttach, ValeDetach, ValeList, ValeNewif, ValePolling, mode, reqtype};
@@ -126,6 +126,9 @@ pub fn attach(request: &mut Request) -> Result<(), Errno> {
         None => spawn::vale_ctl(&["attach"], &name.to_string())?,
     }
     body.port_index = port(&name)?.map_or(0, |port| port.index.into());
+    let (direction, none) = (Direction::Neither, Options::default());
+    let attached = register::open(&name, &Options { direction, ..none })?;
+    body.register.mem_id = attached.layout().map_or(0, |layout| layout.mem_id);
     request.answer(body)
 }
 

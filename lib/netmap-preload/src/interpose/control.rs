@@ -25,9 +25,9 @@ fn behind(fd: c_int) -> Option<Result<Ref, Errno>> {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ioctl(fd: c_int, command: c_ulong, arg: *mut c_void) -> c_int {
-    let concerns =
-        table::kind(fd) == table::Kind::Netmap || control::is_command(command) && !Inside::is();
+unsafe extern "C-unwind" fn ioctl(fd: c_int, command: c_ulong, arg: *mut c_void) -> c_int {
+    let concerns = table::kind(fd) == table::Kind::Netmap && !control::is_any_descriptors(command)
+        || control::is_command(command) && !Inside::is();
     if !concerns {
         // SAFETY: the program's call.
         return unsafe { next::ioctl(fd, command, arg) };
@@ -56,6 +56,14 @@ fn may_concern(fd: c_int, flags: c_int) -> bool {
             || !Inside::is() && look_at(fd) == Some(Look::Bell))
 }
 
+/// What lies there is going to be something else.
+#[inline]
+fn unguard(at: *mut c_void, len: size_t) {
+    if MAPPED.load(Ordering::Relaxed) && !Inside::is() {
+        netmap::unguard_mapping(at, len);
+    }
+}
+
 /// Maps the memory of the handle behind a descriptor; `None`: there is none behind it.
 fn map(
     at: *mut c_void,
@@ -65,13 +73,17 @@ fn map(
     fd: c_int,
     from: off_t,
 ) -> Option<*mut c_void> {
-    let mut mapped = None;
-    let done = call(|| {
-        let Some(found) = behind(fd) else { return Ok(0) };
-        mapped = Some(libc::MAP_FAILED);
+    let mut mapped = Some(libc::MAP_FAILED);
+    call(|| {
+        let Some(found) = behind(fd) else {
+            mapped = None;
+            return Ok(0);
+        };
         let memory = found?
             .netmap(|netmap| {
-                let layout = netmap.layout(fd).map_err(|_| Errno::EINVAL)?;
+                // What is not bound has no memory; whoever may not have it is told so.
+                let unbound = |e| if e == Errno::ENXIO { Errno::EINVAL } else { e };
+                let layout = netmap.layout(fd).map_err(unbound)?;
                 let end = u64::try_from(from).ok().and_then(|from| from.checked_add(len as u64));
                 let whole = layout.mem_size.next_multiple_of(4096);
                 if end.is_none_or(|end| end > whole) {
@@ -87,18 +99,17 @@ fn map(
         }
         if flags & libc::MAP_TYPE != libc::MAP_PRIVATE {
             // SAFETY: a shared mapping of the region, made just now. `munmap` below takes the guard away first.
-            unsafe { netmap::guard_mapping(there, len) };
+            unsafe { netmap::guard_mapping(there, len.next_multiple_of(4096)) };
             MAPPED.store(true, Ordering::Relaxed);
         }
         mapped = Some(there);
         Ok(0)
     });
-    debug_assert!(done == 0 || mapped == Some(libc::MAP_FAILED));
     mapped
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn mmap(
+unsafe extern "C-unwind" fn mmap(
     at: *mut c_void,
     len: size_t,
     prot: c_int,
@@ -106,6 +117,9 @@ unsafe extern "C" fn mmap(
     fd: c_int,
     from: off_t,
 ) -> *mut c_void {
+    if flags & libc::MAP_FIXED != 0 {
+        unguard(at, len);
+    }
     if may_concern(fd, flags)
         && let Some(mapped) = map(at, len, prot, flags, fd, from)
     {
@@ -116,7 +130,7 @@ unsafe extern "C" fn mmap(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn mmap64(
+unsafe extern "C-unwind" fn mmap64(
     at: *mut c_void,
     len: size_t,
     prot: c_int,
@@ -124,6 +138,9 @@ unsafe extern "C" fn mmap64(
     fd: c_int,
     from: off_t,
 ) -> *mut c_void {
+    if flags & libc::MAP_FIXED != 0 {
+        unguard(at, len);
+    }
     if may_concern(fd, flags)
         && let Some(mapped) = map(at, len, prot, flags, fd, from)
     {
@@ -134,10 +151,8 @@ unsafe extern "C" fn mmap64(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn munmap(at: *mut c_void, len: size_t) -> c_int {
-    if MAPPED.load(Ordering::Relaxed) && !Inside::is() {
-        netmap::unguard_mapping(at, len);
-    }
+unsafe extern "C-unwind" fn munmap(at: *mut c_void, len: size_t) -> c_int {
+    unguard(at, len);
     // SAFETY: the program's call.
     unsafe { next::munmap(at, len) }
 }

@@ -12,7 +12,7 @@ use crate::handle::{Look, Netmap, look_at};
 use crate::process::Inside;
 use crate::set::Set;
 use crate::table;
-use crate::{faults, next, place, process};
+use crate::{cancel, faults, next, place, process, stack};
 
 mod control;
 mod files;
@@ -37,7 +37,8 @@ extern "C" fn start() {
     next::find_all();
     process::generation();
     let _inside = Inside::begin();
-    netmap::place_descriptors(place::kept);
+    let (place, let_go) = (place::keep, place::let_go);
+    netmap::place_descriptors(netmap::Placing { place, let_go });
     netmap::handle_sigbus_by(faults::guard);
     std::panic::set_hook(Box::new(|_| {}));
     look_around();
@@ -51,7 +52,7 @@ fn look_around() {
     for fd in fds {
         match look_at(fd) {
             Some(Look::Bell) => {
-                table::add(fd, Netmap::inherited());
+                table::add(fd, Netmap::inherited(fd));
             }
             Some(Look::Unbound | Look::Closed) => {} // known when it is used, by whoever means it
             None => sets.push(fd),
@@ -60,17 +61,32 @@ fn look_around() {
     if table::is_empty() {
         return;
     }
-    for fd in sets {
-        let set = Set::of_kernel(fd);
-        if !set.members.is_empty() {
-            table::add(fd, set);
-        }
+    // Sets of what is known; then sets of these.
+    let mut before = usize::MAX;
+    while before != sets.len() {
+        before = sets.len();
+        sets.retain(|&fd| {
+            let set = Set::of_kernel(fd);
+            set.members.is_empty() || !table::add(fd, set)
+        });
     }
 }
 
 /// A call that is done here.
 #[inline]
 fn call(f: impl FnOnce() -> Result<c_int, Errno>) -> c_int {
+    let (cancelled, entry) = (cancel::hold(), stack::enter());
+    let value = contained(f);
+    stack::leave(entry);
+    // SAFETY: what is on the stack up to the program are numbers and references.
+    unsafe { cancel::give(cancelled) };
+    value
+}
+
+/// What is done with nobody cancelled: nothing unwinds out of it. (A function of its own, as a thread that may be cancelled anywhere
+/// can be unwound anywhere in a function that catches nothing, and in no other.)
+#[inline(never)]
+fn contained(f: impl FnOnce() -> Result<c_int, Errno>) -> c_int {
     let errno = Errno::last_raw();
     let done = {
         let _inside = Inside::begin();
@@ -87,4 +103,30 @@ fn call(f: impl FnOnce() -> Result<c_int, Errno>) -> c_int {
             -1
         }
     }
+}
+
+/// A call that waits, and so is a cancellation point: before, meanwhile, and not behind what it has found.
+#[inline]
+fn waiting(f: impl FnOnce() -> Result<c_int, Errno>) -> c_int {
+    // SAFETY: as in `call`.
+    unsafe { cancel::point() };
+    let value = call(f);
+    if value == -1 && Errno::last() == Errno::ECANCELED {
+        // SAFETY: as above.
+        unsafe { cancel::point() };
+        // Others were cancelled, very many of them.
+        Errno::EINTR.set();
+    }
+    value
+}
+
+/// pthread_cancel(3): whom it concerns may be asleep here.
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn pthread_cancel(thread: libc::pthread_t) -> c_int {
+    // SAFETY: the program's call.
+    let told = unsafe { next::pthread_cancel(thread) };
+    if told == 0 {
+        cancel::note(thread);
+    }
+    told
 }

@@ -24,7 +24,7 @@ unsafe fn action(new: *const libc::sigaction, old: *mut libc::sigaction) -> c_in
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sigaction(
+unsafe extern "C-unwind" fn sigaction(
     signal: c_int,
     new: *const libc::sigaction,
     old: *mut libc::sigaction,
@@ -38,7 +38,7 @@ unsafe extern "C" fn sigaction(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn __sigaction(
+unsafe extern "C-unwind" fn __sigaction(
     signal: c_int,
     new: *const libc::sigaction,
     old: *mut libc::sigaction,
@@ -73,7 +73,7 @@ macro_rules! signals {
     ($($name:ident($flags:expr, $held:expr);)*) => {
         $(
             #[unsafe(no_mangle)]
-            unsafe extern "C" fn $name(signal: c_int, handler: sighandler_t) -> sighandler_t {
+            unsafe extern "C-unwind" fn $name(signal: c_int, handler: sighandler_t) -> sighandler_t {
                 if signal == SIGBUS {
                     return set(handler, $flags, $held);
                 }

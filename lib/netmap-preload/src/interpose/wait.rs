@@ -4,9 +4,9 @@ use libc::{c_int, epoll_event, fd_set, nfds_t, pollfd, sigset_t, size_t, timespe
 use nix::errno::Errno;
 use std::time::Instant;
 
-use super::call;
+use super::{call, waiting};
 use crate::poll::{self, Bits};
-use crate::table::{self, Kind, Ref};
+use crate::table::{self, Kind};
 use crate::wait::Timeout;
 use crate::{epoll, next, stack, user};
 
@@ -47,17 +47,24 @@ fn mask<'a>(mask: *const sigset_t) -> Option<&'a sigset_t> {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn poll(fds: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
+unsafe extern "C-unwind" fn poll(fds: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
     // SAFETY: the program's call.
     match unsafe { ours(fds, n) } {
-        Some(fds) => call(|| poll::poll(fds, Timeout::of_ms(timeout), None).map(|n| n as c_int)),
+        Some(fds) => waiting(|| poll::poll(fds, Timeout::of_ms(timeout), None).map(|n| n as c_int)),
         // SAFETY: the program's call.
         None => unsafe { next::poll(fds, n, timeout) },
     }
 }
 
+/// poll(2) by its other name.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn __poll_chk(
+unsafe extern "C-unwind" fn __poll(fds: *mut pollfd, n: nfds_t, timeout: c_int) -> c_int {
+    // SAFETY: the program's call.
+    unsafe { poll(fds, n, timeout) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn __poll_chk(
     fds: *mut pollfd,
     n: nfds_t,
     timeout: c_int,
@@ -69,14 +76,14 @@ unsafe extern "C" fn __poll_chk(
     }
     // SAFETY: the program's call.
     match unsafe { ours(fds, n) } {
-        Some(fds) => call(|| poll::poll(fds, Timeout::of_ms(timeout), None).map(|n| n as c_int)),
+        Some(fds) => waiting(|| poll::poll(fds, Timeout::of_ms(timeout), None).map(|n| n as c_int)),
         // SAFETY: the program's call.
         None => unsafe { next::__poll_chk(fds, n, timeout, room) },
     }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ppoll(
+unsafe extern "C-unwind" fn ppoll(
     fds: *mut pollfd,
     n: nfds_t,
     timeout: *const timespec,
@@ -84,14 +91,14 @@ unsafe extern "C" fn ppoll(
 ) -> c_int {
     // SAFETY: the program's call.
     match unsafe { ours(fds, n) } {
-        Some(fds) => call(|| poll::poll(fds, time(timeout)?, mask(signals)).map(|n| n as c_int)),
+        Some(fds) => waiting(|| poll::poll(fds, time(timeout)?, mask(signals)).map(|n| n as c_int)),
         // SAFETY: the program's call.
         None => unsafe { next::ppoll(fds, n, timeout, signals) },
     }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn __ppoll_chk(
+unsafe extern "C-unwind" fn __ppoll_chk(
     fds: *mut pollfd,
     n: nfds_t,
     timeout: *const timespec,
@@ -104,7 +111,7 @@ unsafe extern "C" fn __ppoll_chk(
     }
     // SAFETY: the program's call.
     match unsafe { ours(fds, n) } {
-        Some(fds) => call(|| poll::poll(fds, time(timeout)?, mask(signals)).map(|n| n as c_int)),
+        Some(fds) => waiting(|| poll::poll(fds, time(timeout)?, mask(signals)).map(|n| n as c_int)),
         // SAFETY: the program's call.
         None => unsafe { next::__ppoll_chk(fds, n, timeout, signals, room) },
     }
@@ -119,6 +126,14 @@ unsafe fn sets<'a>(n: c_int, sets: [*mut fd_set; 3]) -> Option<[Bits<'a>; 3]> {
         return None;
     }
     let words = (n as usize).div_ceil(64);
+    // A pointer into nowhere is the kernel's to judge.
+    let is_there = |set: &*mut fd_set| {
+        let (at, len) = (*set as u64, words as u64 * 8);
+        set.is_null() || stack::holds(at, len) || user::is_there(at, len)
+    };
+    if !sets.iter().all(is_there) {
+        return None;
+    }
     let bits = sets.map(|set| {
         // SAFETY: the program says that there are `n` bits, in whole words.
         Bits((!set.is_null()).then(|| unsafe { std::slice::from_raw_parts_mut(set.cast(), words) }))
@@ -127,7 +142,7 @@ unsafe fn sets<'a>(n: c_int, sets: [*mut fd_set; 3]) -> Option<[Bits<'a>; 3]> {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn select(
+unsafe extern "C-unwind" fn select(
     n: c_int,
     r: *mut fd_set,
     w: *mut fd_set,
@@ -139,7 +154,7 @@ unsafe extern "C" fn select(
         // SAFETY: the program's call.
         return unsafe { next::select(n, r, w, e, timeout) };
     };
-    call(|| {
+    waiting(|| {
         let start = Instant::now();
         // SAFETY: the program says that there is one, or none.
         let asked = match unsafe { timeout.as_mut() } {
@@ -164,8 +179,21 @@ unsafe extern "C" fn select(
     })
 }
 
+/// select(2) by its other name.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn pselect(
+unsafe extern "C-unwind" fn __select(
+    n: c_int,
+    r: *mut fd_set,
+    w: *mut fd_set,
+    e: *mut fd_set,
+    timeout: *mut timeval,
+) -> c_int {
+    // SAFETY: the program's call.
+    unsafe { select(n, r, w, e, timeout) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn pselect(
     n: c_int,
     r: *mut fd_set,
     w: *mut fd_set,
@@ -175,7 +203,7 @@ unsafe extern "C" fn pselect(
 ) -> c_int {
     // SAFETY: the program's call.
     match unsafe { sets(n, [r, w, e]) } {
-        Some(mut bits) => call(|| {
+        Some(mut bits) => waiting(|| {
             let told = poll::select(n as usize, &mut bits, time(timeout)?, mask(signals));
             told.map(|n| n as c_int)
         }),
@@ -185,84 +213,93 @@ unsafe extern "C" fn pselect(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn epoll_ctl(set: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
-    if table::kind(fd) != Kind::Netmap {
+unsafe extern "C-unwind" fn epoll_ctl(
+    set: c_int,
+    op: c_int,
+    fd: c_int,
+    event: *mut epoll_event,
+) -> c_int {
+    if !matches!(table::kind(fd), Kind::Netmap | Kind::Set) {
         // SAFETY: the program's call.
         return unsafe { next::epoll_ctl(set, op, fd, event) };
     }
     call(|| {
-        // SAFETY: the program says that there is one, or none.
-        let event = (!event.is_null()).then(|| unsafe { event.read_unaligned() });
+        // The kernel reads none of one that goes.
+        let event = match op {
+            libc::EPOLL_CTL_DEL => None,
+            _ => Some(user::read(event as u64)?),
+        };
         epoll::ctl(set, op, fd, event).map(|()| 0)
     })
 }
 
-/// The set at a descriptor, if it has to do with netmap.
+/// Whether a wait is for a set that has to do with netmap; it is the kernel's to refuse what no wait takes.
 #[inline]
-fn set_at(fd: c_int, n: c_int, events: *mut epoll_event) -> Option<Ref> {
-    if table::kind(fd) != Kind::Set || n <= 0 || events.is_null() {
-        return None;
-    }
-    table::find(fd).filter(|found| found.kind() == Kind::Set)
+fn concerns(fd: c_int, n: c_int) -> bool {
+    const MOST: c_int = c_int::MAX / size_of::<epoll_event>() as c_int;
+    table::kind(fd) == Kind::Set && (1..=MOST).contains(&n)
 }
 
 fn epoll_wait_here(
     fd: c_int,
-    set: &Ref,
     events: *mut epoll_event,
     n: c_int,
     timeout: Result<Timeout, Errno>,
     signals: *const sigset_t,
 ) -> c_int {
-    call(|| {
-        // SAFETY: the program says that there is room for so many.
+    waiting(|| {
+        let found = table::find(fd).filter(|found| found.kind() == Kind::Set);
+        let set = found.ok_or(Errno::EBADF)?; // closed just now
+        let (at, len) = (events as u64, size_of::<epoll_event>() as u64);
+        if !stack::holds(at, len) && !user::is_there(at, len) {
+            return Err(Errno::EFAULT);
+        }
+        // SAFETY: the program says that there is room for so many, and for the first there is.
         let events = unsafe { std::slice::from_raw_parts_mut(events, n as usize) };
-        epoll::wait(fd, set, events, timeout?, mask(signals)).map(|n| n as c_int)
+        epoll::wait(fd, &set, events, timeout?, mask(signals)).map(|n| n as c_int)
     })
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn epoll_wait(
+unsafe extern "C-unwind" fn epoll_wait(
     fd: c_int,
     events: *mut epoll_event,
     n: c_int,
     timeout: c_int,
 ) -> c_int {
-    match set_at(fd, n, events) {
-        Some(set) => {
-            epoll_wait_here(fd, &set, events, n, Ok(Timeout::of_ms(timeout)), std::ptr::null())
-        }
-        // SAFETY: the program's call.
-        None => unsafe { next::epoll_wait(fd, events, n, timeout) },
+    if concerns(fd, n) {
+        return epoll_wait_here(fd, events, n, Ok(Timeout::of_ms(timeout)), std::ptr::null());
     }
+    // SAFETY: the program's call.
+    unsafe { next::epoll_wait(fd, events, n, timeout) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn epoll_pwait(
+unsafe extern "C-unwind" fn epoll_pwait(
     fd: c_int,
     events: *mut epoll_event,
     n: c_int,
     timeout: c_int,
     signals: *const sigset_t,
 ) -> c_int {
-    match set_at(fd, n, events) {
-        Some(set) => epoll_wait_here(fd, &set, events, n, Ok(Timeout::of_ms(timeout)), signals),
-        // SAFETY: the program's call.
-        None => unsafe { next::epoll_pwait(fd, events, n, timeout, signals) },
+    if concerns(fd, n) {
+        return epoll_wait_here(fd, events, n, Ok(Timeout::of_ms(timeout)), signals);
     }
+    // SAFETY: the program's call.
+    unsafe { next::epoll_pwait(fd, events, n, timeout, signals) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn epoll_pwait2(
+unsafe extern "C-unwind" fn epoll_pwait2(
     fd: c_int,
     events: *mut epoll_event,
     n: c_int,
     timeout: *const timespec,
     signals: *const sigset_t,
 ) -> c_int {
-    match set_at(fd, n, events) {
-        Some(set) => epoll_wait_here(fd, &set, events, n, time(timeout), signals),
-        // SAFETY: the program's call.
-        None => unsafe { next::epoll_pwait2(fd, events, n, timeout, signals) },
+    if concerns(fd, n) {
+        return epoll_wait_here(fd, events, n, time(timeout), signals);
     }
+    // SAFETY: the program's call.
+    unsafe { next::epoll_pwait2(fd, events, n, timeout, signals) }
 }

@@ -60,6 +60,34 @@ modes(void)
 	CHECK(!exists("valeA:x"));
 }
 
+/* Memory 1 is there for everybody; what has no rings answers with those that were asked for. */
+static void
+global_memory(void)
+{
+	struct port a = open_wish((struct wish){ .name = "valeA:x", .memory = 1 }), b;
+	struct nmreq_register reg;
+	int fd = open_device();
+
+	CHECK(a.reg.nr_mem_id == 1);
+	b = open_wish((struct wish){ .name = "valeB:y", .memory = 1 });
+	CHECK(b.reg.nr_mem_id == 1);
+	memset(&reg, 0, sizeof(reg));
+	reg.nr_mode = NR_REG_NULL;
+	reg.nr_mem_id = 1;
+	reg.nr_tx_rings = 10;
+	reg.nr_rx_rings = 5;
+	reg.nr_tx_slots = 256;
+	reg.nr_rx_slots = 100;
+	OK(control(fd, NETMAP_REQ_REGISTER, "nobody", &reg, NULL));
+	CHECK(reg.nr_mem_id == 1 && reg.nr_memsize == a.reg.nr_memsize);
+	CHECK(reg.nr_tx_rings == 10 && reg.nr_rx_rings == 5 && reg.nr_tx_slots == 256 && reg.nr_rx_slots == 100);
+	OK(ioctl(fd, NIOCTXSYNC, NULL));
+	OK(ioctl(fd, NIOCRXSYNC, NULL));
+	OK(close(fd));
+	close_port(&a);
+	close_port(&b);
+}
+
 /* How old programs say which rings: by bits of nr_ringid, nr_flags being 0. */
 static void
 ringid_bits(void)
@@ -236,7 +264,11 @@ attach(int fd, const char *name)
 
 	memset(&a, 0, sizeof(a));
 	a.reg.nr_mode = NR_REG_ALL_NIC;
-	return control(fd, NETMAP_REQ_VALE_ATTACH, name, &a, NULL);
+	int result = control(fd, NETMAP_REQ_VALE_ATTACH, name, &a, NULL);
+
+	/* Which memory it has is told, too. */
+	CHECK(result == -1 || a.reg.nr_mem_id > 1);
+	return result;
 }
 
 static int
@@ -584,9 +616,14 @@ tap(void)
 	CHECK(!exists("valeA:tap7"));
 	FAILS(waitpid(-1, NULL, WNOHANG), ECHILD);
 	CHECK(children == 0);
+	/* A program that ignores the ends of its children's. */
+	CHECK(signal(SIGCHLD, SIG_IGN) == child_ended);
+	OK(attach(fd, "valeA:tap7"));
+	CHECK(exists("valeA:tap7"));
+	OK(detach(fd, "valeA:tap7"));
 	OK(close(fd));
 }
 
-CASES({ "tap", tap }, { "modes", modes }, { "ringid_bits", ringid_bits }, { "info", info }, { "list", list },
+CASES({ "tap", tap }, { "modes", modes }, { "global_memory", global_memory }, { "ringid_bits", ringid_bits }, { "info", info }, { "list", list },
     { "persistent", persistent }, { "header_length", header_length }, { "pools", pools }, { "options", options },
     { "offsets", offsets }, { "exclusive", exclusive }, { "kernel_loop", kernel_loop });

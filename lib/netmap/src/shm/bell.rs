@@ -17,13 +17,14 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use crate::error::Result;
 use crate::shm::dir::Dir;
 use crate::shm::file;
+use crate::shm::place::Kept;
 
 /// The only lock of a bell.
 const HELD: u32 = 0;
 
 /// A bell, held by its owner or open for ringing.
 #[derive(Debug)]
-pub struct Bell(File);
+pub struct Bell(Kept);
 
 impl Bell {
     /// Makes a bell and holds it; `None` if one of that name is held by somebody.
@@ -56,7 +57,7 @@ impl Bell {
     /// # Errors
     /// There is none, or it must not be opened.
     pub fn open(dir: &Dir, name: &str) -> Result<Self> {
-        file::fifo(dir, name).map(Self)
+        file::fifo(dir, name).map(|fifo| Self(Kept::new(fifo)))
     }
 
     /// What somebody passed on, if it is a copy of the descriptor of the owner of the bell of that name.
@@ -67,7 +68,7 @@ impl Bell {
         let owner = file::id(&passed) == file::id(&there)
             && file::is_alive(&there, HELD)
             && !file::is_alive(&passed, HELD);
-        owner.then_some(Self(passed))
+        owner.then(|| Self(Kept::new(passed)))
     }
 
     /// Whether somebody holds the bell of that name. What cannot be told counts as held.
@@ -87,7 +88,7 @@ impl Bell {
 
     /// Wakes whoever sleeps on it.
     pub fn ring(&self) {
-        let _ = (&self.0).write(&[1]); // EAGAIN: rung often enough already
+        let _ = (&*self.0).write(&[1]); // EAGAIN: rung often enough already
     }
 
     /// Takes back all rings so far, so that the next sleep is a sleep. Bounded: somebody who rings
@@ -97,7 +98,7 @@ impl Bell {
         // Whoever has a copy of the descriptor may have made it wait.
         let flags = fcntl(&self.0, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
         if flags.is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK)) {
-            let _ = (&self.0).read(&mut bytes); // EAGAIN: not rung
+            let _ = (&*self.0).read(&mut bytes); // EAGAIN: not rung
         } else if let Ok(own) = file::fifo(dir, &name()) {
             let _ = (&own).read(&mut bytes);
         }
@@ -106,7 +107,7 @@ impl Bell {
     /// The descriptor.
     #[must_use]
     pub fn into_fd(self) -> OwnedFd {
-        self.0.into()
+        self.0.into_owned()
     }
 }
 

@@ -11,7 +11,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat, rena
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat, mkdirat, mode_t};
 use nix::unistd::{UnlinkatFlags, mkfifoat, symlinkat, unlinkat};
 
-use crate::shm::place::kept;
+use crate::shm::place::Kept;
 
 /// What every open has: no link is followed, nothing is waited for, nothing is inherited.
 const FLAGS: OFlag =
@@ -37,7 +37,7 @@ pub const ASIDE: &str = ".aside.";
 /// An open directory. Clones share the descriptor.
 #[derive(Clone, Debug)]
 pub struct Dir {
-    fd: Arc<OwnedFd>,
+    fd: Arc<Kept>,
     /// Where it was when it was opened: for messages only.
     path: PathBuf,
 }
@@ -51,7 +51,7 @@ impl Dir {
     pub fn open(path: &Path, follow: bool) -> io::Result<Self> {
         let flags = if follow { FLAGS.difference(OFlag::O_NOFOLLOW) } else { FLAGS };
         let fd = nix::fcntl::open(path, flags | OFlag::O_DIRECTORY, Mode::empty())?;
-        Ok(Self { fd: Arc::new(kept(fd)), path: path.into() })
+        Ok(Self { fd: Arc::new(Kept::new(fd)), path: path.into() })
     }
 
     /// Where it was when it was opened.
@@ -88,7 +88,7 @@ impl Dir {
     /// As openat(2); `NotADirectory` for a link.
     pub fn subdir(&self, name: &str) -> io::Result<Self> {
         let fd = openat(self, plain(name)?, FLAGS | OFlag::O_DIRECTORY, Mode::empty())?;
-        Ok(Self { fd: Arc::new(kept(fd)), path: self.join(name) })
+        Ok(Self { fd: Arc::new(Kept::new(fd)), path: self.join(name) })
     }
 
     /// Makes a directory in it with the permissions of this one, or opens the one that is there, whose
@@ -136,7 +136,7 @@ impl Dir {
             let file = openat(self, temporary, flags, mode)?;
             // The umask does not narrow what the directory's owner decided to share.
             fchmod(&file, mode)?;
-            made = Some(kept(file));
+            made = Some(file);
             Ok(())
         })?;
         Ok(made.expect("it appeared").into())
@@ -169,7 +169,7 @@ impl Dir {
     /// # Errors
     /// As openat(2); a link is an error.
     pub fn open_rw(&self, name: &str) -> io::Result<File> {
-        Ok(kept(openat(self, plain(name)?, FLAGS | OFlag::O_RDWR, Mode::empty())?).into())
+        Ok(openat(self, plain(name)?, FLAGS | OFlag::O_RDWR, Mode::empty())?.into())
     }
 
     /// As `open_rw`, for what is closed again soon: a process that has no descriptor left uses the one that

@@ -14,6 +14,7 @@ use nix::fcntl::FallocateFlags;
 
 use crate::error::{Damage, Error, Result};
 use crate::shm::dir::Dir;
+use crate::shm::place::Kept;
 
 /// Creates a file of `len` zero bytes, all of them allocated. Replaces nothing.
 pub fn create(dir: &Dir, name: &str, len: u64) -> Result<File> {
@@ -60,8 +61,8 @@ pub fn open(dir: &Dir, name: &str) -> Result<File> {
 }
 
 /// As `open`, for a file that stays open.
-pub fn open_to_keep(dir: &Dir, name: &str) -> Result<File> {
-    open_kind(dir, name, "a regular file", FileType::is_file, Dir::open_rw)
+pub fn open_to_keep(dir: &Dir, name: &str) -> Result<Kept> {
+    open_kind(dir, name, "a regular file", FileType::is_file, Dir::open_rw).map(Kept::new)
 }
 
 /// Opens what is there, if it is of the kind that is wanted.
@@ -124,14 +125,14 @@ pub fn len(file: &File) -> u64 {
 }
 
 /// Makes a named pipe, unless there is one, and opens both ends.
-pub fn make_fifo(dir: &Dir, name: &str) -> Result<File> {
+pub fn make_fifo(dir: &Dir, name: &str) -> Result<Kept> {
     dir.make_fifo(name).map_err(Error::io("create", dir.join(name)))?;
     fifo_to_keep(dir, name)
 }
 
 /// Opens both ends of a named pipe that stays open.
-pub fn fifo_to_keep(dir: &Dir, name: &str) -> Result<File> {
-    open_kind(dir, name, "a named pipe", FileType::is_fifo, Dir::open_rw)
+pub fn fifo_to_keep(dir: &Dir, name: &str) -> Result<Kept> {
+    open_kind(dir, name, "a named pipe", FileType::is_fifo, Dir::open_rw).map(Kept::new)
 }
 
 /// Opens both ends of a named pipe, for a moment.

@@ -15,18 +15,43 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::fs::File;
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
+
+use crate::shm::file;
+use crate::shm::place::Kept;
 
 /// Descriptors that the handler renews. Others are renewed when they are next used.
 const FILES: usize = 64;
 const NONE: RawFd = -1;
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
-static RENEWED: [AtomicI32; FILES] = [const { AtomicI32::new(NONE) }; FILES];
+static RENEWED: [Renewed; FILES] = [const { Renewed::new() }; FILES];
+
+/// A descriptor that the handler renews, if the file is there that was.
+struct Renewed {
+    fd: AtomicI32,
+    device: AtomicU64,
+    inode: AtomicU64,
+}
+
+impl Renewed {
+    const fn new() -> Self {
+        let (device, inode) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { fd: AtomicI32::new(NONE), device, inode }
+    }
+
+    /// Async-signal-safe.
+    fn is_here(&self, fd: RawFd) -> bool {
+        let id = (self.device.load(Ordering::Relaxed), self.inode.load(Ordering::Relaxed));
+        // SAFETY: any descriptor may be looked at; a number that is none is an error.
+        let there = nix::sys::stat::fstat(unsafe { BorrowedFd::borrow_raw(fd) });
+        there.is_ok_and(|there| (there.st_dev, there.st_ino) == id)
+    }
+}
 
 /// Held for reading in sections, for writing during a fork.
 static GATE: RwLock<()> = RwLock::new(());
@@ -93,19 +118,25 @@ pub fn generation() -> u32 {
 }
 
 /// Gives children of this process a description of their own in place of this one.
-pub fn renew_in_children(file: &File) {
+pub fn renew_in_children(file: &Kept) {
     install();
-    let swap = |slot: &AtomicI32| {
-        slot.compare_exchange(NONE, file.as_raw_fd(), Ordering::Relaxed, Ordering::Relaxed)
+    let id = file::id(file);
+    let taken = |slot: &&Renewed| {
+        let (none, fd) = (NONE, file.number());
+        slot.fd.compare_exchange(none, fd, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     };
-    let _ = RENEWED.iter().any(|slot| swap(slot).is_ok());
+    // A fork in between finds nothing there that it knows, and leaves it to the next use.
+    if let Some(slot) = RENEWED.iter().find(taken) {
+        slot.device.store(id.device, Ordering::Relaxed);
+        slot.inode.store(id.inode, Ordering::Relaxed);
+    }
 }
 
 /// Takes that back: the file is about to be closed.
-pub fn forget(file: &File) {
+pub fn forget(file: &Kept) {
     for slot in &RENEWED {
-        let fd = file.as_raw_fd();
-        let _ = slot.compare_exchange(fd, NONE, Ordering::Relaxed, Ordering::Relaxed);
+        let fd = file.number();
+        let _ = slot.fd.compare_exchange(fd, NONE, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -122,8 +153,8 @@ extern "C" fn in_child() {
     let errno = Errno::last();
     GENERATION.fetch_add(1, Ordering::Relaxed);
     for slot in &RENEWED {
-        let fd = slot.load(Ordering::Relaxed);
-        if fd != NONE {
+        let fd = slot.fd.load(Ordering::Relaxed);
+        if fd != NONE && slot.is_here(fd) {
             let _ = renew_fd(fd); // what fails is tried again when it is used
         }
     }

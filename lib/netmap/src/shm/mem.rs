@@ -221,7 +221,7 @@ impl Region {
         match &self.home {
             Home::Anonymous(file) => file.try_clone().map_err(Error::io("open", &self.path)),
             Home::Named(dir, name) => {
-                let file = file::open_to_keep(dir, name)?;
+                let file = file::open(dir, name)?;
                 if file::id(&file) != self.id {
                     return Err(damaged(&self.path, Damage::Replaced(SharedFile::Region)));
                 }

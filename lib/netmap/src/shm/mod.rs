@@ -12,6 +12,7 @@ pub mod lock;
 pub mod map;
 #[allow(unsafe_code)]
 pub mod mem;
+#[allow(unsafe_code)]
 pub mod place;
 pub mod spare;
 pub mod text;

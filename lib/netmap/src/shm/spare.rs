@@ -15,9 +15,9 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use crate::shm::fork;
-use crate::shm::place::kept;
+use crate::shm::place::Kept;
 
-static SPARE: Mutex<Option<OwnedFd>> = Mutex::new(None);
+static SPARE: Mutex<Option<Kept>> = Mutex::new(None);
 
 /// What `open` opens, in place of the spare descriptor if there is no other left.
 pub fn or_spare(open: impl Fn() -> nix::Result<OwnedFd>) -> nix::Result<OwnedFd> {
@@ -43,10 +43,10 @@ pub fn restore() -> bool {
     keep(&mut SPARE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn keep(spare: &mut Option<OwnedFd>) -> bool {
+fn keep(spare: &mut Option<Kept>) -> bool {
     if spare.is_none() {
         // Anything will do that is always there.
-        *spare = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok().map(kept);
+        *spare = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok().map(Kept::new);
     }
     spare.is_some()
 }

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use crate::shm::file;
 use crate::shm::fork;
 use crate::shm::map::Shared;
+use crate::shm::place::Kept;
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::state::ids::{Generation, ParticipantId, RETIRED};
 
@@ -40,7 +41,7 @@ unsafe impl Shared for Entry {}
 #[derive(Debug)]
 pub struct Participation {
     /// The switch's file. Its marks are the process's, and nobody else's.
-    file: File,
+    file: Kept,
     /// The word of its identity, 0 before it has joined.
     me: AtomicU64,
     /// `fork::generation` of the process that `me` is.
@@ -50,7 +51,7 @@ pub struct Participation {
 
 impl Participation {
     /// Takes no part yet.
-    pub fn new(file: File) -> Self {
+    pub fn new(file: Kept) -> Self {
         let (me, since) = (AtomicU64::new(0), AtomicU32::new(fork::generation()));
         fork::renew_in_children(&file);
         Self { file, me, since, joining: Mutex::new(()) }
@@ -218,7 +219,7 @@ mod tests {
         }
 
         fn process(&self) -> Participation {
-            Participation::new(file::open(&self.dir, "f").unwrap())
+            Participation::new(file::open_to_keep(&self.dir, "f").unwrap())
         }
 
         fn join(&self, process: &Participation) -> Result<ParticipantId, Errno> {
