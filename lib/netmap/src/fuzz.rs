@@ -83,7 +83,7 @@ pub fn name(data: &[u8]) {
         Address::Interface(interface) => {
             assert!(!interface.contains('/') && !matches!(interface.as_str(), "" | "." | ".."));
         }
-        Address::File(_) | Address::Nothing => {}
+        Address::File(_) | Address::Socket(_) | Address::Nothing => {}
     }
     assert!(parsed.check().is_ok(), "{parsed:?}");
     assert_eq!(kinds::parse(&parsed.to_string()).as_ref(), Ok(&parsed));
@@ -94,6 +94,9 @@ pub fn name(data: &[u8]) {
 pub fn always_warm(yes: bool) {
     set_always(yes);
 }
+
+/// What a peer on a stream socket may send, see there.
+pub use crate::backend::stream::fuzz as stream;
 
 /// What `nm_capture` promises of captures, see there.
 pub use nm_capture::fuzz::capture as pcap;

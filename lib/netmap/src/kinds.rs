@@ -4,14 +4,23 @@ use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
 use crate::adapter::{Adapter, Kind};
-use crate::backend::{kernel, null, pcap, tap, xdp};
+use crate::backend::{dgram, kernel, null, pcap, stream, tap, xdp};
 use crate::error::{Error, Feature, Result};
 use crate::name::{Capabilities, NameError, NameFault, NameFlags, PortName, RingSel, parse_with};
 use crate::options::Options;
 use crate::vale::kind as vale;
 
 /// All of them. Of those that a bare word fits, the first is meant.
-static KINDS: [Kind; 6] = [vale::KIND, null::KIND, pcap::KIND, tap::KIND, xdp::KIND, kernel::KIND];
+static KINDS: [Kind; 8] = [
+    vale::KIND,
+    null::KIND,
+    pcap::KIND,
+    tap::KIND,
+    stream::KIND,
+    dgram::KIND,
+    xdp::KIND,
+    kernel::KIND,
+];
 
 /// Reads a port name. Never panics, whatever it is given.
 ///
@@ -59,7 +68,7 @@ impl PortName {
     /// # Errors
     /// These fields do not make a name.
     pub fn check(&self) -> std::result::Result<(), NameError> {
-        if self.path().is_some() {
+        if self.path().is_some() || self.socket().is_some() {
             return Ok(()); // A path is not ours to judge, and need not even be UTF-8.
         }
         let text = self.to_string();

@@ -99,6 +99,8 @@ pub enum Syntax {
     },
     /// `pcap:FILE`: everything behind the colon is a path.
     File,
+    /// `stream:PATH`: everything behind the colon is the kind's own: paths of sockets, and which side to take.
+    Socket,
     /// `null:`: there is nothing to be chosen.
     Nothing,
 }
@@ -130,6 +132,8 @@ pub enum Address {
     Interface(String),
     /// A file; `-` is standard input or output.
     File(PathBuf),
+    /// A unix socket, or two, as the kind reads it.
+    Socket(String),
     /// There is but one.
     Nothing,
 }
@@ -311,6 +315,15 @@ impl PortName {
         }
     }
 
+    /// What is behind the colon, if packets go through a unix socket.
+    #[must_use]
+    pub fn socket(&self) -> Option<&str> {
+        match &self.address {
+            Address::Socket(name) => Some(name),
+            _ => None,
+        }
+    }
+
     /// The same port with another choice of rings.
     pub fn with_rings(mut self, rings: RingSel) -> PortName {
         self.rings = rings;
@@ -337,6 +350,7 @@ impl fmt::Display for PortName {
             Address::Nothing => write!(f, "{prefix}:")?,
             // Everything behind the colon is the path, so nothing may follow it.
             Address::File(path) => return write!(f, "{prefix}:{}", path.display()),
+            Address::Socket(name) => return write!(f, "{prefix}:{name}"),
         }
         match self.rings {
             RingSel::All | RingSel::Nic => {}

@@ -274,7 +274,8 @@ impl Port {
         self.adapter.extra_buffers()
     }
 
-    /// Whether packets can pass, as of the last sync: a tap or NIC that was set down or deleted says so. A port without a
+    /// Whether packets can pass, as of the last sync: a tap or NIC that was set down or deleted says so, and a
+    /// socket without a peer. A port without a
     /// link is always up.
     #[must_use]
     pub fn link(&self) -> Link {

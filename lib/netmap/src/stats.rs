@@ -69,7 +69,7 @@ counters! {
     /// Packets that found this RX ring full (at the receiver).
     rx_drop_full,
     /// Slots lost because they named no buffer: this RX ring's memory is damaged. On a `pcap:` port,
-    /// records that are no frames.
+    /// records that are no frames; on a port of a socket, lengths that no frame has.
     rx_drop_bad,
     /// Packets sent to all ports: broadcast, multicast, unknown destination.
     flooded,

@@ -66,6 +66,9 @@ fn corpus_of_names_holds() {
         "pcap:",
         "pcap:-",
         "pcap:/../\u{7f}",
+        "stream:",
+        "stream:,server",
+        "dgram:a,",
         "null",
         "null:",
         "null:x",
@@ -74,6 +77,25 @@ fn corpus_of_names_holds() {
     let mut seeds = names.map(|n| n.as_bytes().to_vec()).to_vec();
     seeds.push(vec![0xff, 0xfe]);
     replay("name", fuzz::name, &seeds);
+}
+
+#[test]
+fn corpus_of_streams_holds() {
+    let ends = [0_u32, 1, 13, 14, 60, 1514, 65599, 65600, 65601, 69631, 69632, 69633, u32::MAX];
+    let frame = |length: u32| {
+        let bytes = length.min(70_000) as usize;
+        [&length.to_be_bytes()[..], &vec![0x5a; bytes]].concat()
+    };
+    let mut seeds = vec![Vec::new()];
+    for piece in [0_u16, 1, 3, 4, 5, 63, 64, 65, 4096, u16::MAX] {
+        let [high, low] = piece.to_be_bytes();
+        for length in ends {
+            seeds.push([&[1, high, low][..], &frame(60), &frame(length), &frame(60)].concat());
+        }
+    }
+    let all: Vec<u8> = ends.iter().flat_map(|&length| frame(length)).collect();
+    seeds.extend((0..9).map(|cut| [&[0][..], &all[..all.len() - cut]].concat()));
+    replay("stream", fuzz::stream, &seeds);
 }
 
 /// A capture with one record whose header says `len`, followed by `data` bytes.

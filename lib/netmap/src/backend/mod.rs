@@ -7,17 +7,23 @@
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 
+use nix::poll::PollFlags;
+
 use crate::backend::parts::Parts;
 use crate::error::{Error, Feature, Result};
 use crate::name::PortName;
 use crate::netlink::Link;
+use crate::wait::Interest;
 
+pub mod dgram;
 pub mod kernel;
 pub mod null;
 pub mod packets;
 #[allow(unsafe_code)]
 pub mod parts;
 pub mod pcap;
+pub mod socket_file;
+pub mod stream;
 pub mod tap;
 #[allow(unsafe_code)]
 mod tun;
@@ -55,6 +61,11 @@ pub trait Device: Debug + Send {
         Ok(())
     }
 
+    /// Whether packets that it took wait in it, so that each txsync must call `flush`.
+    fn holds_back(&self) -> bool {
+        false
+    }
+
     /// Asks for one packet, written to the start of `buf` (at least 64 KiB + vnet header). `None`:
     /// nothing now.
     fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>>;
@@ -68,6 +79,17 @@ pub trait Device: Debug + Send {
     /// Becomes readable when `receive` may have something, writable when `send` may work. `None`: it is
     /// always ready to send, and has nothing to receive.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// What to poll the descriptor for, to learn of `what`.
+    fn events(&self, what: Interest) -> PollFlags {
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::POLLIN, what.contains(Interest::RX));
+        events.set(PollFlags::POLLOUT, what.contains(Interest::TX));
+        events
+    }
+
+    /// Before that: makes the descriptor tell of `what`. A sync follows, then the poll.
+    fn arm(&mut self, _what: Interest) {}
 
     /// Passes on all that was sent, and waits for whoever takes it, as long as they take something.
     fn finish(&mut self) -> Result<()> {

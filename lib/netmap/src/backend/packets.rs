@@ -217,9 +217,9 @@ impl<D: Device + 'static> Adapter for Packets<D> {
             hwcur = ring.step(hwcur, slots);
         }
         // What went is passed on and counted, whatever became of the rest.
-        if hwcur != first {
+        if hwcur != first || device.holds_back() {
             done = done.and(device.flush());
-            counters.add(C::tx_batches, 1);
+            counters.add(C::tx_batches, u64::from(hwcur != first));
         }
         self.rings.sent(i, hwcur);
         done.and(self.doors.look_at(&*device))
@@ -290,17 +290,23 @@ impl<D: Device + 'static> Adapter for Packets<D> {
     }
 
     fn events(&self, what: Interest) -> PollFlags {
-        let mut events = PollFlags::empty();
-        if let Doors::Several { .. } = self.doors {
-            events.set(PollFlags::POLLIN, !what.is_empty());
-            return events;
+        match &self.doors {
+            Doors::Several { .. } => {
+                let mut events = PollFlags::empty();
+                events.set(PollFlags::POLLIN, !what.is_empty());
+                events
+            }
+            Doors::One { device, .. } => lock(&self.devices[*device]).events(what),
         }
-        events.set(PollFlags::POLLIN, what.contains(Interest::RX));
-        events.set(PollFlags::POLLOUT, what.contains(Interest::TX));
-        events
     }
 
     fn arm(&mut self, what: Interest) {
+        if let Doors::One { device, .. } = self.doors {
+            // The other half, where there is one, waits at the same descriptor.
+            let PerDirection { tx, rx } = self.rings.bound().count();
+            let all = Interest::RX | Interest::TX;
+            lock(&self.devices[device]).arm(if tx + rx == 2 { what } else { all });
+        }
         self.doors.ask(what, self.rings.bound(), &self.devices);
     }
 

@@ -148,6 +148,9 @@ pub enum InUse {
     /// The kernel lets one program have a tap.
     #[error("another program has it open; a tap has one user at a time")]
     Tap,
+    /// Somebody lives on a socket.
+    #[error("another program has that socket; end it, or take another path")]
+    Socket,
 }
 
 /// What a request asks for that cannot be. Nothing but another request helps.

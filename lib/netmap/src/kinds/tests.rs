@@ -66,6 +66,9 @@ const GOOD: &[(&str, &str)] = &[
     ("pcap:trace.pcap", "pcap:trace.pcap"),
     ("pcap:/tmp/a b/{x}@1.pcap", "pcap:/tmp/a b/{x}@1.pcap"),
     ("pcap:-", "pcap:-"),
+    ("stream:/run/vm1", "stream:/run/vm1"),
+    ("stream:vm 1/{x}@1,server", "stream:vm 1/{x}@1,server"),
+    ("dgram:/run/vm1,/run/vm2", "dgram:/run/vm1,/run/vm2"),
 ];
 
 /// As given, byte of the caret, a part of the message.
@@ -145,6 +148,9 @@ const BAD: &[(&str, usize, &str)] = &[
     ("xdp:eth0@conf:busy-poll-us=0", 27, "between 1"),
     ("valeA:x@conf:mode=native", 13, "only xdp:"),
     ("tap:t0@conf:rings=1,busy-poll-us=9", 20, "only xdp:"),
+    ("stream:", 7, "path is missing"),
+    ("stream:a\0b", 8, "NUL"),
+    ("dgram:", 6, "path is missing"),
     ("foo:bar", 0, "no such kind"),
     (":x", 0, "no such kind"),
     ("null:x", 5, "expected `/`"),

@@ -3,8 +3,6 @@
 //!
 //! Invariant: never panics and never allocates more than the name's own length and a message.
 
-use std::path::PathBuf;
-
 use super::NameFault::{
     Contradiction, Missing, NumberMissing, OutOfRange, Pipe, TooLong, Unexpected, UnknownKind,
 };
@@ -33,7 +31,7 @@ pub fn parse_with(
     let mut cursor = Cursor { name, at: 0 };
     let (scheme, address) = cursor.address(schemes)?;
     let mut port = PortName::new(scheme, address);
-    if port.path().is_some() {
+    if port.path().is_some() || port.socket().is_some() {
         return Ok(port);
     }
     port.rings = cursor.rings()?;
@@ -152,22 +150,27 @@ impl<'a> Cursor<'a> {
 
     fn behind_colon(&mut self, syntax: Syntax) -> Result<Address, NameError> {
         Ok(match syntax {
-            Syntax::File => Address::File(self.path()?),
+            Syntax::File => Address::File(
+                self.path("a file name is missing behind the colon (`-` is stdin or stdout)")?
+                    .into(),
+            ),
+            Syntax::Socket => {
+                Address::Socket(self.path("a socket's path is missing behind the colon")?.into())
+            }
             Syntax::Interface { dashes } => Address::Interface(self.interface(dashes)?),
             Syntax::Nothing | Syntax::SwitchPort => Address::Nothing,
         })
     }
 
-    fn path(&mut self) -> Result<PathBuf, NameError> {
+    fn path(&mut self, missing: &'static str) -> Result<&'a str, NameError> {
         let path = self.rest_of_name();
         if path.is_empty() {
-            return self
-                .fail(Missing("a file name is missing behind the colon (`-` is stdin or stdout)"));
+            return self.fail(Missing(missing));
         }
         if let Some(nul) = path.find('\0') {
             return self.fail_at(self.at + nul, Unexpected("a file name cannot hold a NUL"));
         }
-        Ok(PathBuf::from(path))
+        Ok(path)
     }
 
     fn switch(&mut self) -> Result<String, NameError> {

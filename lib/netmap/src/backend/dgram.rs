@@ -1,0 +1,376 @@
+//! `dgram:PATH`: Ethernet over unix datagrams, a frame in each, as QEMU's `-netdev dgram` speaks it.
+//!
+//! Invariants: whatever comes that is no frame is left out and counted, an empty datagram among it; none is ever sent,
+//! since it would end QEMU's receiving. A peer that has gone costs its packets, not the port: another one at the same
+//! path is found again. A peer whose queue is full is waited for.
+//!
+//! Datagrams have no connection. Who the peer is, is told by the name (`dgram:OWN,PEER`), or else learnt from the
+//! first that sends. Packets go out of the bound socket, so that the peer sees where they come from; a second
+//! socket, connected to the peer, carries nothing: it tells whether the peer lives, and when its queue has room.
+//!
+//! Follows docs/design/host-and-nics.md, "Stream and datagram sockets".
+
+#[allow(unsafe_code)]
+mod calls;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::socket::{SockType, UnixAddr};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::unistd::read;
+
+use crate::adapter::Kind;
+use crate::backend::packets::Packets;
+use crate::backend::socket_file::{SocketFile, connect_to};
+use crate::backend::stream::{MOST, RETRY, SHORTEST};
+use crate::backend::{Device, Sent};
+use crate::error::{Error, Result};
+use crate::name::{Capabilities, Scheme, Syntax};
+use crate::netlink::Link;
+use crate::wait::Interest;
+use calls::BATCH;
+
+/// Bytes that one such call can bring.
+const ROOM: usize = BATCH * MOST;
+/// How long a peer that takes nothing is waited for at the end.
+const PATIENCE_MS: u16 = 500;
+
+/// What such a port can do. Its link is up while a peer is known.
+const CAPABILITIES: Capabilities = Capabilities::RECEIVE.union(Capabilities::LINK_STATE);
+
+/// The kind.
+pub const KIND: Kind = Kind {
+    scheme: Scheme {
+        prefix: "dgram",
+        syntax: Syntax::Socket,
+        is_bare: |_| false,
+        capabilities: CAPABILITIES,
+    },
+    open: |name, options| {
+        let device = Datagrams::open(&name.to_string(), name.socket().unwrap_or_default())?;
+        Ok(Box::new(Packets::new(name, options, CAPABILITIES, 1, |_| Ok(vec![device]))?))
+    },
+};
+
+/// Whom packets are for.
+#[derive(Debug)]
+struct Peer {
+    path: PathBuf,
+    address: UnixAddr,
+    /// Connected to it, and never sent to.
+    gauge: OwnedFd,
+}
+
+/// The device behind `dgram:`.
+#[derive(Debug)]
+pub struct Datagrams {
+    path: PathBuf,
+    socket: OwnedFd,
+    _file: SocketFile,
+    /// Where the peer is, if the name says so.
+    told: Option<PathBuf>,
+    peer: Option<Peer>,
+    /// The bound socket, the gauge, the timer.
+    epoll: Epoll,
+    /// Says when to look for a peer that was told.
+    retry: TimerFd,
+    /// What the socket and the gauge are watched for.
+    watched: (bool, bool),
+    received: Received,
+    outbox: Vec<u8>,
+    /// Where the packets in it end.
+    ends: Vec<usize>,
+    /// Packets that the peer did not live to take.
+    lost: u64,
+}
+
+/// What the last call brought.
+#[derive(Debug)]
+struct Received {
+    bytes: Box<[u8]>,
+    /// Length of each datagram, 0 if it is left out.
+    lengths: [usize; BATCH],
+    n: usize,
+    next: usize,
+    left_out: u64,
+}
+
+impl Datagrams {
+    /// Opens the port `port`, of which `name` is what is behind the colon: its own path, and behind a comma
+    /// the peer's.
+    pub fn open(port: &str, name: &str) -> Result<Self> {
+        let (own, told) =
+            name.split_once(',').map_or((name, None), |(own, peer)| (own, Some(peer)));
+        let failed = |errno: Errno| Error::io("make a socket for", own)(errno);
+        let (socket, file) = SocketFile::bind(Path::new(own), SockType::Datagram, port)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let retry = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(failed)?;
+        for fd in [socket.as_fd(), retry.as_fd()] {
+            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
+        }
+        let mut device = Self {
+            path: own.into(),
+            socket,
+            _file: file,
+            told: told.map(PathBuf::from),
+            peer: None,
+            epoll,
+            retry,
+            watched: (true, false),
+            received: Received {
+                bytes: vec![0; ROOM].into(),
+                lengths: [0; BATCH],
+                n: 0,
+                next: 0,
+                left_out: 0,
+            },
+            outbox: Vec::with_capacity(BATCH * MOST),
+            ends: Vec::with_capacity(BATCH),
+            lost: 0,
+        };
+        if let Some(peer) = device.told.clone() {
+            device.meet(&peer)?;
+        }
+        Ok(device)
+    }
+
+    fn failed(&self, what: &'static str) -> impl FnOnce(Errno) -> Error + use<> {
+        Error::io(what, self.path.clone())
+    }
+
+    /// Takes whoever lives at `path` for the peer, if somebody does; one that is told is looked for again else.
+    fn meet(&mut self, path: &Path) -> Result<bool> {
+        self.peer = None;
+        self.watched.1 = false;
+        let gauge = connect_to(path, SockType::Datagram).ok();
+        let address = UnixAddr::new(path).ok();
+        if let (Some(gauge), Some(address)) = (gauge, address) {
+            let event = EpollEvent::new(EpollFlags::empty(), 0);
+            self.epoll.add(&gauge, event).map_err(self.failed("watch the peer of"))?;
+            self.peer = Some(Peer { path: path.into(), address, gauge });
+        }
+        let found = self.peer.is_some();
+        if self.told.is_some() {
+            let often = Expiration::Interval(RETRY.into());
+            let done = if found {
+                self.retry.unset()
+            } else {
+                self.retry.set(often, TimerSetTimeFlags::empty())
+            };
+            done.map_err(self.failed("set a timer for"))?;
+        }
+        Ok(found)
+    }
+
+    /// Looks for the peer that was told, if it is time.
+    fn find_peer(&mut self) -> Result<()> {
+        if let (None, Some(told)) = (&self.peer, &self.told)
+            && read(&self.retry, &mut [0; 8]).is_ok()
+        {
+            self.meet(&told.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what is to be sent, as far as the peer takes it.
+    fn push(&mut self) -> Result<()> {
+        let mut met_again = false;
+        while let (Some(peer), false) = (&self.peer, self.ends.is_empty()) {
+            match calls::send(self.socket.as_fd(), &peer.address, &self.outbox, &self.ends) {
+                Ok(n) => self.taken(n),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => {
+                    self.watch((self.watched.0, true));
+                    return Ok(());
+                }
+                // It takes no frame of that length.
+                Err(Errno::EMSGSIZE) => {
+                    self.lost += 1;
+                    self.taken(1);
+                }
+                // It has gone; perhaps another one has its path.
+                Err(_) => {
+                    let path = self.peer.take().map(|peer| peer.path).unwrap_or_default();
+                    met_again = !met_again && self.meet(&path)?;
+                    if !met_again {
+                        self.peer = None;
+                        self.lost += self.ends.len() as u64;
+                        self.taken(self.ends.len());
+                        if self.told.is_some() {
+                            self.meet(&path)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first `n` packets to be sent are none any more.
+    fn taken(&mut self, n: usize) {
+        let bytes = self.ends.get(n.wrapping_sub(1)).copied().unwrap_or(0);
+        self.ends.drain(..n);
+        self.ends.iter_mut().for_each(|end| *end -= bytes);
+        self.outbox.drain(..bytes);
+    }
+
+    fn watch(&mut self, what: (bool, bool)) {
+        let events = |yes, event| if yes { event } else { EpollFlags::empty() };
+        // These cannot fail: both are in the set. If they did, sleeps would end by their timers.
+        if what.0 != self.watched.0 {
+            let mut event = EpollEvent::new(events(what.0, EpollFlags::EPOLLIN), 0);
+            let _ = self.epoll.modify(&self.socket, &mut event);
+        }
+        if let (Some(peer), true) = (&self.peer, what.1 != self.watched.1) {
+            let mut event = EpollEvent::new(events(what.1, EpollFlags::EPOLLOUT), 0);
+            let _ = self.epoll.modify(&peer.gauge, &mut event);
+        }
+        self.watched = what;
+    }
+
+    /// Takes what has come. False: nothing has.
+    fn fill(&mut self) -> Result<bool> {
+        self.push()?;
+        let received = &mut self.received;
+        (received.n, received.next) = (0, 0);
+        let Received { bytes, lengths, .. } = received;
+        let (came, sender) = match calls::receive(self.socket.as_fd(), bytes, lengths) {
+            Ok(came) => came,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(false),
+            Err(errno) => return Err(Error::io("receive from", &self.path)(errno)),
+        };
+        received.n = came;
+        for length in &mut received.lengths[..came] {
+            if !(SHORTEST..=MOST).contains(length) {
+                *length = 0;
+                received.left_out += 1;
+            }
+        }
+        if self.told.is_none()
+            && let Some(sender) = sender
+            && self.peer.as_ref().is_none_or(|peer| peer.path != sender)
+        {
+            self.learn(&sender)?;
+        }
+        Ok(true)
+    }
+
+    /// Who has sent is the peer, unless another one is and lives.
+    fn learn(&mut self, sender: &Path) -> Result<()> {
+        if let Some(peer) = &self.peer {
+            let path = peer.path.clone();
+            if self.meet(&path)? {
+                return Ok(());
+            }
+        }
+        self.meet(sender)?;
+        Ok(())
+    }
+}
+
+impl Device for Datagrams {
+    fn send(&mut self, packet: &[u8]) -> Result<Sent> {
+        if !(SHORTEST..=MOST).contains(&packet.len()) {
+            return Ok(Sent::Refused);
+        }
+        if self.ends.len() == BATCH {
+            self.push()?;
+            if self.ends.len() == BATCH {
+                return Ok(Sent::Again);
+            }
+        }
+        if self.peer.is_none() {
+            return Ok(Sent::Down);
+        }
+        self.outbox.extend_from_slice(packet);
+        self.ends.push(self.outbox.len());
+        Ok(Sent::Done)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.push()
+    }
+
+    fn holds_back(&self) -> bool {
+        !self.ends.is_empty()
+    }
+
+    fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
+        loop {
+            let received = &mut self.received;
+            while received.next < received.n {
+                let (at, length) = (received.next, received.lengths[received.next]);
+                received.next += 1;
+                if length > 0 {
+                    buf[..length].copy_from_slice(&received.bytes[at * MOST..][..length]);
+                    return Ok(Some(length));
+                }
+            }
+            // What came was nothing, or less than there was room for: no more in this call.
+            if (received.n > 0 && received.n < BATCH) || !self.fill()? {
+                self.received.n = 0;
+                return Ok(None);
+            }
+        }
+    }
+
+    fn look(&mut self) -> Result<()> {
+        self.find_peer()
+    }
+
+    fn link(&self) -> Link {
+        if self.peer.is_some() { Link::Up } else { Link::Down }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.epoll.0.as_fd())
+    }
+
+    /// The epoll set is readable for whatever it was asked for.
+    fn events(&self, _: Interest) -> PollFlags {
+        PollFlags::POLLIN
+    }
+
+    fn arm(&mut self, what: Interest) {
+        self.watch((what.contains(Interest::RX), !self.ends.is_empty()));
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        loop {
+            self.push()?;
+            let (Some(peer), false) = (&self.peer, self.ends.is_empty()) else { return Ok(()) };
+            let mut waits = [PollFd::new(peer.gauge.as_fd(), PollFlags::POLLOUT)];
+            match poll(&mut waits, PATIENCE_MS) {
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(self.failed("wait for the peer of")(errno)),
+            }
+        }
+    }
+
+    fn left_out(&self) -> u64 {
+        self.received.left_out
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        let (path, left_out) = (self.path.display(), self.received.left_out);
+        let mut remarks = Vec::new();
+        if left_out > 0 {
+            remarks.push(format!(
+                "dgram:{path}: {left_out} datagrams left out, shorter than {SHORTEST} bytes or longer than {MOST}"
+            ));
+        }
+        if self.lost > 0 {
+            remarks.push(format!("dgram:{path}: {} frames lost with peers that left", self.lost));
+        }
+        remarks
+    }
+}
+
+#[cfg(test)]
+mod tests;

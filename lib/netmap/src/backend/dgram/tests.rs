@@ -1,0 +1,174 @@
+//! The device against peers that are plain sockets of the standard library.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// Far beyond anything that works.
+const LONG: Duration = Duration::from_secs(20);
+
+struct Lab(TempDir);
+
+impl Lab {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn open(&self, own: &str, peer: Option<&str>) -> Datagrams {
+        let peer = peer.map_or(String::new(), |peer| format!(",{}", self.path(peer)));
+        Datagrams::open("dgram:x", &(self.path(own) + &peer)).unwrap()
+    }
+
+    fn socket(&self, name: &str) -> UnixDatagram {
+        let _ = std::fs::remove_file(self.path(name));
+        let socket = UnixDatagram::bind(self.path(name)).unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        socket
+    }
+}
+
+fn receive(device: &mut Datagrams) -> Option<Vec<u8>> {
+    let mut buf = vec![0; 1 << 17];
+    let mut attempt = || {
+        device.look().unwrap();
+        device.receive(&mut buf).unwrap()
+    };
+    (0..3).find_map(|_| attempt()).map(|length| buf[..length].to_vec())
+}
+
+fn flush(device: &mut Datagrams) {
+    device.look().unwrap();
+    device.flush().unwrap();
+}
+
+fn wakes(device: &mut Datagrams, what: Interest, time: Duration) -> bool {
+    device.arm(what);
+    let mut waits = [PollFd::new(device.fd().unwrap(), device.events(what))];
+    poll(&mut waits, u16::try_from(time.as_millis()).unwrap()).unwrap() > 0
+}
+
+fn take(socket: &UnixDatagram) -> Vec<u8> {
+    let mut buf = vec![0; 1 << 17];
+    let n = socket.recv(&mut buf).unwrap();
+    buf[..n].to_vec()
+}
+
+#[test]
+fn frames_of_all_lengths_go_both_ways_and_nothing_else_does() {
+    let lab = Lab::new();
+    let peer = lab.socket("p");
+    let mut device = lab.open("d", Some("p"));
+    for length in [14, 60, 1514, 65550, MOST] {
+        let frame: Vec<u8> = (0..length).map(|i| (i * 7 + length) as u8).collect();
+        assert_eq!(device.send(&frame).unwrap(), Sent::Done);
+        flush(&mut device);
+        assert_eq!(take(&peer), frame);
+        peer.send_to(&frame, lab.path("d")).unwrap();
+        assert_eq!(receive(&mut device), Some(frame));
+    }
+    for length in [0, 13, MOST + 1, 69632] {
+        assert_eq!(device.send(&vec![0; length]).unwrap(), Sent::Refused);
+        peer.send_to(&vec![0; length], lab.path("d")).unwrap();
+    }
+    peer.send_to(&[3; 60], lab.path("d")).unwrap();
+    assert_eq!(receive(&mut device), Some(vec![3; 60]));
+    assert_eq!(device.left_out(), 4);
+    assert!(device.remarks()[0].contains("4 datagrams left out"));
+}
+
+#[test]
+fn full_peer_is_waited_for_and_gets_all_in_order() {
+    let lab = Lab::new();
+    let peer = lab.socket("p");
+    let mut device = lab.open("d", Some("p"));
+    let reader =
+        std::thread::spawn(move || (0..500u16).all(|n| take(&peer)[14..16] == n.to_be_bytes()));
+    let mut frame = [0; 60];
+    for n in 0..500u16 {
+        frame[14..16].copy_from_slice(&n.to_be_bytes());
+        while device.send(&frame).unwrap() == Sent::Again {
+            wakes(&mut device, Interest::TX, Duration::from_millis(100));
+        }
+    }
+    device.finish().unwrap();
+    assert!(!device.holds_back());
+    assert!(reader.join().unwrap());
+}
+
+#[test]
+fn peer_that_was_told_is_awaited_lost_and_found_again() {
+    let lab = Lab::new();
+    let mut device = lab.open("d", Some("p"));
+    assert_eq!(device.send(&[1; 60]).unwrap(), Sent::Down);
+    for n in 2..4 {
+        let peer = lab.socket("p");
+        let begin = Instant::now();
+        while device.peer.is_none() {
+            assert!(begin.elapsed() < LONG);
+            wakes(&mut device, Interest::RX, LONG);
+            assert_eq!(receive(&mut device), None);
+        }
+        assert_eq!(device.send(&[n; 60]).unwrap(), Sent::Done);
+        flush(&mut device);
+        assert_eq!(take(&peer), [n; 60]);
+        drop(peer);
+        assert_eq!(device.send(&[9; 60]).unwrap(), Sent::Done);
+        flush(&mut device);
+        assert_eq!(device.link(), Link::Down);
+    }
+    assert!(device.remarks()[0].contains("2 frames lost with peers"));
+    // One that comes back before anything was sent is met without a loss.
+    let _first = lab.socket("p");
+    while device.peer.is_none() {
+        wakes(&mut device, Interest::RX, LONG);
+        assert_eq!(receive(&mut device), None);
+    }
+    let second = lab.socket("p");
+    drop(_first);
+    assert_eq!(device.send(&[5; 60]).unwrap(), Sent::Done);
+    flush(&mut device);
+    assert_eq!(take(&second), [5; 60]);
+}
+
+#[test]
+fn peer_is_learnt_from_its_first_datagram_and_replaced_when_it_is_dead() {
+    let lab = Lab::new();
+    let mut device = lab.open("d", None);
+    let (first, second) = (lab.socket("1"), lab.socket("2"));
+    first.send_to(&[1; 60], lab.path("d")).unwrap();
+    second.send_to(&[2; 60], lab.path("d")).unwrap();
+    assert_eq!(receive(&mut device), Some(vec![1; 60]));
+    assert_eq!(receive(&mut device), Some(vec![2; 60]));
+    let learnt = device.peer.as_ref().unwrap().path.clone();
+    let (peer, other) = if learnt.ends_with("1") { (first, second) } else { (second, first) };
+    other.send_to(&[3; 60], lab.path("d")).unwrap();
+    assert_eq!(receive(&mut device), Some(vec![3; 60]));
+    assert_eq!(device.peer.as_ref().unwrap().path, learnt, "the first one lives");
+    drop(peer);
+    other.send_to(&[4; 60], lab.path("d")).unwrap();
+    assert_eq!(receive(&mut device), Some(vec![4; 60]));
+    device.send(&[5; 60]).unwrap();
+    flush(&mut device);
+    assert_eq!(take(&other), [5; 60]);
+}
+
+#[test]
+fn two_ports_of_ours_talk_and_leave_no_file() {
+    let lab = Lab::new();
+    let (mut a, mut b) = (lab.open("a", None), lab.open("b", Some("a")));
+    b.send(&[1; 60]).unwrap();
+    flush(&mut b);
+    assert_eq!(receive(&mut a), Some(vec![1; 60]));
+    a.send(&[2; 60]).unwrap();
+    flush(&mut a);
+    assert_eq!(receive(&mut b), Some(vec![2; 60]));
+    drop((a, b));
+    assert_eq!(lab.0.path().read_dir().unwrap().count(), 0);
+}

@@ -1,0 +1,399 @@
+//! `stream:PATH`: Ethernet over a unix stream socket, as QEMU's `-netdev stream` and passt speak it: each frame
+//! behind its length, 4 bytes, big endian.
+//!
+//! Invariants: one peer at a time, and the port outlives it: a server serves the next, a client tries again. What
+//! is sent while nobody is there is dropped and counted, as on a cable that is unplugged, so nothing old reaches
+//! the next peer. Whatever a peer sends, a read and the frames in it are all that a call looks at, and memory is
+//! bounded. Nothing shorter than an Ethernet header is ever sent: an empty frame would end QEMU's netdev for good.
+//!
+//! Follows docs/design/host-and-nics.md, "Stream and datagram sockets".
+
+mod inbox;
+mod outbox;
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::socket::{MsgFlags, SockType, send};
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use nix::unistd::read;
+
+use crate::adapter::Kind;
+use crate::backend::packets::Packets;
+use crate::backend::socket_file::{SocketFile, connect_to, is_vacant};
+use crate::backend::{Device, Sent};
+use crate::error::{Error, Result};
+use crate::name::{Capabilities, Scheme, Syntax};
+use crate::netlink::Link;
+use crate::wait::Interest;
+use inbox::{Inbox, Next};
+use outbox::Outbox;
+
+pub use inbox::{MOST, SHORTEST, fuzz};
+
+/// How often a client looks for its server.
+pub const RETRY: Duration = Duration::from_millis(200);
+/// How long a peer that takes nothing is waited for at the end.
+const PATIENCE_MS: u16 = 500;
+
+/// What such a port can do. Its link is up while a peer is there.
+const CAPABILITIES: Capabilities = Capabilities::RECEIVE.union(Capabilities::LINK_STATE);
+
+/// The kind.
+pub const KIND: Kind = Kind {
+    scheme: Scheme {
+        prefix: "stream",
+        syntax: Syntax::Socket,
+        is_bare: |_| false,
+        capabilities: CAPABILITIES,
+    },
+    open: |name, options| {
+        let device = Stream::open(&name.to_string(), name.socket().unwrap_or_default())?;
+        Ok(Box::new(Packets::new(name, options, CAPABILITIES, 1, |_| Ok(vec![device]))?))
+    },
+};
+
+/// How the port gets its peers.
+#[derive(Debug)]
+enum Side {
+    /// It listens.
+    Server { listener: UnixListener, _file: SocketFile },
+    /// It connects, and while it is not connected the timer says when to try.
+    Client { retry: TimerFd },
+}
+
+/// The device behind `stream:`.
+#[derive(Debug)]
+pub struct Stream {
+    path: PathBuf,
+    side: Side,
+    peer: Option<OwnedFd>,
+    /// The peer, the listener, the timer: becomes readable for whichever matters.
+    epoll: Epoll,
+    /// What the peer is watched for.
+    watched: EpollFlags,
+    inbox: Inbox,
+    /// The last read took all there was, and what it brought is being handed out.
+    dry: bool,
+    outbox: Outbox,
+    notes: Notes,
+}
+
+/// What went wrong with peers.
+#[derive(Debug, Default)]
+struct Notes {
+    /// Frames that a peer did not finish.
+    cut: u64,
+    /// Peers that announced a frame that cannot be, and the last such length.
+    broken: u64,
+    announced: u32,
+    /// Peers that went before all that was sent to them had been handed over.
+    deserted: u64,
+}
+
+/// The path, and the side if the name says which.
+fn sides(name: &str) -> (&Path, Option<bool>) {
+    let server = name.strip_suffix(",server").map(|path| (path, Some(true)));
+    let client = || name.strip_suffix(",client").map(|path| (path, Some(false)));
+    let (path, is_server) = server.or_else(client).unwrap_or((name, None));
+    (Path::new(path), is_server)
+}
+
+impl Stream {
+    /// Opens the port `port`, of which `name` is what is behind the colon: a path, and `,server` or `,client`.
+    /// Without either it is the client of whoever listens there, else the server.
+    pub fn open(port: &str, name: &str) -> Result<Self> {
+        let (path, is_server) = sides(name);
+        let failed = |errno: Errno| Error::io("make a socket for", path)(errno);
+        let first =
+            if is_server == Some(true) { None } else { Some(connect_to(path, SockType::Stream)) };
+        let (connected, is_server) = match first {
+            None => (None, true),
+            Some(Ok(socket)) => (Some(socket), false),
+            // Somebody is there, who has no time.
+            Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => (None, false),
+            Some(Err(error)) if is_vacant(&error) => (None, is_server.is_none()),
+            Some(Err(error)) => return Err(Error::io("connect to", path)(error)),
+        };
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
+        let side = if is_server {
+            let (listener, file) = SocketFile::bind(path, SockType::Stream, port)?;
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+            epoll.add(&listener, event).map_err(failed)?;
+            Side::Server { listener: listener.into(), _file: file }
+        } else {
+            let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+            let retry = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(failed)?;
+            epoll.add(&retry, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
+            Side::Client { retry }
+        };
+        let mut stream = Self {
+            path: path.into(),
+            side,
+            peer: None,
+            epoll,
+            watched: EpollFlags::empty(),
+            inbox: Inbox::new(),
+            dry: false,
+            outbox: Outbox::new(MOST),
+            notes: Notes::default(),
+        };
+        match connected {
+            Some(socket) => stream.adopt(socket)?,
+            None => stream.look_for_peers(true)?,
+        }
+        Ok(stream)
+    }
+
+    fn failed(&self, what: &'static str) -> impl FnOnce(Errno) -> Error + use<> {
+        Error::io(what, self.path.clone())
+    }
+
+    /// Begins with a peer.
+    fn adopt(&mut self, socket: OwnedFd) -> Result<()> {
+        self.watched = EpollFlags::EPOLLIN;
+        let event = EpollEvent::new(self.watched, 0);
+        self.epoll.add(&socket, event).map_err(self.failed("watch the peer on"))?;
+        self.peer = Some(socket);
+        self.notes.cut += u64::from(self.inbox.restart());
+        self.dry = false;
+        self.look_for_peers(false)
+    }
+
+    /// Ends with the peer. What was for it is gone; whole frames from it are still handed out.
+    fn part(&mut self) -> Result<()> {
+        let Some(peer) = self.peer.take() else { return Ok(()) };
+        // Elsewhere it is gone with its descriptor, but a forked child may have a copy.
+        self.epoll.delete(&peer).map_err(self.failed("let go of the peer on"))?;
+        self.notes.deserted += u64::from(!self.outbox.is_empty());
+        self.outbox.clear();
+        self.look_for_peers(true)
+    }
+
+    /// Wakes up for those who want to be the peer, or for the next attempt to become one; or no more.
+    fn look_for_peers(&mut self, yes: bool) -> Result<()> {
+        let done = match &self.side {
+            Side::Server { listener, .. } => {
+                let events = if yes { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+                self.epoll.modify(listener, &mut EpollEvent::new(events, 0))
+            }
+            Side::Client { retry } if yes => {
+                let often = Expiration::Interval(RETRY.into());
+                retry.set(often, TimerSetTimeFlags::empty())
+            }
+            Side::Client { retry } => retry.unset(),
+        };
+        done.map_err(self.failed("watch"))
+    }
+
+    /// Looks whether there is a peer to be had, once.
+    fn find_peer(&mut self) -> Result<()> {
+        let socket = match &self.side {
+            Side::Server { listener, .. } => {
+                let accepted = listener.accept().and_then(|(peer, _)| {
+                    peer.set_nonblocking(true)?;
+                    Ok(OwnedFd::from(peer))
+                });
+                match accepted {
+                    Ok(socket) => socket,
+                    Err(error) => match error.kind() {
+                        ErrorKind::WouldBlock | ErrorKind::Interrupted => return Ok(()),
+                        ErrorKind::ConnectionAborted => return Ok(()),
+                        _ => return Err(Error::io("accept a peer on", &self.path)(error)),
+                    },
+                }
+            }
+            Side::Client { retry } => {
+                // Nothing to be read: it is not time yet.
+                if read(retry, &mut [0; 8]).is_err() {
+                    return Ok(());
+                }
+                match connect_to(&self.path, SockType::Stream) {
+                    Ok(socket) => socket,
+                    // Whatever is in the way may go away; open has shown that the path makes sense.
+                    Err(_) => return Ok(()),
+                }
+            }
+        };
+        self.adopt(socket)
+    }
+
+    /// Hands over what is to be sent, as far as the peer takes it.
+    fn push(&mut self) -> Result<()> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        while let (Some(peer), false) = (&self.peer, self.outbox.is_empty()) {
+            match send(peer.as_raw_fd(), self.outbox.rest(), flags) {
+                Ok(n) => self.outbox.pass(n),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => {
+                    self.watch(self.watched | EpollFlags::EPOLLOUT);
+                    return Ok(());
+                }
+                Err(_) => {
+                    // It has gone, and may have said something before.
+                    if let Ok(n) = read(peer, self.inbox.space()) {
+                        self.inbox.add(n);
+                    }
+                    return self.part();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, what: EpollFlags) {
+        if let (Some(peer), true) = (&self.peer, what != self.watched) {
+            // Cannot fail: the peer is in the set. If it did, sleeps would end by their timers.
+            let _ = self.epoll.modify(peer, &mut EpollEvent::new(what, 0));
+            self.watched = what;
+        }
+    }
+
+    /// Reads what has come, once. False: nothing has.
+    fn fill(&mut self) -> Result<bool> {
+        if std::mem::take(&mut self.dry) {
+            return Ok(false);
+        }
+        self.push()?;
+        let Some(peer) = &self.peer else { return Ok(false) };
+        let space = self.inbox.space();
+        let room = space.len();
+        match read(peer, space) {
+            Ok(n) if n > 0 => {
+                self.inbox.add(n);
+                self.dry = n < room;
+                Ok(true)
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
+            // The end, or an error, which is one as well.
+            _ => self.part().map(|()| false),
+        }
+    }
+}
+
+impl Device for Stream {
+    fn send(&mut self, packet: &[u8]) -> Result<Sent> {
+        if !(SHORTEST..=MOST).contains(&packet.len()) {
+            return Ok(Sent::Refused);
+        }
+        if !self.outbox.has_room(packet.len()) {
+            self.push()?;
+            if !self.outbox.has_room(packet.len()) {
+                return Ok(Sent::Again);
+            }
+        }
+        if self.peer.is_none() {
+            return Ok(Sent::Down);
+        }
+        self.outbox.add(packet);
+        Ok(Sent::Done)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.push()
+    }
+
+    fn holds_back(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
+        let mut has_read = false;
+        loop {
+            match self.inbox.next() {
+                Next::Frame(frame) => {
+                    buf[..frame.len()].copy_from_slice(frame);
+                    return Ok(Some(frame.len()));
+                }
+                Next::More => {}
+                Next::Broken(announced) => {
+                    self.notes.broken += 1;
+                    self.notes.announced = announced;
+                    self.inbox.restart();
+                    self.part()?;
+                    return Ok(None);
+                }
+            }
+            if has_read || !self.fill()? {
+                return Ok(None);
+            }
+            has_read = true;
+        }
+    }
+
+    fn look(&mut self) -> Result<()> {
+        if self.peer.is_none() { self.find_peer() } else { Ok(()) }
+    }
+
+    fn link(&self) -> Link {
+        if self.peer.is_some() { Link::Up } else { Link::Down }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.epoll.0.as_fd())
+    }
+
+    /// The epoll set is readable for whatever it was asked for.
+    fn events(&self, _: Interest) -> PollFlags {
+        PollFlags::POLLIN
+    }
+
+    fn arm(&mut self, what: Interest) {
+        let mut events = EpollFlags::empty();
+        events.set(EpollFlags::EPOLLIN, what.contains(Interest::RX));
+        events.set(EpollFlags::EPOLLOUT, !self.outbox.is_empty());
+        self.watch(events);
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        loop {
+            self.push()?;
+            let (Some(peer), false) = (&self.peer, self.outbox.is_empty()) else { return Ok(()) };
+            let mut waits = [PollFd::new(peer.as_fd(), PollFlags::POLLOUT)];
+            match poll(&mut waits, PATIENCE_MS) {
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(self.failed("wait for the peer on")(errno)),
+            }
+        }
+    }
+
+    fn left_out(&self) -> u64 {
+        self.inbox.left_out() + self.notes.broken
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        let path = self.path.display();
+        let Notes { cut, broken, announced, deserted } = self.notes;
+        let left_out = self.inbox.left_out();
+        let mut remarks = Vec::new();
+        if left_out > 0 {
+            remarks.push(format!(
+                "stream:{path}: {left_out} frames left out, shorter than {SHORTEST} bytes or longer than {MOST}"
+            ));
+        }
+        if broken > 0 {
+            remarks.push(format!(
+                "stream:{path}: {broken} peers cut off: the last announced a frame of {announced} bytes"
+            ));
+        }
+        if cut > 0 {
+            remarks.push(format!("stream:{path}: {cut} peers left in the middle of a frame"));
+        }
+        if deserted > 0 {
+            remarks.push(format!(
+                "stream:{path}: {deserted} peers left with frames under way to them"
+            ));
+        }
+        remarks
+    }
+}
+
+#[cfg(test)]
+mod tests;
