@@ -341,18 +341,25 @@ fn capture_that_comes_to_its_end_ends_a_wait() {
 #[test]
 fn wait_that_spins_sees_the_end_of_a_monitors_port() {
     for (i, how) in MODES.into_iter().enumerate() {
-        let x = open(&format!("valeWm{i}:x"), &slots(64));
+        let mut x = open(&format!("valeWm{i}:x"), &slots(64));
+        let mut y = open(&format!("valeWm{i}:y"), &slots(64));
         let mut monitor = open(&format!("valeWm{i}:x/t"), &Options::default());
+        // Sent by the wait when it has begun: then x goes.
+        assert!(y.tx(0).push(&frame(0xff, 2, 0, 60)));
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                std::thread::sleep(Duration::from_millis(20)); // the wait begins first, mostly
-                drop(x);
+                while read(&mut x, 0, 1).is_empty() {
+                    std::thread::yield_now();
+                }
             });
             let start = Instant::now();
-            let ready = monitor.wait(Interest::RX, how, Some(FOR_EVER)).expect("waited");
-            assert!(ready.is_empty() && monitor.ended(), "{how:?}");
-            assert!(start.elapsed() < FOR_EVER, "{how:?}: it spun on");
+            let mut ports =
+                [Watch::new(&mut monitor, Interest::RX), Watch::new(&mut y, Interest::empty())];
+            let waited =
+                WaitSet::new(&mut ports, &mut []).wait(how, Some(FOR_EVER)).expect("waited");
+            assert!(!waited.ready && start.elapsed() < FOR_EVER, "{how:?}: it spun on");
         });
+        assert!(monitor.ended(), "{how:?}");
     }
 }
 
