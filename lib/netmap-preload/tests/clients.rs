@@ -30,7 +30,7 @@ macro_rules! cases {
 cases! {
     control {
         modes, global_memory, ringid_bits ["old"], info, list, persistent, header_length, pools ["new"], options ["new"],
-        offsets ["new"], exclusive, kernel_loop ["new"],
+        offsets ["new"], exclusive,
     }
     errors { table }
     data {
@@ -54,10 +54,15 @@ cases! {
     }
     calls {
         errno_kept, any_descriptors_ioctls, other_names, nowhere ["new"], refused_ranges, select_of_the_dead ["new"],
-        numbers_used_again, raw_sweep, raw_sweep_of_high_numbers, sweeps_in_handlers, many_descriptors,
-        mapped_over ["new"], cancelled, jumps,
+        many_descriptors, mapped_over ["new"],
+    }
+    behind {
+        numbers_used_again, raw_sweep, raw_sweep_of_high_numbers, sweeps_in_handlers, cancelled, jumps,
     }
     nested { depths, mixed ["new"], changes ["new"], known_later, kept }
-    csb { registered ["new"], starts_and_stops ["new"], interrupted ["new"], eventfds ["new"], wrong_eventfds ["new"], own_memory ["new"] }
+    csb {
+        kernel_loop ["new"], registered ["new"], starts_and_stops ["new"], interrupted ["new"], eventfds ["new"],
+        wrong_eventfds ["new"], own_memory ["new"],
+    }
     programs { qemu ["old"], qemu_virtio ["old"], pcap ["old"], helpers ["old"], balancer }
 }

@@ -513,66 +513,6 @@ exclusive(void)
 	close_port(&one);
 }
 
-/* A loop in a thread of its own moves what the status blocks say, until somebody stops it. */
-static struct port looped;
-
-static void *
-loop(void *arg)
-{
-	struct nmreq_sync_kloop_start start = { 50, 0 };
-
-	(void)arg;
-	OK(control(looped.fd, NETMAP_REQ_SYNC_KLOOP_START, "", &start, NULL));
-	return NULL;
-}
-
-static void
-kernel_loop(void)
-{
-	static struct nm_csb_atok atok[2] __attribute__((aligned(64)));
-	static struct nm_csb_ktoa ktoa[2] __attribute__((aligned(64)));
-	struct port b = open_port("valeA:y");
-	struct nmreq_opt_csb csb;
-	struct netmap_ring *t;
-	pthread_t thread;
-	uint32_t tail, cur, next;
-	int64_t end;
-	int fd = open_device();
-
-	looped = open_port("valeA:x");
-	/* Nobody loops: there is nothing to stop, and that is no error. */
-	OK(control(looped.fd, NETMAP_REQ_SYNC_KLOOP_STOP, "", NULL, NULL));
-	memset(&csb, 0, sizeof(csb));
-	csb.nro_opt.nro_reqtype = NETMAP_REQ_OPT_CSB;
-	csb.csb_atok = (uint64_t)(uintptr_t)atok;
-	csb.csb_ktoa = (uint64_t)(uintptr_t)ktoa;
-	OK(control(looped.fd, NETMAP_REQ_CSB_ENABLE, "", NULL, &csb));
-	FAILS(ioctl(looped.fd, NIOCTXSYNC, NULL), EBUSY);
-	FAILS(ioctl(looped.fd, NIOCRXSYNC, NULL), EBUSY);
-	CHECK(pthread_create(&thread, NULL, loop, NULL) == 0);
-
-	t = tx(&looped, 0);
-	make_packet(NETMAP_BUF(t, t->slot[0].buf_idx), 60, 3);
-	t->slot[0].len = 60;
-	next = nm_ring_next(t, 0);
-	nm_sync_kloop_appl_write(&atok[0], next, next);
-	receive_one(&b, 3);
-	/* What comes in shows in the other block. */
-	send_one(&b, 4);
-	end = now_us() + NEVER * 1000ll;
-	do {
-		CHECK(now_us() < end);
-		nm_sync_kloop_appl_read(&ktoa[1], &tail, &cur);
-	} while (tail == 0);
-	t = rx(&looped, 0);
-	CHECK(tail == 1 && packet_number(NETMAP_BUF(t, t->slot[0].buf_idx)) == 4);
-	OK(control(looped.fd, NETMAP_REQ_SYNC_KLOOP_STOP, "", NULL, NULL));
-	CHECK(pthread_join(thread, NULL) == 0);
-	OK(close(fd));
-	close_port(&looped);
-	close_port(&b);
-}
-
 static int
 polling(int fd, const char *name, int on)
 {
@@ -626,4 +566,4 @@ tap(void)
 
 CASES({ "tap", tap }, { "modes", modes }, { "global_memory", global_memory }, { "ringid_bits", ringid_bits }, { "info", info }, { "list", list },
     { "persistent", persistent }, { "header_length", header_length }, { "pools", pools }, { "options", options },
-    { "offsets", offsets }, { "exclusive", exclusive }, { "kernel_loop", kernel_loop });
+    { "offsets", offsets }, { "exclusive", exclusive });

@@ -332,6 +332,64 @@ wrong_eventfds(void)
 	close_looped();
 }
 
+/* A loop in a thread of its own moves what the status blocks say, until somebody stops it. */
+static void *
+loop(void *arg)
+{
+	struct nmreq_sync_kloop_start start = { 50, 0 };
+
+	(void)arg;
+	OK(control(looped.fd, NETMAP_REQ_SYNC_KLOOP_START, "", &start, NULL));
+	return NULL;
+}
+
+static void
+kernel_loop(void)
+{
+	static struct nm_csb_atok atok[2] __attribute__((aligned(64)));
+	static struct nm_csb_ktoa ktoa[2] __attribute__((aligned(64)));
+	struct port b = open_port("valeA:y");
+	struct nmreq_opt_csb csb;
+	struct netmap_ring *t;
+	pthread_t thread;
+	uint32_t tail, cur, next;
+	int64_t end;
+	int fd = open_device();
+
+	looped = open_port("valeA:x");
+	/* Nobody loops: there is nothing to stop, and that is no error. */
+	OK(control(looped.fd, NETMAP_REQ_SYNC_KLOOP_STOP, "", NULL, NULL));
+	memset(&csb, 0, sizeof(csb));
+	csb.nro_opt.nro_reqtype = NETMAP_REQ_OPT_CSB;
+	csb.csb_atok = (uint64_t)(uintptr_t)atok;
+	csb.csb_ktoa = (uint64_t)(uintptr_t)ktoa;
+	OK(control(looped.fd, NETMAP_REQ_CSB_ENABLE, "", NULL, &csb));
+	FAILS(ioctl(looped.fd, NIOCTXSYNC, NULL), EBUSY);
+	FAILS(ioctl(looped.fd, NIOCRXSYNC, NULL), EBUSY);
+	CHECK(pthread_create(&thread, NULL, loop, NULL) == 0);
+
+	t = tx(&looped, 0);
+	make_packet(NETMAP_BUF(t, t->slot[0].buf_idx), 60, 3);
+	t->slot[0].len = 60;
+	next = nm_ring_next(t, 0);
+	nm_sync_kloop_appl_write(&atok[0], next, next);
+	receive_one(&b, 3);
+	/* What comes in shows in the other block. */
+	send_one(&b, 4);
+	end = now_us() + NEVER * 1000ll;
+	do {
+		CHECK(now_us() < end);
+		nm_sync_kloop_appl_read(&ktoa[1], &tail, &cur);
+	} while (tail == 0);
+	t = rx(&looped, 0);
+	CHECK(tail == 1 && packet_number(NETMAP_BUF(t, t->slot[0].buf_idx)) == 4);
+	OK(control(looped.fd, NETMAP_REQ_SYNC_KLOOP_STOP, "", NULL, NULL));
+	CHECK(pthread_join(thread, NULL) == 0);
+	OK(close(fd));
+	close_port(&looped);
+	close_port(&b);
+}
+
 /* Memory of the program's own cannot be a port's here: refused, and said where. */
 static void
 own_memory(void)
@@ -350,5 +408,5 @@ own_memory(void)
 	OK(close(fd));
 }
 
-CASES({ "registered", registered }, { "starts_and_stops", starts_and_stops }, { "interrupted", interrupted },
+CASES({ "kernel_loop", kernel_loop }, { "registered", registered }, { "starts_and_stops", starts_and_stops }, { "interrupted", interrupted },
     { "eventfds", eventfds }, { "wrong_eventfds", wrong_eventfds }, { "own_memory", own_memory });
