@@ -21,10 +21,12 @@ use crate::lock::Lock;
 
 const ENABLED: c_int = 0;
 const DISABLED: c_int = 1;
+const DEFERRED: c_int = 0;
 
 // As of `next`: nothing on the way to the program may stop what they unwind.
 unsafe extern "C" {
     fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
+    fn pthread_setcanceltype(kind: c_int, before: *mut c_int) -> c_int;
     fn pthread_testcancel();
 }
 
@@ -42,6 +44,7 @@ thread_local! {
 #[derive(Clone, Copy, Debug)]
 pub struct Before {
     state: c_int,
+    kind: c_int,
     call: (bool, u32),
 }
 
@@ -59,10 +62,14 @@ pub unsafe fn point() {
 #[inline]
 pub fn hold() -> Before {
     let since = COUNT.load(Ordering::Acquire);
-    let mut state = ENABLED;
+    let (mut state, mut kind) = (ENABLED, DEFERRED);
+    // The request to a thread that may be cancelled anywhere is a signal, and that may be on its way already: the C library
+    // then looks at the kind alone.
+    // SAFETY: room for the kind; deferring acts on nothing.
+    unsafe { pthread_setcanceltype(DEFERRED, &raw mut kind) };
     // SAFETY: room for the state; disabling acts on nothing.
     unsafe { pthread_setcancelstate(DISABLED, &raw mut state) };
-    Before { state, call: CALL.replace((state == ENABLED, since)) }
+    Before { state, kind, call: CALL.replace((state == ENABLED, since)) }
 }
 
 /// As it was before; at once, in a thread that may be cancelled anywhere.
@@ -74,6 +81,10 @@ pub unsafe fn give(before: Before) {
     CALL.set(before.call);
     // SAFETY: no room is asked for; and the caller's promise.
     unsafe { pthread_setcancelstate(before.state, std::ptr::null_mut()) };
+    if before.kind != DEFERRED {
+        // SAFETY: the same.
+        unsafe { pthread_setcanceltype(before.kind, std::ptr::null_mut()) };
+    }
 }
 
 /// A thread has been asked to end.

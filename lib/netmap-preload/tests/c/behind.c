@@ -290,11 +290,11 @@ cancelled(void)
 	OK(epoll_ctl(epoll_set, EPOLL_CTL_ADD, b.fd, &e));
 	CHECK(pthread_barrier_init(&together, NULL, 2) == 0);
 	for (way = 0; way < 10; way++)
-		for (i = 0; i < 4; i++) {
+		for (i = 0; i < (way == 8 ? 60 : 4); i++) {
 			CHECK(pthread_create(&thread, NULL, cancelled_in, (void *)(intptr_t)way) == 0);
 			pthread_barrier_wait(&together);
 			if (i)
-				usleep((useconds_t)i * 4000);
+				usleep((useconds_t)(i % 4) * 4000 + (useconds_t)i * 7);
 			CHECK(pthread_cancel(thread) == 0);
 			CHECK(pthread_join(thread, &result) == 0 && result == PTHREAD_CANCELED);
 			CHECK(cleaned == ++runs);
