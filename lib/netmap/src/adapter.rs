@@ -76,6 +76,12 @@ pub trait Adapter: Debug + Send {
         true
     }
 
+    /// Whether `peek` looks. If it does not, only a sync finds out, by a system call: looking again and again costs
+    /// others their time, and a sleep is not dearer.
+    fn peeks(&self) -> bool {
+        true
+    }
+
     /// What to poll.
     fn fd(&self) -> BorrowedFd<'_>;
 

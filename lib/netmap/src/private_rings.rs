@@ -1,20 +1,24 @@
-//! Ring pairs in private memory, for ports that are not on a switch.
+//! Ring pairs for ports that are not on a switch, in private memory or, to exchange buffers with a port of a switch, in
+//! that one's.
 //!
-//! Invariant: the rings behave as those of a VALE port do (head, cur, tail, one slot empty).
+//! Invariant: the rings behave as those of a VALE port do (head, cur, tail, one slot empty), whatever others write into
+//! memory that is shared with them.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use nix::sys::eventfd::EventFd;
 
 use crate::error::{Error, Invalid, Result};
-use crate::options::{BoundRings, Options, PerDirection, Sizes};
+use crate::options::{BoundRings, Memory, MemoryRef, Options, PerDirection, Sizes};
 use crate::ring::RingRef;
 use crate::rings::{RingCells, cells_needed, extra_buffers, make_if, make_rings};
 use crate::shm::file::FileId;
 use crate::shm::mem::{RESERVED, Region};
 use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, Ordering};
+use crate::vale::lifecycle::lodging::{self, Lodging};
 
 /// The rings of a handle, and what a netmap kernel would know of them. They are numbered as bound.
 #[derive(Debug)]
@@ -28,7 +32,9 @@ pub struct PrivateRings {
 #[derive(Debug)]
 struct Shared {
     cells: RingCells,
-    region: Region,
+    region: Arc<Region>,
+    /// Where that was found, if it is a switch's.
+    lodging: Option<Lodging>,
     if_cell: u32,
     tx: Vec<TxState>,
     rx: Vec<RxState>,
@@ -49,22 +55,62 @@ struct RxState {
     counters: SharedCounters,
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(lodging) = &self.lodging {
+            let (cells, region) = (&self.cells, &*self.region);
+            let mut had: HashSet<u32> = cells.ring_cells().chain([self.if_cell]).collect();
+            had.extend(cells.buffers(region));
+            had.extend(extra_buffers(region, self.if_cell));
+            lodging.give_back(had.into_iter().collect());
+        }
+    }
+}
+
 impl PrivateRings {
-    /// Makes them for the port `name`: one pair unless more are asked for, `most` at most.
-    pub fn new(name: &str, options: &Options, most: u16) -> Result<Self> {
+    /// Makes them for the port `name`: one pair unless more are asked for, `most` at most. A port that `shares` memory
+    /// takes that of the options, if they name any.
+    pub fn new(name: &str, options: &Options, most: u16, shares: bool) -> Result<Self> {
         let sizes = Sizes::from_options(name, options)?;
         if sizes.tx_rings != sizes.rx_rings || sizes.tx_rings > most {
             let fault = if most == 1 { Invalid::OneRingPair } else { Invalid::RingPairs };
             return Err(Error::invalid(name, fault));
         }
-        // Nothing else is ever made in it.
-        let needed = cells_needed(sizes).saturating_add(1).saturating_add(options.extra_bufs);
-        let region = Region::anonymous(needed.saturating_add(RESERVED))?;
-        region.count_port();
-        let cells = make_rings(&region, sizes)?;
+        let lodging = match &options.memory {
+            Memory::Private => None,
+            _ if !shares => None,
+            Memory::With(MemoryRef(region)) => Some(lodging::named(region)?),
+            Memory::Id(id) | Memory::Existing(id) => Some(lodging::numbered(name, *id)?),
+        };
+        let lodging = lodging
+            .map(|found| found.ok_or_else(|| Error::invalid(name, Invalid::NotShareable)))
+            .transpose()?;
         let all = || (0..usize::from(sizes.tx_rings)).collect();
         let bound = BoundRings { tx: all(), rx: all() };
-        let if_cell = make_if(&region, &cells, name, &bound, options.extra_bufs)?;
+        let make = |region: &Region| {
+            region.count_port();
+            let cells = make_rings(region, sizes)?;
+            let if_cell = make_if(region, &cells, name, &bound, options.extra_bufs);
+            let if_cell = if_cell.inspect_err(|_| {
+                region.give_back(cells.ring_cells().chain(cells.buffers(region)));
+            })?;
+            Ok((cells, if_cell))
+        };
+        let (region, (cells, if_cell)) = match &lodging {
+            Some(lodging) => {
+                let region = lodging.region().clone();
+                let made = lodging.locked(|| make(&region))?;
+                (region, made)
+            }
+            None => {
+                // Nothing else is ever made in it.
+                let needed = cells_needed(sizes).saturating_add(1);
+                let needed = needed.saturating_add(options.extra_bufs);
+                let region = Region::anonymous(needed + RESERVED)?;
+                let made = make(&region)?;
+                (region.into(), made)
+            }
+        };
         let never = EventFd::new().map_err(Error::io("make an event for", name))?;
         let word = || AtomicU32::new(0);
         let counters = SharedCounters::new;
@@ -75,6 +121,7 @@ impl PrivateRings {
             rx: bound.rx.iter().map(|_| rx()).collect(),
             cells,
             region,
+            lodging,
             if_cell,
             never,
         };

@@ -40,7 +40,7 @@ impl Interest {
 pub enum Wait {
     /// Look again and again: the shortest latency, a whole core.
     Busy,
-    /// Look for a while, then sleep.
+    /// Look for a while, then sleep. Ports that can be looked at by system calls only (taps) are slept for at once.
     Adaptive {
         /// How long to look.
         spin: Duration,

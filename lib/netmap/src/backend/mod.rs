@@ -70,6 +70,11 @@ pub trait Device: Debug + Send {
     /// nothing now.
     fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>>;
 
+    /// Bytes that the next packet may have, and one more.
+    fn longest(&self) -> usize {
+        usize::MAX
+    }
+
     /// As `receive`, into the first parts of `room`, which the longest packet fits; nothing is read if there is none.
     fn receive_parts(&mut self, room: &mut Parts<'_>, bounce: &mut [u8]) -> Result<Option<usize>> {
         let len = self.receive(bounce)?;

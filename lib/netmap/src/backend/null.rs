@@ -40,7 +40,7 @@ pub struct Null(PrivateRings);
 impl Null {
     fn open(name: &PortName, options: &Options) -> Result<Self> {
         one_ring_pair(name)?;
-        PrivateRings::new(&name.to_string(), options, 1).map(Self)
+        PrivateRings::new(&name.to_string(), options, 1, false).map(Self)
     }
 }
 

@@ -27,6 +27,9 @@ use crate::wait::Interest;
 /// Longest packet: what 64 KiB of Ethernet payload and its headers need.
 pub const PACKET_BYTES: usize = 65536 + 64;
 
+/// Slots that are made ready for short packets, beyond what the longest one may need.
+const AHEAD: usize = 16;
+
 /// Refuses what a port with one private ring pair cannot be asked for.
 pub fn one_ring_pair(name: &PortName) -> Result<()> {
     match name.rings {
@@ -70,7 +73,8 @@ impl<D: Device> Packets<D> {
         most: u16,
         open: impl FnOnce(usize) -> Result<Vec<D>>,
     ) -> Result<Self> {
-        let rings = PrivateRings::new(&name.to_string(), options, most)?;
+        let shares = capabilities.contains(Capabilities::ZERO_COPY);
+        let rings = PrivateRings::new(&name.to_string(), options, most, shares)?;
         let devices: Arc<[_]> = open(rings.all().tx)?.into_iter().map(Mutex::new).collect();
         assert_eq!(devices.len(), rings.all().tx, "a device for each ring pair");
         Self::with(rings, devices, capabilities)
@@ -250,8 +254,9 @@ impl<D: Device + 'static> Adapter for Packets<D> {
             if free < most_slots {
                 break;
             }
-            if room.count() < most_slots as usize {
-                make_room(ring, hwtail, free, &mut room);
+            let needed = device.longest().min(PACKET_BYTES).div_ceil(stride);
+            if room.count() < needed.min(most_slots as usize) {
+                make_room(ring, hwtail, free.min((needed + AHEAD) as u32), &mut room);
             }
             let bytes = match device.receive_parts(&mut room, &mut self.packet) {
                 Ok(Some(bytes)) => bytes,
@@ -279,6 +284,10 @@ impl<D: Device + 'static> Adapter for Packets<D> {
         counters.add(C::rx_batches, u64::from(got > 0));
         self.rings.received(i, hwtail);
         self.doors.look_at(&*device)
+    }
+
+    fn peeks(&self) -> bool {
+        false
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

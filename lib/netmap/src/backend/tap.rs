@@ -41,6 +41,7 @@ const AROUND_PAYLOAD: usize = 14 + 4;
 
 /// What such a port can do. Its link takes a moment to come up in bridges that it belongs to.
 const CAPABILITIES: Capabilities = Capabilities::RECEIVE
+    .union(Capabilities::ZERO_COPY)
     .union(Capabilities::OFFLOAD_HEADERS)
     .union(Capabilities::SEVERAL_RINGS)
     .union(Capabilities::LINK_STATE)
@@ -78,7 +79,7 @@ pub struct Tap {
     out_of_sight: bool,
     /// It was deleted.
     gone: bool,
-    /// Frames that were cut, because the MTU had grown since the last look.
+    /// Frames that were cut, because the MTU had grown since the last look, or lost with the memory that they were for.
     cut: u64,
     /// What is to end with it.
     company: Option<Box<dyn Debug + Send>>,
@@ -200,6 +201,8 @@ impl Device for Tap {
                 Errno::EINVAL | Errno::EMSGSIZE | Errno::ENOMEM | Errno::ENOBUFS => {
                     Ok(Sent::Refused)
                 }
+                // Somebody has cut the memory that is shared with a switch.
+                Errno::EFAULT => Ok(Sent::Refused),
                 _ => Err(Error::io("send to", &self.name)(errno)),
             };
         }
@@ -210,9 +213,7 @@ impl Device for Tap {
     }
 
     fn receive_parts(&mut self, room: &mut Parts<'_>, _: &mut [u8]) -> Result<Option<usize>> {
-        let longest = if self.header == 0 { self.longest_plain() } else { PACKET_BYTES };
-        // One more, by which a frame is known that was cut.
-        let most = (longest + 1).div_ceil(STRIDE);
+        let (longest, most) = (self.longest() - 1, self.longest().div_ceil(STRIDE));
         for _ in 0..SKIP_MAX {
             let mut header = [0; PLAIN];
             let place = if self.header == 0 { &mut header[..] } else { &mut [] };
@@ -226,12 +227,18 @@ impl Device for Tap {
                     self.cut += 1;
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EFAULT) => self.cut += 1,
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(Errno::EBADFD) => return Err(self.deleted()),
                 Err(errno) => return Err(Error::io("receive from", &self.name)(errno)),
             }
         }
         Ok(None)
+    }
+
+    fn longest(&self) -> usize {
+        // By one more, a frame is known that was cut.
+        1 + if self.header == 0 { self.longest_plain() } else { PACKET_BYTES }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -143,6 +143,7 @@ impl<'s, 'a> WaitSet<'s, 'a> {
         let start = Instant::now();
         let spin = match how {
             Wait::Busy => timeout.unwrap_or(Duration::MAX),
+            Wait::Adaptive { .. } if !self.can_look() => Duration::ZERO,
             Wait::Adaptive { spin } => spin.min(timeout.unwrap_or(spin)),
             Wait::Block => Duration::ZERO,
         };
@@ -223,6 +224,12 @@ impl<'s, 'a> WaitSet<'s, 'a> {
                 }
             }
         }
+    }
+
+    /// Whether all ports that packets are awaited of can be looked at without a system call.
+    fn can_look(&self) -> bool {
+        let blind = |w: &Watch<'_>| w.what.contains(Interest::RX) && !w.port.adapter.peeks();
+        !self.ports.iter().any(blind)
     }
 
     /// Whether a sync is worthwhile.
