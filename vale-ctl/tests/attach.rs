@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod common;
+#[path = "../../lib/nm-cli/tests/netns/mod.rs"]
+mod netns;
 mod skip {
     pub use crate::common::skip;
 }
@@ -186,6 +188,33 @@ fn attached_tap_is_bridged_until_detach() {
         assert!(!net.exists(), "the interface is left");
         assert!(left().is_empty(), "a file is left");
         assert!(complaint(&["-d", name], 3).contains("There is no"));
+    });
+}
+
+#[test]
+fn attach_makes_the_interface_in_a_namespace_under_a_name_of_its_own() {
+    const NAME: &str = "attach_makes_the_interface_in_a_namespace_under_a_name_of_its_own";
+    in_own_root(NAME, || {
+        let blue = match netns::Namespace::new("blue") {
+            Ok(blue) => blue,
+            Err(why) => return skip(NAME, &why),
+        };
+        build_bridge();
+        let _guard = Attached("valeA:blue");
+        let there = || blue.try_ip("link show eth0").status.success();
+        let said = complaint(&["attach", "valeA:blue", "--netns", "nm-no-such"], 1);
+        assert!(said.contains("no network namespace of this name"), "{said}");
+        for bad in ["a/b", "a-very-long-name-of-an-interface", "t%d", "eth0@netns:x"] {
+            complaint(&["attach", "valeA:blue", "--interface", bad], 2);
+        }
+        vale_ctl(&["attach", "valeA:blue", "--netns", &blue.0, "--interface", "eth0"])
+            .assert()
+            .success();
+        assert!(there(), "the interface is not there");
+        vale_ctl(&["poll", "start", "valeA:blue"]).assert().success();
+        assert!(there(), "the new bridge has another interface");
+        vale_ctl(&["detach", "valeA:blue"]).assert().success();
+        assert!(!there(), "the interface is left");
     });
 }
 
