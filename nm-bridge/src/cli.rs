@@ -70,6 +70,11 @@ pub struct Cli {
     #[arg(short, long)]
     pub copy: bool,
 
+    /// Let no frames carry virtio-net headers: each is complete before it is moved. Without this flag a tap: port and a
+    /// port of a switch leave segmentation and checksums to whoever gets the frames in the end.
+    #[arg(long)]
+    pub no_offload: bool,
+
     /// Say on stderr what was opened and how packets will be moved.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,

@@ -8,11 +8,14 @@ use std::path::Path;
 
 use anyhow::Context;
 use netmap::{Capabilities, PortName, RingSel};
-use netmap::{Direction, Memory, Options, Port};
+use netmap::{Direction, Memory, Options, Port, SLOTS};
 use nm_capture::{is_stdin, is_stdout};
 use nm_cli::exit::UsageError;
 
 use crate::cli::{Cli, Operands};
+
+/// A virtio-net header with all its fields.
+const LONGEST_HEADER: u8 = 12;
 
 /// The two names and how they are to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub struct Pair {
     pub b: Port,
     /// Swap buffers instead of copying.
     pub zero_copy: bool,
+    /// Bytes of the virtio-net headers that they had before they agreed.
+    pub headers_before: [u8; 2],
 }
 
 impl Plan {
@@ -92,9 +97,22 @@ impl Plan {
 
     /// Opens both ports.
     pub fn open(&self, cli: &Cli) -> anyhow::Result<Pair> {
+        // A stream's window of frames of 64 KiB, so that few are lost when the bridge comes late. A port that is there
+        // already has the rings that it has.
+        let host = |name: &PortName| {
+            name.switch_port().is_none() && name.can(Capabilities::OFFLOAD_HEADERS)
+        };
+        let deep = !cli.no_offload && (host(&self.a) || host(&self.b));
         let open = |name: &PortName, direction| {
-            Port::open_with(name, &Options { direction, ..Options::default() })
-                .with_context(|| format!("opening port {name}"))
+            let any = Options { direction, ..Options::default() };
+            let deep = deep && name.switch_port().is_some();
+            let opened = if deep {
+                let deep = Options { rx_slots: Some(*SLOTS.end()), ..any.clone() };
+                Port::open_with(name, &deep).or_else(|_| Port::open_with(name, &any))
+            } else {
+                Port::open_with(name, &any)
+            };
+            opened.with_context(|| format!("opening port {name}"))
         };
         // A port of a switch has memory that others can be made in, so it comes first.
         let swapped = self.a.switch_port().is_none() && self.b.switch_port().is_some();
@@ -111,9 +129,30 @@ impl Plan {
             // A port that is there already keeps its memory; any other reason shows again.
             _ => open(second.0, second.1)?,
         };
-        let (a, b) = if swapped { (other, one) } else { (one, other) };
+        let (mut a, mut b) = if swapped { (other, one) } else { (one, other) };
         let zero_copy = !cli.copy && a.same_memory(&b);
-        Ok(Pair { a, b, zero_copy })
+        let headers_before = [a.vnet_hdr_len(), b.vnet_hdr_len()];
+        let can = |port: &Port| port.can(Capabilities::OFFLOAD_HEADERS);
+        let header = self.header(cli, headers_before, can(&a) && can(&b));
+        for port in [&mut a, &mut b] {
+            if can(port) && port.vnet_hdr_len() != header {
+                port.set_vnet_hdr_len(header)
+                    .with_context(|| format!("setting the header of {}", port.name()))?;
+            }
+        }
+        Ok(Pair { a, b, zero_copy, headers_before })
+    }
+
+    /// Bytes of the virtio-net header that both ports are to have: the longest, if one of them is the host's and both can;
+    /// of two ports of switches, what the one has that has any, since others may depend on it. A capture holds no headers.
+    fn header(&self, cli: &Cli, before: [u8; 2], both_can: bool) -> u8 {
+        if cli.no_offload || cli.pcap_out.is_some() || !both_can {
+            return 0;
+        }
+        match self.a.switch_port().is_some() && self.b.switch_port().is_some() {
+            true => before[0].max(before[1]),
+            false => LONGEST_HEADER,
+        }
     }
 
     /// Whether a NIC is involved, whose link may need time to come up.
@@ -222,11 +261,33 @@ mod tests {
     }
 
     #[test]
+    fn headers_are_those_that_both_ports_can_have() {
+        for (line, before, header) in [
+            ("br tap:t0 valeA:x", [0, 0], 12),
+            ("br valeA:x tap:t0", [10, 0], 12),
+            ("br tap:t0 tap:t1", [0, 0], 12),
+            ("br --no-offload tap:t0 valeA:x", [0, 12], 0),
+            ("br --pcap-out f tap:t0 valeA:x", [0, 0], 0),
+            ("br tap:t0 null:", [0, 0], 0),
+            ("br valeA:x pcap:f", [12, 0], 0),
+            ("br valeA:x valeB:x", [0, 0], 0),
+            ("br valeA:x valeB:x", [0, 10], 10),
+        ] {
+            let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+            let plan = Plan::new(&cli, &cli.operands().unwrap()).unwrap();
+            let can = |name: &PortName| name.can(Capabilities::OFFLOAD_HEADERS);
+            let both = can(&plan.a) && can(&plan.b);
+            assert_eq!(plan.header(&cli, before, both), header, "{line}");
+        }
+    }
+
+    #[test]
     fn memory_is_shared_unless_chosen_or_refused() {
         for (line, share) in [
             ("br valeA:x valeB:y", true),
             ("br -c valeA:x valeB:y", false),
-            ("br tap:t0 valeB:y", false),
+            ("br tap:t0 valeB:y", true),
+            ("br tap:t0 null:", false),
             ("br valeA:x@3 valeB:y", false),
             ("br valeA:x valeB:y@3", false),
             ("br -L valeA:x", false),

@@ -111,6 +111,10 @@ fn describe(pair: &Pair, cli: &Cli) {
             nm_cli::say!("{}: {about}", port.name());
         }
     }
+    if pair.a.vnet_hdr_len() > 0 {
+        let bytes = pair.a.vnet_hdr_len();
+        nm_cli::say!("frames carry virtio-net headers of {bytes} bytes");
+    }
     nm_cli::say!(
         "{}",
         match (pair.zero_copy, cli.copy) {
@@ -132,6 +136,10 @@ struct Bridge<'a> {
     /// Drops that the ports had counted before.
     drops_before: (u64, u64),
     begin: Instant,
+    /// Bytes of the headers that the ports had.
+    headers_before: [u8; 2],
+    /// What was said of the ports' links.
+    links: [Link; 2],
     shown: (Totals, Instant),
     intervals: Option<Every>,
     next_flush: Instant,
@@ -151,6 +159,8 @@ impl<'a> Bridge<'a> {
         };
         let (a, b) = (pair.a, pair.b);
         Bridge {
+            headers_before: pair.headers_before,
+            links: [Link::Up; 2],
             drops_before: port_drops(&a, &b),
             a,
             b,
@@ -174,6 +184,7 @@ impl<'a> Bridge<'a> {
         // Whatever ended it: what was taken goes out, is counted, and is reported; then the error.
         let drained = self.drain(signals);
         let finished = self.finish();
+        self.put_headers_back();
         let reported = self.conclude();
         worked?;
         drained?;
@@ -197,12 +208,39 @@ impl<'a> Bridge<'a> {
             // Whoever reads the capture need not wait for the next packet, nor for a pause.
             if !moved || now >= self.next_flush {
                 self.flush()?;
+                self.tell_links();
                 self.next_flush = now + FLUSH;
             }
             if !moved {
                 let timeout = self.next_event().map(|at| at.saturating_duration_since(now));
                 let (a, b) = ((&mut self.a, want_a), (&mut self.b, want_b));
                 self.idle.wait(a, b, signals, timeout)?;
+            }
+        }
+    }
+
+    /// Says what has become of a port's link.
+    fn tell_links(&mut self) {
+        for (port, told) in [&self.a, &self.b].into_iter().zip(&mut self.links) {
+            let link = port.link();
+            if *told == link {
+                continue;
+            }
+            *told = link;
+            match link {
+                Link::Up => nm_cli::say!("nm-bridge: {}: the link is up", port.name()),
+                Link::Down => nm_cli::say!("nm-bridge: {}: the link is down", port.name()),
+                Link::Gone => {} // the error that ends the bridge says so
+            }
+        }
+    }
+
+    /// A port that stays on its switch is as it was.
+    fn put_headers_back(&mut self) {
+        for (port, before) in [&mut self.a, &mut self.b].into_iter().zip(self.headers_before) {
+            if port.vnet_hdr_len() != before {
+                // The interface may be gone, which has been said.
+                let _ = port.set_vnet_hdr_len(before);
             }
         }
     }
