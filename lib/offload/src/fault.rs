@@ -19,7 +19,7 @@ pub enum Fault {
     ChecksumPlace,
     /// USO or UFO whose checksum is said to be complete.
     ChecksumMissing,
-    /// More than eight VLAN tags, or one that the frame's end cuts.
+    /// More than seven VLAN tags, or one that the frame's end cuts.
     Tags,
     /// An IP header that is cut, of the wrong version, or shorter than such a header can be.
     Ip,

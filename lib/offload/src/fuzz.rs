@@ -3,8 +3,6 @@
 //! It panics only if what comes out contradicts itself: see [`complete`]. The tests run it on the
 //! corpus in `fuzz/corpus`.
 
-extern crate std;
-
 use std::vec;
 use std::vec::Vec;
 

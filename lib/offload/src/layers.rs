@@ -19,7 +19,7 @@ const ICMPV6: u8 = 58;
 const FRAGMENT: u8 = 44;
 
 /// As many as the Linux kernel follows.
-const MOST_TAGS: usize = 8;
+const MOST_TAGS: usize = 7;
 
 /// The two versions of IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,6 +13,9 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::missing_errors_doc, clippy::missing_panics_doc)]
 
+#[cfg(any(test, feature = "harness"))]
+extern crate std;
+
 mod fault;
 #[cfg(any(test, feature = "harness"))]
 pub mod fuzz;
@@ -27,7 +30,3 @@ pub use fault::Fault;
 pub use header::{Gso, Header};
 pub use partial::finish_partial;
 pub use segments::{Segments, complete};
-
-/// A frame that is completed is at most this long: an Ethernet header with eight VLAN tags, and the
-/// longest packet of IP behind it. Whatever is longer has bytes behind the packet's end.
-pub const LONGEST_FRAME: usize = 14 + 8 * 4 + 40 + 65535;

@@ -63,7 +63,9 @@ pub fn complete<'a>(header: &Header, frame: &'a [u8]) -> Result<Segments<'a>, Fa
     if frame.len() < 14 {
         return Err(Fault::Short);
     }
-    if matches!(header.hdr_len, 1..14) || usize::from(header.hdr_len) > frame.len() {
+    // As in the kernel: a checksum's place counts as well, where one is given.
+    let within_ethernet = !header.needs_checksum() && matches!(header.hdr_len, 1..14);
+    if within_ethernet || usize::from(header.hdr_len) > frame.len() {
         return Err(Fault::HeaderLength);
     }
     let gso = header.gso()?;
@@ -165,7 +167,10 @@ fn split(
             if len <= size {
                 return Ok(one());
             }
-            let check = nonzero(finish(sum(&frame[layers.transport..])));
+            // Here the kernel computes it from nothing.
+            let without = u64::from(!be16(frame, field));
+            let whole = layers.pseudo(frame) + len as u64 + sum(&frame[layers.transport..]);
+            let check = nonzero(finish(whole + without));
             let split = Split { payload: layers.transport, size, ..split };
             Ok(Segments::many(frame, Work::Fragments(split, check), len.div_ceil(size)))
         }
@@ -341,9 +346,9 @@ impl Split {
 
     fn fragment(&self, out: &mut [u8], before: usize, last: bool) {
         let ip = self.layers.network;
-        let flags = be16(out, ip + 6) & 0xc000;
+        // Also if the datagram was not to be fragmented: its sender asked for it here.
         let more = if last { 0 } else { MORE_FRAGMENTS };
-        put16(out, ip + 6, flags | more | (before / 8) as u16);
+        put16(out, ip + 6, more | (before / 8) as u16);
     }
 }
 
