@@ -201,6 +201,8 @@ pub struct Conf {
     pub rx_slots: Option<u32>,
     /// `mem-mib`: size of the memory, if it is made for the port.
     pub mem_mib: Option<u32>,
+    /// `vnet-hdr`: bytes of the virtio-net header in front of each frame, of a port that is there as well.
+    pub vnet_hdr_len: Option<u8>,
     /// `mode`, of `xdp:` ports: how the interface is to run the program; else as it can.
     pub xdp_mode: Option<XdpMode>,
     /// `busy-poll-us`, of `xdp:` ports: microseconds for which receiving polls the NIC in place of interrupts.
@@ -411,8 +413,12 @@ impl fmt::Display for Conf {
             write!(f, "{lead}mode={word}")?;
             lead = ",";
         }
-        match self.busy_poll_us {
-            Some(us) => write!(f, "{lead}busy-poll-us={us}"),
+        if let Some(us) = self.busy_poll_us {
+            write!(f, "{lead}busy-poll-us={us}")?;
+            lead = ",";
+        }
+        match self.vnet_hdr_len {
+            Some(len) => write!(f, "{lead}vnet-hdr={len}"),
             None => Ok(()),
         }
     }

@@ -132,6 +132,7 @@ impl Options {
         o.tx_rings = name.conf.tx_rings.or(o.tx_rings);
         o.rx_rings = name.conf.rx_rings.or(o.rx_rings);
         o.memory_bytes = name.conf.mem_mib.map(|mib| u64::from(mib) << 20).or(o.memory_bytes);
+        o.vnet_hdr_len = name.conf.vnet_hdr_len.or(o.vnet_hdr_len);
         o.exclusive |= name.flags.contains(NameFlags::EXCLUSIVE);
         if let Some(id) = name.mem_id {
             o.memory = Memory::Id(id);

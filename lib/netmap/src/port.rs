@@ -67,7 +67,7 @@ impl Port {
     /// As `open`; and the options do not fit the port that is there.
     pub fn open_with(name: &PortName, options: &Options) -> Result<Self> {
         let mut port = Self::of(name.clone(), kinds::open(name, options)?);
-        if let Some(len) = options.vnet_hdr_len {
+        if let Some(len) = name.conf.vnet_hdr_len.or(options.vnet_hdr_len) {
             port.set_vnet_hdr_len(len)?;
         }
         Ok(port)
@@ -303,8 +303,8 @@ impl Port {
     }
 
     /// Bytes of the virtio-net header in front of each frame of the port, sent and received: 0, 10 or 12. It belongs to the
-    /// port. Ports of a switch exchange frames if they have the same; else these are dropped and counted
-    /// (`tx_drop_vnet_hdr`).
+    /// port. Between ports of a switch that have the same, frames pass as they are; others get their own headers in front, and
+    /// ports without headers get frames complete: checksums, and a packet for each segment. A monitor's is its port's.
     #[must_use]
     pub fn vnet_hdr_len(&self) -> u8 {
         self.adapter.vnet_hdr_len()

@@ -69,7 +69,8 @@ counters! {
     /// Packets that found this RX ring full (at the receiver).
     rx_drop_full,
     /// Slots lost because they named no buffer: this RX ring's memory is damaged. On a `pcap:` port,
-    /// records that are no frames; on a port of a socket, lengths that no frame has.
+    /// records that are no frames; on a port of a socket, lengths that no frame has; at a mirror, frames that cannot be
+    /// completed for it.
     rx_drop_bad,
     /// Packets sent to all ports: broadcast, multicast, unknown destination.
     flooded,
@@ -85,7 +86,7 @@ counters! {
     tx_drop_pause,
     /// Slots that a handle was sending when it died: they may have been sent, and are not sent again.
     tx_drop_dead,
-    /// Copies not made because the destination has virtio-net headers of another length.
+    /// Copies not made because the destination has no virtio-net headers, and the frame cannot be completed.
     tx_drop_vnet_hdr,
     /// Frames longer than the interface takes, for a port with an MTU.
     tx_drop_long,

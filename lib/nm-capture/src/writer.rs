@@ -12,6 +12,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use offload::{Header, complete};
+
 use crate::MAX_SNAPLEN;
 use crate::error::{Error, Result};
 use crate::link::LinkType;
@@ -35,6 +37,9 @@ pub struct Writer {
     path: PathBuf,
     snaplen: u32,
     pending: Vec<u8>,
+    /// One of the frames that a packet with offloads stands for.
+    frame: Vec<u8>,
+    incomplete: u64,
     stop: Option<Arc<AtomicBool>>,
 }
 
@@ -60,7 +65,15 @@ impl Writer {
         let path = if is_stdout(path) { Path::new("standard output") } else { path };
         let snaplen = if snaplen == 0 { MAX_SNAPLEN } else { snaplen.min(MAX_SNAPLEN) };
         let pending = file_header(snaplen).to_vec();
-        let mut writer = Writer { output, path: path.to_owned(), snaplen, pending, stop: None };
+        let mut writer = Writer {
+            output,
+            path: path.to_owned(),
+            snaplen,
+            pending,
+            frame: Vec::new(),
+            incomplete: 0,
+            stop: None,
+        };
         // A reader of the file finds a capture in it from the start.
         writer.flush()?;
         Ok(writer)
@@ -85,6 +98,39 @@ impl Writer {
         }
         append_record(&mut self.pending, self.snaplen, ts, orig_len, data);
         if self.pending.len() >= BUFFER_BYTES { self.push() } else { Ok(()) }
+    }
+
+    /// Appends the frames that a packet behind a virtio-net header of so many bytes stands for; one that cannot be completed
+    /// is left out, and counted. Without a header it is as `write`.
+    ///
+    /// # Errors
+    /// `Io`: it cannot be written.
+    pub fn write_completed(&mut self, ts: Duration, header: usize, packet: &[u8]) -> Result<()> {
+        if header == 0 {
+            return self.write(ts, packet.len() as u32, packet);
+        }
+        let (head, frame) = packet.split_at(header.min(packet.len()));
+        let segments = Header::read(head).and_then(|header| complete(&header, frame).ok());
+        let Some(mut segments) = segments else {
+            self.incomplete += 1;
+            return Ok(());
+        };
+        let mut out = std::mem::take(&mut self.frame);
+        out.resize(segments.longest().max(out.len()), 0);
+        let mut written = Ok(());
+        while written.is_ok()
+            && let Some(len) = segments.next_into(&mut out)
+        {
+            written = self.write(ts, len as u32, &out[..len]);
+        }
+        self.frame = out;
+        written
+    }
+
+    /// Packets that `write_completed` left out.
+    #[must_use]
+    pub fn incomplete(&self) -> u64 {
+        self.incomplete
     }
 
     /// Whether [`Writer::write`] would return without waiting. Files always have room.

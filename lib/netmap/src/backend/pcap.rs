@@ -16,7 +16,7 @@ use crate::adapter::Kind;
 use crate::backend::packets::Packets;
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Invalid, Result};
-use crate::name::{Capabilities, Scheme, Syntax};
+use crate::name::{Capabilities, PortName, Scheme, Syntax};
 use crate::options::Direction;
 
 /// What such a port can do.
@@ -43,13 +43,20 @@ pub const KIND: Kind = Kind {
 #[derive(Debug)]
 pub enum PcapDevice {
     /// Replays.
-    Replay(Box<Reader>),
+    Replay {
+        /// The file.
+        reader: Box<Reader>,
+        /// Bytes of zeros in front of each packet: a virtio-net header that leaves nothing to others.
+        header: u8,
+    },
     /// Records.
     Record {
         /// The file.
         writer: Writer,
         /// Times of the batch that is being sent.
         times: Option<Times>,
+        /// Bytes of the virtio-net header in front of what is sent. The file gets what it stands for.
+        header: u8,
     },
 }
 
@@ -63,9 +70,10 @@ impl PcapDevice {
     ) -> Result<PcapDevice> {
         let replays = if rx && tx { can_be_replayed(path)? } else { rx };
         Ok(if replays {
-            PcapDevice::Replay(Box::new(Reader::open(path, Options::frames(to_ethernet))?))
+            let reader = Box::new(Reader::open(path, Options::frames(to_ethernet))?);
+            PcapDevice::Replay { reader, header: 0 }
         } else {
-            PcapDevice::Record { writer: Writer::create(path, 0)?, times: None }
+            PcapDevice::Record { writer: Writer::create(path, 0)?, times: None, header: 0 }
         })
     }
 }
@@ -84,7 +92,7 @@ fn can_be_replayed(path: &Path) -> Result<bool> {
 
 impl Device for PcapDevice {
     fn send(&mut self, packet: &[u8]) -> Result<Sent> {
-        let PcapDevice::Record { writer, times } = self else {
+        let PcapDevice::Record { writer, times, header } = self else {
             return Ok(Sent::Refused);
         };
         if !writer.has_room() {
@@ -94,13 +102,13 @@ impl Device for PcapDevice {
             }
         }
         let now = times.get_or_insert_with(Times::now).next().unwrap_or_default();
-        let len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
-        writer.write(now, len, packet)?;
-        Ok(Sent::Done)
+        let before = writer.incomplete();
+        writer.write_completed(now, usize::from(*header), packet)?;
+        Ok(if writer.incomplete() == before { Sent::Done } else { Sent::Refused })
     }
 
     fn flush(&mut self) -> Result<()> {
-        if let PcapDevice::Record { writer, times } = self {
+        if let PcapDevice::Record { writer, times, .. } = self {
             *times = None;
             writer.flush()?;
         }
@@ -110,15 +118,18 @@ impl Device for PcapDevice {
     fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
         /// Records that are no packets, looked over in one call: it returns in bounded time.
         const OTHERS: usize = 4096;
-        let PcapDevice::Replay(reader) = self else {
+        let PcapDevice::Replay { reader, header } = self else {
             return Ok(None);
         };
         for _ in 0..OTHERS {
             match reader.advance()? {
                 Next::Packet => {
                     let data = reader.packet().data;
-                    buf[..data.len()].copy_from_slice(data);
-                    return Ok(Some(data.len()));
+                    // `Options::frames` bounds the packet; the buffer has room for a header as well.
+                    let (head, frame) = buf.split_at_mut(usize::from(*header));
+                    head.fill(0);
+                    frame[..data.len()].copy_from_slice(data);
+                    return Ok(Some(head.len() + data.len()));
                 }
                 Next::Other => {}
                 Next::Pending | Next::End => break,
@@ -129,35 +140,49 @@ impl Device for PcapDevice {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            PcapDevice::Replay(reader) => reader.fd(),
+            PcapDevice::Replay { reader, .. } => reader.fd(),
             PcapDevice::Record { writer, .. } => writer.fd(),
         }
     }
 
+    fn vnet_hdr_len(&self) -> u8 {
+        let (PcapDevice::Replay { header, .. } | PcapDevice::Record { header, .. }) = self;
+        *header
+    }
+
+    fn set_vnet_hdr_len(&mut self, name: &PortName, len: u8) -> Result<()> {
+        if ![0, 10, 12].contains(&len) {
+            return Err(Error::invalid(name, Invalid::VnetHeader { asked: len }));
+        }
+        let (PcapDevice::Replay { header, .. } | PcapDevice::Record { header, .. }) = self;
+        *header = len;
+        Ok(())
+    }
+
     fn finish(&mut self) -> Result<()> {
         match self {
-            PcapDevice::Replay(_) => Ok(()),
+            PcapDevice::Replay { .. } => Ok(()),
             PcapDevice::Record { writer, .. } => Ok(writer.finish()?),
         }
     }
 
     fn ended(&self) -> bool {
         match self {
-            PcapDevice::Replay(reader) => reader.ended(),
+            PcapDevice::Replay { reader, .. } => reader.ended(),
             PcapDevice::Record { .. } => true,
         }
     }
 
     fn left_out(&self) -> u64 {
         match self {
-            PcapDevice::Replay(reader) => reader.notes().left_out(),
+            PcapDevice::Replay { reader, .. } => reader.notes().left_out(),
             PcapDevice::Record { .. } => 0,
         }
     }
 
     fn remarks(&self) -> Vec<String> {
         match self {
-            PcapDevice::Replay(reader) => reader.notes().sentences(reader.path()),
+            PcapDevice::Replay { reader, .. } => reader.notes().sentences(reader.path()),
             PcapDevice::Record { .. } => Vec::new(),
         }
     }

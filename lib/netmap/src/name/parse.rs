@@ -429,6 +429,16 @@ impl<'a> Cursor<'a> {
             conf.mem_mib = Some(self.number("a number of MiB", 1, MEM_MIB_MOST)?);
             return Ok(());
         }
+        if key == "vnet-hdr" {
+            self.equals()?;
+            let from = self.at;
+            let len = self.number("a header's length", 0, u8::MAX.into())? as u8;
+            if ![0, 10, 12].contains(&len) {
+                return self.fail_at(from, Unexpected("expected 0, 10 or 12 bytes"));
+            }
+            conf.vnet_hdr_len = Some(len);
+            return Ok(());
+        }
         let (host, noun) = match key.strip_prefix("host-") {
             Some(noun) => (true, noun),
             None => (false, key),
@@ -440,7 +450,7 @@ impl<'a> Cursor<'a> {
         };
         if noun != "rings" && (noun != "slots" || host) {
             let expected = "expected rings, slots, tx- or rx- of them, host-rings, host-tx-, host-rx-, \
-                            mem-mib, or of an xdp: port mode or busy-poll-us";
+                            mem-mib, vnet-hdr, or of an xdp: port mode or busy-poll-us";
             return self.fail_at(from, Unexpected(expected));
         }
         self.equals()?;

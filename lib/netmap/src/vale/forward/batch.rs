@@ -6,7 +6,6 @@
 use crate::abi::NETMAP_MAX_FRAGS;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::ids::PortIndex;
-use crate::vale::state::portset::PortSet;
 
 /// Slots taken from a ring at a time, as in netmap's VALE.
 pub const BATCH: usize = 1024;
@@ -46,8 +45,6 @@ pub enum Outcome {
     Nowhere,
     /// Nowhere: for the neighbour on a link.
     Pause,
-    /// Nowhere: the destination has headers of another length.
-    Header,
     /// Nowhere: not to be trusted.
     Bad,
 }
@@ -104,22 +101,6 @@ impl Batch {
         let frags = usize::from(std::mem::take(&mut self.fragments[first].frags));
         self.fragments[first].outcome = Outcome::Bad;
         self.fragments[first..first + frags].iter_mut().for_each(|fragment| fragment.len = 0);
-    }
-
-    /// Sends what is for one of these ports nowhere.
-    pub fn take_apart(&mut self, ports: PortSet) {
-        self.touched.retain(|&port| {
-            if !ports.contains(port) {
-                return true;
-            }
-            let mut packet = std::mem::replace(&mut self.lists[port.at()], EMPTY).first;
-            while packet != NONE {
-                let first = &mut self.fragments[usize::from(packet)];
-                first.outcome = Outcome::Header;
-                packet = first.next;
-            }
-            false
-        });
     }
 
     /// Whether some packet is for `port` alone.

@@ -8,6 +8,7 @@ use crate::copy::Isa;
 use crate::stats::{C, RingDir};
 use crate::vale::forward::batch::{BATCH, Batch, Fragment, Which};
 use crate::vale::forward::gather;
+use crate::vale::forward::headers::{Form, Headers, Need};
 use crate::vale::forward::inner::{copy_fragments, rx_flags};
 use crate::vale::forward::job::{Destinations, Done, Job};
 use crate::vale::forward::stage::Copies;
@@ -23,6 +24,17 @@ struct Load {
     port: PortIndex,
     which: Which,
     lease: Lease,
+    /// If its headers have another length.
+    form: Option<Form>,
+}
+
+/// What a batch may use of the handle's, besides its packets.
+#[derive(Debug)]
+pub struct Means<'a> {
+    /// What is left of the time for waiting.
+    pub budget: &'a mut WaitBudget,
+    /// Packets for ports with other headers.
+    pub headers: &'a mut Headers,
 }
 
 /// The loads of a batch that is sent with backpressure.
@@ -43,13 +55,13 @@ pub fn deliver<I: Isa>(
     (batch, copies): (&Batch, Option<&Copies>),
     Loads(loads): &mut Loads,
     destinations: &mut impl Destinations,
-    budget: &mut WaitBudget,
+    means: &mut Means<'_>,
 ) -> Done {
     let mut done = Done::default();
     let mut stop = batch.fragments.len();
     loads.clear();
     if !job.lossless {
-        claim::<I>(job, from, stop, (batch, copies), (&*destinations, budget), &mut done);
+        claim::<I>(job, from, stop, (batch, copies), (&*destinations, means), &mut done);
     }
     for port in ports(job, batch) {
         let unicast = batch.has_unicast(port);
@@ -63,23 +75,24 @@ pub fn deliver<I: Isa>(
         // What is for everybody goes to ring 0; the rest to the ring of the same number. Where
         // that is the same ring, the two are merged in order.
         let merged = own == 0;
+        let form = job.form_for(port);
         let floods = !batch.floods.is_empty();
         let rings = [
             (0, Which { floods, unicast: unicast && merged }),
             (own, Which { floods: false, unicast: unicast && !merged }),
         ];
         for (ring, which) in rings.into_iter().filter(|(_, w)| w.floods || w.unicast) {
-            match writer::hold(job.switch, to, ring, job.me, budget) {
+            match writer::hold(job.switch, to, ring, job.me, means.budget) {
                 Ok(lease) => {
-                    let load = Load { port, which, lease };
+                    let load = Load { port, which, lease, form };
                     if !job.lossless {
                         let out = Writer::new(to, lease, job);
-                        let others = (&*destinations, &mut *budget);
+                        let others = (&*destinations, &mut *means);
                         put::<I>(job, out, (batch, copies), load, stop, others, &mut done);
                         continue;
                     }
                     let most = to.file.shape.rings.rx_slots - 1;
-                    if let Some(first) = first_misfit(batch, load, most, stop) {
+                    if let Some(first) = first_misfit::<I>(batch, load, most, stop, means.headers) {
                         stop = first;
                         done.stall = Some(Stall { port, ring });
                     }
@@ -99,17 +112,18 @@ pub fn deliver<I: Isa>(
         }
     }
     if job.lossless {
-        claim::<I>(job, from, stop, (batch, copies), (&*destinations, budget), &mut done);
+        claim::<I>(job, from, stop, (batch, copies), (&*destinations, means), &mut done);
     }
     for &load in &*loads {
         let to = destinations.get(load.port).expect("it was there when its ring was held");
-        let (out, others) = (Writer::new(to, load.lease, job), (&*destinations, &mut *budget));
+        let (out, others) = (Writer::new(to, load.lease, job), (&*destinations, &mut *means));
         put::<I>(job, out, (batch, copies), load, stop, others, &mut done);
     }
     if let Some(copies) = copies {
         for (mirror, packets) in copies.mirrors(batch, job.switch, job.port) {
             let packets = packets.take_while(|&packet| usize::from(packet) < stop);
-            show::<I, 0>(job, batch, (mirror, 0), packets, (&*destinations, budget), &mut done);
+            let packets = (packets, job.form_for(mirror));
+            show::<I, 0>(job, batch, (mirror, 0), packets, (&*destinations, means), &mut done);
         }
     }
     done.slots = stop as u32;
@@ -124,7 +138,7 @@ fn claim<I: Isa>(
     from: u32,
     stop: usize,
     (batch, copies): (&Batch, Option<&Copies>),
-    (destinations, budget): (&impl Destinations, &mut WaitBudget),
+    (destinations, means): (&impl Destinations, &mut Means<'_>),
     done: &mut Done,
 ) {
     job.state.claim(job.ring.step(from, stop as u32));
@@ -133,26 +147,33 @@ fn claim<I: Isa>(
     for monitor in copies.monitors(job.port, RingDir::Tx, job.ring_no) {
         let packets = batch.firsts().map(|(packet, _)| packet);
         let packets = packets.take_while(|&packet| usize::from(packet) < stop);
-        let (to, others) = ((monitor, job.ring_no), (destinations, &mut *budget));
-        show::<I, SENT>(job, batch, to, packets, others, done);
+        let (to, others) = ((monitor, job.ring_no), (destinations, &mut *means));
+        show::<I, SENT>(job, batch, to, (packets, None), others, done);
     }
 }
 
-/// Copies packets to a ring of who watches, as far as there is room, with `FLAGS` in their slots.
+/// Copies packets to a ring of who watches, as far as there is room, in that form, with `FLAGS` in their slots.
 fn show<I: Isa, const FLAGS: u16>(
     job: &Job<'_>,
     batch: &Batch,
     (watcher, ring): (PortIndex, usize),
-    packets: impl Iterator<Item = u16>,
-    (destinations, budget): (&impl Destinations, &mut WaitBudget),
+    (packets, form): (impl Iterator<Item = u16>, Option<Form>),
+    (destinations, means): (&impl Destinations, &mut Means<'_>),
     done: &mut Done,
 ) {
     let Some(to) = destinations.get(watcher) else { return };
     let ring = (ring % to.file.shape.rings.rx.len()) as u8;
-    let Ok(lease) = writer::hold(job.switch, to, ring, job.me, budget) else { return };
+    let Ok(lease) = writer::hold(job.switch, to, ring, job.me, means.budget) else { return };
     let mut out = Writer::new(to, lease, job);
     let mut misfits = 0;
-    put_packets::<I, FLAGS>(&mut out, batch, packets, |_| misfits += 1);
+    match form {
+        None => put_packets::<I, FLAGS>(&mut out, batch, packets, |_| misfits += 1),
+        Some(form) => {
+            let put = means.headers.put::<I, FLAGS>(&mut out, batch, packets, form, |_| ());
+            out.bad += put.faults;
+            misfits = put.misfits;
+        }
+    }
     out.dropped += misfits;
     if out.dropped > 0 {
         done.full = Some(watcher); // it may be dead
@@ -166,7 +187,7 @@ fn show<I: Isa, const FLAGS: u16>(
 fn ports(job: &Job<'_>, batch: &Batch) -> impl Iterator<Item = PortIndex> + use<> {
     let mut ports = match batch.floods.is_empty() {
         true => PortSet::default(),
-        false => job.switch.active().and_not(job.apart),
+        false => job.switch.active(),
     };
     for &port in &batch.touched {
         ports.insert(port);
@@ -175,10 +196,20 @@ fn ports(job: &Job<'_>, batch: &Batch) -> impl Iterator<Item = PortIndex> + use<
 }
 
 /// First fragment of the first packet that does not fit, but would fit an empty ring.
-fn first_misfit(batch: &Batch, load: Load, most: u32, stop: usize) -> Option<usize> {
+fn first_misfit<I: Isa>(
+    batch: &Batch,
+    load: Load,
+    most: u32,
+    stop: usize,
+    headers: &mut Headers,
+) -> Option<usize> {
     let mut space = load.lease.space;
     for packet in batch.packets(load.port, load.which, stop) {
-        let frags = u32::from(batch.fragments[usize::from(packet)].frags);
+        let frags = match load.form.map(|form| headers.need::<I>(batch, packet, form)) {
+            None => batch.fragments[usize::from(packet)].frags.into(),
+            Some(Need::Slots(n)) => n,
+            Some(Need::TooLong | Need::Fault) => continue,
+        };
         if frags > most {
             continue; // never fits: dropped by `put`
         }
@@ -197,9 +228,13 @@ fn put<I: Isa>(
     (batch, copies): (&Batch, Option<&Copies>),
     load: Load,
     stop: usize,
-    (destinations, budget): (&impl Destinations, &mut WaitBudget),
+    others: (&impl Destinations, &mut Means<'_>),
     done: &mut Done,
 ) {
+    if let Some(form) = load.form {
+        return put_formed::<I>(job, out, (batch, copies), (load, form), stop, others, done);
+    }
+    let (destinations, means) = others;
     let mut packets = batch.packets(load.port, load.which, stop);
     if !load.which.unicast && out.offset_mask == 0 {
         // A flood is often plain packets only, and always many copies: worth a tight loop.
@@ -221,8 +256,38 @@ fn put<I: Isa>(
             let packets = batch.packets(load.port, load.which, stop);
             let packets = packets.filter(|&packet| !misfits.contains(packet));
             let packets = packets.take(out.packets_put());
-            let others = (destinations, &mut *budget);
-            show::<I, 0>(job, batch, (monitor, ring), packets, others, done);
+            let others = (destinations, &mut *means);
+            show::<I, 0>(job, batch, (monitor, ring), (packets, None), others, done);
+        }
+    }
+    out.finish(job.counters, destinations);
+}
+
+/// As `put`, where the port's headers have another length.
+fn put_formed<I: Isa>(
+    job: &Job<'_>,
+    mut out: Writer<'_>,
+    (batch, copies): (&Batch, Option<&Copies>),
+    (load, form): (Load, Form),
+    stop: usize,
+    (destinations, means): (&impl Destinations, &mut Means<'_>),
+    done: &mut Done,
+) {
+    let packets = || batch.packets(load.port, load.which, stop);
+    let mut lost = Misfits::default();
+    let note = |packet| lost.insert(packet);
+    let put = means.headers.put::<I, 0>(&mut out, batch, packets(), form, note);
+    job.counters.add(C::tx_drop_bad, put.misfits);
+    job.counters.add(C::tx_drop_vnet_hdr, put.faults);
+    if out.dropped > 0 {
+        done.full = Some(load.port);
+    }
+    if let Some(copies) = copies {
+        let ring = usize::from(load.lease.ring);
+        for monitor in copies.monitors(load.port, RingDir::Rx, ring) {
+            let packets = packets().filter(|&packet| !lost.contains(packet)).take(put.packets);
+            let others = (destinations, &mut *means);
+            show::<I, 0>(job, batch, (monitor, ring), (packets, Some(form)), others, done);
         }
     }
     out.finish(job.counters, destinations);

@@ -2,12 +2,12 @@
 
 use crate::ring::RingRef;
 use crate::stats::SharedCounters;
+use crate::vale::forward::headers::Form;
 use crate::vale::forward::warm;
 use crate::vale::state::fdb::Clock;
 use crate::vale::state::handleset::Rung;
 use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId, PortIndex};
 use crate::vale::state::portfiles::PortFiles;
-use crate::vale::state::portset::PortSet;
 use crate::vale::state::switch::SwitchFile;
 use crate::vale::state::txstate::{Stall, TxState};
 
@@ -95,10 +95,10 @@ pub struct Job<'a> {
     pub epoch: Generation,
     /// Bytes of the virtio-net header in front of each frame.
     pub header: u8,
+    /// Some port has such headers.
+    pub headers: bool,
     /// Some port has offsets in its slots.
     pub offsets: bool,
-    /// Ports whose headers have another length: nothing goes there.
-    pub apart: PortSet,
     /// Bytes of the cache that two rings should fit.
     pub cache: usize,
     /// Bytes of a packet, about.
@@ -112,6 +112,14 @@ impl Job<'_> {
     #[inline]
     pub fn offset_mask_of(&self, port: PortIndex) -> u64 {
         if self.offsets { self.switch.offset_mask_of(port) } else { 0 }
+    }
+
+    /// What packets become for a port; `None`: they pass as they are.
+    #[inline]
+    pub fn form_for(&self, port: PortIndex) -> Option<Form> {
+        let from = self.header;
+        let to = if self.headers { self.switch.header_of(port) } else { from };
+        (to != from).then_some(Form { from, to })
     }
 
     /// Whether to write packets to warm buffers of a ring of `n` slots.

@@ -5,7 +5,8 @@
 //!  batch   whatever comes then, up to 1024 slots:
 //!            gather   slots of the ring -> fragments (checked copies: address, length, chain)
 //!            route    fragments -> one list per destination, one list of packets for everybody
-//!            stage    only while a port on the switch needs it: copies for mirrors
+//!            stage    only while a port on the switch needs it: copies for mirrors, and what
+//!                     packets become for ports with other virtio-net headers
 //!            deliver  per destination: hold its ring, put what fits, finish
 //! ```
 //!
@@ -22,6 +23,8 @@ mod batch;
 mod deliver;
 mod gather;
 mod hand_over;
+#[allow(unsafe_code)]
+mod headers;
 mod indirect;
 #[allow(unsafe_code)]
 mod inner;
@@ -51,7 +54,8 @@ use crate::ring::RingRef;
 use crate::stats::C;
 use crate::time::now_ms;
 use crate::vale::forward::batch::{Batch, Outcome};
-use crate::vale::forward::deliver::Loads;
+use crate::vale::forward::deliver::{Loads, Means};
+use crate::vale::forward::headers::Headers;
 use crate::vale::forward::indirect::Indirect;
 use crate::vale::forward::inner::{Buffers, Window};
 use crate::vale::forward::job::{Done, Job};
@@ -62,7 +66,6 @@ use crate::vale::forward::trial::Trial;
 use crate::vale::forward::writer::WaitBudget;
 use crate::vale::state::fdb::{self, Clock};
 use crate::vale::state::ids::PortIndex;
-use crate::vale::state::portset::PortSet;
 use crate::vale::state::switch::SwitchFile;
 
 pub use hand_over::Used;
@@ -78,6 +81,7 @@ pub struct Forwarder {
     indirect: Indirect,
     batch: Batch,
     copies: Copies,
+    headers: Headers,
     memo: Memo,
     loads: Loads,
     /// What is left of it in this sync.
@@ -104,6 +108,7 @@ impl Forwarder {
             indirect: Indirect::default(),
             batch: Batch::new(),
             copies: Copies::new(),
+            headers: Headers::default(),
             memo: Memo::new(),
             loads: Loads::new(),
             budget: WaitBudget::default(),
@@ -155,11 +160,6 @@ impl Forwarder {
             switch.fdb().sweep(&clock, all);
         }
         let modes = switch.modes();
-        let (mut header, mut apart) = (0, PortSet::default());
-        if modes.headers {
-            header = switch.header_of(self.port);
-            apart = switch.ports_with_other_header(header);
-        }
         let job = Job {
             me: from.me,
             port: self.port,
@@ -171,9 +171,9 @@ impl Forwarder {
             ring_no: from.number,
             head: from.head,
             lossless: modes.backpressure,
-            header,
+            header: if modes.headers { switch.header_of(self.port) } else { 0 },
+            headers: modes.headers,
             offsets: modes.offsets,
-            apart,
             epoch: switch.epoch(),
             cache: self.cache,
             average_len: self.average_len,
@@ -249,16 +249,14 @@ impl Forwarder {
         } else {
             route::route::<true>(&mut self.batch, look, job.header.into());
         }
-        if job.apart != PortSet::default() {
-            self.batch.take_apart(job.apart);
-        }
         if staged {
             self.copies.plan(&self.batch, job, to);
         }
         let copies = staged.then_some(&self.copies);
-        let budget = &mut self.budget;
+        self.headers.begin();
+        let means = &mut Means { budget: &mut self.budget, headers: &mut self.headers };
         let mut done =
-            deliver::deliver::<I>(job, from, (&self.batch, copies), &mut self.loads, to, budget);
+            deliver::deliver::<I>(job, from, (&self.batch, copies), &mut self.loads, to, means);
         done.bytes = count(&self.batch, done.slots as usize, job);
         done
     }
@@ -268,7 +266,7 @@ impl Forwarder {
 fn count(batch: &Batch, sent: usize, job: &Job<'_>) -> u64 {
     let counters = job.counters;
     let (mut packets, mut bytes) = (0, 0);
-    let (mut flooded, mut short, mut nowhere, mut bad, mut pause, mut header) = (0, 0, 0, 0, 0, 0);
+    let (mut flooded, mut short, mut nowhere, mut bad, mut pause) = (0, 0, 0, 0, 0);
     for fragment in &batch.fragments[..sent] {
         packets += u64::from(fragment.frags != 0);
         bytes += u64::from(fragment.len);
@@ -279,7 +277,6 @@ fn count(batch: &Batch, sent: usize, job: &Job<'_>) -> u64 {
             Outcome::Nowhere => nowhere += 1,
             Outcome::Bad => bad += 1,
             Outcome::Pause => pause += 1,
-            Outcome::Header => header += 1,
         }
     }
     if sent > 0 {
@@ -291,10 +288,6 @@ fn count(batch: &Batch, sent: usize, job: &Job<'_>) -> u64 {
         counters.add(C::tx_drop_no_port, nowhere);
         counters.add(C::tx_drop_bad, bad);
         counters.add(C::tx_drop_pause, pause);
-        if job.apart != PortSet::default() {
-            let others = job.switch.active().and(job.apart).without(job.port);
-            counters.add(C::tx_drop_vnet_hdr, header + flooded * others.iter().count() as u64);
-        }
     }
     bytes
 }

@@ -29,8 +29,8 @@ impl Copies {
 
     /// Finds out who watches, and opens what can be opened of that.
     pub fn plan(&mut self, batch: &Batch, job: &Job<'_>, destinations: &mut impl Destinations) {
-        let Job { switch, port: me, apart, .. } = *job;
-        let active = switch.active().and_not(apart);
+        let Job { switch, port: me, .. } = *job;
+        let active = switch.active();
         let mut found = |index| destinations.update(index).filter(|&g| g <= job.epoch);
         let of_others = batch.touched.iter().map(|&port| switch.mirror_of(port));
         self.mirrors = PortSet::default();
@@ -74,7 +74,7 @@ impl Copies {
             let wants = move |outcome| match outcome {
                 Outcome::Unicast(port) if port == to => false,
                 Outcome::Unicast(port) => mine == Some(to) || switch.mirror_of(port) == Some(to),
-                Outcome::Nowhere | Outcome::Pause | Outcome::Header => mine == Some(to),
+                Outcome::Nowhere | Outcome::Pause => mine == Some(to),
                 // What is for everybody it gets anyway.
                 Outcome::Flooded | Outcome::Rest | Outcome::Short | Outcome::Bad => false,
             };

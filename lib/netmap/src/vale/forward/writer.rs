@@ -137,7 +137,8 @@ pub struct Writer<'a> {
     /// Packets put.
     packets: u64,
     bytes: u64,
-    bad: u64,
+    /// Slots, and copies for who watches, that are lost for another reason than space.
+    pub bad: u64,
     /// Packets that found no space: for the caller to count up.
     pub dropped: u64,
 }

@@ -30,13 +30,6 @@ impl PortSet {
         Self(std::array::from_fn(|i| self.0[i] & other.0[i]))
     }
 
-    /// The ports in this one alone.
-    #[inline]
-    #[must_use]
-    pub fn and_not(self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] & !other.0[i]))
-    }
-
     /// All but one.
     #[inline]
     #[must_use]

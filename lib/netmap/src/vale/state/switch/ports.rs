@@ -85,13 +85,6 @@ impl SwitchFile {
         }
     }
 
-    /// Ports whose headers have another length than that.
-    pub fn ports_with_other_header(&self, header: u8) -> PortSet {
-        let mut others = PortSet::default();
-        PortIndex::all().filter(|&i| self.header_of(i) != header).for_each(|i| others.insert(i));
-        others
-    }
-
     /// The active ports.
     #[inline]
     pub fn active(&self) -> PortSet {
