@@ -361,12 +361,11 @@ impl Device for Datagrams {
         let (path, left_out) = (self.path.display(), self.received.left_out);
         let mut remarks = Vec::new();
         if left_out > 0 {
-            remarks.push(format!(
-                "dgram:{path}: {left_out} datagrams left out, shorter than {SHORTEST} bytes or longer than {MOST}"
-            ));
+            let what = "datagrams left out, shorter than 14 bytes or longer than 65600";
+            remarks.push(format!("dgram:{path}: {what}: {left_out}"));
         }
         if self.lost > 0 {
-            remarks.push(format!("dgram:{path}: {} frames lost with peers that left", self.lost));
+            remarks.push(format!("dgram:{path}: frames lost with peers that left: {}", self.lost));
         }
         remarks
     }

@@ -373,24 +373,17 @@ impl Device for Stream {
         let Notes { cut, broken, announced, deserted } = self.notes;
         let left_out = self.inbox.left_out();
         let mut remarks = Vec::new();
-        if left_out > 0 {
-            remarks.push(format!(
-                "stream:{path}: {left_out} frames left out, shorter than {SHORTEST} bytes or longer than {MOST}"
-            ));
-        }
-        if broken > 0 {
-            remarks.push(format!(
-                "stream:{path}: {broken} peers cut off: the last announced a frame of {announced} bytes"
-            ));
-        }
-        if cut > 0 {
-            remarks.push(format!("stream:{path}: {cut} peers left in the middle of a frame"));
-        }
-        if deserted > 0 {
-            remarks.push(format!(
-                "stream:{path}: {deserted} peers left with frames under way to them"
-            ));
-        }
+        let mut remark = |n: u64, what: &str| {
+            if n > 0 {
+                remarks.push(format!("stream:{path}: {what}: {n}"));
+            }
+        };
+        remark(left_out, "frames left out, shorter than 14 bytes or longer than 65600");
+        let what =
+            format!("peers cut off, the last after a frame of {announced} bytes was announced");
+        remark(broken, &what);
+        remark(cut, "peers that left in the middle of a frame");
+        remark(deserted, "peers that left with frames under way to them");
         remarks
     }
 }
