@@ -50,8 +50,8 @@ impl Capture {
         }
     }
 
-    /// Writes the first `packets` of those staged.
-    pub fn commit(&mut self, packets: usize) -> netmap::Result<()> {
+    /// Writes the first `packets` of those staged: behind virtio-net headers of `header` bytes, the frames that they stand for.
+    pub fn commit(&mut self, packets: usize, header: usize) -> netmap::Result<()> {
         if packets == 0 {
             return Ok(());
         }
@@ -59,8 +59,7 @@ impl Capture {
         let mut begin = 0;
         for (&end, ts) in self.ends.iter().take(packets).zip(Times::now()) {
             let packet = &self.bytes[begin..end];
-            let len = u32::try_from(packet.len()).expect("at most PACKET_MAX, a u32");
-            self.writer.write(ts, len, packet)?;
+            self.writer.write_completed(ts, header, packet)?;
             begin = end;
         }
         Ok(())
@@ -72,6 +71,11 @@ impl Capture {
             self.writer.flush()?;
         }
         Ok(())
+    }
+
+    /// Packets that it does not hold, because their headers cannot be followed.
+    pub fn incomplete(&self) -> u64 {
+        self.writer.incomplete()
     }
 
     /// Hands on everything, and waits for a reader as long as it takes something.

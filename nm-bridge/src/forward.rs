@@ -47,16 +47,17 @@ impl Mover {
         if tx_rings == 0 {
             return Ok(batch);
         }
+        let header = if self.capture.is_some() { src.vnet_hdr_len().into() } else { 0 };
         for i in 0..src.rx_rings() {
             let mut rx = src.rx(i);
             if rx.available() == 0 || self.left == 0 {
                 continue;
             }
             let mut tx = dst.tx(i % tx_rings);
-            let mut moved = self.transfer(&mut rx, &mut tx, self.burst)?;
+            let mut moved = self.transfer(&mut rx, &mut tx, self.burst, header)?;
             if moved.packets == 0 && self.burst < NETMAP_MAX_FRAGS {
                 // The first packet alone has more slots than a burst.
-                moved = self.transfer(&mut rx, &mut tx, NETMAP_MAX_FRAGS)?;
+                moved = self.transfer(&mut rx, &mut tx, NETMAP_MAX_FRAGS, header)?;
             }
             let left = rx.available();
             if moved.packets == 0 && left > 0 {
@@ -80,6 +81,7 @@ impl Mover {
         rx: &mut RxRing<'_>,
         tx: &mut TxRing<'_>,
         max: usize,
+        header: usize,
     ) -> netmap::Result<Moved> {
         let Some(capture) = &mut self.capture else {
             let moved = transfer_packets(rx, tx, max, self.left as usize, self.zero_copy);
@@ -89,7 +91,7 @@ impl Mover {
         capture.stage(rx, max);
         let moved = transfer_packets(rx, tx, max, self.left as usize, self.zero_copy);
         self.left -= moved.packets as u64;
-        capture.commit(moved.packets)?;
+        capture.commit(moved.packets, header)?;
         Ok(moved)
     }
 }

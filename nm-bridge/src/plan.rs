@@ -99,9 +99,8 @@ impl Plan {
     pub fn open(&self, cli: &Cli) -> anyhow::Result<Pair> {
         // A stream's window of frames of 64 KiB, so that few are lost when the bridge comes late. A port that is there
         // already has the rings that it has.
-        let host = |name: &PortName| {
-            name.switch_port().is_none() && name.can(Capabilities::OFFLOAD_HEADERS)
-        };
+        let host =
+            |name: &PortName| name.interface().is_some() && name.can(Capabilities::OFFLOAD_HEADERS);
         let deep = !cli.no_offload && (host(&self.a) || host(&self.b));
         let open = |name: &PortName, direction| {
             let any = Options { direction, ..Options::default() };
@@ -143,15 +142,16 @@ impl Plan {
         Ok(Pair { a, b, zero_copy, headers_before })
     }
 
-    /// Bytes of the virtio-net header that both ports are to have: the longest, if one of them is the host's and both can;
-    /// of two ports of switches, what the one has that has any, since others may depend on it. A capture holds no headers.
+    /// Bytes of the virtio-net header that both ports are to have, if both can: the longest, if one of them is the host's;
+    /// else what the one has that has any, since others may depend on it. A capture then gets the frames that the headers
+    /// stand for.
     fn header(&self, cli: &Cli, before: [u8; 2], both_can: bool) -> u8 {
-        if cli.no_offload || cli.pcap_out.is_some() || !both_can {
+        if cli.no_offload || !both_can {
             return 0;
         }
-        match self.a.switch_port().is_some() && self.b.switch_port().is_some() {
-            true => before[0].max(before[1]),
-            false => LONGEST_HEADER,
+        match self.a.interface().or(self.b.interface()) {
+            Some(_) => LONGEST_HEADER,
+            None => before[0].max(before[1]),
         }
     }
 

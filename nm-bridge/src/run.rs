@@ -30,6 +30,8 @@ const NIC_WAIT: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a stopping bridge tries to push out what a full destination does not take.
 const DRAIN: Duration = Duration::from_millis(200);
+/// Why a packet cannot be captured.
+const INCOMPLETE: &str = "their virtio-net headers make no sense";
 /// Longest time that a packet waits in the capture's buffer.
 const FLUSH: Duration = Duration::from_millis(100);
 /// How often a progress bar moves.
@@ -349,6 +351,10 @@ impl<'a> Bridge<'a> {
 
     /// Hands on what ports and the capture hold back for their readers.
     fn finish(&mut self) -> netmap::Result<()> {
+        let left_out = self.mover.capture.as_ref().map_or(0, Capture::incomplete);
+        if left_out > 0 {
+            nm_cli::say!("nm-bridge: {left_out} packets are not in the capture: {INCOMPLETE}");
+        }
         let ports = self.a.finish().and(self.b.finish());
         ports.and(self.mover.capture.as_mut().map_or(Ok(()), Capture::finish))
     }

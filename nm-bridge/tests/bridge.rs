@@ -10,7 +10,10 @@ use netmap::{Interest, Port, Wait};
 use nix::sys::signal::Signal;
 use nm_capture::{Options, Reader, Writer};
 
+#[path = "../../lib/offload/tests/packet/mod.rs"]
+mod packet;
 mod support;
+use offload::Header;
 use support::{Bridge, PATIENCE, nm_bridge, until};
 
 /// Set in the process that runs the body.
@@ -56,6 +59,7 @@ tests! {
     count_and_duration_end_the_run
     usr1_reports_and_term_reports_and_ends_well
     capture_replayed_comes_out_as_capture
+    capture_of_frames_with_headers_holds_complete_ones
     loopback_sends_packets_back
     taken_port_is_a_failure_that_names_it
 }
@@ -392,6 +396,44 @@ mod bodies {
         assert_eq!(status.code(), Some(0));
         assert_eq!((&end["type"], &end["schema"]), (&"end".into(), &1.into()));
         assert_eq!((&end["a"], &end["b"]), (&"valeA:x".into(), &"valeB:y".into()));
+    }
+
+    pub fn capture_of_frames_with_headers_holds_complete_ones() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let output = dir.path().join("out.pcap");
+        let out = output.to_str().expect("text");
+        let headers = netmap::Options { vnet_hdr_len: Some(12), ..netmap::Options::default() };
+        let open = |name: &str| Port::open_with(&name.parse().expect("a name"), &headers);
+        let mut left = open("valeA:left").expect("opened");
+        let _right = open("valeB:right").expect("opened");
+        let ends = ["valeA:x@conf:vnet-hdr=12", "valeB:y@conf:vnet-hdr=12"];
+        let bridge =
+            Bridge::start(nm_bridge(&[ends[0], ends[1], "--count", "2", "--pcap-out", out]));
+        let packet = crate::packet::Packet::default();
+        let mut bytes = vec![0; 12];
+        packet.header(1000).write(&mut bytes);
+        bytes.extend(packet.frame(false));
+        for _ in 0..2 {
+            send(&mut left, &bytes);
+        }
+        assert!(bridge.wait().0.success());
+        let segments = packet.segments(1000);
+        assert_eq!(frames(&output), [segments.clone(), segments.clone()].concat());
+        // A monitor's packets have its port's headers; the port's do as well.
+        for source in ["valeA:left/t", "valeA:x@conf:vnet-hdr=12"] {
+            let output = dir.path().join(&source[6..7]);
+            let capture = format!("pcap:{}", output.display());
+            let bridge = Bridge::start(nm_bridge(&[source, &capture, "--count", "1"]));
+            send(&mut left, &bytes);
+            assert!(bridge.wait().0.success());
+            assert_eq!(frames(&output), segments, "{source}");
+        }
+    }
+
+    fn frames(path: &std::path::Path) -> Vec<Vec<u8>> {
+        let mut reader = Reader::open(path, Options::default()).expect("a capture");
+        let next = || reader.next().expect("readable").map(|packet| packet.data.to_vec());
+        std::iter::from_fn(next).collect()
     }
 
     pub fn capture_replayed_comes_out_as_capture() {

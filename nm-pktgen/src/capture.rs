@@ -24,12 +24,13 @@ impl Capture {
         Ok(Capture { writer: Mutex::new(writer.stopped_by(stop)) })
     }
 
-    /// Appends a batch: the bytes of all packets, and where each ends.
-    pub fn write(&self, bytes: &[u8], ends: &[usize]) -> nm_capture::Result<()> {
+    /// Appends a batch: the bytes of all packets, and where each ends. Behind headers of `vnet` bytes, it is the frames that
+    /// they stand for.
+    pub fn write(&self, bytes: &[u8], ends: &[usize], vnet: usize) -> nm_capture::Result<()> {
         let mut writer = lock(&self.writer);
         let mut begin = 0;
         for (&end, now) in ends.iter().zip(Times::now()) {
-            writer.write(now, (end - begin) as u32, &bytes[begin..end])?;
+            writer.write_completed(now, vnet, &bytes[begin..end])?;
             begin = end;
         }
         Ok(())
@@ -38,6 +39,11 @@ impl Capture {
     /// Hands all that was written to the file, at the end of the run.
     pub fn finish(&self) -> nm_capture::Result<()> {
         lock(&self.writer).finish()
+    }
+
+    /// Packets that it does not hold, because their headers cannot be followed.
+    pub fn incomplete(&self) -> u64 {
+        lock(&self.writer).incomplete()
     }
 
     /// Hands what was written to the file: readers of a pipe want to see it while nothing happens.

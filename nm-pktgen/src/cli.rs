@@ -197,9 +197,9 @@ pub struct PacketArgs {
     /// Do not write packets: send what the buffers happen to hold.
     #[arg(short = 'r', long)]
     pub no_init: bool,
-    /// Bytes of virtio-net header in front of each frame.
-    #[arg(short = 'H', long, value_name = "BYTES", value_parser = ["0", "10", "12"], default_value = "0")]
-    pub vnet_hdr: String,
+    /// Bytes of virtio-net header in front of each frame, if not the port's own.
+    #[arg(short = 'H', long, value_name = "BYTES", value_parser = ["0", "10", "12"])]
+    pub vnet_hdr: Option<String>,
 }
 
 /// Replay and capture.

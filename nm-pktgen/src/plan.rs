@@ -71,6 +71,8 @@ pub struct Plan {
     pub recipe: Recipe,
     /// The source MAC was not given: a port that has one of its own uses that.
     pub own_mac: bool,
+    /// The header in front of frames is the port's.
+    pub own_header: bool,
     /// How they are cut.
     pub cut: Cut,
     /// Send by reference.
@@ -135,6 +137,15 @@ impl Function {
 }
 
 impl Plan {
+    /// Takes the length of the port's virtio-net headers, unless another was asked for.
+    pub fn take_header(&mut self, len: u8) -> anyhow::Result<()> {
+        if self.own_header {
+            fits(self.recipe.sizes, len.into())?;
+            self.recipe.vnet = len.into();
+        }
+        Ok(())
+    }
+
     /// Checks what was typed.
     pub fn new(mut cli: Cli) -> anyhow::Result<Plan> {
         apply_option_bits(&mut cli);
@@ -196,6 +207,7 @@ impl Plan {
             fail_on_loss: cli.fail_on_loss,
             recipe,
             own_mac: cli.packet.src_mac.is_none(),
+            own_header: cli.packet.vnet_hdr.is_none(),
             cut,
             indirect: cli.packet.indirect,
             no_indirect: cli.packet.no_indirect,
@@ -388,7 +400,8 @@ fn recipe(cli: &Cli, function: Function, name: &PortName) -> anyhow::Result<Reci
     if [src, dst].iter().any(|range| range.is_ipv6() != (family == Family::V6)) {
         return usage("source, destination and -4 or -6 must be of one address family");
     }
-    let vnet = packet.vnet_hdr.parse().context("virtio-net header length")?;
+    let vnet = packet.vnet_hdr.as_deref().unwrap_or("0");
+    let vnet = vnet.parse().context("virtio-net header length")?;
     Ok(Recipe {
         family,
         vnet,
@@ -430,18 +443,24 @@ fn sizes(
         // Varying sizes rewrite the length fields, so the headers must be there.
         template::header_bytes(family)
     };
-    let (low, high) = sizes.bounds().into_inner();
+    let low = *sizes.bounds().start();
     if low < least {
         return usage(format!(
             "--size {sizes} is too short: these packets need at least {least} bytes"
         ));
     }
-    if high + vnet > MAX_PACKET {
+    fits(sizes, vnet)?;
+    Ok(sizes)
+}
+
+/// Packets of these sizes behind such a header are not longer than packets can be.
+fn fits(sizes: Sizes, vnet: usize) -> anyhow::Result<()> {
+    if sizes.bounds().end() + vnet > MAX_PACKET {
         return usage(format!(
             "--size {sizes} is too long: at most {MAX_PACKET} bytes with the virtio-net header"
         ));
     }
-    Ok(sizes)
+    Ok(())
 }
 
 fn cut(cli: &Cli, vnet: usize, sizes: Sizes) -> anyhow::Result<Cut> {

@@ -2,11 +2,15 @@
 //! are told apart. No test depends on how fast the machine is: rings hold all packets of a test, or
 //! drops are part of the sum.
 
+#[path = "../../lib/offload/tests/packet/mod.rs"]
+mod packet;
 mod rig;
 #[path = "../../lib/nm-cli/tests/skip/mod.rs"]
 mod skipping;
 
 use netmap::{Options, Port, PortName, control};
+use offload::Header;
+use packet::Packet;
 use rig::{Rig, number};
 use skipping::skip;
 
@@ -180,6 +184,46 @@ fn vnet_header_stands_before_each_frame() {
     }
     let received = rig.end("-i pcap:vnet.pcap -f rxseq -n 3 -H 12");
     assert_eq!((number(&received, "lost"), number(&received, "foreign")), (0, 0));
+}
+
+#[test]
+fn headers_of_a_port_are_no_part_of_its_frames() {
+    let rig = Rig::new();
+    let rx = rig.start(&format!("-i valeA:r@conf:vnet-hdr=12 -f rxseq -n 50 {ROOMY}"));
+    let sent = rig.end(&format!("-i valeA:t@conf:vnet-hdr=10 -f txseq -n 50 -l 100 {ROOMY}"));
+    let (code, received, errors) = rx.finish();
+    assert_eq!(code, Some(0), "{errors}");
+    for (end, what) in [(&sent, "tx_bytes"), (&received, "rx_bytes")] {
+        assert_eq!(number(end, what), 5000);
+    }
+    assert_eq!((number(&received, "lost"), number(&received, "foreign")), (0, 0));
+}
+
+#[test]
+fn capture_of_a_port_with_headers_holds_complete_frames() {
+    let rig = Rig::new();
+    let packet = Packet::default();
+    let behind = |header: &Header| {
+        let mut bytes = vec![0; 12];
+        header.write(&mut bytes);
+        [bytes, packet.frame(false)].concat()
+    };
+    let good = packet.header(1000);
+    let bad = Header { csum_start: 9999, ..good };
+    rig.write_pcap("in.pcap", &[behind(&bad), behind(&good)]);
+    let port = |name: &str| format!("-i valeA:{name}@conf:vnet-hdr=12 {ROOMY}");
+    let rx = rig.start(&format!("{} -f rx -n 2 --pcap-out out.pcap", port("r")));
+    // As they are, headers among them.
+    rig.end(&format!("{} -f tx --pcap-in in.pcap --pcap-speed max -H 0", port("t")));
+    let (code, _, errors) = rx.finish();
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(errors.contains("1 packets are not in the capture"), "{errors}");
+    assert_eq!(rig.read_pcap("out.pcap"), packet.segments(1000));
+
+    let rx = rig.start(&format!("{} -f rx -n 2 -X", port("r")));
+    rig.end(&format!("{} -f tx --pcap-in in.pcap --pcap-speed max -H 0", port("t")));
+    let (_, _, shown) = rx.finish();
+    assert!(shown.contains("rx, virtio-net header 01 01 00 00 e8 03 22 00 10 00 00 00"), "{shown}");
 }
 
 #[test]

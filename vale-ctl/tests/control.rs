@@ -17,6 +17,9 @@ fn virtio_net_headers_of_a_port_are_set_and_shown() {
         assert!(port()["vnet_hdr_len"].is_null());
         vale_ctl(&["set", "valeA:x", "vnet-hdr=12"]).assert().success();
         assert_eq!(port()["vnet_hdr_len"], 12);
+        let list = vale_ctl(&["list", "valeA:x"]).output().unwrap();
+        let list = String::from_utf8(list.stdout).unwrap();
+        assert!(list.contains("vnet-hdr 12"), "{list}");
         assert!(text(&["show", "valeA:x"]).contains("virtio-net header: 12 bytes"));
         vale_ctl(&["set", "valeA:x", "vnet-hdr", "0"]).assert().success();
         assert!(port()["vnet_hdr_len"].is_null());

@@ -125,6 +125,8 @@ impl Filler {
     }
 
     fn same(&self, packets: usize, len: usize) -> Batch {
+        // What counts is the frame.
+        let len = len - self.source.vnet();
         let pad_bytes = units::pad_bytes(len as u64) * packets as u64;
         Batch { slots: packets, packets, bytes: (packets * len) as u64, pad_bytes }
     }
@@ -178,6 +180,7 @@ impl Filler {
             };
             frame.write(0, &bytes[..bytes.len().min(frame.len())]);
             slot.set(len, SlotFlags::empty());
+            let len = len - self.source.vnet();
             made.bytes += len as u64;
             made.pad_bytes += units::pad_bytes(len as u64);
         }
@@ -205,6 +208,7 @@ impl Filler {
                 rest = after;
                 next += 1;
             }
+            let len = len - self.source.vnet();
             made.bytes += len as u64;
             made.pad_bytes += units::pad_bytes(len as u64);
         }
@@ -244,7 +248,8 @@ impl Filler {
         let mut all = Batch::default();
         for _ in 0..packets {
             let made = self.fill_quietly(ring, index, 1);
-            print_to("tx", &self.source.bytes()[..made.bytes as usize], self.to_stderr);
+            let frame = &self.source.bytes()[self.source.vnet()..][..made.bytes as usize];
+            print_to("tx", frame, self.to_stderr);
             all.slots += made.slots;
             all.packets += made.packets;
             all.bytes += made.bytes;

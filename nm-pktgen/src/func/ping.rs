@@ -120,7 +120,7 @@ fn measure(worker: &mut Worker<'_>, pacer: &mut Option<Pacer>) -> anyhow::Result
             }
             seq = seq.wrapping_add(1);
             if worker.plan.hexdump {
-                super::fill::print(worker.plan, "tx", &source.bytes()[..len]);
+                super::fill::print(worker.plan, "tx", &source.bytes()[source.vnet()..len]);
             }
             if let Some(pacer) = pacer {
                 pacer.charge(1, len as u64);
@@ -205,13 +205,15 @@ fn listen(
                     round_trips.total.record(rtt);
                     round_trips.interval.record(rtt);
                     packets += 1;
+                    let len = len.saturating_sub(worker.plan.recipe.vnet as u64);
                     bytes += len;
                     pad_bytes += units::pad_bytes(len);
                 }
                 _ => worker.tally.foreign += 1,
             }
             if worker.plan.hexdump {
-                super::fill::print(worker.plan, "rx (first 96 bytes)", head);
+                let frame = head.get(worker.plan.recipe.vnet..).unwrap_or_default();
+                super::fill::print(worker.plan, "rx (first 96 bytes)", frame);
             }
         }
         rx.advance(slots);

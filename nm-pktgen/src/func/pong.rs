@@ -133,10 +133,11 @@ fn answer(
             }
             worker.wait_space()?;
         };
-        let (len, pad) = (packet.len() as u64, units::pad_bytes(packet.len() as u64));
+        let frame = packet.get(worker.plan.recipe.vnet..).unwrap_or_default();
+        let (len, pad) = (frame.len() as u64, units::pad_bytes(frame.len() as u64));
         worker.queue(Batch { slots, packets: 1, bytes: len, pad_bytes: pad });
         if worker.plan.hexdump {
-            super::fill::print(worker.plan, "tx", packet);
+            super::fill::print(worker.plan, "tx", frame);
         }
         total += len;
         pad_bytes += pad;

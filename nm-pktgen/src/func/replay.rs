@@ -146,10 +146,11 @@ impl Player {
             worker.give_back(1);
             return Ok(false);
         };
-        let len = self.frame.len() as u64;
+        let frame = &self.frame[self.vnet..];
+        let len = frame.len() as u64;
         worker.queue(Batch { slots, packets: 1, bytes: len, pad_bytes: units::pad_bytes(len) });
         if worker.plan.hexdump {
-            super::fill::print(worker.plan, "tx", &self.frame);
+            super::fill::print(worker.plan, "tx", frame);
         }
         if let Some(pacer) = &mut self.pacer {
             pacer.charge(1, len);

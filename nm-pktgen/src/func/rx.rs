@@ -122,12 +122,24 @@ struct Taken {
     packets: usize,
     bytes: u64,
     pad_bytes: u64,
+    /// Bytes of each packet that are no part of its frame.
+    vnet: u64,
+}
+
+impl Taken {
+    #[inline]
+    fn packet(&mut self, bytes: u64) {
+        let bytes = bytes.saturating_sub(self.vnet);
+        self.packets += 1;
+        self.bytes += bytes;
+        self.pad_bytes += units::pad_bytes(bytes);
+    }
 }
 
 /// The fast loop: reads a word of each slot, and nothing else is asked for.
 fn count(worker: &mut Worker<'_>, ring: usize, limit: usize) -> Taken {
     let mut rx = worker.port.rx(ring);
-    let mut taken = Taken::default();
+    let mut taken = Taken { vnet: worker.plan.recipe.vnet as u64, ..Taken::default() };
     let (mut slots, mut packet_bytes, mut read) = (0, 0, 0u64);
     for slot in rx.batch(usize::MAX) {
         let frame = slot.frame();
@@ -138,9 +150,7 @@ fn count(worker: &mut Worker<'_>, ring: usize, limit: usize) -> Taken {
         slots += 1;
         packet_bytes += len as u64;
         if !slot.more_frag() {
-            taken.packets += 1;
-            taken.bytes += packet_bytes;
-            taken.pad_bytes += units::pad_bytes(packet_bytes);
+            taken.packet(packet_bytes);
             packet_bytes = 0;
             if taken.packets == limit {
                 break;
@@ -157,9 +167,16 @@ fn count(worker: &mut Worker<'_>, ring: usize, limit: usize) -> Taken {
 /// count and go, or it would stay for ever.
 fn close_chain(taken: &mut Taken, packet_bytes: u64, limit: usize) {
     if packet_bytes > 0 && taken.packets < limit {
-        taken.packets += 1;
-        taken.bytes += packet_bytes;
-        taken.pad_bytes += units::pad_bytes(packet_bytes);
+        taken.packet(packet_bytes);
+    }
+}
+
+/// Title of a packet: what its header leaves to others, if anything.
+fn title(header: &[u8]) -> String {
+    let bytes: Vec<_> = header.iter().map(|byte| format!("{byte:02x}")).collect();
+    match header.iter().any(|&byte| byte != 0) {
+        true => format!("rx, virtio-net header {}", bytes.join(" ")),
+        false => "rx".to_owned(),
     }
 }
 
@@ -191,7 +208,7 @@ impl Look {
 
     fn take(&mut self, worker: &mut Worker<'_>, ring: usize, limit: usize) -> Taken {
         let mut rx = worker.port.rx(ring);
-        let mut taken = Taken::default();
+        let mut taken = Taken { vnet: self.vnet as u64, ..Taken::default() };
         let (mut slots, mut packet_bytes, mut begin) = (0, 0u64, self.bytes.len());
         for slot in rx.batch(usize::MAX) {
             let frame = slot.frame();
@@ -203,9 +220,7 @@ impl Look {
             slots += 1;
             packet_bytes += len as u64;
             if !slot.more_frag() {
-                taken.packets += 1;
-                taken.bytes += packet_bytes;
-                taken.pad_bytes += units::pad_bytes(packet_bytes);
+                taken.packet(packet_bytes);
                 packet_bytes = 0;
                 self.end_packet(&mut begin);
                 if taken.packets == limit {
@@ -244,12 +259,13 @@ impl Look {
             worker.tally.foreign = heard.foreign;
         }
         if let Some(capture) = worker.capture {
-            capture.write(&self.bytes, &self.ends)?;
+            capture.write(&self.bytes, &self.ends, self.vnet)?;
         }
         if worker.plan.hexdump {
             let mut begin = 0;
             for &end in &self.ends {
-                super::fill::print(worker.plan, "rx", &self.bytes[begin..end]);
+                let (header, frame) = self.bytes[begin..end].split_at(self.vnet.min(end - begin));
+                super::fill::print(worker.plan, &title(header), frame);
                 begin = end;
             }
         }

@@ -107,6 +107,11 @@ impl Source {
         self.template.bytes()
     }
 
+    /// Bytes of it that are the virtio-net header.
+    pub fn vnet(&self) -> usize {
+        self.recipe.vnet
+    }
+
     /// The part that changes from packet to packet.
     pub fn head(&self) -> &[u8] {
         self.template.head()

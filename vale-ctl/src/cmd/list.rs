@@ -68,6 +68,9 @@ fn cells(switch: &SwitchInfo, port: &PortInfo, verbose: bool) -> [String; 6] {
     if port.persistent {
         notes.push("persistent".to_owned());
     }
+    if port.vnet_hdr_len != 0 {
+        notes.push(format!("vnet-hdr {}", port.vnet_hdr_len));
+    }
     notes.extend(port.monitor.as_ref().map(monitor));
     if let Some(why) = &port.damaged {
         notes.push(format!("damaged: {why}"));

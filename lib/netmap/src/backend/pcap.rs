@@ -20,7 +20,7 @@ use crate::name::{Capabilities, PortName, Scheme, Syntax};
 use crate::options::Direction;
 
 /// What such a port can do.
-const CAPABILITIES: Capabilities = Capabilities::RECEIVE;
+const CAPABILITIES: Capabilities = Capabilities::RECEIVE.union(Capabilities::OFFLOAD_HEADERS);
 
 /// The kind.
 pub const KIND: Kind = Kind {
