@@ -151,6 +151,13 @@ fn nics(cli: &Cli, notify: Notify) -> anyhow::Result<Vec<NicPlan>> {
         name.parse::<PortName>().map_err(|e| UsageError::new(format!("the port {name}: {e}")))
     };
     let ports = cli.netdev.iter().map(port).collect::<Result<Vec<_>, _>>()?;
+    if let Some(port) = ports.iter().find(|port| port.socket().is_some() && !cli.no_sandbox) {
+        // New peers need calls that the sandbox has not.
+        return Err(UsageError::new(format!(
+            "{port} needs sockets, which the sandbox forbids: join it to the switch by nm-bridge, or use --no-sandbox"
+        ))
+        .into());
+    }
     let devices = pair(&cli.netdev, &cli.device)?;
     let all = devices.into_iter().zip(&cli.netdev).zip(ports).enumerate();
     let nic = |(index, ((device, netdev), port)): (usize, ((Device, &Netdev), PortName))| {
@@ -320,6 +327,7 @@ mod tests {
             "vmm --netdev null: --device netdev=n",
             "vmm --netdev port=valeA",
             "vmm --netdev what:ever",
+            "vmm --netdev stream:/tmp/vm1",
             "vmm --netdev port=null:,id=n --device netdev=n --device netdev=n",
             "vmm --accel thread --kernel vmlinux",
             "vmm --notify often",

@@ -90,10 +90,11 @@ enum Case {
     Boot,
     Consumer,
     Livelock,
+    Sockets,
 }
 
 impl Case {
-    const ALL: [Case; 7] = [
+    const ALL: [Case; 8] = [
         Case::Ladder,
         Case::Qemu,
         Case::Latency,
@@ -101,6 +102,7 @@ impl Case {
         Case::Boot,
         Case::Consumer,
         Case::Livelock,
+        Case::Sockets,
     ];
 }
 
@@ -155,6 +157,7 @@ fn measure(args: &Args) -> Result<()> {
             Case::Boot => cases::boot::run(&plan, &mut lab, &out)?,
             Case::Consumer => cases::consumer::run(&plan, &mut lab, &out)?,
             Case::Livelock => cases::livelock::run(&plan, &mut lab, &out)?,
+            Case::Sockets => cases::sockets::run(&plan, &mut lab, &out)?,
         }
     }
     judgement::print(&out)?;

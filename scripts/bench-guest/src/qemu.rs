@@ -14,7 +14,7 @@ use e1000pv_vmm::guest::image;
 
 use crate::lab::Lab;
 use crate::netns;
-use crate::process::{Process, pass};
+use crate::process::{Process, pass, until};
 use crate::report::Guest;
 use crate::scene::{RECEIVER_MAC, until_quiet};
 use crate::summary::{Run, steady};
@@ -40,6 +40,8 @@ pub enum Link {
     Stream,
     /// `-netdev tap`, on a kernel bridge.
     Tap,
+    /// `-netdev stream` to an nm-bridge each, which are joined by a VALE switch.
+    Vale,
 }
 
 impl fmt::Display for Link {
@@ -48,6 +50,7 @@ impl fmt::Display for Link {
             Link::Datagram => "dgram (unix)",
             Link::Stream => "stream (unix)",
             Link::Tap => "tap + bridge",
+            Link::Vale => "stream + VALE",
         })
     }
 }
@@ -85,6 +88,9 @@ impl Link {
             Link::Stream => {
                 let server = if sends { "off" } else { "on" };
                 format!("stream,id=n,server={server},addr.type=unix,addr.path={}", path("qemu"))
+            }
+            Link::Vale => {
+                format!("stream,id=n,server=off,addr.type=unix,addr.path={}", path(own))
             }
             Link::Tap => {
                 let tap = if sends { "txA" } else { "rxA" };
@@ -180,6 +186,19 @@ impl Machine {
         }
     }
 
+    /// The bridge between a QEMU's socket and the switch. It runs where its machine does.
+    fn bridge(lab: &Lab, sends: bool) -> Result<Process> {
+        let name = if sends { "tx" } else { "rx" };
+        let socket = lab.directory().join(format!("qemu-{name}"));
+        let mut command = lab.program("nm-bridge")?;
+        command.args(["-q", "--wait-mode", "block"]);
+        command.arg("-i").arg(format!("stream:{}", socket.display()));
+        command.args(["-i", &format!("valeQ:{name}")]);
+        let bridge = Process::start("nm-bridge", command, &lab.cpus(usize::from(!sends)))?;
+        until("a bridge's socket", BOOT_LIMIT, || Ok(socket.exists().then_some(())))?;
+        Ok(bridge)
+    }
+
     fn finish(self, limit: Duration) -> Result<Guest> {
         let ended = self.process.finish(limit)?;
         let console = fs::read(&self.console).context("reading a console file")?;
@@ -216,6 +235,12 @@ impl Pair {
 
     fn once(&self, lab: &Lab) -> Result<Run> {
         Link::clean(lab);
+        let mut bridges = Vec::new();
+        if self.link == Link::Vale {
+            for sends in [false, true] {
+                bridges.push(Machine::bridge(lab, sends)?);
+            }
+        }
         let common = format!("driver={} ring={}", self.driver, self.ring);
         let receive = format!("{common} {}", until_quiet("rx"));
         let receiver = Machine::start(lab, self.link, false, &receive)?.booted()?;

@@ -44,6 +44,8 @@ pub const NULL: Target = least("guest to null:, 64 B, Mpps", 25.0);
 pub const TOP_TO_QEMU: Target = least("ladder top to QEMU's e1000", 50.0);
 /// Like with like.
 pub const PLAIN_TO_QEMU: Target = least("plain to QEMU's e1000, plain", 1.0);
+/// QEMU over sockets and VALE to QEMU over a socket.
+pub const SOCKETS_TO_STREAM: Target = least("QEMU by stream: and VALE to a direct stream", 0.95);
 /// A lone packet at the top, as a multiple of its time at the bottom. A tie is within 5 %.
 pub const LATENCY: Target = below("lone packet, top to plain, median round trip", 1.05);
 /// The busiest step.

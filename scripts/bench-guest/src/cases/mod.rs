@@ -8,3 +8,4 @@ pub mod ladder;
 pub mod latency;
 pub mod livelock;
 pub mod qemu;
+pub mod sockets;
