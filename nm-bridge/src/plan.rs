@@ -6,7 +6,7 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use netmap::{Capabilities, PortName, RingSel};
 use netmap::{Direction, Memory, Options, Port, SLOTS};
 use nm_capture::{is_stdin, is_stdout};
@@ -132,26 +132,37 @@ impl Plan {
         let zero_copy = !cli.copy && a.same_memory(&b);
         let headers_before = [a.vnet_hdr_len(), b.vnet_hdr_len()];
         let can = |port: &Port| port.can(Capabilities::OFFLOAD_HEADERS);
-        let header = self.header(cli, headers_before, can(&a) && can(&b));
+        let header = self.header(cli, headers_before, [can(&a), can(&b)]);
         for port in [&mut a, &mut b] {
             if can(port) && port.vnet_hdr_len() != header {
                 port.set_vnet_hdr_len(header)
                     .with_context(|| format!("setting the header of {}", port.name()))?;
             }
         }
+        if a.vnet_hdr_len() != b.vnet_hdr_len() {
+            // A monitor's are its port's, which is not for its watcher to change.
+            bail!(
+                "{} has virtio-net headers of {} bytes, and {} of {}; no port here can complete its frames",
+                a.name(),
+                a.vnet_hdr_len(),
+                b.name(),
+                b.vnet_hdr_len()
+            );
+        }
         Ok(Pair { a, b, zero_copy, headers_before })
     }
 
-    /// Bytes of the virtio-net header that both ports are to have, if both can: the longest, if one of them is the host's;
-    /// else what the one has that has any, since others may depend on it. A capture then gets the frames that the headers
-    /// stand for.
-    fn header(&self, cli: &Cli, before: [u8; 2], both_can: bool) -> u8 {
-        if cli.no_offload || !both_can {
-            return 0;
-        }
-        match self.a.interface().or(self.b.interface()) {
-            Some(_) => LONGEST_HEADER,
-            None => before[0].max(before[1]),
+    /// Bytes of the virtio-net header that both ports are to have: what the one has that cannot change it. If both can,
+    /// the longest, if one of them is the host's; else what the one has that has any, since others may depend on
+    /// it. A capture then gets the frames that the headers stand for.
+    fn header(&self, cli: &Cli, before: [u8; 2], can: [bool; 2]) -> u8 {
+        let host = self.a.interface().or(self.b.interface()).is_some();
+        match can {
+            [false, _] => before[0],
+            [_, false] => before[1],
+            _ if cli.no_offload => 0,
+            _ if host => LONGEST_HEADER,
+            _ => before[0].max(before[1]),
         }
     }
 
@@ -267,18 +278,26 @@ mod tests {
             ("br valeA:x tap:t0", [10, 0], 12),
             ("br tap:t0 tap:t1", [0, 0], 12),
             ("br --no-offload tap:t0 valeA:x", [0, 12], 0),
-            ("br --pcap-out f tap:t0 valeA:x", [0, 0], 0),
+            ("br --pcap-out f tap:t0 valeA:x", [0, 0], 12),
+            ("br tap:t0 pcap:f", [0, 0], 12),
+            ("br valeA:x stream:s", [12, 0], 0),
             ("br tap:t0 null:", [0, 0], 0),
-            ("br valeA:x pcap:f", [12, 0], 0),
+            ("br valeA:x pcap:f", [12, 0], 12),
+            ("br valeA:x pcap:f", [0, 0], 0),
             ("br valeA:x valeB:x", [0, 0], 0),
             ("br valeA:x valeB:x", [0, 10], 10),
         ] {
             let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
             let plan = Plan::new(&cli, &cli.operands().unwrap()).unwrap();
             let can = |name: &PortName| name.can(Capabilities::OFFLOAD_HEADERS);
-            let both = can(&plan.a) && can(&plan.b);
-            assert_eq!(plan.header(&cli, before, both), header, "{line}");
+            let can = [can(&plan.a), can(&plan.b)];
+            assert_eq!(plan.header(&cli, before, can), header, "{line}");
         }
+        // The frames of a monitor have its port's headers, come what may.
+        let cli = Cli::try_parse_from("br --no-offload valeA:x/t pcap:f".split(' ')).unwrap();
+        let plan = Plan::new(&cli, &cli.operands().unwrap()).unwrap();
+        assert_eq!(plan.header(&cli, [12, 0], [false, true]), 12);
+        assert_eq!(plan.header(&cli, [0, 12], [true, false]), 12);
     }
 
     #[test]
