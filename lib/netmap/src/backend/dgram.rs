@@ -6,7 +6,9 @@
 //!
 //! Datagrams have no connection. Who the peer is, is told by the name (`dgram:OWN,PEER`), or else learnt from the
 //! first that sends. Packets go out of the bound socket, so that the peer sees where they come from; a second
-//! socket, connected to the peer, carries nothing: it tells whether the peer lives, and when its queue has room.
+//! socket, connected to the peer, carries nothing: it tells whether the peer lives, and when its queue has room. What
+//! is under way may also have used up the memory of the bound socket, which tells of that itself. A peer that is
+//! connected to us allows no second socket, and has no limit but that memory.
 //!
 //! Follows docs/design/host-and-nics.md, "Stream and datagram sockets".
 
@@ -15,11 +17,13 @@ mod calls;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, poll, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{SockType, UnixAddr};
+use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::unistd::read;
 
@@ -37,7 +41,7 @@ use calls::BATCH;
 /// Bytes that one such call can bring.
 const ROOM: usize = BATCH * MOST;
 /// How long a peer that takes nothing is waited for at the end.
-const PATIENCE_MS: u16 = 500;
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What such a port can do. Its link is up while a peer is known.
 const CAPABILITIES: Capabilities = Capabilities::RECEIVE.union(Capabilities::LINK_STATE);
@@ -61,8 +65,17 @@ pub const KIND: Kind = Kind {
 struct Peer {
     path: PathBuf,
     address: UnixAddr,
-    /// Connected to it, and never sent to.
-    gauge: OwnedFd,
+    /// Connected to it, and never sent to. None: it is connected, and takes nothing from others.
+    gauge: Option<OwnedFd>,
+}
+
+/// What has no room for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Full {
+    /// The bound socket's memory, which has what the peer has not read.
+    Own,
+    /// The peer's queue.
+    Peer,
 }
 
 /// The device behind `dgram:`.
@@ -79,7 +92,9 @@ pub struct Datagrams {
     /// Says when to look for a peer that was told.
     retry: TimerFd,
     /// What the socket and the gauge are watched for.
-    watched: (bool, bool),
+    watched: (EpollFlags, EpollFlags),
+    /// Why what is to be sent has not gone.
+    full: Full,
     received: Received,
     outbox: Vec<u8>,
     /// Where the packets in it end.
@@ -121,7 +136,8 @@ impl Datagrams {
             peer: None,
             epoll,
             retry,
-            watched: (true, false),
+            watched: (EpollFlags::EPOLLIN, EpollFlags::empty()),
+            full: Full::Own,
             received: Received {
                 bytes: vec![0; ROOM].into(),
                 lengths: [0; BATCH],
@@ -146,12 +162,18 @@ impl Datagrams {
     /// Takes whoever lives at `path` for the peer, if somebody does; one that is told is looked for again else.
     fn meet(&mut self, path: &Path) -> Result<bool> {
         self.peer = None;
-        self.watched.1 = false;
-        let gauge = connect_to(path, SockType::Datagram).ok();
+        self.watched.1 = EpollFlags::empty();
+        let gauge = match connect_to(path, SockType::Datagram) {
+            Ok(gauge) => Some(Some(gauge)),
+            Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => Some(None),
+            Err(_) => None,
+        };
         let address = UnixAddr::new(path).ok();
         if let (Some(gauge), Some(address)) = (gauge, address) {
-            let event = EpollEvent::new(EpollFlags::empty(), 0);
-            self.epoll.add(&gauge, event).map_err(self.failed("watch the peer of"))?;
+            if let Some(gauge) = &gauge {
+                let event = EpollEvent::new(EpollFlags::empty(), 0);
+                self.epoll.add(gauge, event).map_err(self.failed("watch the peer of"))?;
+            }
             self.peer = Some(Peer { path: path.into(), address, gauge });
         }
         let found = self.peer.is_some();
@@ -184,8 +206,13 @@ impl Datagrams {
             match calls::send(self.socket.as_fd(), &peer.address, &self.outbox, &self.ends) {
                 Ok(n) => self.taken(n),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => {
-                    self.watch((self.watched.0, true));
+                // A gauge that has room nevertheless hangs on a socket that is dead, while another has its path.
+                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM)
+                    if met_again || !self.is_stale() =>
+                {
+                    let own = !has_room(self.socket.as_fd());
+                    self.full = if own || peer.gauge.is_none() { Full::Own } else { Full::Peer };
+                    self.watch(self.watched.0.contains(EpollFlags::EPOLLIN));
                     return Ok(());
                 }
                 // It takes no frame of that length.
@@ -219,18 +246,27 @@ impl Datagrams {
         self.outbox.drain(..bytes);
     }
 
-    fn watch(&mut self, what: (bool, bool)) {
-        let events = |yes, event| if yes { event } else { EpollFlags::empty() };
+    /// Whether there is room everywhere, so that what does not go is for somebody else.
+    fn is_stale(&self) -> bool {
+        let gauge = self.peer.as_ref().and_then(|peer| peer.gauge.as_ref());
+        has_room(self.socket.as_fd()) && gauge.is_some_and(|gauge| has_room(gauge.as_fd()))
+    }
+
+    /// Wakes up for packets, if so, and for room where there is none.
+    fn watch(&mut self, receives: bool) {
+        let awaits = |full| !self.ends.is_empty() && self.full == full;
+        let (mut socket, mut gauge) = (EpollFlags::empty(), EpollFlags::empty());
+        socket.set(EpollFlags::EPOLLIN, receives);
+        socket.set(EpollFlags::EPOLLOUT, awaits(Full::Own));
+        gauge.set(EpollFlags::EPOLLOUT, awaits(Full::Peer));
         // These cannot fail: both are in the set. If they did, sleeps would end by their timers.
-        if what.0 != self.watched.0 {
-            let mut event = EpollEvent::new(events(what.0, EpollFlags::EPOLLIN), 0);
-            let _ = self.epoll.modify(&self.socket, &mut event);
+        if socket != self.watched.0 {
+            let _ = self.epoll.modify(&self.socket, &mut EpollEvent::new(socket, 0));
         }
-        if let (Some(peer), true) = (&self.peer, what.1 != self.watched.1) {
-            let mut event = EpollEvent::new(events(what.1, EpollFlags::EPOLLOUT), 0);
-            let _ = self.epoll.modify(&peer.gauge, &mut event);
+        if let (Some(Peer { gauge: Some(fd), .. }), true) = (&self.peer, gauge != self.watched.1) {
+            let _ = self.epoll.modify(fd, &mut EpollEvent::new(gauge, 0));
         }
-        self.watched = what;
+        self.watched = (socket, gauge);
     }
 
     /// Takes what has come. False: nothing has.
@@ -271,6 +307,12 @@ impl Datagrams {
         self.meet(sender)?;
         Ok(())
     }
+}
+
+/// Whether a socket has room for a packet to be sent.
+fn has_room(socket: BorrowedFd<'_>) -> bool {
+    let mut waits = [PollFd::new(socket, PollFlags::POLLOUT)];
+    poll(&mut waits, 0u8).is_ok_and(|ready| ready > 0)
 }
 
 impl Device for Datagrams {
@@ -337,16 +379,27 @@ impl Device for Datagrams {
     }
 
     fn arm(&mut self, what: Interest) {
-        self.watch((what.contains(Interest::RX), !self.ends.is_empty()));
+        self.watch(what.contains(Interest::RX));
     }
 
     fn finish(&mut self) -> Result<()> {
+        let (mut left, mut end) = (usize::MAX, Instant::now());
         loop {
             self.push()?;
             let (Some(peer), false) = (&self.peer, self.ends.is_empty()) else { return Ok(()) };
-            let mut waits = [PollFd::new(peer.gauge.as_fd(), PollFlags::POLLOUT)];
-            match poll(&mut waits, PATIENCE_MS) {
-                Ok(0) => return Ok(()),
+            if self.ends.len() < left {
+                (left, end) = (self.ends.len(), Instant::now() + PATIENCE);
+            }
+            let time = end.saturating_duration_since(Instant::now());
+            if time.is_zero() {
+                return Ok(());
+            }
+            let full = match (self.full, &peer.gauge) {
+                (Full::Peer, Some(gauge)) => gauge,
+                _ => &self.socket,
+            };
+            let mut waits = [PollFd::new(full.as_fd(), PollFlags::POLLOUT)];
+            match ppoll(&mut waits, Some(TimeSpec::from(time)), None) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(self.failed("wait for the peer of")(errno)),
             }

@@ -172,3 +172,89 @@ fn two_ports_of_ours_talk_and_leave_no_file() {
     drop((a, b));
     assert_eq!(lab.0.path().read_dir().unwrap().count(), 0);
 }
+
+/// Sends frames of that length until no more go.
+fn fill(device: &mut Datagrams, length: usize) -> usize {
+    let sent = (0..10_000).take_while(|_| device.send(&vec![6; length]).unwrap() == Sent::Done);
+    let sent = sent.count();
+    flush(device);
+    assert!(device.holds_back());
+    sent
+}
+
+/// Such a peer costs nothing until it reads, and then gets all.
+fn sleeps_and_goes_on(device: &mut Datagrams, peer: &UnixDatagram, sent: usize) {
+    assert!(!wakes(device, Interest::RX, Duration::from_millis(20)), "spins for a full peer");
+    let begin = Instant::now();
+    device.finish().unwrap();
+    assert!(device.holds_back() && begin.elapsed() < LONG);
+    for n in 0..sent {
+        take(peer);
+        assert!(!device.holds_back() || n + 1 < sent, "{n} of {sent}");
+        flush(device);
+    }
+    assert!(!device.holds_back());
+}
+
+#[test]
+fn full_peer_costs_nothing_whatever_it_is_full_of() {
+    let lab = Lab::new();
+    let peer = lab.socket("p");
+    let mut device = lab.open("d", Some("p"));
+    // Long ones use up the memory of the sender's socket before the peer's queue is full.
+    for length in [60, MOST, 9014] {
+        let sent = fill(&mut device, length);
+        sleeps_and_goes_on(&mut device, &peer, sent);
+    }
+    fill(&mut device, MOST);
+    assert!(!wakes(&mut device, Interest::TX, Duration::ZERO));
+    peer.set_nonblocking(true).unwrap();
+    while peer.recv(&mut vec![0; MOST]).is_ok() {}
+    assert!(wakes(&mut device, Interest::TX, LONG), "room is told of");
+}
+
+#[test]
+fn full_peer_that_took_the_path_of_a_dead_one_costs_nothing() {
+    let lab = Lab::new();
+    let first = lab.socket("p");
+    let mut device = lab.open("d", None);
+    first.send_to(&[1; 60], lab.path("d")).unwrap();
+    assert_eq!(receive(&mut device), Some(vec![1; 60]));
+    let second = lab.socket("p");
+    drop(first);
+    let sent = fill(&mut device, 60);
+    sleeps_and_goes_on(&mut device, &second, sent);
+}
+
+#[test]
+fn peer_that_is_connected_is_a_peer() {
+    let lab = Lab::new();
+    let peer = lab.socket("p");
+    let mut told = lab.open("d", Some("p"));
+    peer.connect(lab.path("d")).unwrap();
+    let mut learns = lab.open("e", None);
+    let other = lab.socket("q");
+    other.connect(lab.path("e")).unwrap();
+    other.send(&[1; 60]).unwrap();
+    assert_eq!(receive(&mut learns), Some(vec![1; 60]));
+    // A restart of the first: it was connected to before it was found.
+    drop(peer);
+    assert_eq!(told.send(&[1; 60]).unwrap(), Sent::Done);
+    flush(&mut told);
+    assert_eq!(told.link(), Link::Down);
+    let peer = lab.socket("p");
+    peer.connect(lab.path("d")).unwrap();
+    wakes(&mut told, Interest::RX, LONG);
+    flush(&mut told);
+    for (device, peer) in [(&mut told, &peer), (&mut learns, &other)] {
+        assert_eq!(device.link(), Link::Up);
+        let sent = fill(device, 60);
+        sleeps_and_goes_on(device, peer, sent);
+        peer.send(&[2; 60]).unwrap();
+        assert_eq!(receive(device), Some(vec![2; 60]));
+    }
+    drop(other);
+    assert_eq!(learns.send(&[3; 60]).unwrap(), Sent::Done);
+    flush(&mut learns);
+    assert_eq!(learns.link(), Link::Down);
+}
