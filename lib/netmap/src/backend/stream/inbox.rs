@@ -94,6 +94,24 @@ impl Inbox {
         }
     }
 
+    /// Whether a frame is there whole, behind what is to be stepped over.
+    pub fn has_frame(&self) -> bool {
+        let mut at = self.filled.start + self.skip;
+        while let Some((&length, rest)) =
+            self.bytes.get(at..self.filled.end).and_then(<[u8]>::split_first_chunk)
+        {
+            let length = u32::from_be_bytes(length) as usize;
+            if (SHORTEST..=MOST).contains(&length) {
+                return rest.len() >= length;
+            }
+            if length > LONGEST {
+                return false;
+            }
+            at += PREFIX + length;
+        }
+        false
+    }
+
     /// Frames left out for their length.
     pub fn left_out(&self) -> u64 {
         self.left_out

@@ -328,7 +328,8 @@ impl Device for Stream {
     }
 
     fn look(&mut self) -> Result<()> {
-        if self.peer.is_none() { self.find_peer() } else { Ok(()) }
+        // The next one's bytes go where the last one's frames are, which are read first.
+        if self.peer.is_none() && !self.inbox.has_frame() { self.find_peer() } else { Ok(()) }
     }
 
     fn link(&self) -> Link {

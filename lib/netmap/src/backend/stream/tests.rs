@@ -209,6 +209,28 @@ fn last_words_of_a_peer_are_heard() {
 }
 
 #[test]
+fn last_words_of_a_peer_are_heard_before_the_next_ones() {
+    let (_dir, mut peer, mut device) = pair();
+    let path = device.path.clone();
+    // Frames that are left out come before them, and are looked at in bounded pieces.
+    let long = vec![0; MOST + 1];
+    let words = [framed(&[1; 60]), framed(&[]), framed(&long), framed(&[2; 60]), vec![0, 0]];
+    peer.write_all(&words.concat()).unwrap();
+    drop(peer);
+    let mut next = UnixStream::connect(path).unwrap();
+    next.write_all(&framed(&[3; 60])).unwrap();
+    assert_eq!(device.send(&[9; 60]).unwrap(), Sent::Done);
+    flush(&mut device); // learns that it has gone
+    assert!(device.peer.is_none());
+    // A sync that has no room for a frame.
+    flush(&mut device);
+    for n in 1..4 {
+        assert_eq!(receive(&mut device), Some(vec![n; 60]));
+    }
+    assert!(device.remarks().iter().any(|remark| remark.contains("in the middle of a frame")));
+}
+
+#[test]
 fn peer_that_stops_or_leaves_inside_a_frame_costs_that_frame_alone() {
     let (_dir, mut peer, mut device) = pair();
     let path = device.path.clone();
