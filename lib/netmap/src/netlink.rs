@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 /// Messages read in one call of `Watch::update`; the rest is the next call's. Somebody may make and remove interfaces
 /// all the time.
 const MESSAGES: usize = 64;
+/// Times that a question is put whose answer found no room among what was told meanwhile.
+const TRIES: usize = 4;
 /// Room for a message: those about an interface have some 1.5 KiB, with many virtual functions more.
 const MESSAGE_BYTES: usize = 32 << 10;
 /// `struct nlmsghdr`, and the `struct ifinfomsg` behind it.
@@ -82,6 +84,8 @@ pub struct Watch {
     hears_all: bool,
     /// The number, here, of the namespace that the interface is in, if that is another one.
     netns: Option<i32>,
+    /// Something was told that got lost, and the question that makes up for it has had no answer.
+    lost: bool,
     seen: Seen,
 }
 
@@ -118,7 +122,7 @@ impl Watch {
         let hears_all = follows && socket.listen_to_all_namespaces().is_ok();
         let interface = Interface { name: name.to_owned(), ..Interface::default() };
         let seen = Seen { interface, presence: Presence::Here };
-        let mut watch = Self { socket, hears_all, netns: None, seen };
+        let mut watch = Self { socket, hears_all, netns: None, lost: false, seen };
         match namespace {
             Some(namespace) => watch.enter(namespace, name),
             None => watch.ask(),
@@ -191,12 +195,15 @@ impl Watch {
             }
         });
         // More was told than the socket holds.
-        let lost = read == Err(Errno::ENOBUFS);
-        if !lost {
-            read?;
+        match read {
+            Err(Errno::ENOBUFS) => self.lost = true,
+            read => drop(read?),
         }
-        if (lost || told && unsure) && self.seen.presence == Presence::Here {
+        if (self.lost || told && unsure) && self.seen.presence == Presence::Here {
+            self.lost = false;
             match self.ask() {
+                // So much is told that answers get lost as well: it is asked again.
+                Err(Errno::ENOBUFS) => self.lost = true,
                 // EINVAL: the namespace itself has gone.
                 Err(Errno::ENODEV | Errno::EINVAL) => {
                     self.seen.presence = if moved { Presence::Moved } else { Presence::Deleted };
@@ -339,6 +346,23 @@ impl Socket {
         flags: libc::c_int,
         body: &[u8],
         mut hear: impl FnMut(&Message<'_>, bool),
+    ) -> nix::Result<()> {
+        for _ in 1..TRIES {
+            match self.call_once(kind, flags, body, &mut hear) {
+                // A socket that was told more than it holds takes no answer until it has been emptied, as it is now.
+                Err(Errno::ENOBUFS) => {}
+                called => return called,
+            }
+        }
+        self.call_once(kind, flags, body, &mut hear)
+    }
+
+    fn call_once(
+        &mut self,
+        kind: u16,
+        flags: libc::c_int,
+        body: &[u8],
+        hear: &mut impl FnMut(&Message<'_>, bool),
     ) -> nix::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;

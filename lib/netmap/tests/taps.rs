@@ -5,9 +5,10 @@ mod netns;
 #[path = "../../nm-cli/tests/skip/mod.rs"]
 mod skip;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use netmap::error::{Errno, Error};
@@ -338,4 +339,30 @@ fn namespace_that_is_not_there_is_one_clear_line() {
     }
     let error = Port::open("tap:t0@netns:nm-no-such").unwrap_err();
     assert!(error.to_string().contains("no network namespace of this name"), "{error}");
+}
+
+#[test]
+fn more_news_than_the_kernel_keeps_do_not_end_a_port() {
+    let Some(ns) = namespace("more_news_than_the_kernel_keeps_do_not_end_a_port", "news") else {
+        return;
+    };
+    let mut port = open(&format!("tap:t0@netns:{}", ns.0), &Options::default());
+    for (mtu, last, link) in [(1400, "up", Link::Up), (1300, "down", Link::Down)] {
+        // Ours is among what gets lost.
+        let many = (0..2000).map(|n| format!("link set lo mtu {}\n", 60_000 + n));
+        let own = format!("link set t0 mtu {mtu}\nlink set t0 {last}\n");
+        let changes: String = many.chain([own]).collect();
+        let mut ip = Command::new("ip")
+            .args(["-n", &ns.0, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("started");
+        ip.stdin.take().expect("a pipe").write_all(changes.as_bytes()).expect("written");
+        assert!(ip.wait().expect("ended").success());
+        until("the link and MTU to be seen", || {
+            port.rxsync().expect("the interface is there");
+            port.txsync().expect("the interface is there");
+            (port.link(), port.mtu()) == (link, Some(mtu))
+        });
+    }
 }
