@@ -128,6 +128,10 @@ pub struct Cli {
     #[arg(long, value_name = "FD", hide = true)]
     pub ready_fd: Option<i32>,
 
+    /// End when this process does.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub with: Option<i32>,
+
     /// How results are printed.
     #[command(flatten)]
     pub output: OutputArgs,

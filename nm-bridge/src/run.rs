@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use netmap::{Capabilities, Interest, Link, Port, Wait};
 use nm_capture::is_stdout;
 use nm_cli::args::OutputArgs;
@@ -21,7 +21,7 @@ use crate::cli::Cli;
 use crate::forward::Mover;
 use crate::idle::Idle;
 use crate::plan::{Pair, Plan};
-use crate::service;
+use crate::service::{self, Partner};
 use crate::stats::{Report, Start, Totals};
 
 /// Longest wait for a link: upstream's.
@@ -83,6 +83,7 @@ fn bridge(cli: &Cli) -> anyhow::Result<Outcome> {
         true => Reporter::stderr(&output),
         false => Reporter::stdout(&output),
     };
+    let partner = cli.with.map(Partner::of).transpose()?;
     if let Some(fd) = cli.ready_fd {
         service::ready(fd)?;
     }
@@ -91,7 +92,8 @@ fn bridge(cli: &Cli) -> anyhow::Result<Outcome> {
         None if plan.has_nic() => await_links(&pair, &signals),
         None => {}
     }
-    Bridge::new(cli, pair, mover, start, reporter).run(&signals, plan.loopback)
+    Bridge { partner, ..Bridge::new(cli, pair, mover, start, reporter) }
+        .run(&signals, plan.loopback)
 }
 
 /// Waits until both links are up: a NIC may take its own down when its queues are taken.
@@ -149,6 +151,8 @@ struct Bridge<'a> {
     start: Start,
     reporter: Reporter,
     live: Live,
+    /// Which it ends with.
+    partner: Option<Partner>,
 }
 
 impl<'a> Bridge<'a> {
@@ -177,6 +181,7 @@ impl<'a> Bridge<'a> {
             start,
             reporter,
             live: Live::new(goal, &cli.output),
+            partner: None,
             cli,
         }
     }
@@ -211,10 +216,15 @@ impl<'a> Bridge<'a> {
             if !moved || now >= self.next_flush {
                 self.flush()?;
                 self.tell_links();
+                if self.partner.as_ref().is_some_and(Partner::has_ended) {
+                    bail!("the bridge of the NIC has ended, so this one of its host does");
+                }
                 self.next_flush = now + FLUSH;
             }
             if !moved {
-                let timeout = self.next_event().map(|at| at.saturating_duration_since(now));
+                let partner = self.partner.as_ref().map(|_| FLUSH);
+                let event = self.next_event().map(|at| at.saturating_duration_since(now));
+                let timeout = event.into_iter().chain(partner).min();
                 let (a, b) = ((&mut self.a, want_a), (&mut self.b, want_b));
                 self.idle.wait(a, b, signals, timeout)?;
             }

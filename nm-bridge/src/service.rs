@@ -1,11 +1,14 @@
 //! What a bridge owes to whoever started it and went: a word once it is ready, and its last words
-//! where somebody can find them. Both are asked for by options that `vale-ctl attach` gives.
+//! where somebody can find them; and to end with another bridge. All are asked for by options that `vale-ctl attach` gives.
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 
 use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Where a system's log listens.
 const LOG: &str = "/dev/log";
@@ -21,6 +24,27 @@ pub fn ready(fd: i32) -> anyhow::Result<()> {
         File::options().write(true).open(format!("/proc/self/fd/{fd}")).with_context(context)?;
     pipe.write_all(b"ready\n").with_context(context)?;
     nix::unistd::close(fd).with_context(context)
+}
+
+/// Another process, without which a bridge is of no use, or worse: a host whose packets go to a switch that its NIC has
+/// left is cut off.
+#[derive(Debug)]
+pub struct Partner(OwnedFd);
+
+impl Partner {
+    /// The process `pid`. Whoever starts this bridge is its parent, so no other one gets that number before the bridge is
+    /// ready.
+    pub fn of(pid: i32) -> anyhow::Result<Self> {
+        let context = || format!("looking for process {pid}");
+        let number = Pid::from_raw(pid).with_context(context)?;
+        Ok(Self(pidfd_open(number, PidfdFlags::empty()).with_context(context)?))
+    }
+
+    /// Whether it has ended, however.
+    pub fn has_ended(&self) -> bool {
+        let mut ended = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut ended, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
 }
 
 /// Tells the system's log why the bridge ends, if there is one: nobody reads a background process's

@@ -78,15 +78,17 @@ pub fn host_rings(far: &str) -> Option<String> {
     far.starts_with(NIC).then(|| format!("{far}^"))
 }
 
-/// Starts the bridge of a port to `far` and waits until it is ready; returns its process.
+/// Starts the bridge of a port to `far` and waits until it is ready; returns its process. It ends when the process `with`
+/// does, which is a child of this one.
 pub fn start(
     signals: &Signals,
     name: &Target,
     far: &str,
     options: &BridgeOptions,
     timeout: Duration,
+    with: Option<u32>,
 ) -> anyhow::Result<u32> {
-    let mut starting = Starting::new(name, far, options)?;
+    let mut starting = Starting::new(name, far, options, with)?;
     let waited = starting.wait(signals, timeout);
     if matches!(waited, Ok(Waited::Ready)) {
         return Ok(starting.child.id());
@@ -180,7 +182,12 @@ struct Starting {
 }
 
 impl Starting {
-    fn new(name: &Target, far: &str, options: &BridgeOptions) -> anyhow::Result<Starting> {
+    fn new(
+        name: &Target,
+        far: &str,
+        options: &BridgeOptions,
+        with: Option<u32>,
+    ) -> anyhow::Result<Starting> {
         let program = find_program()?;
         // The bridge's working directory differs, so a relative root would mean another directory there.
         let root = std::path::absolute(control::root()).context("finding the root's path")?;
@@ -194,6 +201,9 @@ impl Starting {
         let mut command = Command::new(&program);
         command.args(running::arguments(name, far)).arg("--attached").arg(&root);
         command.arg("--ready-fd").arg(writer.as_raw_fd().to_string());
+        if let Some(pid) = with {
+            command.arg("--with").arg(pid.to_string());
+        }
         if options.busy_poll {
             command.arg("--busy-poll");
         }

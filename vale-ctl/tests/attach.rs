@@ -278,6 +278,22 @@ fn attached_nic_is_bridged_with_its_host_until_detach() {
         assert!(ports.get("v1").is_some() && ports.get("v1_host").is_some(), "{listed}");
         assert!(pair.within(0, ping), "the host does not answer through the switch");
         assert!(complaint(&["attach", "valeA:v1", "--host"], 1).contains("busy"));
+        // The NIC's bridge killed: the host's ends as well, and the host has its NIC back.
+        let pid = json(&["list", "valeA:v1"])["valeA:v1"]["users"][0]["pid"].clone();
+        let pid = pid.as_i64().expect("a number") as i32;
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("the bridge");
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while has_program(&pair) || text(&["list"]).contains("v1") {
+            assert!(std::time::Instant::now() < end, "left: {}", text(&["list"]));
+            std::thread::yield_now();
+        }
+        assert!(pair.within(0, ping), "the host is cut off");
+        pair.within(1, || vale_ctl(&["attach", "valeA:v1", "--host"]).assert().success());
+        for action in ["start", "stop"] {
+            pair.within(1, || vale_ctl(&["poll", action, "valeA:v1"]).assert().success());
+            assert!(text(&["list"]).contains("v1_host"), "the host is not attached any more");
+        }
         vale_ctl(&["detach", "valeA:v1"]).assert().success();
         assert_eq!(text(&["list"]), "", "a port is left");
         assert!(!has_program(&pair));

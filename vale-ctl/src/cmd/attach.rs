@@ -39,9 +39,11 @@ pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
         return Ok(out.done(&args.name, Did::Attach, true)?);
     }
     let signals = Signals::install()?;
-    let pid = bridge::start(&signals, &args.name, &far, &args.bridge, args.timeout)?;
+    let pid = bridge::start(&signals, &args.name, &far, &args.bridge, args.timeout, None)?;
+    // Without the NIC's, the host's would lead its packets nowhere.
     if let Some((name, rings)) = &host
-        && let Err(why) = bridge::start(&signals, name, rings, &args.bridge, args.timeout)
+        && let Err(why) =
+            bridge::start(&signals, name, rings, &args.bridge, args.timeout, Some(pid))
     {
         bridge::stop(&signals, &args.name, args.timeout)?;
         return Err(why);

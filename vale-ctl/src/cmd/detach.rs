@@ -18,8 +18,9 @@ pub fn run(out: &mut Out, args: &Detach) -> anyhow::Result<()> {
         !bridge::find(&args.name)?.is_empty()
     } else {
         let signals = Signals::install()?;
-        bridge::stop_host(&signals, &args.name, args.timeout)?;
-        !bridge::stop(&signals, &args.name, args.timeout)?.is_empty()
+        let host = bridge::stop_host(&signals, &args.name, args.timeout)?;
+        let nic = bridge::stop(&signals, &args.name, args.timeout)?;
+        !host.is_empty() || !nic.is_empty()
     };
     if !attached {
         not_attached(&args.name, args.if_exists)?;

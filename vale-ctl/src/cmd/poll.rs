@@ -21,10 +21,18 @@ pub fn run(out: &mut Out, args: &Poll) -> anyhow::Result<()> {
     };
     bridge::interface(name).map_err(UsageError::new)?;
     let signals = Signals::install()?;
+    // That of a NIC's host ends with the NIC's, and begins with the next.
+    let host = bridge::stop_host(&signals, name, timeout)?.pop();
     let Some(far) = bridge::stop(&signals, name, timeout)?.pop() else {
         return detach::not_attached(name, false);
     };
-    bridge::start(&signals, name, &far, &options, timeout)
-        .with_context(|| format!("{name} is detached now, and could not be attached again"))?;
+    let lost = |name: &Target| format!("{name} is detached now, and could not be attached again");
+    let pid =
+        bridge::start(&signals, name, &far, &options, timeout, None).with_context(|| lost(name))?;
+    if let Some(rings) = host {
+        let (name, options) = (bridge::host_of(name), BridgeOptions::default());
+        bridge::start(&signals, &name, &rings, &options, timeout, Some(pid))
+            .with_context(|| lost(&name))?;
+    }
     Ok(out.done(name, Did::Set, false)?)
 }
