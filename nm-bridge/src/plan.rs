@@ -113,22 +113,15 @@ impl Plan {
             };
             opened.with_context(|| format!("opening port {name}"))
         };
-        // A port of a switch has memory that others can be made in, so it comes first.
-        let swapped = self.a.switch_port().is_none() && self.b.switch_port().is_some();
-        let mut sides = [(&self.a, self.directions[0]), (&self.b, self.directions[1])];
-        if swapped {
-            sides.reverse();
-        }
-        let [first, second] = sides;
-        let one = open(first.0, first.1)?;
-        let memory = one.memory().filter(|_| self.share).map(Memory::With);
-        let shared = memory.map(|memory| Options { memory, ..Options::default() });
-        let other = match shared.map(|options| Port::open_with(second.0, &options)) {
-            Some(Ok(other)) => other,
-            // A port that is there already keeps its memory; any other reason shows again.
-            _ => open(second.0, second.1)?,
-        };
-        let (mut a, mut b) = if swapped { (other, one) } else { (one, other) };
+        let (mut a, mut b) =
+            if self.loopback && self.a.switch_port().is_none() && self.a.path().is_none() {
+                // Its device has one user at a time, whose halves these are.
+                let whole = open(&self.a, Direction::Both)?;
+                let (tx, rx) = whole.split().with_context(|| format!("sharing port {}", self.a))?;
+                (rx, tx)
+            } else {
+                self.open_two(open)?
+            };
         let zero_copy = !cli.copy && a.same_memory(&b);
         let headers_before = [a.vnet_hdr_len(), b.vnet_hdr_len()];
         let can = |port: &Port| port.can(Capabilities::OFFLOAD_HEADERS);
@@ -150,6 +143,29 @@ impl Plan {
             );
         }
         Ok(Pair { a, b, zero_copy, headers_before })
+    }
+
+    /// Opens two ports, in one memory if they can be.
+    fn open_two(
+        &self,
+        open: impl Fn(&PortName, Direction) -> anyhow::Result<Port>,
+    ) -> anyhow::Result<(Port, Port)> {
+        // A port of a switch has memory that others can be made in, so it comes first.
+        let swapped = self.a.switch_port().is_none() && self.b.switch_port().is_some();
+        let mut sides = [(&self.a, self.directions[0]), (&self.b, self.directions[1])];
+        if swapped {
+            sides.reverse();
+        }
+        let [first, second] = sides;
+        let one = open(first.0, first.1)?;
+        let memory = one.memory().filter(|_| self.share).map(Memory::With);
+        let shared = memory.map(|memory| Options { memory, ..Options::default() });
+        let other = match shared.map(|options| Port::open_with(second.0, &options)) {
+            Some(Ok(other)) => other,
+            // A port that is there already keeps its memory; any other reason shows again.
+            _ => open(second.0, second.1)?,
+        };
+        Ok(if swapped { (other, one) } else { (one, other) })
     }
 
     /// Bytes of the virtio-net header that both ports are to have: what the one has that cannot change it. If both can,

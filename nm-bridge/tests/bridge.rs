@@ -3,6 +3,8 @@
 //! Each test runs in a process and a root directory of its own: the root is an environment variable,
 //! and a test that changed it under its neighbours' feet would be worse than none.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -61,6 +63,7 @@ tests! {
     capture_replayed_comes_out_as_capture
     capture_of_frames_with_headers_holds_complete_ones
     loopback_sends_packets_back
+    loopback_of_a_port_that_is_on_no_switch_sends_packets_back
     taken_port_is_a_failure_that_names_it
 }
 
@@ -466,6 +469,22 @@ mod bodies {
         for number in 0..10 {
             send(&mut left, &frame(number, 60));
             assert_eq!(receive(&mut left), frame(number, 60));
+        }
+        assert!(bridge.stop().0.success());
+    }
+
+    pub fn loopback_of_a_port_that_is_on_no_switch_sends_packets_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        let bridge = Bridge::start(nm_bridge(&["-L", &format!("stream:{}", path.display())]));
+        let mut peer = UnixStream::connect(&path).expect("it listens");
+        peer.set_read_timeout(Some(PATIENCE)).expect("a time");
+        for number in 0..10 {
+            let sent = [&60_u32.to_be_bytes()[..], &frame(number, 60)].concat();
+            peer.write_all(&sent).expect("written");
+            let mut came = [0; 64];
+            peer.read_exact(&mut came).expect("sent back");
+            assert_eq!(came[..], sent);
         }
         assert!(bridge.stop().0.success());
     }
