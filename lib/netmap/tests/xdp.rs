@@ -438,6 +438,42 @@ fn interface_deleted_under_traffic_is_told() {
 }
 
 #[test]
+fn host_rings_end_with_the_interface() {
+    let Some(pair) = new_pair("host_rings_end_with_the_interface", 1) else { return };
+    let delete = |_: &str| drop(ip("link del v0"));
+    let move_it = |place: &str| drop(ip(&format!("link set v0 netns {place}")));
+    let ways: [&dyn Fn(&str); 2] = [&move_it, &delete];
+    for how in ways {
+        if pair.within(0, || nix::net::if_::if_nametoindex("v0").is_err()) {
+            let place = pair.place(0);
+            pair.within(1, || ip(&format!("link set v0 netns {place}")));
+            pair.within(0, || ip("link set v0 up"));
+        }
+        let mut host = match pair.within(0, || Port::open("xdp:v0^")) {
+            Ok(host) => host,
+            Err(why) => return skip::skip("host_rings_end_with_the_interface", &why.to_string()),
+        };
+        let place = pair.place(1);
+        pair.within(0, || how(&place));
+        let error = loop {
+            match host.wait(Interest::RX, Wait::Block, Some(FOR_EVER)) {
+                Ok(ready) => {
+                    assert_eq!(ready, Interest::RX, "it was not told");
+                    let n = host.rx(0).available();
+                    host.rx(0).advance(n);
+                }
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::Unavailable { lack: Lack::InterfaceGone, .. }), "{error:?}");
+        assert!(host.txsync().is_err() && host.link() == Link::Gone);
+        drop(host);
+        let left = pair.within(0, || ip("-br link"));
+        assert!(!String::from_utf8_lossy(&left.stdout).contains("nmh"), "a tap is left");
+    }
+}
+
+#[test]
 fn interface_moved_under_traffic_is_told() {
     told_of_the_end("interface_moved_under_traffic_is_told", Wait::Busy, |pair| {
         let place = pair.place(1);

@@ -83,6 +83,8 @@ pub struct Tap {
     cut: u64,
     /// What is to end with it.
     company: Option<Box<dyn Debug + Send>>,
+    /// Another interface, without which it is of no use.
+    leader: Option<Watch>,
 }
 
 impl Tap {
@@ -104,26 +106,30 @@ impl Tap {
                 gone: false,
                 cut: 0,
                 company: None,
+                leader: None,
             })
         };
         tun::open(interface, &port, queues, netns)?.into_iter().map(tap).collect()
     }
 
-    /// Keeps something as long as the tap, and forgets what the stack has sent on it so far.
-    pub fn accompany(&mut self, company: Box<dyn Debug + Send>) {
+    /// Keeps something as long as the tap, which ends with the interface `leader`, and forgets what the stack has sent on it
+    /// so far.
+    pub fn accompany(&mut self, company: Box<dyn Debug + Send>, leader: Watch) {
         let mut scratch = [0; STRIDE];
         for _ in 0..SKIP_MAX {
             if (&self.file).read(&mut scratch).is_err() {
                 break;
             }
         }
-        self.company = Some(company);
+        (self.company, self.leader) = (Some(company), Some(leader));
     }
 
     #[cold]
     fn deleted(&mut self) -> Error {
         self.gone = true;
-        Error::Unavailable { name: self.name.clone(), lack: Lack::Interface }
+        let is_left = self.leader.as_ref().is_some_and(|it| it.presence() != Presence::Here);
+        let lack = if is_left { Lack::InterfaceGone } else { Lack::Interface };
+        Error::Unavailable { name: self.name.clone(), lack }
     }
 
     /// Follows the interface to another namespace, unless there is none any more. The queue itself knows: the two look alike
@@ -259,6 +265,12 @@ impl Device for Tap {
         }
         self.looked_ms = now_ms;
         self.watch.update()?;
+        if let Some(leader) = &mut self.leader {
+            leader.update()?;
+            if leader.presence() != Presence::Here {
+                return Err(self.deleted());
+            }
+        }
         match self.watch.presence() {
             Presence::Here => Ok(()),
             _ if self.out_of_sight => Ok(()),

@@ -10,7 +10,8 @@
 //! the interface, whose addresses, routes and sockets stay where they are. What an AF_XDP socket sends does not pass
 //! there, so `xdp:IF` and `xdp:IF^` together see each packet once.
 //!
-//! Invariant: the passages end before or with the tap, so the stack loses no packet to a port that is not there.
+//! Invariant: the passages end before or with the tap, so the stack loses no packet to a port that is not there. The port
+//! ends with the interface.
 
 use crate::adapter::Adapter;
 use crate::backend::packets::Packets;
@@ -58,7 +59,7 @@ pub fn open(name: &PortName, options: &Options) -> Result<Box<dyn Adapter>> {
             }
             errno => Error::io("lead the stack's packets to", &port)(errno),
         })?;
-    tap.accompany(Box::new(passages));
+    tap.accompany(Box::new(passages), watch);
     // The number of rings in the name is that of the NIC's.
     let options = Options { tx_rings: None, rx_rings: None, ..options.clone() };
     Ok(Box::new(Packets::new(name, &options, CAPABILITIES, 1, |_| Ok(queues))?))
