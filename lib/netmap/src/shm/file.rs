@@ -14,6 +14,7 @@ use nix::fcntl::FallocateFlags;
 
 use crate::error::{Damage, Error, Result};
 use crate::shm::dir::Dir;
+pub use crate::shm::identity::{FileId, id};
 use crate::shm::place::Kept;
 
 /// Creates a file of `len` zero bytes, all of them allocated. Replaces nothing.
@@ -95,28 +96,6 @@ pub fn anonymous(len: u64) -> Result<File> {
     let file = File::from(fd);
     reserve(&file, path, 0, len)?;
     Ok(file)
-}
-
-/// What distinguishes a file from others, as long as it exists.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FileId {
-    /// Number of the file system.
-    pub device: u64,
-    /// Number of the file on it.
-    pub inode: u64,
-}
-
-impl From<&nix::sys::stat::FileStat> for FileId {
-    fn from(found: &nix::sys::stat::FileStat) -> Self {
-        Self { device: found.st_dev, inode: found.st_ino }
-    }
-}
-
-/// The identity of an open file.
-pub fn id(file: &File) -> FileId {
-    use std::os::unix::fs::MetadataExt;
-    file.metadata()
-        .map_or_else(|_| FileId::default(), |m| FileId { device: m.dev(), inode: m.ino() })
 }
 
 /// Length of the file now.

@@ -21,7 +21,7 @@ use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
 
-use crate::shm::file;
+use crate::shm::identity;
 use crate::shm::place::Kept;
 
 /// Descriptors that the handler renews. Others are renewed when they are next used.
@@ -120,7 +120,7 @@ pub fn generation() -> u32 {
 /// Gives children of this process a description of their own in place of this one.
 pub fn renew_in_children(file: &Kept) {
     install();
-    let id = file::id(file);
+    let id = identity::id(file);
     let taken = |slot: &&Renewed| {
         let (none, fd) = (NONE, file.number());
         slot.fd.compare_exchange(none, fd, Ordering::Relaxed, Ordering::Relaxed).is_ok()

@@ -7,6 +7,7 @@ pub mod dir;
 pub mod file;
 #[allow(unsafe_code)]
 pub mod fork;
+pub mod identity;
 pub mod lock;
 #[allow(unsafe_code)]
 pub mod map;

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::shm::file::{self, FileId};
+use crate::shm::identity::{self, FileId};
 
 /// What a host does about the descriptors that the library keeps.
 #[derive(Clone, Copy, Debug)]
@@ -87,13 +87,14 @@ impl Kept {
             return Self { file: ManuallyDrop::new(fd.into()), id: None };
         };
         let file = File::from((host.place)(fd));
-        let id = Some((file::id(&file), own(file.as_raw_fd())));
+        let id = Some((identity::id(&file), own(file.as_raw_fd())));
         Self { file: ManuallyDrop::new(file), id }
     }
 
     /// Whether it is still what it was.
     fn is_here(&self) -> bool {
-        let here = self.id.is_none_or(|(id, owner)| is_owner(owner) && file::id(&self.file) == id);
+        let here =
+            self.id.is_none_or(|(id, owner)| is_owner(owner) && identity::id(&self.file) == id);
         if !here {
             LOSSES.fetch_add(1, Ordering::Relaxed);
         }

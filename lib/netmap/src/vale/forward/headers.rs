@@ -18,6 +18,7 @@ use crate::shm::mem::STRIDE;
 use crate::vale::forward::batch::{BATCH, Batch};
 use crate::vale::forward::gather::fits;
 use crate::vale::forward::inner::rx_flags;
+use crate::vale::forward::job::Form;
 use crate::vale::forward::writer::Writer;
 
 /// Bytes of a packet in each slot but the last: netmap's usual size of a buffer, which leaves room for offsets.
@@ -28,13 +29,6 @@ const HEADROOM: usize = 32;
 const MOST: usize = BATCH + NETMAP_MAX_FRAGS;
 /// Bytes of a packet at most.
 const LONGEST: usize = NETMAP_MAX_FRAGS * STRIDE;
-
-/// Lengths of headers that differ: the sender's, and the destination's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Form {
-    pub from: u8,
-    pub to: u8,
-}
 
 /// What a packet in another form needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

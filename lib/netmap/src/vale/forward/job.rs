@@ -2,7 +2,6 @@
 
 use crate::ring::RingRef;
 use crate::stats::SharedCounters;
-use crate::vale::forward::headers::Form;
 use crate::vale::forward::warm;
 use crate::vale::state::fdb::Clock;
 use crate::vale::state::handleset::Rung;
@@ -65,6 +64,13 @@ pub struct Done {
     pub full: Option<PortIndex>,
     /// Where backpressure stopped it.
     pub stall: Option<Stall>,
+}
+
+/// Lengths of virtio-net headers that differ: the sender's, and the destination's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    pub from: u8,
+    pub to: u8,
 }
 
 /// What one txsync works on.
