@@ -34,6 +34,8 @@ const DRAIN: Duration = Duration::from_millis(200);
 const INCOMPLETE: &str = "their virtio-net headers make no sense";
 /// Longest time that a packet waits in the capture's buffer.
 const FLUSH: Duration = Duration::from_millis(100);
+/// Shortest time between two lines about links: whoever is at the other end may come and go all the time.
+const TELL: Duration = Duration::from_millis(500);
 /// How often a progress bar moves.
 const LIVE: Duration = Duration::from_millis(200);
 
@@ -142,8 +144,9 @@ struct Bridge<'a> {
     begin: Instant,
     /// Bytes of the headers that the ports had.
     headers_before: [u8; 2],
-    /// What was said of the ports' links.
+    /// What was said of the ports' links, and when more may be said.
     links: [Link; 2],
+    next_told: Instant,
     shown: (Totals, Instant),
     intervals: Option<Every>,
     next_flush: Instant,
@@ -167,6 +170,7 @@ impl<'a> Bridge<'a> {
         Bridge {
             headers_before: pair.headers_before,
             links: [Link::Up; 2],
+            next_told: begin,
             drops_before: port_drops(&a, &b),
             a,
             b,
@@ -215,30 +219,39 @@ impl<'a> Bridge<'a> {
             // Whoever reads the capture need not wait for the next packet, nor for a pause.
             if !moved || now >= self.next_flush {
                 self.flush()?;
-                self.tell_links();
+                self.tell_links(now);
                 if self.partner.as_ref().is_some_and(Partner::has_ended) {
                     bail!("the bridge of the NIC has ended, so this one of its host does");
                 }
                 self.next_flush = now + FLUSH;
             }
             if !moved {
-                let partner = self.partner.as_ref().map(|_| FLUSH);
                 let event = self.next_event().map(|at| at.saturating_duration_since(now));
-                let timeout = event.into_iter().chain(partner).min();
+                let timeout = [event, self.next_look()].into_iter().flatten().min();
                 let (a, b) = ((&mut self.a, want_a), (&mut self.b, want_b));
                 self.idle.wait(a, b, signals, timeout)?;
             }
         }
     }
 
+    /// How long a wait may be for what no port is woken for.
+    fn next_look(&self) -> Option<Duration> {
+        let has_link = [&self.a, &self.b].iter().any(|port| port.can(Capabilities::LINK_STATE));
+        self.partner.as_ref().map(|_| FLUSH).or(has_link.then_some(TELL))
+    }
+
     /// Says what has become of a port's link.
-    fn tell_links(&mut self) {
+    fn tell_links(&mut self, now: Instant) {
+        if now < self.next_told {
+            return;
+        }
         for (port, told) in [&self.a, &self.b].into_iter().zip(&mut self.links) {
             let link = port.link();
             if *told == link {
                 continue;
             }
             *told = link;
+            self.next_told = now + TELL;
             match link {
                 Link::Up => nm_cli::say!("nm-bridge: {}: the link is up", port.name()),
                 Link::Down => nm_cli::say!("nm-bridge: {}: the link is down", port.name()),

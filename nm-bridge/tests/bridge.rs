@@ -64,6 +64,7 @@ tests! {
     capture_of_frames_with_headers_holds_complete_ones
     loopback_sends_packets_back
     loopback_of_a_port_that_is_on_no_switch_sends_packets_back
+    peer_that_comes_and_goes_does_not_fill_the_log
     taken_port_is_a_failure_that_names_it
 }
 
@@ -486,6 +487,29 @@ mod bodies {
             peer.read_exact(&mut came).expect("sent back");
             assert_eq!(came[..], sent);
         }
+        assert!(bridge.stop().0.success());
+    }
+
+    pub fn peer_that_comes_and_goes_does_not_fill_the_log() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, log) = (dir.path().join("s"), dir.path().join("log"));
+        let mut command = nm_bridge(&["valeA:x", &format!("stream:{}", path.display())]);
+        command.stderr(std::fs::File::create(&log).expect("created"));
+        let begin = Instant::now();
+        let bridge = Bridge::start(command);
+        let read = || std::fs::read_to_string(&log).expect("read");
+        for _ in 0..300 {
+            let mut peer = UnixStream::connect(&path).expect("it listens");
+            peer.write_all(&u32::MAX.to_be_bytes()).expect("written");
+            // Cut off: what was written is what cannot be.
+            let _ = peer.read(&mut [0; 1]);
+        }
+        let _peer = UnixStream::connect(&path).expect("it listens");
+        until("the last change to be told", || read().ends_with("the link is up\n").then_some(()));
+        // One line in half a second, and those at the begin and the end.
+        let most = 3 + begin.elapsed().as_millis() as usize / 500;
+        let lines = read().lines().count();
+        assert!(lines <= most, "{lines} in {:?}", begin.elapsed());
         assert!(bridge.stop().0.success());
     }
 
