@@ -106,7 +106,7 @@ impl PrivateRings {
                 // Nothing else is ever made in it.
                 let needed = cells_needed(sizes).saturating_add(1);
                 let needed = needed.saturating_add(options.extra_bufs);
-                let region = Region::anonymous(needed + RESERVED)?;
+                let region = Region::anonymous(needed.saturating_add(RESERVED))?;
                 let made = make(&region)?;
                 (region.into(), made)
             }

@@ -143,7 +143,8 @@ impl Xdp {
 
         let needed = cells_needed(sizes).saturating_add(options.extra_bufs).saturating_add(1);
         // With room for another port that exchanges buffers with this one.
-        let umem = Umem::choose(&port, &options, needed.saturating_mul(2) + RESERVED)?;
+        let umem =
+            Umem::choose(&port, &options, needed.saturating_mul(2).saturating_add(RESERVED))?;
         let (cells, if_cell) = umem.allocate(|region| {
             region.count_port();
             let cells = make_rings(region, sizes)?;
