@@ -22,7 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   nm-bridge -i tap:t0 -i valeA:host     the host's stack joins the switch
   nm-bridge valeA:left valeB:right      join two switches
-  nm-bridge stream:/tmp/vm1 valeA:vm1   QEMU's -netdev stream, or passt, joins the switch
+  nm-bridge stream:/tmp/vm1 valeA:vm1   QEMU or passt joins the switch
   nm-bridge -c vale0:a vale1:b 256      copy, at most 256 slots at once
   nm-bridge --json -T 1s valeA:l valeB:r | jq .a_to_b_pps";
 
