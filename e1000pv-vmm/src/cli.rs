@@ -31,7 +31,7 @@ Examples:
   e1000pv-vmm --netdev valeA:l --netdev valeB:r --guest forward    a middlebox
   e1000pv-vmm --netdev valeA:x --kernel vmlinux --cmdline console=ttyS0
   e1000pv-vmm -netdev netmap,id=n,ifname=valeA:x -device e1000,netdev=n
-  e1000pv-vmm --ctl vm1 link down                                  pulls its plugs
+  e1000pv-vmm --ctl vm1 link down   pulls its plugs
   e1000pv-vmm --stats vm1 --json | jq '.counters.nics[0].kicks'";
 
 const QEMU: &str = "\

@@ -107,7 +107,7 @@ pub enum Command {
         "vale-ctl attach valeA:tap0 && ip addr add 10.0.0.1/24 dev tap0",
         "vale-ctl attach valeA:tap0 --busy-poll --cpu 3",
         "vale-ctl attach valeA:blue --netns blue --interface eth0    a container joins",
-        "vale-ctl attach valeA:eth1 --host    a NIC joins, and its host goes on using it",
+        "vale-ctl attach valeA:eth1 --host    a NIC joins, and its host with it",
     ]))]
     Attach(Attach),
     /// End the bridge that `attach` started
