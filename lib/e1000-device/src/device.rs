@@ -310,6 +310,10 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         let page = path.csb_page();
         let on = page.is_some();
         *lock(&self.core.csb) = page;
+        if on {
+            // What `resume` left to the I/O thread; what a full port has left, the path knows.
+            self.tx_left.store(false, Ordering::Relaxed);
+        }
         drop(path);
         // Inline, the vCPU transmits: its write has to come here.
         self.set_doorbell(on && self.core.config.tx_mode == TxMode::Thread);
@@ -322,9 +326,10 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
         }
     }
 
-    /// Work may have become possible without a write of TDT: both directions are looked at.
+    /// Work may have become possible without a write of TDT: both directions are looked at. Where there is a CSB, inline
+    /// transmission follows its rules alone: what the guest has published without a kick waits for one.
     pub(super) fn resume(&self) {
-        if self.core.config.tx_mode == TxMode::Inline {
+        if self.core.config.tx_mode == TxMode::Inline && self.core.csb().is_none() {
             // Release pairs with the Acquire in `round`.
             self.tx_left.store(true, Ordering::Release);
         }
