@@ -60,6 +60,8 @@ pub struct Done {
     pub slots: u32,
     /// Bytes of the packets in them.
     pub bytes: u64,
+    /// Whether it is all that a run may send at once, and the next one may go on.
+    pub portion: bool,
     /// A port that was full.
     pub full: Option<PortIndex>,
     /// Where backpressure stopped it.

@@ -196,7 +196,7 @@ impl Forwarder {
                 let buffers = Buffers::of(job.ring.buffers);
                 self.run::<I, Buffers>(&job, to, sent.hwcur, buffers)
             };
-            runs = !runs && has_runs;
+            runs = (!runs || done.portion) && has_runs;
             (slots, bytes) = (slots + u64::from(done.slots), bytes + done.bytes);
             sent.hwcur = job.ring.step(sent.hwcur, done.slots);
             job.state.done(sent.hwcur);

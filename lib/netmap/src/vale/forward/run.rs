@@ -43,9 +43,10 @@ pub fn run<I: Isa, S: Source>(
     let to = if floods { 0 } else { job.ring_no % peer.file.shape.rings.rx.len() } as u8;
     let Ok(lease) = writer::hold(job.switch, peer, to, job.me, budget) else { return done };
     let mut out = Writer::new(peer, lease, job);
+    let head = portion(job, from, out.num_slots());
     let (mut at, mut bytes) = (from, 0);
-    while at != job.head {
-        let end = if at < job.head { job.head } else { ring.n() };
+    while at != head {
+        let end = if at < head { head } else { ring.n() };
         let from_slots = &ring.slots[at as usize..end as usize];
         let (to_slots, to_buffers) = out.stretch(from_slots.len());
         let (n, sum) =
@@ -79,7 +80,7 @@ pub fn run<I: Isa, S: Source>(
     }
     job.state.claim(at);
     out.finish(job.counters, &*destinations);
-    (done.slots, done.bytes) = (ring.distance(from, at), bytes);
+    (done.slots, done.bytes, done.portion) = (ring.distance(from, at), bytes, at == head);
     if done.slots > 0 {
         job.counters.add(C::tx_packets, done.slots.into());
         job.counters.add(C::flooded, if floods { done.slots.into() } else { 0 });
@@ -87,4 +88,11 @@ pub fn run<I: Isa, S: Source>(
         job.counters.add(C::tx_batches, 1);
     }
     done
+}
+
+/// Where a run to a ring of `n` slots ends at the latest. With backpressure a sender that is ahead has a whole ring's worth
+/// queued when the receiver lets go. Published at once, the two would work in turns instead of at the same time.
+fn portion(job: &Job<'_>, from: u32, n: u32) -> u32 {
+    let most = if job.lossless { n / 2 } else { u32::MAX };
+    if job.ring.distance(from, job.head) > most { job.ring.step(from, most) } else { job.head }
 }

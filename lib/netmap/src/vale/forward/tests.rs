@@ -215,6 +215,23 @@ fn with_backpressure_the_batch_stops_before_what_does_not_fit_everywhere() {
 }
 
 #[test]
+fn with_backpressure_a_ringful_is_published_in_two_portions() {
+    let mut rig = Rig::new(2);
+    for (lossless, publications) in [(false, 1), (true, 2)] {
+        if lossless {
+            rig.backpressure();
+        }
+        for number in 0..60 {
+            rig.queue(0, 0, 1, 60, number);
+        }
+        let before = rig.ports.0[1].1.file.counters().rx_batches;
+        assert_eq!(rig.send(0).stall, None);
+        assert_eq!(rig.ports.0[1].1.file.counters().rx_batches - before, publications);
+        assert_eq!(rig.received(1), (0..60).collect::<Vec<u8>>());
+    }
+}
+
+#[test]
 fn fragments_of_a_packet_stay_together() {
     let mut rig = Rig::new(2);
     rig.queue(0, 0, 0xff, 5000, 1);
