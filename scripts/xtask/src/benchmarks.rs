@@ -65,6 +65,7 @@ const COLUMNS: [(&str, &str, Cell); 61] = [
     ("ratio", "ratio", AS_IS),
     ("to one", "ratio_to_one", AS_IS),
     ("to one, per copy", "ratio_to_one_per_copy", AS_IS),
+    ("to one that sleeps", "ratio_to_one_that_sleeps", AS_IS),
     ("to the best", "ratio_to_best", AS_IS),
     ("cost", "cost_ratio", AS_IS),
     ("p50 us", "p50_us", AS_IS),
