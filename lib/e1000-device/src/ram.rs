@@ -1,14 +1,21 @@
-//! Guest memory that is one range of guest-physical addresses from 0: what a small monitor has, and
-//! tests.
+//! Guest memory that is one mapping here, and in the guest one range of physical addresses from 0, or two with a hole for
+//! devices between them: what a small monitor has, and tests.
+//!
+//! ```text
+//!   guest   0 ........ hole.start | no memory | hole.end ........
+//!   here    base ................ | ..........................
+//! ```
 //!
 //! Invariant: every address that comes from the guest becomes a pointer here and nowhere else, after
-//! a check of the whole range against the memory's length. No reference to plain bytes exists.
+//! a check of the whole range against the memory's ranges; none goes across the hole. No reference to plain bytes
+//! exists.
 //!
-//! The length is a multiple of a page. Hence a range that begins within the memory and does not leave
+//! The ranges are multiples of a page. Hence a range that begins within the memory and does not leave
 //! it never wraps, and word-aligned guest addresses are word-aligned here.
 
 use std::any::Any;
 use std::fmt;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -25,6 +32,10 @@ pub const PAGE_BYTES: u64 = 4096;
 pub struct GuestRam {
     base: NonNull<u8>,
     len: u64,
+    /// Bytes below the hole, or all.
+    low: u64,
+    /// Where those above it begin. Nothing is there if all are below.
+    high_at: u64,
     _keep: Arc<dyn Any + Send + Sync>,
 }
 
@@ -51,7 +62,28 @@ impl GuestRam {
     pub unsafe fn new(base: NonNull<u8>, len: u64, keep: Arc<dyn Any + Send + Sync>) -> Self {
         assert!(len.is_multiple_of(PAGE_BYTES), "guest memory comes in pages");
         assert!(base.as_ptr().addr().is_multiple_of(PAGE_BYTES as usize), "and begins with one");
-        Self { base, len, _keep: keep }
+        Self { base, len, low: len, high_at: u64::MAX, _keep: keep }
+    }
+
+    /// The same with a hole in the guest's addresses: what would be there and behind it begins at its end.
+    ///
+    /// # Safety
+    /// As for `new`.
+    ///
+    /// # Panics
+    /// If `len` or the hole's ends are not multiples of a page.
+    pub unsafe fn with_hole(
+        base: NonNull<u8>,
+        len: u64,
+        hole: Range<u64>,
+        keep: Arc<dyn Any + Send + Sync>,
+    ) -> Self {
+        let whole = |at: &u64| at.is_multiple_of(PAGE_BYTES);
+        assert!(whole(&hole.start) && whole(&hole.end), "a hole comes in pages");
+        // SAFETY: as for this function.
+        let all = unsafe { Self::new(base, len, keep) };
+        let high = len > hole.start;
+        Self { low: len.min(hole.start), high_at: if high { hole.end } else { u64::MAX }, ..all }
     }
 
     /// Fresh zeroed memory of this process alone: for tests and for guests that are threads.
@@ -92,9 +124,16 @@ impl GuestRam {
     #[inline]
     #[must_use]
     pub fn ptr(&self, gpa: u64, len: usize) -> Option<NonNull<u8>> {
-        let within = gpa <= self.len && len as u64 <= self.len - gpa;
+        let within = gpa <= self.low && len as u64 <= self.low - gpa;
+        let offset = if within { gpa } else { self.above(gpa, len as u64)? };
         // SAFETY: the sum lies within the mapping, or is one past its end for nothing at all.
-        within.then(|| unsafe { self.base.add(gpa as usize) })
+        Some(unsafe { self.base.add(offset as usize) })
+    }
+
+    /// The offset here of `len` bytes above the hole, if they are memory.
+    fn above(&self, gpa: u64, len: u64) -> Option<u64> {
+        let (bytes, at) = (self.len - self.low, gpa.checked_sub(self.high_at)?);
+        (at < bytes && len <= bytes - at).then_some(self.low + at)
     }
 
     #[inline]
@@ -129,7 +168,9 @@ impl GuestMemory for GuestRam {
 
     #[inline(always)]
     fn prefetch_write(&self, gpa: u64) {
-        copy::prefetch_write(self.base.as_ptr().wrapping_add(gpa as usize));
+        let offset =
+            if gpa < self.high_at { gpa } else { self.low.wrapping_add(gpa - self.high_at) };
+        copy::prefetch_write(self.base.as_ptr().wrapping_add(offset as usize));
     }
 }
 
@@ -156,6 +197,57 @@ mod tests {
         ] {
             assert_eq!(ram.ptr(gpa, len).is_some(), ok, "{gpa:#x} + {len:#x}");
         }
+    }
+
+    /// Two pages, of which the second is above a hole of three.
+    fn holed() -> GuestRam {
+        let all = GuestRam::anonymous(LEN).unwrap();
+        let hole = PAGE_BYTES..4 * PAGE_BYTES;
+        // SAFETY: the mapping of `all`, which is kept.
+        unsafe { GuestRam::with_hole(all.base(), LEN, hole, Arc::new(all.clone())) }
+    }
+
+    #[test]
+    fn ptr_beside_a_hole_and_never_across_it() {
+        const PAGE: u64 = PAGE_BYTES;
+        let ram = holed();
+        for (gpa, len, offset) in [
+            (0, PAGE, Some(0)),
+            (0, PAGE + 1, None),
+            (PAGE - 1, 1, Some(PAGE - 1)),
+            (PAGE - 1, 2, None),
+            (PAGE, 0, Some(PAGE)),
+            (PAGE, 1, None),
+            (2 * PAGE, 8, None),
+            (4 * PAGE - 1, 2, None),
+            (4 * PAGE, PAGE, Some(PAGE)),
+            (4 * PAGE + 7, 9, Some(PAGE + 7)),
+            (5 * PAGE - 1, 1, Some(2 * PAGE - 1)),
+            (5 * PAGE - 1, 2, None),
+            (5 * PAGE, 1, None),
+            (u64::MAX, 1, None),
+            (u64::MAX, 0, None),
+            (u64::MAX - 1, u64::MAX, None),
+        ] {
+            let at =
+                ram.ptr(gpa, len as usize).map(|at| at.as_ptr().addr() - ram.base.as_ptr().addr());
+            assert_eq!(at, offset.map(|at| at as usize), "{gpa:#x} + {len:#x}");
+        }
+        assert!(ram.words(4 * PAGE, 512).is_some() && ram.words(4 * PAGE, 513).is_none());
+        assert!(ram.word32(4 * PAGE + 2).is_none());
+        for gpa in [0, PAGE, 4 * PAGE, u64::MAX] {
+            ram.prefetch_write(gpa);
+        }
+    }
+
+    #[test]
+    fn a_hole_beyond_the_memory_is_none() {
+        let all = GuestRam::anonymous(LEN).unwrap();
+        // SAFETY: as in `holed`.
+        let ram =
+            unsafe { GuestRam::with_hole(all.base(), LEN, LEN..2 * LEN, Arc::new(all.clone())) };
+        assert!(ram.ptr(0, LEN as usize).is_some());
+        assert!(ram.ptr(2 * LEN, 1).is_none() && ram.ptr(u64::MAX, 0).is_none());
     }
 
     #[test]
