@@ -20,7 +20,7 @@ mod qemu;
 mod values;
 
 pub use qemu::argv;
-pub use values::{Device, MemorySize, Netdev, SerialTo};
+pub use values::{Device, MemorySize, Netdev, SerialTo, Vcpus};
 
 const COMMANDS: &str = "the commands of --ctl are: link down [NIC], link up [NIC]";
 
@@ -36,9 +36,9 @@ Examples:
 
 const QEMU: &str = "\
 QEMU's spelling:
-  -netdev, -device, -kernel, -initrd, -append, -m, -name, -serial and -accel are understood with one
-  dash as well; -nographic, -nodefaults, -no-reboot, -enable-kvm and -display, -monitor, -vga, -cpu,
-  -machine, -M, -smp with their values ask for what is so anyway, or cannot be had, and are ignored.";
+  -netdev, -device, -kernel, -initrd, -append, -m, -smp, -name, -serial and -accel are understood with
+  one dash as well; -nographic, -nodefaults, -no-reboot, -enable-kvm and -display, -monitor, -vga, -cpu,
+  -machine, -M with their values ask for what is so anyway, or cannot be had, and are ignored.";
 
 /// What a machine is made of: nothing that asks about others takes these.
 const MACHINE: [&str; 5] = ["netdev", "device", "kernel", "cmdline", "guest"];
@@ -47,7 +47,7 @@ const MACHINE: [&str; 5] = ["netdev", "device", "kernel", "cmdline", "guest"];
 ///
 /// Without --kernel the machine boots the bench guest that this program carries, which does what
 /// --guest says: `tx`, `rx`, `ping`, `echo` or `forward`, each with options, and prints its result
-/// as one line of JSON. With --kernel it boots any PVH image, as Linux's vmlinux.
+/// as one line of JSON. With --kernel it boots Linux, as a bzImage or vmlinux, or any PVH image.
 ///
 /// The guest's serial port is stdout, line by line. With --json stdout carries one record at the end,
 /// with the guest's result and the machine's counters in it, and other lines go to stderr. Exits,
@@ -69,11 +69,16 @@ pub struct Cli {
     #[arg(long, value_name = "mac=MAC[,netdev=ID]")]
     pub device: Vec<Device>,
 
-    /// Memory, in MiB or with K, M, G (powers of 1024, as QEMU has them).
-    #[arg(long, value_name = "SIZE", default_value = "64M")]
-    pub mem: MemorySize,
+    /// Memory, in MiB or with K, M, G (powers of 1024, as QEMU has them) [default: 64M; with
+    /// --kernel 512M].
+    #[arg(long, value_name = "SIZE")]
+    pub mem: Option<MemorySize>,
 
-    /// CPUs: the first for the vCPU, the next for the I/O threads.
+    /// vCPUs: 1 to 4. The bench guest has one.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub vcpus: Vcpus,
+
+    /// CPUs: the first for the vCPUs, one each, the next for the I/O threads.
     #[arg(long, value_name = "LIST")]
     pub cpu: Option<CpuList>,
 
@@ -112,7 +117,7 @@ pub struct Cli {
     #[arg(value_name = "COMMAND", requires = "ctl", num_args = 1.., hide = true)]
     pub command: Vec<String>,
 
-    /// Boot this PVH ELF image instead of the bench guest.
+    /// Boot this kernel, a bzImage or a PVH ELF image, instead of the bench guest.
     #[arg(long, value_name = "FILE", help_heading = "Guest")]
     pub kernel: Option<PathBuf>,
 

@@ -14,7 +14,7 @@ use nm_cli::cpulist::CpuList;
 use nm_cli::exit::UsageError;
 use nm_cli::mac::Mac;
 
-use crate::cli::{self, Cli, Device, Netdev, SerialTo};
+use crate::cli::{self, Cli, Device, MemorySize, Netdev, SerialTo};
 use crate::guest::boot::{Image, Initrd};
 use crate::guest::{KvmPlan, Threads, image};
 use crate::host::memory::Backing;
@@ -101,8 +101,13 @@ impl Plan {
             return Err(UsageError::new(why).into());
         }
         let machine = cli.output.machine();
+        let vcpus = cli.vcpus.0;
+        if vcpus > 1 && cli.kernel.is_none() {
+            let why = "the bench guest has one vCPU: --vcpus is for --kernel";
+            return Err(UsageError::new(why).into());
+        }
         let threads = Threads {
-            vcpus: vec![cli.cpu.as_ref().map(|cpus| cpus.nth(0))],
+            vcpus: (0..vcpus).map(|index| cli.cpu.as_ref().map(|cpus| cpus.nth(index))).collect(),
             confined: !cli.no_sandbox,
         };
         let guest = KvmPlan {
@@ -124,7 +129,7 @@ impl Plan {
                 cli::Accel::Auto | cli::Accel::Kvm => Accel::Kvm,
             },
             kvm: cli.kvm.clone(),
-            mem_bytes: cli.mem.0,
+            mem_bytes: cli.mem.unwrap_or(default_memory(cli)).0,
             backing: backing(cli.ram),
             nics: nics(cli, notify)?,
             notify,
@@ -168,18 +173,22 @@ fn nics(cli: &Cli, notify: Notify) -> anyhow::Result<Vec<NicPlan>> {
             config: config(cli, &device, seed, index, notify),
             indirect: cli.indirect.on(),
             slots: cli.ring,
-            cpu: cli.cpu.as_ref().map(|cpus| io_cpu(cpus, index)),
+            cpu: cli.cpu.as_ref().map(|cpus| io_cpu(cpus, cli.vcpus.0, index)),
         }
     };
     Ok(all.map(nic).collect())
 }
 
-/// The CPU of I/O thread `index`: those of the list behind the vCPU's, in turn.
-fn io_cpu(cpus: &CpuList, index: usize) -> usize {
-    match cpus.as_slice() {
-        [only] => *only,
-        all => all[1 + index % (all.len() - 1)],
-    }
+/// The CPU of I/O thread `index`: those of the list behind the vCPUs', in turn; if there are none, all in turn.
+fn io_cpu(cpus: &CpuList, vcpus: usize, index: usize) -> usize {
+    let all = cpus.as_slice();
+    let behind = all.get(vcpus..).filter(|behind| !behind.is_empty()).unwrap_or(all);
+    behind[index % behind.len()]
+}
+
+/// The bench guest needs little, and all of it is made present; a distribution's kernel unpacks itself and its RAM disk.
+fn default_memory(cli: &Cli) -> MemorySize {
+    MemorySize(if cli.kernel.is_some() { 512 << 20 } else { 64 << 20 })
 }
 
 /// The guest's work, parsed here as the guest will parse it, so that errors are reported before it boots.
@@ -315,9 +324,22 @@ mod tests {
     #[test]
     fn io_threads_take_the_cpus_behind_the_first() {
         let cpus: CpuList = "4,5,7".parse().expect("a list");
-        assert_eq!([0, 1, 2].map(|index| io_cpu(&cpus, index)), [5, 7, 5]);
+        assert_eq!([0, 1, 2].map(|index| io_cpu(&cpus, 1, index)), [5, 7, 5]);
+        assert_eq!([0, 1].map(|index| io_cpu(&cpus, 2, index)), [7, 7]);
+        assert_eq!([0, 3].map(|index| io_cpu(&cpus, 4, index)), [4, 4], "there are none behind");
         let one: CpuList = "3".parse().expect("a list");
-        assert_eq!(io_cpu(&one, 1), 3);
+        assert_eq!(io_cpu(&one, 1, 1), 3);
+    }
+
+    #[test]
+    fn vcpus_take_the_first_cpus_and_memory_is_by_kernel() {
+        let bench = plan("vmm --netdev null:").expect("valid");
+        assert_eq!((bench.mem_bytes, bench.threads.vcpus.len()), (64 << 20, 1));
+        let linux = plan("vmm --kernel k --vcpus 3 --cpu 4,5").expect("valid");
+        assert_eq!(linux.threads.vcpus, [Some(4), Some(5), Some(4)]);
+        assert_eq!(linux.mem_bytes, 512 << 20);
+        let sizes = plan("vmm --kernel k --mem 6G -smp 2").expect("valid");
+        assert_eq!((sizes.mem_bytes, sizes.threads.vcpus), (6 << 30, vec![None, None]));
     }
 
     #[test]
@@ -330,6 +352,7 @@ mod tests {
             "vmm --netdev stream:/tmp/vm1",
             "vmm --netdev port=null:,id=n --device netdev=n --device netdev=n",
             "vmm --accel thread --kernel vmlinux",
+            "vmm --vcpus 2",
             "vmm --notify often",
             "vmm --netdev a:1 --netdev a:2 --netdev a:3 --netdev a:4 --netdev a:5 --netdev a:6 \
              --netdev a:7 --netdev a:8 --netdev a:9",

@@ -82,7 +82,7 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
     // The name first: a second machine of that name would disturb the ports of the first.
     let inbox = Inbox::new(&counters).context("making a pipe for commands")?;
     let published = machines::publish(&counters, &plan.name)?;
-    let memory = Memory::new(plan.mem_bytes, plan.backing)?;
+    let memory = Memory::new(plan.mem_bytes, &layout::HOLE, plan.backing)?;
     if plan.verbose {
         nm_cli::say!("memory: {} MiB, {:?}", memory.bytes() >> 20, memory.backing);
     }

@@ -5,14 +5,14 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use e1000pv::bits::{Ctrl, Tctl};
+use e1000pv::bits::{Ctrl, Rctl, Tctl};
 use e1000pv::desc::{ContextTx, DataTx, TxCmd};
 use e1000pv::regs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 mod support;
-use support::{Asm, kvm, output, record, root, stderr, stdout, vmm};
+use support::{Asm, bzimage, kvm, output, record, root, skip, stderr, stdout, vmm};
 
 /// Far beyond anything that works.
 const TIMEOUT: &str = "20s";
@@ -75,6 +75,135 @@ fn guest_boots_prints_its_command_line_and_exits_well() {
     ));
     assert_eq!(got.status.code(), Some(0), "{}", stderr(&got));
     assert_eq!(stdout(&got), "hello, guest\nend\n");
+}
+
+#[test]
+fn bzimage_is_entered_in_long_mode_with_its_command_line() {
+    need_kvm!("bzimage_is_entered_in_long_mode_with_its_command_line");
+    let root = root();
+    let kernel = bzimage(Asm::new().print_zero_page_command_line().code());
+    let path = kernel.path().to_str().expect("text");
+    let line = "x".repeat(100);
+    let run = |line: &str| {
+        output(vmm(root.path(), &["--kernel", path, "--cmdline", line, "--timeout", TIMEOUT]))
+    };
+    let got = run(&line);
+    assert_eq!(got.status.code(), Some(0), "{}", stderr(&got));
+    assert_eq!(stdout(&got), line);
+    let got = run(&"x".repeat(2048));
+    assert_eq!(got.status.code(), Some(1));
+    assert!(stderr(&got).contains("takes 2047: shorten --cmdline"), "{}", stderr(&got));
+}
+
+#[test]
+fn machine_with_vcpus_that_nobody_started_ends() {
+    need_kvm!("machine_with_vcpus_that_nobody_started_ends");
+    let root = root();
+    let kernel = Asm::new().exit(0).kernel();
+    let path = kernel.path().to_str().expect("text");
+    let args = ["--kernel", path, "-smp", "4", "--timeout", TIMEOUT, "--json"];
+    let got = output(vmm(root.path(), &args));
+    assert_eq!(got.status.code(), Some(0), "{}", stderr(&got));
+    assert_eq!(record(&got)["counters"]["pio_exits"], 1);
+    let kernel = Asm::new().print("up\n").halt().kernel();
+    let path = kernel.path().to_str().expect("text");
+    let mut machine = Running::start(vmm(root.path(), &["--kernel", path, "--vcpus", "4"]));
+    assert_eq!(machine.line(), "up\n");
+    machine.signal(Signal::SIGTERM);
+    let (code, _, err) = machine.end();
+    assert_eq!(code, Some(0), "{err}");
+}
+
+/// The last of four tells: each that is started counts itself, and waits.
+#[test]
+fn vcpus_are_started_by_the_first_and_run_at_once() {
+    need_kvm!("vcpus_are_started_by_the_first_and_run_at_once");
+    const TRAMPOLINE: u32 = 0x2000;
+    const COUNT: u32 = 0x3000;
+    const ICR: u32 = 0xfee0_0300;
+    let root = root();
+    // In real mode: lock inc word [cs:COUNT - TRAMPOLINE]; jmp itself
+    let code = [0x2e, 0xf0, 0xff, 0x06, 0x00, 0x10, 0xeb, 0xfe];
+    let word = |at: usize| u32::from_le_bytes([code[at], code[at + 1], code[at + 2], code[at + 3]]);
+    let kernel = Asm::new()
+        .store(TRAMPOLINE, word(0))
+        .store(TRAMPOLINE + 4, word(4))
+        .store(COUNT, 0)
+        .store(ICR, 0x000c_4500) // INIT to all but this one
+        .store(ICR, 0x000c_4600 | TRAMPOLINE >> 12)
+        .wait_load(COUNT, 3)
+        .exit(0)
+        .kernel();
+    let path = kernel.path().to_str().expect("text");
+    let args = ["--kernel", path, "--vcpus", "4", "--timeout", TIMEOUT];
+    let got = output(vmm(root.path(), &args));
+    assert_eq!(got.status.code(), Some(0), "{}", stderr(&got));
+}
+
+/// From low memory by one NIC to the other's buffer above 4 GiB, and from there back.
+#[test]
+fn frames_go_through_buffers_above_four_gigabytes() {
+    const NAME: &str = "frames_go_through_buffers_above_four_gigabytes";
+    need_kvm!("frames_go_through_buffers_above_four_gigabytes");
+    let memory = std::fs::read_to_string("/proc/meminfo").expect("Linux");
+    let available = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = available.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    if kib.is_none_or(|kib| kib < 5 << 20) {
+        skip(NAME, "it takes 3 GiB of memory, and this machine has not 5 available");
+        return;
+    }
+    const TX: [u32; 2] = [0x20_0000, 0x20_1000];
+    const RX: [u32; 2] = [0x20_2000, 0x20_3000];
+    const FRAME: u32 = 0x30_0000;
+    const BACK: u32 = 0x30_1000;
+    let words: Vec<u32> = [u32::MAX, 0x0002_ffff].into_iter().chain(0x1000..0x100d).collect();
+    let bar0 = e1000pv_vmm::machine::layout::bar0;
+    let high = |nic: usize| (u32::from(nic == 1), if nic == 1 { 0 } else { BACK });
+    let mut guest = Asm::new();
+    for (i, word) in words.iter().enumerate() {
+        guest = guest.store(FRAME + 4 * i as u32, *word);
+    }
+    for nic in [0, 1] {
+        let (above, at) = high(nic);
+        guest = guest.store(RX[nic], at).store(RX[nic] + 4, above);
+        // To be sent: the frame by the first, what came to the second by the second.
+        let from = if nic == 0 { FRAME } else { 0 };
+        let command = 60 | u32::from((TxCmd::EOP | TxCmd::IFCS | TxCmd::RS).bits()) << 24;
+        guest = guest.store(TX[nic], from).store(TX[nic] + 4, u32::from(nic == 1));
+        guest = guest.store(TX[nic] + 8, command);
+        for (register, value) in [
+            (regs::RDBAL, RX[nic]),
+            (regs::RDLEN, 128),
+            (regs::RDT, 1),
+            (regs::RCTL, (Rctl::EN | Rctl::UPE | Rctl::MPE | Rctl::BAM).bits()),
+            (regs::TDBAL, TX[nic]),
+            (regs::TDLEN, 128),
+            (regs::TCTL, Tctl::EN.bits()),
+        ] {
+            guest = guest.store(bar0(nic) + register, value);
+        }
+    }
+    guest = guest
+        .store(bar0(0) + regs::TDT, 1)
+        .wait_load(bar0(1) + regs::RDH, 1)
+        .store(bar0(1) + regs::TDT, 1)
+        .wait_load(bar0(0) + regs::RDH, 1);
+    for (i, word) in words.iter().enumerate() {
+        guest = guest.check_load(BACK + 4 * i as u32, *word);
+    }
+    let kernel = guest.exit(0).kernel();
+    let path = kernel.path().to_str().expect("text");
+    for indirect in ["on", "off"] {
+        let root = root();
+        let machine = ["--kernel", path, "--mem", "3074M", "--json", "--timeout", TIMEOUT];
+        let nics = ["--netdev", "valeT:a", "--netdev", "valeT:b", "--indirect", indirect];
+        let got = output(vmm(root.path(), &[&machine[..], &nics].concat()));
+        assert_eq!(got.status.code(), Some(0), "{indirect}: {}", stderr(&got));
+        for nic in record(&got)["counters"]["nics"].as_array().expect("two") {
+            let one = (&nic["tx_packets"], &nic["rx_packets"]);
+            assert_eq!((one, &nic["tx_bad"]), ((&1.into(), &1.into()), &0.into()), "{nic}");
+        }
+    }
 }
 
 #[test]

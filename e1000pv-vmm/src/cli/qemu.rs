@@ -4,13 +4,14 @@
 use std::ffi::OsString;
 
 /// QEMU's options that are ours: the name there, and here.
-const SAME: [(&str, &str); 9] = [
+const SAME: [(&str, &str); 10] = [
     ("-netdev", "--netdev"),
     ("-device", "--device"),
     ("-kernel", "--kernel"),
     ("-initrd", "--initrd"),
     ("-append", "--cmdline"),
     ("-m", "--mem"),
+    ("-smp", "--vcpus"),
     ("-name", "--name"),
     ("-serial", "--serial"),
     ("-accel", "--accel"),
@@ -18,8 +19,7 @@ const SAME: [(&str, &str); 9] = [
 /// QEMU's options that ask for what is the case anyway.
 const IGNORED: [&str; 4] = ["-nographic", "-nodefaults", "-no-reboot", "-enable-kvm"];
 /// The same, with a value.
-const IGNORED_WITH_VALUE: [&str; 7] =
-    ["-display", "-monitor", "-vga", "-cpu", "-machine", "-M", "-smp"];
+const IGNORED_WITH_VALUE: [&str; 6] = ["-display", "-monitor", "-vga", "-cpu", "-machine", "-M"];
 
 /// Options of one letter without a value, which may stand together behind one dash, and the one that
 /// takes the rest of its word.
@@ -64,7 +64,7 @@ pub fn argv(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Cli, split};
+    use super::super::{Cli, MemorySize, split};
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -90,11 +90,26 @@ mod tests {
     }
 
     #[test]
+    fn processors_are_counted_and_their_topology_is_cores() {
+        for (value, vcpus) in
+            [("2", 2), ("cpus=4", 4), ("3,sockets=1,cores=3,threads=1", 3), ("2,maxcpus=2", 2)]
+        {
+            assert_eq!(parse(&format!("vmm -smp {value}")).expect(value).vcpus.0, vcpus);
+        }
+        for value in
+            ["0", "5", "two", "2,sockets=2", "2,threads=2", "2,maxcpus=4", "cores=2", "2,cpus=3"]
+        {
+            let error = parse(&format!("vmm -smp {value}")).expect_err(value).to_string();
+            assert!(error.contains("1 to 4 vCPUs"), "{value}: {error}");
+        }
+    }
+
+    #[test]
     fn repeated_options_are_as_in_qemu() {
         let line = "vmm -m 64 -m 128 -kernel a -kernel b -append x -append y -name n -name m -nographic \
                     -nographic -netdev port=valeA:x -netdev port=valeA:y --json --json -v -vv";
         let cli = parse(line).expect("the last one counts");
-        assert_eq!(cli.mem.0, 128 << 20);
+        assert_eq!(cli.mem, Some(MemorySize(128 << 20)));
         assert_eq!(cli.kernel.expect("a kernel").to_str(), Some("b"));
         assert_eq!((cli.cmdline.as_deref(), cli.name.as_deref()), (Some("y"), Some("m")));
         assert_eq!((cli.netdev.len(), cli.verbose), (2, 3), "these add up");

@@ -21,6 +21,10 @@ pub enum SerialTo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemorySize(pub u64);
 
+/// How many vCPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vcpus(pub usize);
+
 /// `--netdev`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Netdev {
@@ -66,8 +70,8 @@ impl FromStr for MemorySize {
             _ => (text, 20),
         };
         let bytes = bytes(digits, 1 << shift)?;
-        if !(8 << 20..=3 << 30).contains(&bytes) {
-            return Err("a machine has 8M to 3G of memory".to_string());
+        if !(8 << 20..=1 << 40).contains(&bytes) {
+            return Err("a machine has 8M to 1024G of memory".to_string());
         }
         if !bytes.is_multiple_of(2 << 20) {
             return Err("memory comes in multiples of 2M".to_string());
@@ -88,6 +92,29 @@ fn bytes(number: &str, unit: u64) -> Result<u64, String> {
         return Err(if bytes.fract() == 0.0 { "too large".to_string() } else { wrong() });
     }
     Ok(bytes as u64)
+}
+
+impl FromStr for Vcpus {
+    type Err = String;
+
+    /// A number, or QEMU's words, of which all must say that they are cores of one package.
+    fn from_str(text: &str) -> Result<Vcpus, String> {
+        let wrong = || "a machine has 1 to 4 vCPUs, which are cores of one socket".to_string();
+        let number = |text: &str| match text.parse() {
+            Ok(n @ 1..=4) => Ok(n),
+            _ => Err(wrong()),
+        };
+        let (first, rest) = text.split_once(',').unwrap_or((text, ""));
+        let vcpus = number(first.strip_prefix("cpus=").unwrap_or(first))?;
+        for word in words(rest).filter(|(word, _)| !word.is_empty()) {
+            match word {
+                ("cores" | "maxcpus", Some(n)) if number(n)? == vcpus => {}
+                ("sockets" | "dies" | "threads", Some("1")) => {}
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(Vcpus(vcpus))
+    }
 }
 
 impl FromStr for SerialTo {
@@ -230,6 +257,7 @@ mod tests {
             ("64MiB", 64 << 20),
             ("1.5G", 3 << 29),
             ("1e2", 100 << 20),
+            ("6G", 6 << 30),
         ] {
             assert_eq!(text.parse(), Ok(MemorySize(bytes)), "{text}");
         }
@@ -239,7 +267,7 @@ mod tests {
             "0",
             "7M",
             "65M",
-            "4G",
+            "1025G",
             "-1",
             "1.3G",
             "99999999999G",

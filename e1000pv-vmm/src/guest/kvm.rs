@@ -19,6 +19,7 @@ use crate::host::event::{event, owned};
 use crate::host::memory::Memory;
 use crate::host::sandbox::{self, Filter, Role};
 use crate::host::thread::{begin_thread, thread_cpu_ns};
+use crate::machine::acpi;
 use crate::machine::bus::{Bus, Slot};
 use crate::machine::cpu::Cpu;
 use crate::machine::exit::End;
@@ -62,8 +63,8 @@ impl KvmMachine {
     ) -> anyhow::Result<(KvmMachine, Vec<Nic>)> {
         // Before anything that others can see: a wrong kernel disturbs no switch.
         let KvmPlan { image, initrd, command_line, .. } = plan;
-        let entry =
-            boot::load(memory.guest(), memory.bytes(), image, initrd.as_ref(), command_line)?;
+        let tables = acpi::tables(vcpus);
+        let entry = boot::load(memory.guest(), image, initrd.as_ref(), command_line, &tables)?;
         let vm = Vm::new(kvm, memory)?;
         let ram = vm::guest_ram(vm.memory());
         let lines: Vec<u8> = (0..nics.len()).map(layout::irq).collect();
@@ -99,7 +100,7 @@ impl KvmMachine {
         let com1 = Arc::new(Com1::new(Edge::new(edge), console));
         let bus = Arc::new(Bus::new(pci, slots, Arc::clone(&com1), idle.clone()));
         let make = |index| -> anyhow::Result<(VcpuFd, Cpu)> {
-            let vcpu = vcpu::create(&vm.kvm, &vm.fd, index, entry)?;
+            let vcpu = vcpu::create(&vm.kvm, &vm.fd, index, vcpus, entry)?;
             Ok((vcpu, Cpu { index, counters: counters.vcpu(index) }))
         };
         let vcpus = (0..vcpus).map(make).collect::<anyhow::Result<_>>()?;

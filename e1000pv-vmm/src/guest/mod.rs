@@ -1,6 +1,7 @@
 //! A guest that runs, whatever executes it: what the main thread does with it.
 
 pub mod boot;
+pub mod cpuid;
 pub mod image;
 pub mod kvm;
 #[allow(unsafe_code)]

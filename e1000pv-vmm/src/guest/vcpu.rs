@@ -10,35 +10,49 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
-use crate::guest::boot;
+use crate::guest::boot::{self, Entry};
+use crate::guest::cpuid;
 use crate::machine::bus::Bus;
 use crate::machine::cpu::Cpu;
 use crate::machine::exit::End;
-use crate::machine::layout;
 use crate::stats::counters::Vm;
 
-/// Hypervisor leaves begin here.
-const CPUID_HYPERVISOR: u32 = 0x4000_0000;
+/// The local APIC's entries for its two inputs, and what they are on a PC: the 8259s, and the NMI.
+const LINT: [(usize, u32); 2] = [(0x350, DELIVER_EXTINT), (0x360, DELIVER_NMI)];
+const DELIVER_NMI: u32 = 4 << 8;
+const DELIVER_EXTINT: u32 = 7 << 8;
 
-/// Makes vCPU `index`. The first one is at the entry of a PVH kernel; others wait to be started by it.
-pub fn create(kvm: &Kvm, vm: &VmFd, index: usize, entry: u64) -> anyhow::Result<VcpuFd> {
+/// Makes vCPU `index` of `count`. The first one is at the kernel's entry; others wait until it starts them.
+pub fn create(
+    kvm: &Kvm,
+    vm: &VmFd,
+    index: usize,
+    count: usize,
+    entry: Entry,
+) -> anyhow::Result<VcpuFd> {
     let make = || -> Result<VcpuFd, kvm_ioctls::Error> {
         let vcpu = vm.create_vcpu(index as u64)?;
         let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
+        cpuid::adjust(&mut cpuid, index, count);
         // Unknown frequency (no invariant TSC): the guest measures.
-        let tsc_khz = vcpu.get_tsc_khz().unwrap_or(0);
-        adjust_cpuid(cpuid.as_mut_slice(), index);
-        if tsc_khz != 0 && tell_tsc(&mut cpuid, tsc_khz).is_err() {
-            // The table is full: the guest measures.
+        if let Ok(tsc_khz @ 1..) = vcpu.get_tsc_khz() {
+            cpuid::tell_tsc(&mut cpuid, tsc_khz);
         }
         vcpu.set_cpuid2(&cpuid)?;
+        let mut lapic = vcpu.get_lapic()?;
+        for (at, delivery) in LINT {
+            for (register, byte) in lapic.regs[at..].iter_mut().zip(delivery.to_le_bytes()) {
+                *register = byte.cast_signed();
+            }
+        }
+        vcpu.set_lapic(&lapic)?;
         if index == 0 {
             let mut sregs = vcpu.get_sregs()?;
-            boot::boot_segments(&mut sregs);
+            boot::boot_segments(&mut sregs, entry);
             vcpu.set_sregs(&sregs)?;
             vcpu.set_regs(&boot::boot_registers(entry))?;
         }
@@ -47,36 +61,6 @@ pub fn create(kvm: &Kvm, vm: &VmFd, index: usize, entry: u64) -> anyhow::Result<
     make()
         .map_err(|e| std::io::Error::from_raw_os_error(e.errno()))
         .with_context(|| format!("creating virtual CPU {index}"))
-}
-
-/// Adapts the CPUID leaves, which the kernel reports for the CPU that runs this, to vCPU `index`, whose APIC has
-/// that id.
-fn adjust_cpuid(entries: &mut [kvm_cpuid_entry2], index: usize) {
-    for entry in entries {
-        match entry.function {
-            1 => {
-                entry.ebx = entry.ebx & 0x00ff_ffff | (index as u32) << 24; // initial APIC id
-                entry.ecx |= 1 << 31; // under a hypervisor
-            }
-            // Topology: x2APIC id.
-            0xb | 0x1f => entry.edx = index as u32,
-            _ => {}
-        }
-    }
-}
-
-/// Adds the leaf that tells the frequency of the TSC, and makes it reachable.
-fn tell_tsc(cpuid: &mut kvm_bindings::CpuId, tsc_khz: u32) -> Result<(), vmm_sys_util::fam::Error> {
-    let base = cpuid.as_mut_slice().iter_mut().find(|e| e.function == CPUID_HYPERVISOR);
-    let Some(base) = base else { return Ok(()) };
-    base.eax = base.eax.max(layout::CPUID_TSC_KHZ);
-    cpuid.retain(|entry| entry.function != layout::CPUID_TSC_KHZ);
-    cpuid.push(kvm_cpuid_entry2 {
-        function: layout::CPUID_TSC_KHZ,
-        eax: tsc_khz,
-        ebx: 1_000_000, // KVM's local APIC counts nanoseconds: 1 GHz
-        ..Default::default()
-    })
 }
 
 /// Stops a vCPU from another thread.
@@ -229,39 +213,6 @@ fn crash(what: &str, vcpu: &VcpuFd) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cpuid_tells_the_frequency_and_names_vcpu_0() {
-        let entry = |function, eax, ebx, edx| kvm_cpuid_entry2 {
-            function,
-            eax,
-            ebx,
-            edx,
-            ..Default::default()
-        };
-        let mut cpuid = kvm_bindings::CpuId::from_entries(&[
-            entry(1, 0, 0x0702_0800, 0),
-            entry(0xb, 0, 0, 7),
-            entry(CPUID_HYPERVISOR, 0x4000_0001, 0, 0),
-        ])
-        .expect("three entries");
-        adjust_cpuid(cpuid.as_mut_slice(), 0);
-        tell_tsc(&mut cpuid, 2_500_000).expect("room");
-        let get =
-            |function| *cpuid.as_slice().iter().find(|e| e.function == function).expect("the leaf");
-        assert_eq!((get(1).ebx, get(1).ecx), (0x0002_0800, 1 << 31));
-        assert_eq!(get(0xb).edx, 0);
-        assert_eq!(get(CPUID_HYPERVISOR).eax, layout::CPUID_TSC_KHZ);
-        assert_eq!(get(layout::CPUID_TSC_KHZ).eax, 2_500_000);
-    }
-
-    #[test]
-    fn cpuid_tells_each_vcpu_its_own_apic_id() {
-        let entry = |function| kvm_cpuid_entry2 { function, ebx: u32::MAX, ..Default::default() };
-        let mut entries = [entry(1), entry(0xb)];
-        adjust_cpuid(&mut entries, 3);
-        assert_eq!((entries[0].ebx >> 24, entries[1].edx), (3, 3));
-    }
 
     #[test]
     fn kick_before_the_run_is_not_lost() {

@@ -94,18 +94,20 @@ impl Vm {
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         fd.create_pit2(pit).map_err(errno).context("creating the interval timer")?;
         level_triggered(&fd).map_err(errno).context("setting the interrupt controllers up")?;
-        let region = kvm_userspace_memory_region {
-            slot: 0,
-            flags: 0,
-            guest_phys_addr: 0,
-            memory_size: memory.bytes(),
-            userspace_addr: memory.region().as_ptr() as u64,
-        };
-        // SAFETY: the range is the whole of a mapping that `memory` owns. The kernel reaches for it
-        // while a vCPU runs only, and whoever runs one holds this `Vm`.
-        unsafe { fd.set_user_memory_region(region) }
-            .map_err(errno)
-            .context("giving the guest its memory")?;
+        for (slot, piece) in (0..).zip(memory.pieces()) {
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: piece.guest,
+                memory_size: piece.bytes,
+                userspace_addr: memory.region().as_ptr() as u64 + piece.offset,
+            };
+            // SAFETY: the range is a piece of a mapping that `memory` owns. The kernel reaches for it
+            // while a vCPU runs only, and whoever runs one holds this `Vm`.
+            unsafe { fd.set_user_memory_region(region) }
+                .map_err(errno)
+                .context("giving the guest its memory")?;
+        }
         Ok(Vm { kvm, fd: Arc::new(fd), memory })
     }
 
@@ -121,9 +123,9 @@ pub fn guest_ram(memory: &Memory) -> GuestRam {
     let base = std::ptr::NonNull::new(region.as_ptr()).expect("a mapping is not at address zero");
     let keep: Arc<dyn std::any::Any + Send + Sync> = region;
     // SAFETY: `base` is the start of a page-aligned, readable and writable mapping of this size, which
-    // `keep` owns. vm-memory makes no references to its bytes, and the loader, which copies by it,
+    // `keep` owns, and whose pieces lie around this hole. vm-memory makes no references to its bytes, and the loader, which copies by it,
     // is done before a vCPU or a device runs.
-    unsafe { GuestRam::new(base, memory.bytes(), keep) }
+    unsafe { GuestRam::with_hole(base, memory.bytes(), layout::HOLE, keep) }
 }
 
 fn level_triggered(fd: &VmFd) -> Result<(), kvm_ioctls::Error> {

@@ -3,7 +3,8 @@
 //!
 //! Invariants: all pages of a [`Memory`] are present. So a lack of memory is an error message at the start, and
 //! never a SIGBUS or the OOM killer while a guest runs. The memory is excluded from core dumps of this process,
-//! so that a guest's secrets do not get into a file on the host, and a crash does not write gigabytes.
+//! so that a guest's secrets do not get into a file on the host, and a crash does not write gigabytes. No piece of
+//! it crosses the hole that the guest's addresses have below 4 GiB: it is one mapping here and two ranges there.
 //!
 //! Huge pages halve the cost of what a guest does with memory where page tables are shadowed (a first
 //! touch is 2.4-3.9 us with 4 KiB pages and 0.2 us with 2 MiB), so `auto` takes the first of: a memfd
@@ -11,6 +12,7 @@
 //! allows them there, a memfd of small pages.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -34,14 +36,38 @@ pub enum Backing {
 #[derive(Clone, Debug)]
 pub struct Memory {
     region: Arc<MmapRegion>,
+    pieces: Vec<Piece>,
+    /// Views of the mapping, which `region` owns.
     guest: GuestMemoryMmap,
     /// What it was made of, for `--verbose`.
     pub backing: Backing,
 }
 
+/// A range of the guest's addresses that is memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its address in the guest.
+    pub guest: u64,
+    /// Where it begins in the mapping.
+    pub offset: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// The pieces of so much memory around a hole.
+pub fn pieces(bytes: u64, hole: &Range<u64>) -> Vec<Piece> {
+    let low = bytes.min(hole.start);
+    let mut pieces = vec![Piece { guest: 0, offset: 0, bytes: low }];
+    if bytes > low {
+        pieces.push(Piece { guest: hole.end, offset: low, bytes: bytes - low });
+    }
+    pieces
+}
+
 impl Memory {
-    /// Allocates `bytes`, a multiple of 2 MiB, and makes every page present.
-    pub fn new(bytes: u64, backing: Backing) -> anyhow::Result<Memory> {
+    /// Allocates `bytes`, a multiple of 2 MiB, and makes every page present. None of it is in the hole, which begins
+    /// and ends with a huge page.
+    pub fn new(bytes: u64, hole: &Range<u64>, backing: Backing) -> anyhow::Result<Memory> {
         let mib = bytes >> 20;
         let asked = || format!("allocating {mib} MiB of guest memory");
         let size = usize::try_from(bytes).with_context(asked)?;
@@ -67,15 +93,21 @@ impl Memory {
         };
         advise(&region, libc::MADV_DONTDUMP).context("keeping guest memory out of core dumps")?;
         let region = Arc::new(region);
-        let ram = GuestRegionMmap::with_arc(Arc::clone(&region), GuestAddress(0))
-            .context("guest memory wraps")?;
-        let guest = GuestMemoryMmap::from_regions(vec![ram]).context("guest memory overlaps")?;
-        Ok(Memory { region, guest, backing })
+        let pieces = pieces(bytes, hole);
+        let seen = pieces.iter().map(|piece| seen(&region, piece));
+        let guest = GuestMemoryMmap::from_regions(seen.collect::<anyhow::Result<_>>()?)
+            .context("guest memory overlaps")?;
+        Ok(Memory { region, pieces, guest, backing })
     }
 
     /// As loaders see it: by guest-physical address.
     pub fn guest(&self) -> &GuestMemoryMmap {
         &self.guest
+    }
+
+    /// What of the guest's addresses is memory, from the lowest on.
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
     }
 
     /// The mapping.
@@ -87,6 +119,17 @@ impl Memory {
     pub fn bytes(&self) -> u64 {
         self.region.size() as u64
     }
+}
+
+/// A piece as loaders see it.
+fn seen(region: &MmapRegion, piece: &Piece) -> anyhow::Result<GuestRegionMmap> {
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let start = region.as_ptr().wrapping_add(piece.offset as usize);
+    // SAFETY: the piece lies within the mapping, which is readable and writable. It outlives what is made here: that is a
+    // field of the `Memory` that owns the mapping, lent by reference to the loader.
+    let view = unsafe { MmapRegion::build_raw(start, piece.bytes as usize, prot, flags) };
+    GuestRegionMmap::new(view.context("a piece of memory")?, GuestAddress(piece.guest))
+        .context("guest memory wraps")
 }
 
 /// Checks that there is enough memory. An allocation beyond that would make the OOM killer end some process.
@@ -181,15 +224,19 @@ fn populate(region: &MmapRegion) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use vm_memory::Bytes;
 
     use super::*;
+
+    /// Of no memory here.
+    const NO_HOLE: Range<u64> = 3 << 30..4 << 30;
 
     #[test]
     fn memory_every_kind_is_zero_and_whole() {
         const BYTES: u64 = 4 << 20;
         for backing in [Backing::Auto, Backing::Memfd, Backing::Anonymous] {
-            let memory = Memory::new(BYTES, backing).expect("four megabytes");
+            let memory = Memory::new(BYTES, &NO_HOLE, backing).expect("four megabytes");
             let last = GuestAddress(BYTES - 8);
             assert_eq!(memory.guest().read_obj::<u64>(last).expect("inside"), 0, "{backing:?}");
             assert!(memory.guest().read_obj::<u64>(GuestAddress(BYTES - 4)).is_err());
@@ -199,8 +246,44 @@ mod tests {
 
     #[test]
     fn memory_more_than_there_is_fails_in_words() {
-        let error = Memory::new(1 << 50, Backing::Memfd).expect_err("a petabyte");
+        let error = Memory::new(1 << 50, &NO_HOLE, Backing::Memfd).expect_err("a petabyte");
         let text = format!("{error:#}");
         assert!(text.contains("MiB of guest memory") && text.contains("available"), "{text}");
+    }
+
+    #[test]
+    fn memory_around_a_hole_is_one_mapping_and_two_ranges() {
+        const MIB: u64 = 1 << 20;
+        let hole = 4 * MIB..16 * MIB;
+        let memory = Memory::new(6 * MIB, &hole, Backing::Anonymous).expect("six megabytes");
+        let guest = memory.guest();
+        for at in [0, 4 * MIB - 8, 16 * MIB, 18 * MIB - 8] {
+            guest.write_obj(at, GuestAddress(at)).expect("memory");
+        }
+        for at in [4 * MIB - 4, 4 * MIB, 16 * MIB - 8, 18 * MIB] {
+            assert!(guest.write_obj(at, GuestAddress(at)).is_err(), "{at:#x}");
+        }
+        let start = memory.region().as_ptr().cast::<u64>();
+        let second = start.wrapping_byte_add(4 * MIB as usize);
+        // SAFETY: within the six megabytes, aligned, written by nobody else.
+        assert_eq!(unsafe { second.read_volatile() }, 16 * MIB);
+        assert_eq!(memory.bytes(), 6 * MIB);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_are_all_of_memory_and_never_in_the_hole(mib in 1u64..1 << 20, from in 1u64..1 << 12, len in 1u64..1 << 12) {
+            let (bytes, hole) = (mib << 20, from << 20..(from + len) << 20);
+            let pieces = pieces(bytes, &hole);
+            prop_assert_eq!(pieces.iter().map(|piece| piece.bytes).sum::<u64>(), bytes);
+            let (mut offset, mut free) = (0, 0);
+            for piece in &pieces {
+                let end = piece.guest + piece.bytes;
+                prop_assert!(piece.bytes > 0 && piece.guest >= free, "in order, apart");
+                prop_assert_eq!(piece.offset, offset, "one behind the other here");
+                prop_assert!(end <= hole.start || piece.guest >= hole.end);
+                (offset, free) = (offset + piece.bytes, end);
+            }
+        }
     }
 }

@@ -44,6 +44,9 @@ impl Bus {
     pub fn mmio_read(&self, cpu: &Cpu, address: u64, data: &mut [u8]) {
         match self.memory(address, data.len()) {
             Some((nic, offset)) => nic.mmio_read(offset, data),
+            None if layout::ECAM.contains(&address) => {
+                self.pci(|pci| pci.read_memory(address - layout::ECAM.start, data));
+            }
             None => nobody(cpu, data),
         }
     }
@@ -52,6 +55,9 @@ impl Bus {
     pub fn mmio_write(&self, cpu: &Cpu, address: u64, data: &[u8]) {
         match self.memory(address, data.len()) {
             Some((nic, offset)) => nic.mmio_write(offset, data),
+            None if layout::ECAM.contains(&address) => {
+                self.pci(|pci| pci.write_memory(address - layout::ECAM.start, data));
+            }
             None => cpu.counters.bump(Vm::Unclaimed, 1),
         }
     }

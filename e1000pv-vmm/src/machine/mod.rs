@@ -1,5 +1,6 @@
 //! The machine as its guest sees it: the bus and its devices, interrupt lines, and how a run ends.
 
+pub mod acpi;
 pub mod bus;
 pub mod cpu;
 pub mod exit;

@@ -20,6 +20,10 @@ pub use skipping::skip;
 pub fn vmm(root: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_e1000pv-vmm"));
     command.args(args).env("NETMAP_ROOT", root).stdin(Stdio::null());
+    if args.contains(&"--kernel") && !args.contains(&"--mem") {
+        // All of it is made present at the start, and these kernels need none.
+        command.args(["--mem", "64M"]);
+    }
     command
 }
 
@@ -109,6 +113,28 @@ pub fn kernel(code: &[u8]) -> tempfile::NamedTempFile {
     file
 }
 
+/// A bzImage of `code`, which is entered in long mode.
+pub fn bzimage(code: &[u8]) -> tempfile::NamedTempFile {
+    let mut image = vec![0; 1024];
+    let mut put = |at: usize, bytes: &[u8]| image[at..][..bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[1]); // one sector of setup code behind the first
+    put(0x200, &[0xeb, 0x66]); // the header's length
+    put(0x202, b"HdrS");
+    put(0x206, &0x20fu16.to_le_bytes());
+    put(0x211, &[1]); // loaded high
+    put(0x22c, &0x7fff_ffffu32.to_le_bytes());
+    put(0x230, &(2u32 << 20).to_le_bytes());
+    put(0x236, &[1]); // entered in long mode
+    put(0x238, &2047u32.to_le_bytes());
+    put(0x258, &(16u64 << 20).to_le_bytes());
+    put(0x260, &(1u32 << 20).to_le_bytes());
+    image.resize(1024 + 0x200, 0xf4);
+    image.extend_from_slice(code);
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(&image).expect("room for a small file");
+    file
+}
+
 /// Machine code for the 32-bit state that PVH enters in.
 #[derive(Debug, Default)]
 pub struct Asm(Vec<u8>);
@@ -146,6 +172,16 @@ impl Asm {
     /// Prints the command line that start_info names.
     pub fn print_command_line(self) -> Asm {
         self.put(&[0x8b, 0x73, 0x18]).print_esi() // mov esi, [ebx + 24]
+    }
+
+    /// In long mode: prints the command line that the zero page names, and exits well.
+    pub fn print_zero_page_command_line(self) -> Asm {
+        self.put(&[0x8b, 0xb6, 0x28, 2, 0, 0]).print_esi().exit(0) // mov esi, [rsi + 0x228]
+    }
+
+    /// The code.
+    pub fn code(&self) -> &[u8] {
+        &self.0
     }
 
     /// Fails (exit status 1) unless start_info has its magic.

@@ -1,10 +1,171 @@
-//! From an ELF image to a machine that is about to execute its first instruction, by the PVH boot ABI
-//! (Xen, docs/misc/pvh.pandoc; the same that QEMU's `-kernel` follows for ELF images).
+//! From a kernel's file to a machine that is about to execute its first instruction.
+//!
+//! ```text
+//!            file -- kind -+- ELF, by the PVH boot ABI ---- elf, start_info --+
+//!  (what is it not?)       +- bzImage, by Linux's protocol - bzimage, zero_page -+- cpu: the first vCPU's state
+//!  initial RAM disk ------ place: high, in whole pages      map: what is memory
+//! ```
+//!
+//! PVH is Xen's direct boot (docs/misc/pvh.pandoc), the same that QEMU's `-kernel` follows for ELF images; Linux's
+//! protocol is its Documentation/arch/x86/boot.rst, of which the 64-bit entry is used.
+//!
+//! Invariants: a file may be any: each size and address in it is checked against guest memory, and errors say what is
+//! wrong with it. What is refused for its size is refused before anything is loaded, with the size that is needed.
 
+mod bzimage;
 mod cpu;
+mod elf;
 mod kind;
-#[allow(unsafe_code)]
-mod pvh;
+mod map;
+mod place;
+mod start_info;
+mod zero_page;
+
+use std::fs::File;
+use std::io::Cursor;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 pub use cpu::{boot_registers, boot_segments};
-pub use pvh::{Image, Initrd, load};
+
+use self::bzimage::Header;
+use crate::machine::layout;
+
+/// Linux's own limit, without the final zero; it cuts longer lines off and says nothing.
+const LINUX_COMMAND_LINE: usize = 2047;
+/// Linux takes the address of a PVH module's as 32 bits, and all loaders keep RAM disks below this.
+const PVH_DISK_END: u64 = 2 << 30;
+
+/// What to boot.
+#[derive(Clone, Debug)]
+pub enum Image {
+    /// An image in memory, with its name for messages.
+    Bytes(&'static [u8], &'static str),
+    /// A file.
+    File(PathBuf),
+}
+
+/// An initial RAM disk.
+#[derive(Clone, Debug)]
+pub struct Initrd(pub PathBuf);
+
+/// Where and how the first vCPU begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// In 32-bit mode, as PVH has it.
+    Pvh(u64),
+    /// In long mode, as Linux's protocol has it.
+    Linux(u64),
+}
+
+/// A kernel in memory.
+struct Loaded {
+    entry: Entry,
+    /// Where it may use memory up to before it has looked around.
+    end: u64,
+    /// An initial RAM disk lies below this.
+    disk_end: u64,
+    /// The longest command line that it takes.
+    command_line: usize,
+    /// What a bzImage says of itself.
+    header: Option<Header>,
+}
+
+/// Loads the image and all it needs into `memory`, with the ACPI tables.
+///
+/// # Errors
+/// Something cannot be loaded; in words.
+pub fn load(
+    memory: &GuestMemoryMmap,
+    image: &Image,
+    initrd: Option<&Initrd>,
+    command_line: &str,
+    acpi: &[u8],
+) -> anyhow::Result<Entry> {
+    let (loaded, name) = match image {
+        Image::Bytes([], name) => {
+            bail!("this build carries no {name}; give a kernel by --kernel")
+        }
+        Image::Bytes(image, name) => {
+            let loaded = elf::load(memory, &mut Cursor::new(*image));
+            let long = layout::COMMAND_LINE_MAX_BYTES - 1;
+            (loaded.map(|elf| Loaded { command_line: long, ..elf }), name.to_string())
+        }
+        Image::File(path) => (file(memory, path, initrd), path.display().to_string()),
+    };
+    let loaded = loaded.with_context(|| format!("loading {name}"))?;
+    place::fits(memory, loaded.end, 0).with_context(|| format!("loading {name}"))?;
+    let disk = match initrd {
+        None => None,
+        Some(disk) => Some(place::load(memory, &loaded, disk)?),
+    };
+    check_command_line(command_line, loaded.command_line)?;
+    write_common(memory, command_line, acpi, loaded.entry)?;
+    match loaded.header {
+        None => start_info::write(memory, disk)?,
+        Some(header) => zero_page::write(memory, &header, disk)?,
+    }
+    Ok(loaded.entry)
+}
+
+/// Loads a file of whichever kind it is.
+fn file(
+    memory: &GuestMemoryMmap,
+    path: &PathBuf,
+    initrd: Option<&Initrd>,
+) -> anyhow::Result<Loaded> {
+    let mut file = File::open(path)?;
+    if let Some(why) = kind::wrong_kind(&file) {
+        bail!("{why}");
+    }
+    let disk_bytes = initrd.map_or(Ok(0), place::bytes)?;
+    match Header::read(&file)? {
+        Some(header) => {
+            place::fits(memory, header.end(), disk_bytes)?;
+            header.load(memory, &mut file)
+        }
+        None => {
+            // Without an end, the loader reports what is wrong with it.
+            if let Some(end) = elf::end(&file) {
+                place::fits(memory, end, disk_bytes)?;
+            }
+            elf::load(memory, &mut file)
+        }
+    }
+}
+
+fn check_command_line(line: &str, limit: usize) -> anyhow::Result<()> {
+    if line.contains('\0') {
+        bail!("a kernel command line has no zero byte");
+    }
+    if line.len() > limit {
+        bail!(
+            "the kernel command line has {} bytes, and this kernel takes {limit}: shorten --cmdline",
+            line.len()
+        );
+    }
+    Ok(())
+}
+
+/// What every kernel finds, whatever it is told about.
+fn write_common(
+    memory: &GuestMemoryMmap,
+    command_line: &str,
+    acpi: &[u8],
+    entry: Entry,
+) -> anyhow::Result<()> {
+    let mut text = command_line.as_bytes().to_vec();
+    text.push(0);
+    memory.write_slice(&text, GuestAddress(layout::COMMAND_LINE))?;
+    memory.write_slice(acpi, GuestAddress(layout::ACPI_TABLES.start))?;
+    for (at, word) in cpu::tables(entry) {
+        memory.write_obj(word, GuestAddress(at))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,4 +1,5 @@
-//! The PCI bus: configuration mechanism #1 (PCI 2.3, 3.2.2.3.2), where the NICs answer, and what they may do.
+//! The PCI bus: configuration mechanism #1 (PCI 2.3, 3.2.2.3.2) and the same as memory (ECAM), where the NICs answer, and
+//! what they may do.
 //!
 //! Invariants: an [`Endpoint`] has been told what COMMAND allows when the write of it ends; [`Decode`] says at every moment what the configuration space says; it is changed here
 //! only, under the bus's lock, and read without one.
@@ -115,18 +116,37 @@ impl PciBus {
 
     /// Reads CONFIG_DATA + `offset`; what is not there reads as all ones.
     pub fn read_data(&mut self, offset: usize, data: &mut [u8]) {
-        data.fill(0xff);
-        if let Some((function, at)) = self.selected(offset, data.len()) {
-            if let Some((_, device)) = &function.device {
-                function.space.set_interrupting(device.is_interrupting());
-            }
-            function.space.read(at, data);
-        }
+        let register = self.selected(offset);
+        self.read(register, data);
     }
 
     /// Writes CONFIG_DATA + `offset`.
     pub fn write_data(&mut self, offset: usize, data: &[u8]) {
-        let Some((function, at)) = self.selected(offset, data.len()) else { return };
+        let register = self.selected(offset);
+        self.write(register, data);
+    }
+
+    /// Reads at `offset` of the configuration as memory; what is not there reads as all ones.
+    pub fn read_memory(&mut self, offset: u64, data: &mut [u8]) {
+        self.read(mapped(offset), data);
+    }
+
+    /// Writes at `offset` of the configuration as memory.
+    pub fn write_memory(&mut self, offset: u64, data: &[u8]) {
+        self.write(mapped(offset), data);
+    }
+
+    fn read(&mut self, register: Option<Register>, data: &mut [u8]) {
+        data.fill(0xff);
+        let Some((function, at)) = self.find(register, data.len()) else { return };
+        if let Some((_, device)) = &function.device {
+            function.space.set_interrupting(device.is_interrupting());
+        }
+        function.space.read(at, data);
+    }
+
+    fn write(&mut self, register: Option<Register>, data: &[u8]) {
+        let Some((function, at)) = self.find(register, data.len()) else { return };
         let (before, space) = (function.space.may(), &mut function.space);
         let moved = space.write(at, data);
         let Some((decode, device)) = &function.device else { return };
@@ -145,17 +165,34 @@ impl PciBus {
         }
     }
 
-    /// The function and register that CONFIG_ADDRESS names, if there is one.
-    fn selected(&mut self, offset: usize, len: usize) -> Option<(&mut Function, usize)> {
-        let (bus, slot, function) =
-            (self.address >> 16 & 0xff, (self.address >> 11 & 0x1f) as u8, self.address >> 8 & 7);
-        if self.address & ENABLE == 0 || bus != 0 || function != 0 || offset + len > 4 {
-            return None;
-        }
-        let register = (self.address & 0xfc) as usize + offset;
-        let function = self.functions.iter_mut().find(|function| function.slot == slot)?;
-        Some((function, register))
+    /// The register that CONFIG_ADDRESS and an offset in CONFIG_DATA name.
+    fn selected(&self, offset: usize) -> Option<Register> {
+        let (bus, function) = (self.address >> 16 & 0xff, self.address >> 8 & 7);
+        let named = self.address & ENABLE != 0 && bus == 0 && function == 0;
+        let at = (self.address & 0xfc) as usize + offset;
+        named.then_some(Register { slot: (self.address >> 11 & 0x1f) as u8, at })
     }
+
+    /// The function of a register, if there is one, and if an access of so many bytes stays within the doubleword.
+    fn find(&mut self, register: Option<Register>, len: usize) -> Option<(&mut Function, usize)> {
+        let Register { slot, at } = register.filter(|register| register.at % 4 + len <= 4)?;
+        let function = self.functions.iter_mut().find(|function| function.slot == slot)?;
+        Some((function, at))
+    }
+}
+
+/// A configuration register of function 0 of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Register {
+    slot: u8,
+    at: usize,
+}
+
+/// The register at an offset of the configuration as memory: bits 19:15 are the slot, 14:12 the function, 11:0 the
+/// register. The functions are of PCI, which has 256 bytes of them.
+fn mapped(offset: u64) -> Option<Register> {
+    let (slot, function, at) = (offset >> 15 & 0x1f, offset >> 12 & 7, offset as usize & 0xfff);
+    (function == 0 && at < config::BYTES).then_some(Register { slot: slot as u8, at })
 }
 
 #[cfg(test)]
@@ -223,6 +260,34 @@ mod tests {
         assert_eq!(read(&mut bus, 3, 0x3c) & 0xffff, 0x0100 | 11);
         assert_eq!(read(&mut bus, 4, 0x10), 0xe002_0000);
         assert_eq!(read(&mut bus, 4, 0x14), 0xc041);
+    }
+
+    #[test]
+    fn configuration_as_memory_is_the_same_as_by_ports() {
+        let mut bus = PciBus::new();
+        let log = Arc::new(Log::default());
+        let decode = bus.add(3, identity::nic(0, true), Arc::clone(&log) as Arc<dyn Endpoint>);
+        for slot in [0, 3, 4] {
+            for register in (0..256).step_by(4) {
+                let mut data = [0; 4];
+                bus.read_memory(u64::from(slot << 15 | register), &mut data);
+                let by_ports = read(&mut bus, slot, register);
+                assert_eq!(u32::from_le_bytes(data), by_ports, "{slot} {register:x}");
+            }
+        }
+        bus.write_memory(3 << 15 | 0x10, &0xe800_0000u32.to_le_bytes());
+        assert_eq!(decode.memory(), Some(0xe800_0000));
+        let mut data = [0; 4];
+        // Another function, beyond PCI's registers, across a doubleword, and as wide as an access can be.
+        for (offset, len) in [(3 << 15 | 1 << 12, 4), (3 << 15 | 0x100, 4), (3 << 15 | 2, 4)] {
+            bus.read_memory(offset, &mut data[..len]);
+            assert_eq!(data, [0xff; 4], "{offset:x}");
+        }
+        let mut wide = [0; 8];
+        bus.read_memory(3 << 15, &mut wide);
+        assert_eq!(wide, [0xff; 8]);
+        bus.write_memory(3 << 15 | 0x0c, &wide);
+        assert_eq!(read(&mut bus, 3, 0x0c), 0, "nothing was written");
     }
 
     #[test]
