@@ -26,7 +26,8 @@ pub fn load<F: Read + ReadVolatile + Seek>(
     let loaded = Elf::load(memory, None, image, lowest).map_err(in_words)?;
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
         bail!(
-            "it has no PVH entry (an ELF note of Xen's): Linux's vmlinux has one, and so has bzImage an entry"
+            "it has no PVH entry (an ELF note of Xen's), as Linux has by CONFIG_PVH; the bzImage of the \
+             same kernel needs none"
         );
     };
     if entry.0 < layout::KERNEL_MIN || entry.0 >= below_hole(memory) {

@@ -101,6 +101,9 @@ pub fn load(
         None => None,
         Some(disk) => Some(place::load(memory, &loaded, disk)?),
     };
+    if let Some(scarce) = disk.and_then(|disk| place::scarce(memory, loaded.end, disk)) {
+        nm_cli::say!("e1000pv-vmm: {scarce}"); // a kernel that leaves it packed can do with less
+    }
     check_command_line(command_line, loaded.command_line)?;
     write_common(memory, command_line, acpi, loaded.entry)?;
     match loaded.header {

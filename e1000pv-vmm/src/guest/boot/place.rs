@@ -6,7 +6,7 @@
 use std::fs::File;
 
 use anyhow::{Context, bail};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::map::below_hole;
 use super::{Initrd, Loaded};
@@ -78,6 +78,21 @@ pub fn load(
         Ok(Placed { at, bytes })
     };
     load().with_context(|| format!("loading {}", path.display()))
+}
+
+/// What to tell of a disk that fits, and that Linux has not the memory to unpack: it needs room for what is in it besides.
+pub fn scarce(memory: &GuestMemoryMmap, end: u64, disk: Placed) -> Option<String> {
+    let has: u64 = memory.iter().map(GuestMemoryRegion::len).sum();
+    let need = end.saturating_add(disk.bytes.saturating_mul(2));
+    (need > has).then(|| {
+        let least = need.next_multiple_of(layout::RAM_ALIGN_BYTES) / MIB;
+        format!(
+            "the guest has {} MiB of memory, and Linux will not be able to unpack the initial RAM disk, of {}: that \
+             takes --mem {least}M at least",
+            has / MIB,
+            disk.bytes.div_ceil(MIB)
+        )
+    })
 }
 
 fn place(bytes: u64, from: u64, top: u64) -> Option<u64> {

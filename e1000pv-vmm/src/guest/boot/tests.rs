@@ -173,6 +173,19 @@ fn disk_is_at_the_end_and_must_fit() {
 }
 
 #[test]
+fn disk_that_fits_and_cannot_be_unpacked_is_told_with_what_it_takes() {
+    let disk = |bytes| place::Placed { at: 20 << 20, bytes };
+    assert_eq!(place::scarce(&memory(), 16 << 20, disk(8 << 20)), None);
+    let text = place::scarce(&memory(), 16 << 20, disk(9 << 20)).expect("two megabytes short");
+    assert!(text.contains("has 32 MiB") && text.contains("--mem 34M"), "{text}");
+    assert_eq!(
+        place::scarce(&much_memory(), 16 << 20, disk(10 << 20)),
+        None,
+        "above the hole, too"
+    );
+}
+
+#[test]
 fn disk_of_a_hundred_megabytes_is_loaded_whole() {
     const DISK: u64 = 100 << 20;
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 160 << 20)]).expect("memory");
