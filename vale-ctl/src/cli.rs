@@ -49,11 +49,11 @@ Upstream's flags:
   and `--help` print help.
 
 Exit status:
-  0    done, also when top or watch were ended by SIGINT or SIGTERM
+  0    done, also when top or watch were ended by SIGINT, SIGTERM or SIGHUP
   1    failed
   2    the command line makes no sense
   3    a switch or port that was named does not exist, or is not attached
-  130, 143  third SIGINT, SIGTERM, each a second after the one before: ended at once
+  129, 130, 143  third SIGHUP, SIGINT, SIGTERM, each a second after the one before: ended at once
 
 Environment:
   NETMAP_ROOT   directory that holds the switches, in place of /dev/shm/netmap-UID

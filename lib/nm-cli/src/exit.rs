@@ -1,4 +1,4 @@
-//! Exit codes, and errors that are printed once: 0 for success (also after a first SIGINT or SIGTERM, which
+//! Exit codes, and errors that are printed once: 0 for success (also after a first SIGINT, SIGTERM or SIGHUP, which
 //! still prints the report), 1 for a failure while running, 2 for wrong usage, 3 if a condition that the user
 //! asked about does not hold, and 128 + signal after a third request to end ([`crate::signal`]). If the
 //! reader of stdout goes away (`| head`), that is not a failure.
@@ -12,14 +12,14 @@ use clap::Parser;
 /// The EXIT STATUS section of every `--help` and man page.
 pub const HELP: &str = "\
 Exit status:
-  0  success, also when stopped by SIGINT or SIGTERM (the report is printed)
+  0  success, also when stopped by SIGINT, SIGTERM or SIGHUP (the report is printed)
   1  failure while running
   2  wrong usage
   3  the condition that was asked for does not hold
-  130, 143  third SIGINT, SIGTERM: ended at once, without a report
+  129, 130, 143  third SIGHUP, SIGINT, SIGTERM: ended at once, without a report
 
-Signals: SIGINT and SIGTERM stop and report. Another, a second later or more, waits for nobody
-any more, and still flushes and reports; a third, again a second later, ends at once. Closer
+Signals: SIGINT, SIGTERM and SIGHUP stop and report. Another, a second later or more, waits for
+nobody any more, and still flushes and reports; a third, again a second later, ends at once. Closer
 together they count as one. SIGUSR1 prints the totals so far.";
 
 /// How a run that did not fail ended.

@@ -1,6 +1,7 @@
-//! Signals: SIGINT or SIGTERM asks to stop; one that comes a second later or more asks to hurry, which
+//! Signals: SIGINT, SIGTERM or SIGHUP asks to stop; one that comes a second later or more asks to hurry, which
 //! means not to wait for anybody, and still to flush and report; a third, again a second later, ends the
-//! process with 128 + signal. SIGUSR1 asks for the totals so far.
+//! process with 128 + signal. SIGUSR1 asks for the totals so far. A SIGHUP that is ignored when the process starts
+//! (nohup) stays so.
 //!
 //! Signals within that second belong to the previous request: `timeout N tool` signals the process
 //! and then its group, and a Ctrl-C reaches a whole pipeline whose other members pass it on, so the same
@@ -17,9 +18,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::flag;
 use signal_hook::low_level::{self, pipe};
 
@@ -75,6 +77,16 @@ fn request(signal: i32, requests: &Arc<Requests>, hurry: &Arc<AtomicBool>) -> st
     unsafe { low_level::register(signal, action) }.map(|_| ())
 }
 
+/// Whether a signal was ignored when this process started, as nohup(1) does it.
+#[allow(unsafe_code)]
+fn is_ignored(signal: i32) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: no action is set, and there is room for the one that is.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroed, which is a valid one, and then perhaps written by the call.
+    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
 /// The clock that measures the time between two signals. The call cannot fail for this clock; if it did, 0
 /// would merge the two signals into one request.
 fn monotonic_ms() -> u64 {
@@ -109,7 +121,10 @@ impl Signals {
             end.set_nonblocking(true).context("creating the signal pipe")?;
         }
         let install = || -> std::io::Result<()> {
-            for signal in [SIGINT, SIGTERM] {
+            for signal in [SIGINT, SIGTERM, SIGHUP] {
+                if signal == SIGHUP && is_ignored(signal) {
+                    continue;
+                }
                 // The order matters: actions run in the order of their registration, and the thread that the
                 // last one wakes looks at the flags.
                 flag::register(signal, Arc::clone(&stop))?;
@@ -152,6 +167,21 @@ impl Signals {
     /// True once per SIGUSR1 (several pending ones count once).
     pub fn take_report(&self) -> bool {
         self.report.swap(false, Ordering::Relaxed)
+    }
+
+    /// A flag that one more signal sets; it wakes the waiter as the others do.
+    ///
+    /// # Errors
+    /// There is no descriptor left, or the handler cannot be installed.
+    pub fn flag_for(&self, signal: i32) -> anyhow::Result<Arc<AtomicBool>> {
+        let flag = Arc::new(AtomicBool::new(false));
+        let register = || -> std::io::Result<()> {
+            flag::register(signal, Arc::clone(&flag))?;
+            pipe::register(signal, self.ring.try_clone()?)?;
+            Ok(())
+        };
+        register().context("installing a signal handler")?;
+        Ok(flag)
     }
 
     /// A handle for another thread that has something to tell the waiting one.
@@ -237,6 +267,12 @@ mod tests {
         let sleep = Instant::now();
         signals.sleep(Duration::from_millis(20));
         assert!(sleep.elapsed() >= Duration::from_millis(20), "a report cut the sleep short");
+
+        let suspended = signals.flag_for(nix::libc::SIGURG).expect("a handler");
+        raise(Signal::SIGURG).expect("raise");
+        signals.wait(Duration::from_secs(60));
+        assert!(begin.elapsed() < Duration::from_secs(30), "slept through a signal");
+        assert!(suspended.load(Ordering::Relaxed) && !signals.stopped());
 
         let waker = signals.waker().expect("waker");
         std::thread::spawn(move || waker.wake()).join().expect("thread");

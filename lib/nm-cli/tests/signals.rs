@@ -21,6 +21,8 @@ fn main() {
     println!("ok: signals that come together are one request");
     a_later_signal_hurries_and_a_third_ends();
     println!("ok: a later signal hurries, and a third ends");
+    a_hangup_is_a_request_unless_it_was_ignored();
+    println!("ok: a hangup is a request, unless it was ignored");
 }
 
 /// Says "ready", then what the flags are after each wake-up.
@@ -48,11 +50,19 @@ struct Signalled {
 
 impl Signalled {
     fn start() -> Signalled {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .arg(CHILD)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it starts again");
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        Signalled::spawn(command.arg(CHILD))
+    }
+
+    /// Started by a program that ignores SIGHUP, as nohup does.
+    fn start_ignoring_hangups() -> Signalled {
+        let this = std::env::current_exe().expect("this program");
+        let mut shell = Command::new("sh");
+        Signalled::spawn(shell.args(["-c", "trap '' HUP; exec \"$0\" \"$1\""]).arg(this).arg(CHILD))
+    }
+
+    fn spawn(command: &mut Command) -> Signalled {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts again");
         let lines = BufReader::new(child.stdout.take().expect("piped"));
         let mut signalled = Signalled { child, lines };
         assert_eq!(signalled.word(), "ready");
@@ -104,4 +114,14 @@ fn a_later_signal_hurries_and_a_third_ends() {
     it.send(Signal::SIGTERM);
     assert_eq!(it.word(), "", "ended");
     assert_eq!(it.child.wait().expect("our child").code(), Some(128 + Signal::SIGTERM as i32));
+}
+
+fn a_hangup_is_a_request_unless_it_was_ignored() {
+    let mut it = Signalled::start();
+    it.send(Signal::SIGHUP);
+    assert_eq!(it.word(), "stop");
+    let mut it = Signalled::start_ignoring_hangups();
+    it.send(Signal::SIGHUP);
+    it.send(Signal::SIGUSR1);
+    assert_eq!(it.word(), "nothing");
 }
