@@ -34,6 +34,11 @@ Examples:
   e1000pv-vmm --ctl vm1 link down   pulls its plugs
   e1000pv-vmm --stats vm1 --json | jq '.counters.nics[0].kicks'";
 
+const KEYS: &str = "\
+Keys, on the terminal of a machine with --kernel:
+  Ctrl-a x ends the machine, Ctrl-a b is a break (SysRq to Linux), Ctrl-a h helps, Ctrl-a Ctrl-a is a
+  Ctrl-a. All other keys are the guest's, Ctrl-C too. A pipe or file as stdin is the guest's as it is.";
+
 const QEMU: &str = "\
 QEMU's spelling:
   -netdev, -device, -kernel, -initrd, -append, -m, -smp, -name, -serial and -accel are understood with
@@ -54,7 +59,7 @@ const MACHINE: [&str; 5] = ["netdev", "device", "kernel", "cmdline", "guest"];
 /// kicks and interrupts are counted; --stats prints the counters of a running machine.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "e1000pv-vmm", version, args_override_self = true, after_help = EXAMPLES,
-          after_long_help = format!("{EXAMPLES}\n\n{QEMU}\n\n{}", exit::HELP))]
+          after_long_help = format!("{EXAMPLES}\n\n{KEYS}\n\n{QEMU}\n\n{}", exit::HELP))]
 pub struct Cli {
     /// The machine's name, for --stats and for the default MAC addresses [default: vm-PID].
     #[arg(long, value_parser = name)]

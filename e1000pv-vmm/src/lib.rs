@@ -1,7 +1,7 @@
 //! e1000pv-vmm: a small virtual machine monitor for KVM, with a paravirtual e1000 on netmap ports.
 //!
 //! ```text
-//!   cli -> plan -> run    command line, resolved settings, a machine's life;  report: its records
+//!   cli -> plan -> run    command line, resolved settings, a machine's life;  report: its records;  input: what is typed
 //!            |
 //!   guest                 its execution: vCPUs of KVM, or a thread
 //!   net                   NICs: lib/e1000-device on a board and a port, and the thread that serves it
@@ -22,6 +22,7 @@
 pub mod cli;
 pub mod guest;
 pub mod host;
+mod input;
 pub mod machine;
 pub mod net;
 pub mod plan;

@@ -71,9 +71,9 @@ pub enum Accel {
 /// Where a serial port leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Serial {
-    /// stdout; and stdin, if it is a terminal.
-    Terminal,
-    /// stderr: stdout carries records.
+    /// stdin and stdout.
+    Stdio,
+    /// stdin and stderr: stdout carries records.
     Stderr,
     /// Nowhere.
     Null,
@@ -138,7 +138,7 @@ impl Plan {
             work: work(cli)?,
             serial: match &cli.serial {
                 SerialTo::Stdio if machine => Serial::Stderr,
-                SerialTo::Stdio => Serial::Terminal,
+                SerialTo::Stdio => Serial::Stdio,
                 SerialTo::Null => Serial::Null,
                 SerialTo::File(path) => Serial::File(path.clone()),
             },

@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -25,10 +26,12 @@ use crate::guest::kvm::KvmMachine;
 use crate::guest::thread::{Parts, ThreadGuest};
 use crate::guest::vm;
 use crate::host::event::{event, owned};
+use crate::host::keys;
 use crate::host::memory::Memory;
 use crate::host::sandbox::{self, Role};
 use crate::host::terminal::Terminal;
 use crate::host::thread::process_cpu_ns;
+use crate::input::{Asked, Input};
 use crate::machine::exit::End;
 use crate::machine::intx::{Intx, Nowhere};
 use crate::machine::layout;
@@ -86,9 +89,21 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
     if plan.verbose {
         nm_cli::say!("memory: {} MiB, {:?}", memory.bytes() >> 20, memory.backing);
     }
-    let interactive = plan.serial == Serial::Terminal && kvm.is_some();
-    let terminal = interactive.then(Terminal::take).flatten();
-    let console = console(plan, &signals, terminal.is_some())?;
+    let mut input = match plan.serial {
+        // The bench guest listens to nobody. With records somebody watches, and does not type.
+        _ if plan.work.is_some() || kvm.is_none() => Input::none(),
+        Serial::Stdio => Input::stdin(true),
+        Serial::Stderr => Input::stdin(false),
+        Serial::Null | Serial::File(_) => Input::none(),
+    };
+    // Without a terminal, being stopped is nothing to prepare for.
+    let jobs = input.terminal().map(|_| Jobs::watch(&signals)).transpose()?;
+    if input.is_typed() && !plan.output.quiet {
+        nm_cli::say!(
+            "e1000pv-vmm: Ctrl-a x ends the machine, Ctrl-a h helps; all else is the guest's"
+        );
+    }
+    let console = console(plan, &signals, input.terminal().is_some())?;
     let result = console.result();
     let mem_bytes = memory.bytes();
     let start = |accel| Start {
@@ -143,7 +158,9 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         ended: owned(ended),
         reporter,
         live,
-        terminal,
+        input,
+        jobs,
+        quits: false,
         inbox,
         before,
     };
@@ -170,14 +187,14 @@ fn accelerator(plan: &Plan) -> anyhow::Result<Option<Kvm>> {
 fn console(plan: &Plan, signals: &Signals, typed: bool) -> anyhow::Result<Console> {
     let sink = match &plan.serial {
         Serial::Stderr => Sink::Stderr,
-        Serial::Terminal => Sink::Stdout,
+        Serial::Stdio => Sink::Stdout,
         Serial::Null => Sink::Null,
         Serial::File(path) => Sink::create(path)?,
     };
     let (stop, waker) = (signals.stop_flag(), signals.waker()?);
     // A reader that leaves ends the run, as it ends any filter.
     let hangup = Box::new(move || {
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         waker.wake();
     });
     Ok(Console::new(sink, hangup).raw(typed).keep_results(plan.keep_results))
@@ -205,6 +222,29 @@ fn thread_parts(
     Ok((Parts { ram, nics: registers, csb, intx, counters, console }, nics))
 }
 
+/// Job control by others: this process is stopped (Ctrl-Z is the guest's), and goes on.
+struct Jobs {
+    stops: Arc<AtomicBool>,
+    continues: Arc<AtomicBool>,
+}
+
+impl Jobs {
+    fn watch(signals: &Signals) -> anyhow::Result<Jobs> {
+        let flag = |signal| signals.flag_for(signal);
+        Ok(Jobs { stops: flag(libc::SIGTSTP)?, continues: flag(libc::SIGCONT)? })
+    }
+
+    /// Gives the terminal back while this process is stopped.
+    fn follow(&self, terminal: &mut Terminal) {
+        if self.stops.swap(false, Ordering::Relaxed) {
+            terminal.stop();
+        }
+        if self.continues.swap(false, Ordering::Relaxed) {
+            terminal.enter();
+        }
+    }
+}
+
 /// Time that a guest has for its report after it was asked to end.
 const REPORT_TIME: Duration = Duration::from_millis(1500);
 
@@ -219,7 +259,10 @@ struct Running<'a> {
     ended: OwnedFd,
     reporter: Reporter,
     live: Live,
-    terminal: Option<Terminal>,
+    input: Input,
+    jobs: Option<Jobs>,
+    /// Somebody has asked that the machine ends.
+    quits: bool,
     inbox: Inbox,
     /// The last interval's record.
     before: Option<Before>,
@@ -245,7 +288,7 @@ impl Running<'_> {
         let ended = self.guest.join();
         let elapsed = self.begin.elapsed();
         let served = self.service.finish();
-        drop(self.terminal.take());
+        drop(std::mem::replace(&mut self.input, Input::none())); // the terminal is as it was
         let (ended, io_ns) = (ended?, served?);
         // The last devices are dropped here, which closes their ports.
         drop(ended.used);
@@ -298,8 +341,11 @@ impl Running<'_> {
         let mut intervals = self.plan.output.interval.map(|time| Every::new(self.begin, time));
         loop {
             let now = Instant::now();
-            if signals.stopped() {
+            if signals.stopped() || self.quits {
                 return Ok(Wake::Signal);
+            }
+            if let (Some(jobs), Some(terminal)) = (&self.jobs, self.input.terminal()) {
+                jobs.follow(terminal);
             }
             if end.is_some_and(|end| now >= end) {
                 return Ok(Wake::Timeout);
@@ -326,14 +372,15 @@ impl Running<'_> {
             Some(time) => PollTimeout::try_from(time.as_nanos().div_ceil(1_000_000))
                 .unwrap_or(PollTimeout::MAX),
         };
+        let com1 = self.guest.com1();
         let mut fds = vec![
             PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.fd(), PollFlags::POLLIN),
             PollFd::new(self.inbox.fd(), PollFlags::POLLIN),
         ];
-        if let Some(terminal) = &self.terminal {
-            fds.push(PollFd::new(terminal.fd(), PollFlags::POLLIN));
-        }
+        let more = com1.and_then(|com1| self.input.fd(com1));
+        fds.extend(com1.map(|com1| PollFd::new(com1.room_fd(), PollFlags::POLLIN)));
+        fds.extend(more.map(|more| PollFd::new(more, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(e).context("waiting for the guest"),
@@ -349,19 +396,20 @@ impl Running<'_> {
                 false => Answer::NoNic,
             });
         }
-        if ready.get(3) == Some(&true) {
-            self.typed();
+        if let Some(com1) = self.guest.com1() {
+            if ready[3] {
+                let _ = nix::unistd::read(com1.room_fd(), &mut [0; 8]); // it is only emptied
+                self.input.give(com1);
+            }
+            if ready.get(4) == Some(&true) {
+                match self.input.read(com1) {
+                    Asked::Nothing => {}
+                    Asked::Help => nm_cli::say!("{}", keys::HELP),
+                    Asked::Quit => self.quits = true,
+                }
+            }
         }
         Ok(ready[0])
-    }
-
-    fn typed(&mut self) {
-        let mut buffer = [0; 64];
-        let Some(terminal) = &self.terminal else { return };
-        match terminal.read(&mut buffer) {
-            [] => self.terminal = None, // the end of input: not polled any more
-            bytes => self.guest.input(bytes),
-        }
     }
 
     fn totals(&mut self, kind: Kind) -> anyhow::Result<()> {

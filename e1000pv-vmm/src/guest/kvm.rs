@@ -21,13 +21,14 @@ use crate::host::sandbox::{self, Filter, Role};
 use crate::host::thread::{begin_thread, thread_cpu_ns};
 use crate::machine::acpi;
 use crate::machine::bus::{Bus, Slot};
+use crate::machine::com1::{Com1, Edge};
 use crate::machine::cpu::Cpu;
 use crate::machine::exit::End;
 use crate::machine::idle::Idle;
 use crate::machine::intx::{Inject, Intx, IrqFd, IrqLine};
 use crate::machine::layout;
 use crate::machine::pci::{PciBus, identity};
-use crate::machine::serial::{Com1, Console, Edge};
+use crate::machine::serial::Console;
 use crate::net::nics::{self, Nic, NicPlan};
 use crate::stats::counters::VmCounters;
 
@@ -97,7 +98,8 @@ impl KvmMachine {
             .register_irqfd(&edge, layout::COM1_IRQ)
             .map_err(|e| std::io::Error::from_raw_os_error(e.errno()))
             .context("connecting the serial port's interrupt")?;
-        let com1 = Arc::new(Com1::new(Edge::new(edge), console));
+        let com1 = Com1::new(Edge::new(edge), event()?, console).context("making an eventfd")?;
+        let com1 = Arc::new(com1);
         let bus = Arc::new(Bus::new(pci, slots, Arc::clone(&com1), idle.clone()));
         let make = |index| -> anyhow::Result<(VcpuFd, Cpu)> {
             let vcpu = vcpu::create(&vm.kvm, &vm.fd, index, vcpus, entry)?;
@@ -185,8 +187,8 @@ impl Guest for KvmGuest {
         "kvm"
     }
 
-    fn input(&self, bytes: &[u8]) {
-        self.com1.input(bytes);
+    fn com1(&self) -> Option<&Com1> {
+        Some(&self.com1)
     }
 
     fn ask(&self) -> bool {
@@ -194,6 +196,7 @@ impl Guest for KvmGuest {
     }
 
     fn stop(&self) {
+        self.com1.stop();
         self.intx.stop();
         self.vcpus.iter().for_each(|vcpu| vcpu.kick.stop());
     }

@@ -15,6 +15,7 @@ use std::any::Any;
 use std::fmt;
 
 use self::boot::{Image, Initrd};
+use crate::machine::com1::Com1;
 use crate::machine::exit::End;
 
 /// What a guest's threads leave.
@@ -61,8 +62,8 @@ pub struct Threads {
 pub trait Guest: fmt::Debug {
     /// "kvm" or "thread".
     fn accel(&self) -> &'static str;
-    /// Somebody typed.
-    fn input(&self, bytes: &[u8]);
+    /// Its serial port, if it has one.
+    fn com1(&self) -> Option<&Com1>;
     /// Asks it to end its work and report, if it can hear that; false if not.
     fn ask(&self) -> bool;
     /// Ends it.

@@ -27,6 +27,7 @@ use crate::guest::{Ended, Guest, Threads};
 use crate::host::clock::monotonic_ns;
 use crate::host::sandbox::{self, Role};
 use crate::host::thread::{begin_thread, thread_cpu_ns};
+use crate::machine::com1::Com1;
 use crate::machine::exit::{CHECK_FAILED, End};
 use crate::machine::intx::{Intx, Woken};
 use crate::machine::layout;
@@ -232,8 +233,8 @@ impl Guest for ThreadGuest {
         "thread"
     }
 
-    fn input(&self, _bytes: &[u8]) {
-        // There is no serial port.
+    fn com1(&self) -> Option<&Com1> {
+        None
     }
 
     fn ask(&self) -> bool {

@@ -3,6 +3,7 @@
 pub mod clock;
 #[allow(unsafe_code)]
 pub mod event;
+pub mod keys;
 #[allow(unsafe_code)]
 pub mod memory;
 #[cfg_attr(test, allow(unsafe_code))]

@@ -6,7 +6,7 @@
 //! | vCPU | run the guest, set interrupt lines, move doorbells; write the console |
 //! | I/O | what a netmap port does: files below the switch's root and their mappings, locks, bells |
 //! | main | the same, and its terminal |
-//! | all | memory that is not executable, locks, clocks, eventfds, their own end |
+//! | all | memory that is not executable, locks, clocks, eventfds, their own end; stdin's terminal as it was |
 //!
 //! No thread may start a program or a thread, open a socket, load code, trace or signal another process (it may
 //! abort its own, as a panic does), or change its credentials. The console's descriptors and the port's are open by then. What is not allowed
@@ -112,8 +112,8 @@ const PORT: &[i64] = &[
     libc::SYS_unlinkat,
 ];
 
-/// Of the main thread besides: ending the vCPU's wait, signals read from a socket pair.
-const MAIN: &[i64] = &[libc::SYS_tgkill];
+/// Of the main thread besides: ending the vCPU's wait, signals read from a socket pair; whose the terminal is.
+const MAIN: &[i64] = &[libc::SYS_tgkill, libc::SYS_getpgrp, libc::SYS_getpgid];
 
 /// KVM's requests while a machine runs (linux/kvm.h): KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS.
 const RUN_REQUESTS: &[u32] = &[0xae80, 0x8090_ae81, 0x8138_ae83];
@@ -121,9 +121,11 @@ const RUN_REQUESTS: &[u32] = &[0xae80, 0x8090_ae81, 0x8138_ae83];
 const DEVICE_REQUESTS: &[u32] = &[0x4008_ae61, 0x4040_ae79];
 /// TUNGETDEVNETNS and TUNGETIFF: a tap that is moved to another namespace is followed.
 const PORT_REQUESTS: &[u32] = &[0x54e3, 0x8004_54d2];
-/// TCGETS and TCSETS: the terminal's mode is put back at the end; glibc's newer names, too.
-const TERMINAL_REQUESTS: &[u32] =
-    &[libc::TCGETS as u32, libc::TCSETS as u32, libc::TCSETSW as u32, 0x802c_542a, 0x402c_542b];
+/// TIOCGPGRP: whether the terminal is in the hands of this job.
+const TERMINAL_REQUESTS: &[u32] = &[libc::TIOCGPGRP as u32];
+/// TCGETS and TCSETS, and glibc's newer names: of stdin alone, the mode is put back at the end, and by any thread that
+/// crashes.
+const MODE_REQUESTS: &[u32] = &[libc::TCGETS as u32, libc::TCSETS as u32, 0x802c_542a, 0x402c_542b];
 
 /// A compiled filter.
 #[derive(Clone, Debug)]
@@ -166,6 +168,12 @@ pub fn filter(role: Role) -> anyhow::Result<Filter> {
         let mut ioctls = Vec::new();
         for request in requests.iter().copied().flatten() {
             ioctls.push(masked(1, u64::from(u32::MAX), u64::from(*request))?);
+        }
+        for request in MODE_REQUESTS {
+            let all = u64::from(u32::MAX);
+            let stdin = condition(0, all, libc::STDIN_FILENO as u64)?;
+            let request = condition(1, all, u64::from(*request))?;
+            ioctls.push(SeccompRule::new(vec![stdin, request])?);
         }
         rules.insert(libc::SYS_ioctl, ioctls);
         // What a debug build of std asks before it closes a descriptor.

@@ -9,10 +9,21 @@ use nm_cli::cpulist;
 
 use crate::host::sandbox::Filter;
 
+/// What the main thread handles.
+const SIGNALS: [Signal; 7] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
+];
+
 /// First thing in a thread: signals are for the main thread, the CPU is the one asked for, and the
 /// filter is entered.
 pub fn begin_thread(cpu: Option<usize>, filter: Option<&Filter>) -> anyhow::Result<()> {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect();
+    let signals: SigSet = SIGNALS.into_iter().collect();
     signals.thread_block().context("leaving signals to the main thread")?;
     cpu.map_or(Ok(()), cpulist::pin_thread)?;
     filter.map_or(Ok(()), Filter::enter)

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use e1000pv::idle::{MAGIC, PORT as IDLE_PORT};
 
+use crate::machine::com1::Com1;
 use crate::machine::cpu::Cpu;
 use crate::machine::exit::End;
 use crate::machine::idle::Idle;
 use crate::machine::layout;
 use crate::machine::pci::{Decode, PciBus};
 use crate::machine::registers::Registers;
-use crate::machine::serial::Com1;
 use crate::stats::counters::Vm;
 
 /// A NIC on the bus.

@@ -6,10 +6,11 @@ use proptest::prelude::*;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
+use crate::machine::com1::Edge;
 use crate::machine::intx::{Intx, Nowhere};
 use crate::machine::pci::config::May;
 use crate::machine::pci::{Endpoint, identity};
-use crate::machine::serial::{Console, Edge, Sink};
+use crate::machine::serial::{Console, Sink};
 use crate::stats::counters::VmCounters;
 
 #[derive(Debug)]
@@ -68,7 +69,9 @@ fn machine() -> (Bus, Cpu, Arc<E1000<GuestRam, MockPort>>) {
         pci.add(layout::slot(0), identity::nic(0, true), Arc::new(Function(Arc::clone(&nic))));
     let idle = Arc::new(Idle::new(ram, intx, 1, vec![Arc::clone(&registers)]));
     let edge = Edge::new(EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd"));
-    let com1 = Arc::new(Com1::new(edge, Console::new(Sink::Null, Box::new(|| {}))));
+    let room = EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd");
+    let console = Console::new(Sink::Null, Box::new(|| {}));
+    let com1 = Arc::new(Com1::new(edge, room, console).expect("a descriptor"));
     let slots = vec![Slot { decode, registers }];
     let counters = VmCounters::new("bus", 1, 1).expect("a page").vcpu(0);
     (Bus::new(pci, slots, com1, Some(idle)), Cpu { index: 0, counters }, nic)

@@ -2,6 +2,7 @@
 
 pub mod acpi;
 pub mod bus;
+pub mod com1;
 pub mod cpu;
 pub mod exit;
 pub mod idle;

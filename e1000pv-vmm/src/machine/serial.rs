@@ -1,24 +1,29 @@
-//! COM1: a 16550 whose line leads to stdout, a file or nowhere.
+//! What the guest prints by its serial port, on its way to stdout, a file or nowhere.
 //!
-//! Invariants: what the guest prints arrives line by line, so lines of several machines on one
-//! terminal don't mix (byte by byte where the other side is a person who types). A guest can neither
-//! fill the monitor's memory (a line is cut at 64 KiB) nor stop the monitor by its output. The last line that is a JSON
-//! object is the guest's result: it is kept, for the record at the end.
+//! Invariants: it arrives line by line, so lines of several machines on one terminal don't mix (byte by byte where
+//! the other side is a person who types). A guest can neither fill the monitor's memory (a line is cut at 64 KiB) nor
+//! stop the monitor by its output: a reader that takes its time holds up the guest, and a machine that is to end
+//! waits for no reader. The last line that is a JSON object is the guest's result: it is kept, for the record at the end.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
-use vm_superio::serial::NoEvents;
-use vm_superio::{Serial, Trigger};
-use vmm_sys_util::eventfd::EventFd;
 
 /// Longest line kept together.
 const LINE_MAX_BYTES: usize = 64 << 10;
+/// A pipe that can take anything can take this much without waiting.
+const PIECE_BYTES: usize = 4096;
+/// How long a machine that is to end waits for a reader.
+const PATIENCE_MS: u16 = 250;
 
 /// Where lines go.
 #[derive(Debug)]
@@ -40,18 +45,35 @@ impl Sink {
         Ok(Sink::File(file.with_context(|| format!("creating {}", path.display()))?))
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8], stop: &AtomicBool) -> io::Result<()> {
         match self {
-            Sink::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(bytes)?;
-                out.flush()
-            }
-            Sink::Stderr => io::stderr().write_all(bytes),
-            Sink::File(file) => file.write_all(bytes),
+            Sink::Stdout => write_all(io::stdout().as_fd(), bytes, stop),
+            Sink::Stderr => write_all(io::stderr().as_fd(), bytes, stop),
+            Sink::File(file) => write_all(file.as_fd(), bytes, stop),
             Sink::Null => Ok(()),
         }
     }
+}
+
+/// Writes everything, however long the reader takes, until `stop` says that the machine is to end.
+fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], stop: &AtomicBool) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let room = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::from(PATIENCE_MS));
+        // Relaxed: nothing else is read by it.
+        if room == Ok(0) && stop.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if !matches!(room, Ok(1..)) {
+            continue;
+        }
+        match nix::unistd::write(fd, &bytes[..bytes.len().min(PIECE_BYTES)]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(why) => return Err(why.into()),
+        }
+    }
+    Ok(())
 }
 
 /// The guest's result: the last line of its output that is a JSON object.
@@ -82,6 +104,7 @@ pub struct Console {
     keep_results: bool,
     result: GuestResult,
     hangup: Option<Hangup>,
+    stop: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Console {
@@ -94,7 +117,13 @@ impl Console {
     /// A console that prints to `sink`.
     pub fn new(sink: Sink, hangup: Hangup) -> Console {
         let (line, result) = (Vec::new(), GuestResult::default());
-        Console { sink, line, raw: false, keep_results: false, result, hangup: Some(hangup) }
+        let (hangup, stop) = (Some(hangup), Arc::default());
+        Console { sink, line, raw: false, keep_results: false, result, hangup, stop }
+    }
+
+    /// Set to wait for readers no more.
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
     }
 
     /// Prints bytes as they come: somebody types on the other side.
@@ -149,10 +178,12 @@ impl Console {
     }
 
     fn put(&mut self, bytes: &[u8]) {
-        let Err(error) = self.sink.write(bytes) else { return };
+        let Err(error) = self.sink.write(bytes, &self.stop) else { return };
         // Reported once: the guest goes on printing, and a message per byte would be useless.
         self.sink = Sink::Null;
-        if error.kind() != io::ErrorKind::BrokenPipe {
+        if error.kind() == io::ErrorKind::TimedOut {
+            nm_cli::say!("e1000pv-vmm: nobody reads the guest's output: the rest of it is lost");
+        } else if error.kind() != io::ErrorKind::BrokenPipe {
             nm_cli::say!("e1000pv-vmm: the guest's output is lost from here on: {error}");
         } else if let Some(hangup) = self.hangup.take() {
             hangup();
@@ -178,75 +209,10 @@ impl Write for Console {
     }
 }
 
-/// Interrupt of the 16550, edge-triggered as on the ISA bus.
-#[derive(Debug)]
-pub struct Edge(EventFd);
-
-impl Edge {
-    /// An edge for each write to this irqfd.
-    pub fn new(irqfd: EventFd) -> Edge {
-        Edge(irqfd)
-    }
-}
-
-impl Trigger for Edge {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
-    }
-}
-
-/// The port.
-pub struct Com1(Mutex<Serial<Edge, NoEvents, Console>>);
-
-impl fmt::Debug for Com1 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Com1").field(self.lock().writer()).finish()
-    }
-}
-
-impl Com1 {
-    /// A 16550 with `console` at its other end.
-    pub fn new(edge: Edge, console: Console) -> Com1 {
-        Com1(Mutex::new(Serial::new(edge, console)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Serial<Edge, NoEvents, Console>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The guest reads a register.
-    pub fn read(&self, offset: u8) -> u8 {
-        self.lock().read(offset)
-    }
-
-    /// The guest writes a register.
-    pub fn write(&self, offset: u8, value: u8) {
-        // It fails if the interrupt cannot be raised, which takes 2^64 pending ones; the console
-        // reports its own errors.
-        let _ = self.lock().write(offset, value);
-    }
-
-    /// Somebody typed. What does not fit the FIFO is lost, as on a real line; returns what fitted.
-    pub fn input(&self, bytes: &[u8]) -> usize {
-        let mut uart = self.lock();
-        let room = uart.fifo_capacity().min(bytes.len());
-        uart.enqueue_raw_bytes(&bytes[..room]).unwrap_or(0)
-    }
-
-    /// Prints what is left of an unfinished line.
-    pub fn finish(&self) {
-        self.lock().writer_mut().finish();
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
     use super::*;
+    use std::io::Read;
 
     fn to_file(configure: impl Fn(Console) -> Console, text: &[u8]) -> (String, Option<Value>) {
         let mut file = tempfile::tempfile().expect("a file");
@@ -294,16 +260,15 @@ mod tests {
     }
 
     #[test]
-    fn uart_takes_input_until_its_fifo_is_full() {
-        let edge = EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd");
-        let copy = edge.try_clone().expect("a copy");
-        let com1 = Com1::new(Edge::new(edge), Console::new(Sink::Null, Box::new(|| {})));
-        com1.write(1, 1); // IER: received data
-        assert_eq!(com1.input(b"abc"), 3);
-        assert_eq!(copy.read().expect("an interrupt"), 1);
-        assert_eq!([com1.read(0), com1.read(0), com1.read(0)], *b"abc");
-        let took = com1.input(&[b'x'; 1000]);
-        assert!(0 < took && took < 1000);
-        assert_eq!(com1.input(b"y"), 0);
+    fn machine_that_is_to_end_waits_for_no_reader() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let sink = Sink::File(File::from(std::os::fd::OwnedFd::from(writer)));
+        let mut console = Console::new(sink, Box::new(|| {}));
+        let stop = console.stop_flag();
+        let text = vec![b'x'; 1 << 20]; // more than a pipe holds
+        let printing = std::thread::spawn(move || console.print(&text));
+        reader.read_exact(&mut [0; 1000]).expect("it prints");
+        stop.store(true, Ordering::Relaxed);
+        printing.join().expect("it has given up");
     }
 }

@@ -223,6 +223,25 @@ impl Asm {
             .exit(1)
     }
 
+    /// Sends back what comes by COM1, up to a `q`.
+    pub fn echo(self) -> Asm {
+        // mov edx, 0x3fd; 1: in al, dx; test al, 1; jz 1; mov edx, 0x3f8; in al, dx; out dx, al;
+        // cmp al, 'q'; jne to the beginning
+        self.put32(&[0xba], 0x3fd)
+            .put(&[0xec, 0xa8, 0x01, 0x74, 0xfb])
+            .put32(&[0xba], 0x3f8)
+            .put(&[0xec, 0xee, 0x3c, b'q', 0x75, 0xeb])
+    }
+
+    /// Waits for a break on COM1, and drops what else comes.
+    pub fn wait_break(self) -> Asm {
+        // 1: mov edx, 0x3fd; in al, dx; mov ah, al; test al, 1; jz 1; mov edx, 0x3f8; in al, dx; test ah, 0x10; jz 1
+        self.put32(&[0xba], 0x3fd)
+            .put(&[0xec, 0x88, 0xc4, 0xa8, 0x01, 0x74, 0xf4])
+            .put32(&[0xba], 0x3f8)
+            .put(&[0xec, 0xf6, 0xc4, 0x10, 0x74, 0xe9])
+    }
+
     /// Writes a status to the exit port, and spins. 9 bytes.
     pub fn exit(self, status: u32) -> Asm {
         // mov eax, status; out 0xf4, eax; jmp itself

@@ -1,0 +1,360 @@
+//! The guest's serial port from the user's side: pipes, files, and a terminal, with real processes at both ends.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+mod support;
+use support::{Asm, kvm, root, vmm};
+
+/// Far beyond anything that works.
+const TIMEOUT: &str = "30s";
+const TIMEOUT_S: Duration = Duration::from_secs(30);
+
+macro_rules! need_kvm {
+    ($name:literal) => {
+        if !kvm($name) {
+            return;
+        }
+    };
+}
+
+/// A guest that sends back what comes, up to a `q`.
+fn echo() -> tempfile::NamedTempFile {
+    Asm::new().print("ready\n").echo().exit(0).kernel()
+}
+
+fn machine(root: &Path, kernel: &tempfile::NamedTempFile, more: &[&str]) -> Command {
+    let path = kernel.path().to_str().expect("text");
+    let args = ["--kernel", path, "--netdev", "null:", "--timeout", TIMEOUT, "-q"];
+    vmm(root, &[&args, more].concat())
+}
+
+/// Text of so many bytes and a line's end, none of which is the last of the guest's letters.
+fn text(bytes: u32) -> Vec<u8> {
+    (0..bytes).map(|i| b'A' + (i % 26) as u8).chain(*b"\nq").collect()
+}
+
+#[test]
+fn what_comes_by_a_pipe_arrives_whole_and_its_end_ends_nothing() {
+    need_kvm!("what_comes_by_a_pipe_arrives_whole_and_its_end_ends_nothing");
+    let (root, kernel) = (root(), Asm::new().echo().print("end\n").exit(0).kernel());
+    let mut command = machine(root.path(), &kernel, &[]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    let text = text(3000);
+    child.stdin.take().expect("piped").write_all(&text).expect("it reads");
+    let mut seen = Vec::new();
+    child.stdout.take().expect("piped").read_to_end(&mut seen).expect("bytes");
+    assert_eq!(child.wait().expect("our child").code(), Some(0));
+    let expected = [&text[..], b"end\n"].concat();
+    assert!(seen == expected, "{} of {} bytes", seen.len(), expected.len());
+}
+
+#[test]
+fn file_is_read_no_further_than_the_guest_takes_it() {
+    need_kvm!("file_is_read_no_further_than_the_guest_takes_it");
+    for records in [&[][..], &["--json"]] {
+        let (root, kernel) = (root(), echo());
+        let mut file = tempfile::tempfile().expect("a file");
+        let own = text(100);
+        file.write_all(&own).and_then(|()| file.write_all(&[b'r'; 10_000])).expect("room");
+        file.rewind().expect("a file");
+        let mut command = machine(root.path(), &kernel, records);
+        let got = command.stdin(file.try_clone().expect("a descriptor")).output().expect("starts");
+        assert_eq!(got.status.code(), Some(0), "{records:?}");
+        let printed = if records.is_empty() { got.stdout } else { got.stderr };
+        assert!(printed == [b"ready\n", &own[..]].concat(), "{records:?}");
+        let read = file.stream_position().expect("a file");
+        // What lies in the port when the guest has read its last byte.
+        assert!((own.len() as u64..=own.len() as u64 + 64).contains(&read), "{records:?}: {read}");
+    }
+}
+
+#[test]
+fn machine_whose_output_nobody_reads_ends_by_a_signal() {
+    need_kvm!("machine_whose_output_nobody_reads_ends_by_a_signal");
+    // The jump back is over the 5 + 4 + 5 + 5 + 8 bytes of `print("abc")`.
+    let (root, kernel) = (root(), Asm::new().print("ab\n").jump_back(27).kernel());
+    let mut command = machine(root.path(), &kernel, &[]);
+    let mut child = command.stdout(Stdio::piped()).stdin(Stdio::piped()).spawn().expect("starts");
+    let stdout = child.stdout.take().expect("piped");
+    // Until the pipe is full, and the guest held up: what is in there does not grow any more.
+    let held = || {
+        let mut bytes = 0;
+        // SAFETY: an open descriptor, and room for the answer.
+        assert_eq!(unsafe { libc::ioctl(stdout.as_raw_fd(), libc::FIONREAD, &raw mut bytes) }, 0);
+        bytes
+    };
+    let end = Instant::now() + TIMEOUT_S;
+    while held() < 60_000 {
+        assert!(Instant::now() < end, "it does not print");
+        std::thread::yield_now();
+    }
+    child.stdin.as_mut().expect("piped").write_all(b"typed").expect("a pipe has room");
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).expect("our child");
+    assert_eq!(child.wait().expect("our child").code(), Some(0));
+}
+
+/// A terminal, and a machine on it. Killed when dropped.
+struct Session {
+    keys: File,
+    theirs: OwnedFd,
+    screen: BufReader<File>,
+    child: Child,
+    before: Mode,
+}
+
+type Mode = (u32, u32, u32, u32, [u8; 32]);
+
+/// Both ends of a terminal.
+fn terminal() -> (File, OwnedFd) {
+    let (mut ours, mut theirs) = (0, 0);
+    let none = std::ptr::null_mut();
+    // SAFETY: two places for descriptors, and nothing else asked for.
+    let made = unsafe { libc::openpty(&mut ours, &mut theirs, none, none.cast(), none.cast()) };
+    assert_eq!(made, 0);
+    for fd in [ours, theirs] {
+        // SAFETY: an open descriptor. What runs in other tests does not inherit it.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    // SAFETY: just opened, and nobody else's.
+    let ours = unsafe { File::from_raw_fd(ours) };
+    // SAFETY: as above.
+    (ours, unsafe { OwnedFd::from_raw_fd(theirs) })
+}
+
+fn mode(of: &OwnedFd) -> Mode {
+    // SAFETY: plain numbers.
+    let mut mode: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: an open descriptor, and room for what is written.
+    assert_eq!(unsafe { libc::tcgetattr(of.as_raw_fd(), &mut mode) }, 0);
+    (mode.c_iflag, mode.c_oflag, mode.c_cflag, mode.c_lflag, mode.c_cc)
+}
+
+impl Session {
+    /// Runs a command, all of whose descriptors are the terminal unless they are set already.
+    fn of(mut command: Command, stdout: Option<Stdio>) -> Session {
+        let (ours, theirs) = terminal();
+        let before = mode(&theirs);
+        let copy = || Stdio::from(theirs.try_clone().expect("a descriptor"));
+        command.stdin(copy()).stdout(stdout.unwrap_or_else(copy)).stderr(copy());
+        // A group of its own, which its parent could continue: the kernel stops no other.
+        let child = command.process_group(0).spawn().expect("starts");
+        let keys = ours.try_clone().expect("a descriptor");
+        Session { keys, theirs, screen: BufReader::new(ours), child, before }
+    }
+
+    fn start(root: &Path, kernel: &tempfile::NamedTempFile, more: &[&str]) -> Session {
+        Session::of(machine(root, kernel, more), None)
+    }
+
+    /// Reads until this has been printed.
+    fn until(&mut self, what: &[u8]) -> Vec<u8> {
+        let mut seen = Vec::new();
+        while !seen.ends_with(what) {
+            let mut byte = [0];
+            self.screen.read_exact(&mut byte).unwrap_or_else(|why| {
+                panic!("{why} after {:?}", String::from_utf8_lossy(&seen));
+            });
+            seen.push(byte[0]);
+        }
+        seen
+    }
+
+    fn types(&mut self, keys: &[u8]) {
+        self.keys.write_all(keys).expect("typed");
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("our child");
+    }
+
+    fn is_as_before(&self) -> bool {
+        mode(&self.theirs) == self.before
+    }
+
+    fn ends(&mut self) -> ExitStatus {
+        self.child.wait().expect("our child")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn keys_are_the_guests_and_one_ends_the_machine() {
+    need_kvm!("keys_are_the_guests_and_one_ends_the_machine");
+    let (root, kernel) = (root(), echo());
+    let mut session = Session::start(root.path(), &kernel, &["-serial", "mon:stdio"]);
+    session.until(b"ready\r\n");
+    assert!(!session.is_as_before());
+    session.types(b"a\x03\x1a\x1c\x11\x13\r\x01\x01b");
+    session.until(b"a\x03\x1a\x1c\x11\x13\r\x01b");
+    session.types(b"\x01h");
+    session.until(b"Ctrl-a x");
+    session.types(b"\x01x");
+    assert_eq!(session.ends().code(), Some(0), "as by a signal");
+    assert!(session.is_as_before());
+}
+
+#[test]
+fn paste_of_any_length_arrives_whole() {
+    need_kvm!("paste_of_any_length_arrives_whole");
+    let (root, kernel) = (root(), echo());
+    let mut session = Session::start(root.path(), &kernel, &[]);
+    session.until(b"ready\r\n");
+    let text: Vec<u8> = text(5000).into_iter().filter(|byte| *byte != b'\n').collect();
+    let mut keys = session.keys.try_clone().expect("a descriptor");
+    let pasted = text.clone();
+    let paste = std::thread::spawn(move || keys.write_all(&pasted));
+    let seen = session.until(b"q");
+    assert!(seen == text, "{} of {} bytes", seen.len(), text.len());
+    paste.join().expect("no panic").expect("a terminal that is read");
+    assert_eq!(session.ends().code(), Some(0));
+}
+
+#[test]
+fn break_arrives_as_one() {
+    need_kvm!("break_arrives_as_one");
+    let (root, kernel) = (root(), Asm::new().print("ready\n").wait_break().exit(0).kernel());
+    let mut session = Session::start(root.path(), &kernel, &[]);
+    session.until(b"ready\r\n");
+    session.types(b"a\x01bc");
+    assert_eq!(session.ends().code(), Some(0));
+}
+
+#[test]
+fn terminal_is_listened_to_also_when_output_goes_into_a_pipe() {
+    need_kvm!("terminal_is_listened_to_also_when_output_goes_into_a_pipe");
+    let (root, kernel) = (root(), echo());
+    let mut session = Session::of(machine(root.path(), &kernel, &[]), Some(Stdio::piped()));
+    let mut out = BufReader::new(session.child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("text");
+    assert_eq!(line, "ready\n");
+    session.types(b"hi\nq");
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("text");
+    assert_eq!((rest.as_str(), session.ends().code()), ("hi\nq", Some(0)));
+}
+
+/// Lets one thread of a process do what `abort` does.
+fn crash_thread(pid: u32, name: &str) {
+    let named = |task: &std::path::PathBuf| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    };
+    let mut tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("our child");
+    let task = tasks.find_map(|task| task.ok().map(|task| task.path()).filter(named));
+    let task = task.expect("it has such a thread");
+    let tid: libc::c_long =
+        task.file_name().and_then(|tid| tid.to_str()?.parse().ok()).expect("a number");
+    let (pid, signal) = (libc::c_long::from(pid), libc::c_long::from(libc::SIGABRT));
+    // SAFETY: three numbers.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) }, 0);
+}
+
+#[test]
+fn terminal_is_as_it_was_after_every_ending() {
+    need_kvm!("terminal_is_as_it_was_after_every_ending");
+    for signal in
+        [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGABRT, Signal::SIGQUIT, Signal::SIGSEGV]
+    {
+        let (root, kernel) = (root(), echo());
+        let mut session = Session::start(root.path(), &kernel, &[]);
+        session.until(b"ready\r\n");
+        assert!(!session.is_as_before(), "{signal}");
+        session.signal(signal);
+        let ended = session.ends();
+        let asked = [Signal::SIGTERM, Signal::SIGHUP].contains(&signal);
+        assert_eq!(ended.code(), asked.then_some(0), "{signal}: {ended}");
+        assert!(session.is_as_before(), "{signal}");
+    }
+    let (root, kernel) = (root(), echo());
+    let mut session = Session::start(root.path(), &kernel, &[]);
+    session.until(b"ready\r\n");
+    crash_thread(session.child.id(), "vcpu0");
+    assert_eq!(session.ends().signal(), Some(libc::SIGABRT));
+    assert!(session.is_as_before(), "a crash within the sandbox");
+    let mut session = Session::start(root.path(), &kernel, &["--timeout", "1ms"]);
+    assert_eq!(session.ends().code(), Some(3));
+    assert!(session.is_as_before(), "a timeout");
+    let mut session = Session::start(root.path(), &kernel, &["--netdev", "tap:t0@netns:none"]);
+    assert_eq!(session.ends().code(), Some(1));
+    assert!(session.is_as_before(), "an error");
+}
+
+#[test]
+fn hangup_ends_with_a_report() {
+    need_kvm!("hangup_ends_with_a_report");
+    let (root, kernel) = (root(), echo());
+    let path = kernel.path().to_str().expect("text");
+    let machine = support::running::Running::start(vmm(root.path(), &["--kernel", path]));
+    machine.signal(Signal::SIGHUP);
+    let (status, rest) = machine.end();
+    assert_eq!(status.code(), Some(0));
+    assert!(rest.contains("\"end\":\"stopped\""), "{rest}");
+}
+
+#[test]
+fn terminal_is_as_it_was_while_the_machine_is_stopped() {
+    need_kvm!("terminal_is_as_it_was_while_the_machine_is_stopped");
+    let (root, kernel) = (root(), echo());
+    let mut session = Session::start(root.path(), &kernel, &[]);
+    session.until(b"ready\r\n");
+    for _ in 0..2 {
+        session.signal(Signal::SIGTSTP);
+        let pid = Pid::from_raw(session.child.id().cast_signed());
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).expect("our child");
+        assert_eq!(stopped, WaitStatus::Stopped(pid, Signal::SIGTSTP));
+        assert!(session.is_as_before());
+        session.signal(Signal::SIGCONT);
+        let end = Instant::now() + TIMEOUT_S;
+        while session.is_as_before() {
+            assert!(Instant::now() < end, "the terminal is not raw again");
+            std::thread::yield_now();
+        }
+        session.types(b"x\x03");
+        session.until(b"x\x03");
+    }
+    session.types(b"q");
+    assert_eq!(session.ends().code(), Some(0));
+}
+
+#[test]
+fn machine_in_the_background_leaves_the_terminal_alone() {
+    need_kvm!("machine_in_the_background_leaves_the_terminal_alone");
+    let (root, kernel) = (root(), echo());
+    let mut shell = Command::new("setsid");
+    // A shell with jobs, on a terminal of its own: what it starts by & is in the background.
+    shell.args([
+        "--wait",
+        "--ctty",
+        "sh",
+        "-c",
+        "set -m; \"$@\" & echo \"pid $!.\"; wait; echo gone.",
+        "sh",
+    ]);
+    let machine = machine(root.path(), &kernel, &[]);
+    shell.arg(machine.get_program()).args(machine.get_args()).env("NETMAP_ROOT", root.path());
+    let mut session = Session::of(shell, None);
+    let said = String::from_utf8(session.until(b"pid "))
+        .and_then(|_| String::from_utf8(session.until(b".")));
+    let pid: i32 = said.expect("text").trim_end_matches('.').parse().expect("a number");
+    session.until(b"ready\r\n");
+    assert!(session.is_as_before());
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("the machine");
+    session.until(b"gone.");
+    assert!(session.is_as_before());
+}
