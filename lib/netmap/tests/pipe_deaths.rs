@@ -5,6 +5,7 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::rng::Rng;
@@ -93,8 +94,18 @@ fn next_user_of_a_dead_senders_end_sends_what_is_queued_and_nothing_is_lost_or_s
     });
 }
 
-/// As many lines of a number each fit a pipe of 64 KiB.
-const MOST_LINES: u32 = 5000;
+/// The numbers that a child writes, taken while it lives: its pipe holds some ten thousand, and then it would read no
+/// more packets. A line without its end was being written when it was killed.
+fn numbers_of(mut out: BufReader<ChildStdout>) -> JoinHandle<Vec<u32>> {
+    std::thread::spawn(move || {
+        let (mut line, mut numbers) = (String::new(), Vec::new());
+        while out.read_line(&mut line).expect("text") > 0 && line.ends_with('\n') {
+            numbers.push(line.trim().parse().expect("a number"));
+            line.clear();
+        }
+        numbers
+    })
+}
 
 /// Reads, says what it read, puts other buffers into some of the slots, and releases.
 fn read_for_ever() -> ! {
@@ -131,27 +142,23 @@ fn next_reader_goes_on_where_a_dead_one_was_and_no_buffer_is_in_two_slots() {
         let mut sender = open("valeD:x{1", 0);
         let (mut next, mut read_up_to) = (0, 0);
         for round in 0..40 {
-            let (mut child, mut out) = start(NAME, "read");
+            let (mut child, out) = start(NAME, "read");
+            let numbers = numbers_of(out);
             let end = Instant::now() + Duration::from_micros(1500 + round * 97);
             let before = next;
-            // Nobody takes the reader's lines before it is killed: there are no more than its pipe holds.
-            let most = before + MOST_LINES;
-            while (Instant::now() < end || next < before + SLOTS) && next < most {
-                while next < most && sender.tx(0).push(&frame(9, 1, next, 60)) {
+            while Instant::now() < end || next < before + SLOTS {
+                while sender.tx(0).push(&frame(9, 1, next, 60)) {
                     next += 1;
                 }
                 let wait = sender.wait(Interest::SPACE, Wait::default(), Some(PATIENCE));
                 assert_eq!(wait.expect("waited"), Interest::SPACE, "at {next}");
             }
             kill(&mut child);
-            let (mut line, mut first) = (String::new(), true);
-            // A line without its end was being written.
-            while out.read_line(&mut line).expect("text") > 0 && line.ends_with('\n') {
-                let number: u32 = line.trim().parse().expect("a number");
+            let mut first = true;
+            for number in numbers.join().expect("they were read") {
                 let again = first && (read_up_to.max(SLOTS) - SLOTS..read_up_to).contains(&number);
                 assert!(again || number == read_up_to, "{number} after {read_up_to}");
                 (first, read_up_to) = (false, number + 1);
-                line.clear();
             }
         }
         // What the last one has not released; its numbers may have been lost on their way to us.
