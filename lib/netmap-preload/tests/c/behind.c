@@ -1,25 +1,9 @@
 /* What the library does not see coming: system calls of the program's own, handlers that sweep or jump, cancelled threads. */
-#include "client.h"
+#include "pair.h"
 
 #include <setjmp.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-
-static struct port a, b;
-
-static void
-open_two(void)
-{
-	a = open_port("valeA:x");
-	b = open_port("valeA:y");
-}
-
-static void
-close_two(void)
-{
-	close_port(&a);
-	close_port(&b);
-}
 
 /* Numbers that were closed by system calls of the program's own, and used again: what is there now counts. */
 static void

@@ -1,26 +1,10 @@
 /* Calls of the C library at their edges: errno, other names, pointers into nowhere, limits. */
-#include "client.h"
+#include "pair.h"
 
 #include <setjmp.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
-
-static struct port a, b;
-
-static void
-open_two(void)
-{
-	a = open_port("valeA:x");
-	b = open_port("valeA:y");
-}
-
-static void
-close_two(void)
-{
-	close_port(&a);
-	close_port(&b);
-}
 
 /* A call that succeeds leaves errno alone. */
 #define KEEPS(call) (__extension__({ \

@@ -1,12 +1,11 @@
 /* epoll sets within epoll sets, and netmap descriptors in the innermost. */
-#include "client.h"
+#include "pair.h"
 
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 
 #define DEPTH 4
 
-static struct port a, b;
 static int sets[DEPTH]; /* each has the one before, the first has b */
 
 static void
@@ -31,8 +30,7 @@ open_sets(int netmap_first)
 {
 	int i;
 
-	a = open_port("valeA:x");
-	b = open_port("valeA:y");
+	open_two();
 	for (i = 0; i < DEPTH; i++)
 		sets[i] = (int)OK(epoll_create1(EPOLL_CLOEXEC));
 	if (netmap_first)
@@ -50,30 +48,8 @@ close_sets(void)
 
 	for (i = 0; i < DEPTH; i++)
 		OK(close(sets[i]));
-	close_port(&a);
-	close_port(&b);
+	close_two();
 	CHECK(!exists("valeA:x"));
-}
-
-static uint32_t late_number;
-
-static void *
-late_sender(void *arg)
-{
-	(void)arg;
-	usleep(30000); /* so that the receiver sleeps already, most likely; right it must be either way */
-	send_one(&a, late_number);
-	return NULL;
-}
-
-static pthread_t
-send_late(uint32_t number)
-{
-	pthread_t thread;
-
-	late_number = number;
-	CHECK(pthread_create(&thread, NULL, late_sender, NULL) == 0);
-	return thread;
 }
 
 /* From every depth, by every wait; in whichever order they were put together. */
@@ -97,17 +73,17 @@ depths(void)
 			CHECK(told(sets[i], 0, e) == 1 && poll_one(sets[i], POLLIN, 0) == POLLIN);
 			CHECK(take(rx(&b, 0)) == i);
 			CHECK(told(sets[i], 0, e) == 0);
-			pthread_join(late, NULL);
+			join(late);
 
 			late = send_late(50);
 			CHECK(poll_one(sets[i], POLLIN, NEVER) == POLLIN && take(rx(&b, 0)) == 50);
-			pthread_join(late, NULL);
+			join(late);
 			late = send_late(51);
 			FD_ZERO(&in);
 			FD_SET(sets[i], &in);
 			v = (struct timeval){ NEVER / 1000, 0 };
 			CHECK(OK(select(sets[i] + 1, &in, NULL, NULL, &v)) == 1 && take(rx(&b, 0)) == 51);
-			pthread_join(late, NULL);
+			join(late);
 		}
 		/* A wait sends for whom nobody else does. */
 		add(sets[1], a.fd, EPOLLIN, 7);
@@ -214,7 +190,7 @@ known_later(void)
 	CHECK(told(sets[0], NEVER, e) == 1 && e[0].data.u64 == 200 && e[0].events == EPOLLIN);
 	CHECK(take(rx(&b, 0)) == 5);
 	CHECK(told(sets[0], 0, e) == 0 && told(sets[3], 0, e) == 0);
-	pthread_join(late, NULL);
+	join(late);
 	OK(close(copy.fd));
 	OK(munmap(copy.mem, copy.reg.nr_memsize));
 	close_sets();

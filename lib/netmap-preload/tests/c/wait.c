@@ -1,52 +1,8 @@
 /* Waiting: poll, ppoll, select, pselect and epoll, with netmap's descriptors and ordinary ones side by side. */
-#include "client.h"
+#include "pair.h"
 
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
-
-static struct port a, b;
-
-static void
-open_two(void)
-{
-	a = open_port("valeA:x");
-	b = open_port("valeA:y");
-}
-
-static void
-close_two(void)
-{
-	close_port(&a);
-	close_port(&b);
-}
-
-/* Fills and syncs from a thread of its own, after the main thread has had time to sleep. */
-static uint32_t late_number;
-
-static void *
-late_sender(void *arg)
-{
-	(void)arg;
-	usleep(50000); /* so that the receiver sleeps already, most likely; right it must be either way */
-	send_one(&a, late_number);
-	return NULL;
-}
-
-static pthread_t
-send_late(uint32_t number)
-{
-	pthread_t thread;
-
-	late_number = number;
-	CHECK(pthread_create(&thread, NULL, late_sender, NULL) == 0);
-	return thread;
-}
-
-static void
-join(pthread_t thread)
-{
-	CHECK(pthread_join(thread, NULL) == 0);
-}
 
 /* Nothing but waits syncs: both ways, many packets. */
 static void
