@@ -46,3 +46,18 @@ fn headers_are_headers_of_cpp_too() {
         assert!(Command::new(program).status().expect("it runs").success(), "{standard}");
     }
 }
+
+#[test]
+fn headers_bring_what_programs_take_from_them() {
+    if !has_cc() {
+        return skip("headers_bring_what_programs_take_from_them", "there is no C compiler (cc)");
+    }
+    let out = Command::new(compile("names", "names", &["-std=gnu11"])).output().expect("it runs");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    // Second, microsecond, function, line.
+    let said: Vec<_> = said.lines().map(|line| line.split_once("] ").expect(line).1).collect();
+    assert_eq!(said[..3], ["lo and 256", "alone", "of 0"], "{said:?}");
+    // Twice in a second; and a second may have ended meanwhile.
+    assert!((4..=6).contains(&said.len()), "{said:?}");
+}

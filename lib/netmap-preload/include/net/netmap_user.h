@@ -21,7 +21,16 @@
 #ifndef _NET_NETMAP_USER_H_
 #define _NET_NETMAP_USER_H_
 
+/* Programs get these from here: libpcap its struct ifreq and IFF_PROMISC, for one. */
+#include <net/if.h>
+#include <sys/socket.h>
+
 #include <net/netmap.h>
+
+#ifndef likely
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#endif
 
 /* ---- from the mapping to a packet ---- */
 
@@ -86,10 +95,40 @@ nm_tx_pending(const struct netmap_ring *ring)
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
+
+/*
+ * What programs of netmap's kind say things with, unless they have their own: D() to stderr, RD() so many times a second
+ * at most, ND() not at all.
+ */
+#ifndef ND
+#define ND(format, ...) do { } while (0)
+#define D(format, ...) \
+	do { \
+		struct timeval nm_now; \
+		gettimeofday(&nm_now, NULL); \
+		fprintf(stderr, "%03d.%06d %s [%d] " format "\n", (int)(nm_now.tv_sec % 1000), \
+		    (int)nm_now.tv_usec, __func__, __LINE__, ##__VA_ARGS__); \
+	} while (0)
+#define RD(times, format, ...) \
+	do { \
+		static time_t nm_second; \
+		static int nm_told; \
+		time_t nm_this = time(NULL); \
+		if (nm_second != nm_this) { \
+			nm_second = nm_this; \
+			nm_told = 0; \
+		} \
+		if (nm_told++ < (times)) \
+			D(format, ##__VA_ARGS__); \
+	} while (0)
+#endif
 
 #define NM_ERRBUF_SIZE 512
 
