@@ -54,7 +54,7 @@ cases! {
     }
     calls {
         errno_kept, any_descriptors_ioctls, other_names, nowhere ["new"], refused_ranges, select_of_the_dead ["new"],
-        many_descriptors, mapped_over ["new"],
+        many_descriptors, mapped_over ["new"], moved,
     }
     behind {
         numbers_used_again, raw_sweep, raw_sweep_of_high_numbers, sweeps_in_handlers, cancelled, jumps,

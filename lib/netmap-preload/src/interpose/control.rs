@@ -56,12 +56,17 @@ fn may_concern(fd: c_int, flags: c_int) -> bool {
             || !Inside::is() && look_at(fd) == Some(Look::Bell))
 }
 
-/// What lies there is going to be something else.
+/// What lies there is going to be something else. Whether any of it was netmap's.
 #[inline]
-fn unguard(at: *mut c_void, len: size_t) {
-    if MAPPED.load(Ordering::Relaxed) && !Inside::is() {
-        netmap::unguard_mapping(at, len);
-    }
+fn unguard(at: *mut c_void, len: size_t) -> bool {
+    MAPPED.load(Ordering::Relaxed) && !Inside::is() && netmap::unguard_mapping(at, len)
+}
+
+/// What lies there is a shared mapping of netmap's memory, or a part of one.
+fn guard(at: *mut c_void, len: size_t) {
+    // SAFETY: it is, and the functions here that end it take the guard away first.
+    unsafe { netmap::guard_mapping(at, len.next_multiple_of(4096)) };
+    MAPPED.store(true, Ordering::Relaxed);
 }
 
 /// Maps the memory of the handle behind a descriptor; `None`: there is none behind it.
@@ -98,9 +103,7 @@ fn map(
             return Err(Errno::last());
         }
         if flags & libc::MAP_TYPE != libc::MAP_PRIVATE {
-            // SAFETY: a shared mapping of the region, made just now. `munmap` below takes the guard away first.
-            unsafe { netmap::guard_mapping(there, len.next_multiple_of(4096)) };
-            MAPPED.store(true, Ordering::Relaxed);
+            guard(there, len);
         }
         mapped = Some(there);
         Ok(0)
@@ -155,4 +158,27 @@ unsafe extern "C-unwind" fn munmap(at: *mut c_void, len: size_t) -> c_int {
     unguard(at, len);
     // SAFETY: the program's call.
     unsafe { next::munmap(at, len) }
+}
+
+/// The guard moves with the mapping. What it grows by lies beyond the memory, and is left to the program.
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn mremap(
+    at: *mut c_void,
+    old: size_t,
+    new: size_t,
+    flags: c_int,
+    to: *mut c_void,
+) -> *mut c_void {
+    if flags & libc::MREMAP_FIXED != 0 {
+        unguard(to, new);
+    }
+    let guarded = unguard(at, old);
+    // SAFETY: the program's call.
+    let there = unsafe { next::mremap(at, old, new, flags, to) };
+    if guarded && there == libc::MAP_FAILED {
+        guard(at, old);
+    } else if guarded {
+        guard(there, old.min(new));
+    }
+    there
 }

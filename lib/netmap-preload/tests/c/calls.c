@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/resource.h>
 
 /* A call that succeeds leaves errno alone. */
@@ -293,7 +294,51 @@ mapped_over(void)
 	close_two();
 }
 
+/*
+ * Memory that was moved is guarded where it is, and no longer where it was. What a call that fails would have moved is as before.
+ */
+static void
+moved(void)
+{
+	size_t size;
+	char *to;
+	struct sigaction s;
+	volatile char *file;
+	char path[256];
+	int fd;
+
+	open_two();
+	size = a.reg.nr_memsize;
+	CHECK(mremap(a.mem, size, 2 * size, MREMAP_FIXED, NULL) == MAP_FAILED);
+	to = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(to != MAP_FAILED);
+	CHECK(mremap(a.mem, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+
+	memset(&s, 0, sizeof(s));
+	s.sa_handler = fault;
+	OK(sigaction(SIGBUS, &s, NULL));
+	snprintf(path, sizeof(path), "%s/short", getenv("CLIENT_DIR"));
+	fd = (int)OK(open(path, O_RDWR | O_CREAT, 0600));
+	/* By a system call of the program's own, so that nobody is told of it. */
+	file = (char *)syscall(SYS_mmap, a.mem, 4096, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
+	CHECK(file == a.mem);
+	if (sigsetjmp(place, 1) == 0) {
+		(void)file[0];
+		CHECK(!"it can be read");
+	}
+	CHECK(faults == 1);
+
+	OK(munmap(a.mem, 4096));
+	a.nifp = NETMAP_IF(to, a.reg.nr_offset);
+	a.mem = to;
+	cut(&a);
+	CHECK(tx(&a, 0)->num_slots == 0 && faults == 1);
+	OK(close(fd));
+	OK(close(a.fd));
+	OK(close(b.fd));
+}
+
 CASES({ "errno_kept", errno_kept }, { "any_descriptors_ioctls", any_descriptors_ioctls },
     { "other_names", other_names }, { "nowhere", nowhere }, { "refused_ranges", refused_ranges },
     { "select_of_the_dead", select_of_the_dead }, { "many_descriptors", many_descriptors },
-    { "mapped_over", mapped_over });
+    { "mapped_over", mapped_over }, { "moved", moved });

@@ -349,6 +349,26 @@ join_child(pid_t pid)
 	}
 }
 
+/* Cuts the file that is mapped where the port's memory is. */
+static void UNUSED
+cut(const struct port *p)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	char line[512], *path = NULL;
+	unsigned long start, end;
+
+	CHECK(maps != NULL);
+	while (fgets(line, sizeof(line), maps))
+		if (sscanf(line, "%lx-%lx", &start, &end) == 2 && start == (uintptr_t)p->mem) {
+			path = strchr(line, '/');
+			break;
+		}
+	fclose(maps);
+	CHECK(path != NULL);
+	path[strcspn(path, "\n")] = '\0';
+	OK(truncate(path, 0));
+}
+
 /* Whether there is a port with this name, by the list. */
 static int UNUSED
 exists(const char *name)

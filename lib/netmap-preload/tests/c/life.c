@@ -274,26 +274,6 @@ fault(int signal, siginfo_t *info, void *context)
 	siglongjmp(place, 1);
 }
 
-/* Cuts the file that is mapped where the port's memory is. */
-static void
-cut(const struct port *p)
-{
-	FILE *maps = fopen("/proc/self/maps", "r");
-	char line[512], *path = NULL;
-	unsigned long start, end;
-
-	CHECK(maps != NULL);
-	while (fgets(line, sizeof(line), maps))
-		if (sscanf(line, "%lx-%lx", &start, &end) == 2 && start == (uintptr_t)p->mem) {
-			path = strchr(line, '/');
-			break;
-		}
-	fclose(maps);
-	CHECK(path != NULL);
-	path[strcspn(path, "\n")] = '\0';
-	OK(truncate(path, 0));
-}
-
 static void
 own_faults(void)
 {

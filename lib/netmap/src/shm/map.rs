@@ -111,9 +111,9 @@ pub unsafe fn guard_mapping(start: *mut libc::c_void, len: usize) {
 }
 
 /// Takes the guard from a range that is going to be unmapped: from the whole of a mapping, or from one of its ends. Of
-/// what lies in the middle of one, everything behind loses the guard, too.
-pub fn unguard_mapping(start: *mut libc::c_void, len: usize) {
-    sigbus::unwatch_range(start as usize, len);
+/// what lies in the middle of one, everything behind loses the guard, too. Returns whether there was one.
+pub fn unguard_mapping(start: *mut libc::c_void, len: usize) -> bool {
+    sigbus::unwatch_range(start as usize, len)
 }
 
 /// For programs with a SIGBUS handler of their own, which takes the place of the library's: whether that signal came
@@ -181,15 +181,17 @@ mod sigbus {
         (0..MAX).any(|i| at.wrapping_sub(load(&BASE[i])) < load(&LEN[i]))
     }
 
-    /// Takes a range out of what is watched.
-    pub fn unwatch_range(start: usize, len: usize) {
+    /// Takes a range out of what is watched; whether any of it was.
+    pub fn unwatch_range(start: usize, len: usize) -> bool {
         let end = start.saturating_add(len);
+        let mut was = false;
         for i in 0..MAX {
             let (base, n) = (BASE[i].load(Ordering::Acquire), LEN[i].load(Ordering::Acquire));
             let old_end = base + n;
             if n == 0 || start >= old_end || end <= base {
                 continue;
             }
+            was = true;
             LEN[i].store(0, Ordering::Release);
             if start > base {
                 LEN[i].store(start - base, Ordering::Release);
@@ -200,6 +202,7 @@ mod sigbus {
                 BASE[i].store(0, Ordering::Release);
             }
         }
+        was
     }
 
     fn install() {
