@@ -117,6 +117,12 @@ pub trait Adapter: Debug + Send {
         Err(Error::unsupported(name, Feature::VnetHeaders))
     }
 
+    /// Whether the last sync could not send all that it was given, and what is left would be sent by another one: whoever waits for
+    /// anything sends it then, and is woken for it by the bell.
+    fn owes(&self) -> bool {
+        false
+    }
+
     /// Name of the port whose full ring keeps packets queued, if one does.
     fn held_up_by(&self) -> Option<String> {
         None

@@ -454,3 +454,37 @@ fn handles_split_off_push_as_the_one_that_they_were() {
         }
     }
 }
+
+/// Who syncs by itself has given the packets away, and may never sync again: they go when there is room, whatever it waits for.
+#[test]
+fn what_a_sync_left_behind_backpressure_goes_while_its_sender_waits_for_packets() {
+    root();
+    let options = SwitchOptions { backpressure: true, ..SwitchOptions::default() };
+    let switch = Switch::create("valeWo", &options).expect("made");
+    for pushes in [true, false] {
+        let (mut x, mut y) = (open("valeWo:x", &slots(256)), open("valeWo:y", &slots(64)));
+        x.set_pushes(pushes);
+        for i in 0..200 {
+            assert!(x.tx(0).push(&frame(0xff, 1, i, 60)));
+        }
+        x.txsync().expect("synced");
+        assert_eq!(x.pending(), 137);
+        let mut got = read(&mut y, 0, 64).len();
+        while got < 200 {
+            // A sleep, step by step.
+            assert_eq!(x.arm(Interest::RX).expect("armed"), Interest::empty());
+            let full = x.pending() > 0;
+            let ready = y.wait(Interest::RX, Wait::Block, Some(FOR_EVER)).expect("waits");
+            assert_eq!(ready, Interest::RX, "{got} of 200 came");
+            got += read(&mut y, 0, 64).len();
+            y.rxsync().expect("synced");
+            let mut bell = [nix::poll::PollFd::new(x.fd(), x.events(Interest::RX))];
+            let rung = nix::poll::poll(&mut bell, 0u8).expect("polled") == 1;
+            assert!(rung || !full, "{got} of 200");
+            x.disarm();
+        }
+        assert_eq!((got, x.pending()), (200, 0));
+    }
+    switch.set_backpressure(false).expect("set");
+    switch.delete().expect("deleted");
+}

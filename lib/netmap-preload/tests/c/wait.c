@@ -69,6 +69,51 @@ no_tx_poll(void)
 	close_two();
 }
 
+static volatile int left_got;
+
+static void *
+wait_for_packets(void *flags)
+{
+	(void)flags;
+	left_got = poll_one(a.fd, POLLIN, NEVER);
+	return NULL;
+}
+
+/*
+ * On a switch with backpressure: what NIOCTXSYNC had no room for goes when there is some, while its sender, which has done its part,
+ * waits for packets. As QEMU does.
+ */
+static void
+left_behind(void)
+{
+	static const uint64_t flags[] = { NR_NO_TX_POLL, 0 };
+	size_t k;
+
+	for (k = 0; k < 2; k++) {
+		uint32_t sent = 0, got = 0, i;
+		pthread_t t;
+
+		a = open_wish((struct wish){ .name = "valeA:x", .flags = flags[k] });
+		b = open_port("valeA:y");
+		for (i = 0; i < 2; i++) {
+			while (queue(tx(&a, 0), 60, sent))
+				sent++;
+			txsync(&a);
+		}
+		CHECK(sent == 2 * (tx(&a, 0)->num_slots - 1));
+		OK(-!!pthread_create(&t, NULL, wait_for_packets, NULL));
+		while (got < sent) {
+			CHECK(poll_one(b.fd, POLLIN, NEVER) == POLLIN);
+			while (!nm_ring_empty(rx(&b, 0)))
+				CHECK(take(rx(&b, 0)) == got++);
+		}
+		send_one(&b, 7);
+		OK(-!!pthread_join(t, NULL));
+		CHECK(left_got == POLLIN);
+		close_two();
+	}
+}
+
 static void
 do_rx_poll(void)
 {
@@ -528,7 +573,7 @@ two_waiters(void)
 	close_two();
 }
 
-CASES({ "side_effects", side_effects }, { "readiness", readiness }, { "no_tx_poll", no_tx_poll },
+CASES({ "side_effects", side_effects }, { "readiness", readiness }, { "no_tx_poll", no_tx_poll }, { "left_behind", left_behind },
     { "do_rx_poll", do_rx_poll }, { "poll_sleeps", poll_sleeps }, { "timeouts", timeouts }, { "selects", selects },
     { "mixed", mixed }, { "epoll_level", epoll_level }, { "epoll_edge", epoll_edge },
     { "epoll_mixed", epoll_mixed }, { "epoll_forked", epoll_forked }, { "signals", signals },

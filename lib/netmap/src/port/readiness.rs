@@ -55,7 +55,8 @@ impl Port {
     }
 
     /// Whether waiting for packets alone sends what is queued, too: it does, as in netmap, unless a program
-    /// that syncs by itself says no (`NR_NO_TX_POLL`).
+    /// that syncs by itself says no (`NR_NO_TX_POLL`). What such a sync was given and could not send, as a destination was
+    /// full on a switch with backpressure, is sent all the same.
     pub fn set_pushes(&mut self, pushes: bool) {
         self.pushes = pushes;
     }
@@ -92,7 +93,7 @@ impl Port {
 
     /// Sends what is queued, receives if that is asked for, and returns what is ready.
     pub(super) fn sync_since(&mut self, what: Interest, before: usize) -> Result<Interest> {
-        if self.pushes || what.wants_room() {
+        if self.pushes || what.wants_room() || self.adapter.owes() {
             self.txsync()?;
         }
         if what.contains(Interest::RX) {

@@ -297,6 +297,10 @@ impl Adapter for PipePort {
             && !(self.armed_for.contains(Interest::RX) && self.at.has_news())
     }
 
+    fn owes(&self) -> bool {
+        self.skipped != 0
+    }
+
     fn disarm(&mut self, slept: bool) {
         for &i in self.at.bound.tx.iter().filter(|&&i| self.asked & 1 << i != 0) {
             self.kring(i).need_no_space(self.at.index());

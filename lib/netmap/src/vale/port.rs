@@ -305,12 +305,11 @@ impl Adapter for ValePort {
         self.armed = self.stalls();
         self.armed_for = what;
         self.at.arm_rx(what, self.at.switch.modes().backpressure);
-        if what.contains(Interest::TX) {
-            for stall in self.armed.into_iter().flatten() {
-                self.peers.update(&self.at.switch, stall.port);
-                if let Some(peer) = self.peers.get(stall.port) {
-                    peer.file.kring(stall.ring.into()).wait_for_space(self.at.index());
-                }
+        // Whatever it waits for: what was left is to go as soon as there is room.
+        for stall in self.armed.into_iter().flatten() {
+            self.peers.update(&self.at.switch, stall.port);
+            if let Some(peer) = self.peers.get(stall.port) {
+                peer.file.kring(stall.ring.into()).wait_for_space(self.at.index());
             }
         }
     }
@@ -319,6 +318,10 @@ impl Adapter for ValePort {
         self.at.is_told(self.skipped)
             && self.stalls() == self.armed
             && !(self.armed_for.contains(Interest::RX) && self.at.has_news())
+    }
+
+    fn owes(&self) -> bool {
+        self.skipped != 0 || self.first_stall().is_some()
     }
 
     fn disarm(&mut self, slept: bool) {
