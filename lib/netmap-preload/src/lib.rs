@@ -42,6 +42,7 @@ mod kloop;
 mod lock;
 #[allow(unsafe_code)]
 mod next;
+mod panics;
 #[allow(unsafe_code)]
 mod place;
 mod poll;

@@ -12,7 +12,7 @@ use crate::handle::{Look, Netmap, look_at};
 use crate::process::Inside;
 use crate::set::Set;
 use crate::table;
-use crate::{cancel, faults, next, place, process, stack};
+use crate::{cancel, faults, next, panics, place, process, stack};
 
 mod control;
 mod files;
@@ -40,7 +40,7 @@ extern "C" fn start() {
     let (place, let_go) = (place::keep, place::let_go);
     netmap::place_descriptors(netmap::Placing { place, let_go });
     netmap::handle_sigbus_by(faults::guard);
-    std::panic::set_hook(Box::new(|_| {}));
+    panics::keep_quiet();
     look_around();
 }
 
