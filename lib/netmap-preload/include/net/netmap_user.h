@@ -156,7 +156,7 @@ struct nm_desc {
 	struct nm_desc *self;       /* itself, so that it can be told from anything else */
 	int fd;
 	void *mem;
-	uint32_t memsize;
+	uint64_t memsize;
 	int done_mmap;              /* mem is to be unmapped by nm_close() */
 	struct netmap_if *nifp;
 	uint16_t first_tx_ring, last_tx_ring, cur_tx_ring;

@@ -122,6 +122,32 @@ static int detach_no_switch(int fd)
 	return outcome(legacy ? ioctl(fd, NIOCREGIF, &r) : control(fd, NETMAP_REQ_VALE_DETACH, "valeQ:x", &d, NULL));
 }
 
+/* A port that somebody has open is no interface that could be attached. */
+static int attach_in_use(int fd)
+{
+	struct nmreq_vale_attach a;
+	struct nmreq r = old_request("valeA:x");
+
+	memset(&a, 0, sizeof(a));
+	a.reg.nr_mode = NR_REG_ALL_NIC;
+	r.nr_cmd = NETMAP_BDG_ATTACH;
+	return outcome(legacy ? ioctl(fd, NIOCREGIF, &r) : control(fd, NETMAP_REQ_VALE_ATTACH, "valeA:x", &a, NULL));
+}
+
+static int polling_missing(int fd)
+{
+	struct nmreq_vale_polling p;
+	struct nmreq r = old_request("valeA:nobody");
+
+	memset(&p, 0, sizeof(p));
+	p.nr_mode = NETMAP_POLLING_MODE_SINGLE_CPU;
+	p.nr_num_polling_cpus = 1;
+	r.nr_cmd = NETMAP_BDG_POLLING_ON;
+	r.nr_arg1 = 1;
+	return outcome(legacy ? ioctl(fd, NIOCREGIF, &r) :
+	    control(fd, NETMAP_REQ_VALE_POLLING_ENABLE, "valeA:nobody", &p, NULL));
+}
+
 static int delete_ephemeral(int fd)
 {
 	struct nmreq r = old_request("valeA:x");
@@ -268,6 +294,8 @@ static const struct {
 	{ "headers that are not expected", header_unexpected, EIO, NEW },
 	{ "one port more than there may be", ports_all_used, ENOMEM, BOTH },
 	{ "DETACH from no switch", detach_no_switch, ENXIO, BOTH },
+	{ "ATTACH of a port in use", attach_in_use, EBUSY, BOTH },
+	{ "polling of no port", polling_missing, ENXIO, BOTH },
 	{ "DELIF of a switch's port", delete_ephemeral, EINVAL, BOTH },
 	{ "a pipe with a mode that it has not", pipe_mode, EINVAL, NEW },
 	{ "a pipe without a name", pipe_nameless, EINVAL, NEW },
