@@ -41,8 +41,6 @@ pub struct Pair {
     pub b: Port,
     /// Swap buffers instead of copying.
     pub zero_copy: bool,
-    /// Bytes of the virtio-net headers that they had before they agreed.
-    pub headers_before: [u8; 2],
 }
 
 impl Plan {
@@ -123,12 +121,13 @@ impl Plan {
                 self.open_two(open)?
             };
         let zero_copy = !cli.copy && a.same_memory(&b);
-        let headers_before = [a.vnet_hdr_len(), b.vnet_hdr_len()];
+        let before = [a.vnet_hdr_len(), b.vnet_hdr_len()];
         let can = |port: &Port| port.can(Capabilities::OFFLOAD_HEADERS);
-        let header = self.header(cli, headers_before, [can(&a), can(&b)]);
+        let header = self.header(cli, before, [can(&a), can(&b)]);
         for port in [&mut a, &mut b] {
-            if can(port) && port.vnet_hdr_len() != header {
-                port.set_vnet_hdr_len(header)
+            if can(port) && (header > 0 || port.vnet_hdr_len() > 0) {
+                // A port that stays on its switch is to be as it was, even if this bridge is killed.
+                port.borrow_vnet_hdr_len(header)
                     .with_context(|| format!("setting the header of {}", port.name()))?;
             }
         }
@@ -142,7 +141,7 @@ impl Plan {
                 b.vnet_hdr_len()
             );
         }
-        Ok(Pair { a, b, zero_copy, headers_before })
+        Ok(Pair { a, b, zero_copy })
     }
 
     /// Opens two ports, in one memory if they can be.

@@ -142,8 +142,6 @@ struct Bridge<'a> {
     /// Drops that the ports had counted before.
     drops_before: (u64, u64),
     begin: Instant,
-    /// Bytes of the headers that the ports had.
-    headers_before: [u8; 2],
     /// What was said of the ports' links, and when more may be said.
     links: [Link; 2],
     next_told: Instant,
@@ -168,7 +166,6 @@ impl<'a> Bridge<'a> {
         };
         let (a, b) = (pair.a, pair.b);
         Bridge {
-            headers_before: pair.headers_before,
             links: [Link::Up; 2],
             next_told: begin,
             drops_before: port_drops(&a, &b),
@@ -195,7 +192,6 @@ impl<'a> Bridge<'a> {
         // Whatever ended it: what was taken goes out, is counted, and is reported; then the error.
         let drained = self.drain(signals);
         let finished = self.finish();
-        self.put_headers_back();
         let reported = self.conclude();
         worked?;
         drained?;
@@ -256,16 +252,6 @@ impl<'a> Bridge<'a> {
                 Link::Up => nm_cli::say!("nm-bridge: {}: the link is up", port.name()),
                 Link::Down => nm_cli::say!("nm-bridge: {}: the link is down", port.name()),
                 Link::Gone => {} // the error that ends the bridge says so
-            }
-        }
-    }
-
-    /// A port that stays on its switch is as it was.
-    fn put_headers_back(&mut self) {
-        for (port, before) in [&mut self.a, &mut self.b].into_iter().zip(self.headers_before) {
-            if port.vnet_hdr_len() != before {
-                // The interface may be gone, which has been said.
-                let _ = port.set_vnet_hdr_len(before);
             }
         }
     }

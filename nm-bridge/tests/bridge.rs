@@ -56,6 +56,7 @@ tests! {
     stuck_bridge_outlives_what_peers_do_to_the_root
     long_packets_pass_even_a_burst_of_one
     killed_bridge_leaves_names_and_neighbours_usable
+    bridge_however_it_ends_leaves_no_headers_on_a_port_that_stays
     idle_bridge_sleeps_in_both_modes
     sleeping_bridge_wakes_for_a_single_packet
     count_and_duration_end_the_run
@@ -319,6 +320,21 @@ mod bodies {
             drop(bridge);
             while receive_within(&mut right, Duration::ZERO).is_some() {}
         }
+    }
+
+    pub fn bridge_however_it_ends_leaves_no_headers_on_a_port_that_stays() {
+        let name = "valeA:x".parse().expect("a name");
+        netmap::control::create_port(&name, &netmap::Options::default()).expect("made");
+        let mut other = port("valeB:y@conf:vnet-hdr=12");
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y"]));
+            assert_eq!(port("valeA:x").vnet_hdr_len(), 12, "they have agreed");
+            bridge.signal(signal);
+            drop(bridge);
+            assert_eq!(port("valeA:x").vnet_hdr_len(), 0, "{signal}");
+            assert_eq!(other.vnet_hdr_len(), 12, "{signal}");
+        }
+        other.set_vnet_hdr_len(0).expect("set");
     }
 
     fn idle(mode: &str) {

@@ -123,6 +123,11 @@ pub trait Adapter: Debug + Send {
         false
     }
 
+    /// Changes that for as long as the handle lives.
+    fn borrow_vnet_hdr_len(&mut self, name: &PortName, len: u8) -> Result<()> {
+        self.set_vnet_hdr_len(name, len)
+    }
+
     /// Name of the port whose full ring keeps packets queued, if one does.
     fn held_up_by(&self) -> Option<String> {
         None

@@ -318,6 +318,15 @@ impl Port {
         self.adapter.set_vnet_hdr_len(&self.name, len)
     }
 
+    /// The same for as long as this handle lives, whatever ends it: then the port has the headers that it had before, or
+    /// those that were chosen for it meanwhile. What is queued in the other form is discarded, at either end of that time.
+    ///
+    /// # Errors
+    /// As `set_vnet_hdr_len`.
+    pub fn borrow_vnet_hdr_len(&mut self, len: u8) -> Result<()> {
+        self.adapter.borrow_vnet_hdr_len(&self.name, len)
+    }
+
     /// Counters of the whole port, since it was made.
     #[must_use]
     pub fn counters(&self) -> Counters {

@@ -20,6 +20,7 @@ use crate::stats::{C, Counters, RingDir};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::bound::{DeathChecks, Step};
 use crate::vale::forward::{Forwarder, Source, Used};
+use crate::vale::lifecycle::loan;
 use crate::vale::lifecycle::open::Attached;
 use crate::vale::lifecycle::persist;
 use crate::vale::peers::Peers;
@@ -383,6 +384,13 @@ impl Adapter for ValePort {
         }
         let SwitchPort { switch, port } = name.switch_port().expect("the syntax of the kind");
         persist::set_vnet_hdr_len(self.at.switch.root(), switch, port, len)
+    }
+
+    fn borrow_vnet_hdr_len(&mut self, name: &PortName, len: u8) -> Result<()> {
+        if self.is_monitor {
+            return Err(Error::unsupported(name, Feature::VnetHeaders));
+        }
+        loan::lend(&self.at, persist::header(&name.to_string(), len)?)
     }
 
     fn layout(&self) -> Option<Layout> {

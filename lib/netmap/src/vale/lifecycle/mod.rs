@@ -5,6 +5,7 @@
 
 pub mod alive;
 pub mod bells;
+pub mod loan;
 pub mod lodging;
 pub mod make;
 pub mod memory;

@@ -22,6 +22,7 @@ use crate::rings::{bind_if, make_if, populate};
 use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
+use crate::vale::lifecycle::loan;
 use crate::vale::lifecycle::make::{check_rings, find_or_make, make_monitor, set_offsets};
 use crate::vale::lifecycle::pipe;
 use crate::vale::lifecycle::reap::{self, Sweep, reap};
@@ -125,7 +126,7 @@ fn attach(
         let extra = options.extra_bufs;
         let if_cell = make_if(&port.region, &shape.rings, &full, &bound, extra)?;
         let flags = if options.exclusive { EXCLUSIVE } else { 0 };
-        let new = NewHandle { port: shape.index, if_cell, flags, bound: &bound };
+        let new = NewHandle { port: shape.index, if_cell, flags, bound: &bound, loan: None };
         match enter(&switch, &lock, &new) {
             Ok((bell, id)) => {
                 if peer.is_none() {
@@ -277,7 +278,8 @@ impl Attached {
         };
         let full = format!("{}:{}", self.switch.name(), listed.name);
         let if_cell = make_if(region, &shape.rings, &full, &rings, 0)?;
-        let new = NewHandle { port: shape.index, if_cell, flags: entry.flags, bound: &rings };
+        let ListedHandle { flags, loan, .. } = entry;
+        let new = NewHandle { port: shape.index, if_cell, flags, bound: &rings, loan };
         let (bell, id) =
             enter(&self.switch, &lock, &new).inspect_err(|_| region.give_back([if_cell]))?;
         self.bound.tx.retain(|i| !rings.tx.contains(i));
@@ -292,9 +294,9 @@ impl Attached {
     /// with the last port the switch.
     fn close(&self) -> Result<()> {
         let lock = self.switch.root().lock()?;
-        let ours = |h: ListedHandle| h.id == self.id;
-        let (entry, index) = (self.switch.handles().get(self.index()), self.index());
-        if entry.is_some_and(ours) {
+        let index = self.index();
+        let entry = self.switch.handles().get(index).filter(|h| h.id == self.id);
+        if let Some(entry) = entry {
             if self.switch.is_alive(index) {
                 return Ok(());
             }
@@ -303,6 +305,7 @@ impl Attached {
             let mut sweep = Sweep::new(&self.switch);
             // What cannot be told now is a dead handle's from now on, and the next reaper's.
             if let Some(cells) = sweep.cells_of_if(region, name, self.if_cell, Some(index)) {
+                loan::end(&self.switch, &lock, &entry);
                 self.switch.handles().free(&lock, index);
                 let _ = file::remove(self.switch.dir(), &self.bell()); // the next one of that index does
                 // After the handle: who dies in between leaks cells, who did it the other way round

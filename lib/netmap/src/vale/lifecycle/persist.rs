@@ -2,6 +2,7 @@
 
 use crate::error::{Error, InUse, Invalid, Result};
 use crate::options::Options;
+use crate::vale::lifecycle::loan;
 use crate::vale::lifecycle::make::{find_or_make, set_offsets};
 use crate::vale::lifecycle::open::lock_for_new;
 use crate::vale::lifecycle::reap::reap;
@@ -49,7 +50,7 @@ pub fn set_mirror(root: &Root, switch_name: &str, port: &str, to: Option<&str>) 
 }
 
 /// A length of virtio-net headers, if it is one.
-fn header(port: &str, len: u8) -> Result<u8> {
+pub fn header(port: &str, len: u8) -> Result<u8> {
     let fault = Invalid::VnetHeader { asked: len };
     HEADER_LENGTHS.contains(&len).then_some(len).ok_or_else(|| Error::invalid(port, fault))
 }
@@ -62,7 +63,9 @@ pub fn set_vnet_hdr_len(root: &Root, switch_name: &str, port: &str, len: u8) -> 
     let lock = root.lock()?;
     let switch = Switch::open_existing(root, switch_name)?.ok_or_else(none)?;
     reap(&switch, &lock)?;
-    switch.set_header(&lock, switch.find(port).ok_or_else(none)?.index, len);
+    let index = switch.find(port).ok_or_else(none)?.index;
+    loan::forget(&switch, &lock, index);
+    switch.set_header(&lock, index, len);
     Ok(())
 }
 

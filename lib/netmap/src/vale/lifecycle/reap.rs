@@ -21,6 +21,7 @@ use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::{MAX_CELLS, Region};
+use crate::vale::lifecycle::loan;
 use crate::vale::lifecycle::named::has_the_buffers;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
@@ -184,6 +185,9 @@ impl<'a> Sweep<'a> {
                     self.unfinished.insert(handle.port);
                     continue;
                 };
+                if !port_goes {
+                    loan::end(self.switch, lock, handle);
+                }
                 self.switch.handles().free(lock, handle.index);
                 let _ = file::remove(self.switch.dir(), &bell_file(handle.index)); // the next one's
                 // After the handle: who dies in between leaks cells, who did it the other way round

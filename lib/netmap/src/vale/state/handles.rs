@@ -21,14 +21,35 @@ pub struct HandleEntry {
     flags: AtomicU32,
     /// Rings bound: a bit for each TX ring, and above these one for each RX ring.
     rings: AtomicU32,
-    _pad: u32,
+    /// Virtio-net headers that the port has for this handle's sake: bit 0, the length before, that now.
+    loan: AtomicU32,
 }
-// SAFETY: atomics and padding.
+// SAFETY: atomics.
 unsafe impl Shared for HandleEntry {}
 const _: () = assert!(MAX_RINGS == 16);
 
 /// Flag of a handle: nobody else may bind the port.
 pub const EXCLUSIVE: u32 = 1;
+
+/// Virtio-net headers that a port has as long as a handle lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loan {
+    /// Their length before.
+    pub before: u8,
+    /// Their length meanwhile.
+    pub lent: u8,
+}
+
+impl Loan {
+    fn pack(loan: Option<Self>) -> u32 {
+        loan.map_or(0, |Self { before, lent }| 1 | u32::from(before) << 8 | u32::from(lent) << 16)
+    }
+
+    fn unpack(word: u32) -> Option<Self> {
+        let [there, before, lent, _] = word.to_le_bytes();
+        (there & 1 != 0).then_some(Self { before, lent })
+    }
+}
 
 /// What a new handle is entered with.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +62,8 @@ pub struct NewHandle<'a> {
     pub flags: u32,
     /// Rings that it binds.
     pub bound: &'a BoundRings,
+    /// What its port has for its sake.
+    pub loan: Option<Loan>,
 }
 
 /// A handle as the table lists it, alive or not.
@@ -60,6 +83,8 @@ pub struct ListedHandle {
     pub if_cell: u32,
     /// Rings that it binds.
     pub bound: BoundRings,
+    /// What its port has for its sake, whatever a peer wrote.
+    pub loan: Option<Loan>,
 }
 
 /// The table.
@@ -83,6 +108,7 @@ impl<'a> Handles<'a> {
             flags: h.flags.load(Ordering::Relaxed),
             if_cell: h.if_cell.load(Ordering::Relaxed),
             bound: BoundRings { tx: of(rings), rx: of(rings >> MAX_RINGS) },
+            loan: Loan::unpack(h.loan.load(Ordering::Relaxed)),
         })
     }
 
@@ -108,6 +134,7 @@ impl<'a> Handles<'a> {
         h.if_cell.store(new.if_cell, Ordering::Relaxed);
         h.flags.store(new.flags, Ordering::Relaxed);
         self.bind(lock, index, new.bound);
+        self.lend(lock, index, new.loan);
         h.port.store(u32::from(new.port.0) + 1, Ordering::Release);
     }
 
@@ -116,6 +143,11 @@ impl<'a> Handles<'a> {
         let bits = |rings: &[usize]| rings.iter().fold(0u32, |bits, &i| bits | 1 << i);
         let rings = bits(&bound.tx) | bits(&bound.rx) << MAX_RINGS;
         self.0[index.0 as usize].rings.store(rings, Ordering::Relaxed);
+    }
+
+    /// Says what the port has for a handle's sake.
+    pub fn lend(self, _lock: &RootLock, index: HandleIndex, loan: Option<Loan>) {
+        self.0[index.0 as usize].loan.store(Loan::pack(loan), Ordering::Relaxed);
     }
 
     /// Says that a handle is this process's now: another one passed it on.
@@ -176,7 +208,9 @@ mod tests {
         let handles = handles(&map);
         let index = HandleIndex(HANDLES as u32 - 1);
         let bound = BoundRings { tx: vec![0, 15], rx: vec![3] };
-        let new = NewHandle { port: PortIndex(0), if_cell: 77, flags: EXCLUSIVE, bound: &bound };
+        let loan = Some(Loan { before: 0, lent: 12 });
+        let new =
+            NewHandle { port: PortIndex(0), if_cell: 77, flags: EXCLUSIVE, bound: &bound, loan };
         assert_eq!(handles.get(index), None);
         let id = HandleId { index, generation: Generation(9) };
         handles.enter(&lock, id, &new);
@@ -189,11 +223,13 @@ mod tests {
             flags: EXCLUSIVE,
             if_cell: 77,
             bound: bound.clone(),
+            loan,
         };
         assert_eq!(handles.all().collect::<Vec<_>>(), std::slice::from_ref(&listed));
         let fewer = BoundRings { tx: vec![], rx: vec![0, 15] };
         handles.bind(&lock, index, &fewer);
-        assert_eq!(handles.get(index), Some(ListedHandle { bound: fewer, ..listed }));
+        handles.lend(&lock, index, None);
+        assert_eq!(handles.get(index), Some(ListedHandle { bound: fewer, loan: None, ..listed }));
         handles.free(&lock, index);
         assert_eq!(handles.all().count(), 0);
     }

@@ -16,6 +16,11 @@ pub struct PortFiles {
 }
 
 impl PortFiles {
+    /// TX ring `i`.
+    pub fn tx_ring(&self, i: usize) -> Option<RingRef<'_>> {
+        self.file.shape.rings.tx_ring(&self.region, i)
+    }
+
     /// RX ring `i`.
     #[inline]
     pub fn rx_ring(&self, i: usize) -> Option<RingRef<'_>> {

@@ -1,0 +1,132 @@
+//! Virtio-net headers on loan: a length that a port has as long as the handles live that asked for it.
+//!
+//! Invariant: when the last of them goes, whatever ended it, the port has the headers that it had before the first;
+//! and what was queued in the one form is never read or sent in the other, but discarded. A length that is chosen for
+//! the port itself ends all loans.
+//!
+//! The handle's entry says what it borrowed before the port's entry changes, so a death in between is one after.
+
+use crate::error::{Error, Result};
+use crate::options::BoundRings;
+use crate::shm::lock::RootLock;
+use crate::vale::lifecycle::open::Attached;
+use crate::vale::lifecycle::shared;
+use crate::vale::lifecycle::switch::Switch;
+use crate::vale::state::MAX_PORTS;
+use crate::vale::state::handles::{ListedHandle, Loan};
+use crate::vale::state::ids::{ParticipantId, PortIndex};
+use crate::vale::state::kring::{Held, OnHeld};
+use crate::vale::state::owner::Taken;
+use crate::vale::state::portfiles::PortFiles;
+use crate::vale::state::switch::HEADER_LENGTHS;
+
+/// Times that a sender in the middle of a batch is looked for again.
+const PATIENCE: u32 = 1000;
+
+/// Lends the handle's port headers of `len` bytes, one of `HEADER_LENGTHS`.
+pub fn lend(at: &Attached, len: u8) -> Result<()> {
+    let (switch, port) = (&*at.switch, at.port.file.shape.index);
+    let lock = switch.root().lock()?;
+    if switch.handles().get(at.index()).is_none_or(|entry| entry.id != at.id) {
+        return Err(Error::NotFound { name: format!("port of {} any more", switch.name()) });
+    }
+    let mut loans = switch.handles().all().filter(|h| h.port == port).filter_map(|h| h.loan);
+    let before = loans.next().map_or(switch.header_of(port), |loan| loan.before);
+    switch.handles().lend(&lock, at.index(), Some(Loan { before, lent: len }));
+    if switch.header_of(port) != len {
+        switch.set_header(&lock, port, len);
+        discard(switch, &at.port, &at.bound)?;
+    }
+    Ok(())
+}
+
+/// The port has headers of its own choice now.
+pub fn forget(switch: &Switch, lock: &RootLock, port: PortIndex) {
+    for handle in switch.handles().all().filter(|h| h.port == port && h.loan.is_some()) {
+        switch.handles().lend(lock, handle.index, None);
+    }
+}
+
+/// Before a handle that is no more is freed: ends its loan.
+pub fn end(switch: &Switch, lock: &RootLock, handle: &ListedHandle) {
+    // The entry is what some process wrote.
+    let Some(loan) = handle.loan.filter(|loan| HEADER_LENGTHS.contains(&loan.before)) else {
+        return;
+    };
+    let mut others = switch.handles().all().filter(|h| h.port == handle.port);
+    if handle.port.at() >= MAX_PORTS || others.any(|h| h.id != handle.id && h.loan.is_some()) {
+        return;
+    }
+    if loan.before == loan.lent {
+        return;
+    }
+    switch.set_header(lock, handle.port, loan.before);
+    let Some(listed) = switch.listed(handle.port) else { return };
+    if let Ok((port, _)) = shared::port(switch, &listed.name) {
+        let rings = &port.file.shape.rings;
+        let (mut tx, mut rx) = (0..rings.tx.len(), 0..rings.rx.len());
+        let mut all = BoundRings { tx: tx.by_ref().collect(), rx: rx.by_ref().collect() };
+        // Whoever lives may have read how things are, and has to see to it.
+        for user in switch.live_handles_of(handle.port).filter(|user| user.id != handle.id) {
+            all.tx.retain(|ring| !user.bound.tx.contains(ring));
+            all.rx.retain(|ring| !user.bound.rx.contains(ring));
+        }
+        // Without a place among the processes, the next one finds what this one leaves.
+        let _ = discard(switch, &port, &all);
+    }
+}
+
+/// Empties rings of a port: what is to be sent, and what came.
+fn discard(switch: &Switch, port: &PortFiles, rings: &BoundRings) -> Result<()> {
+    let me = switch.me()?;
+    for &i in &rings.tx {
+        discard_sent(switch, port, i, me);
+    }
+    for &i in &rings.rx {
+        discard_received(switch, port, i, me);
+    }
+    Ok(())
+}
+
+fn discard_sent(switch: &Switch, port: &PortFiles, i: usize, me: ParticipantId) {
+    let (state, ring) = (port.file.tx_state(i), port.tx_ring(i));
+    let Some(ring) = ring else { return };
+    let Some(begun) = state.begin(me, |owner| switch.is_dead(owner)) else { return };
+    let hwcur = if begun.hwcur < ring.n() { begun.hwcur } else { 0 };
+    ring.reinit(hwcur, ring.step(hwcur, ring.n() - 1));
+    state.done(hwcur);
+    state.set_stall(None);
+    for waits in state.end(me).into_iter().flat_map(|waiting| waiting.handles()) {
+        switch.ring(waits, None);
+    }
+}
+
+fn discard_received(switch: &Switch, port: &PortFiles, i: usize, me: ParticipantId) {
+    let (kring, ring) = (port.file.kring(i), port.rx_ring(i));
+    let Some(ring) = ring else { return };
+    // A sender that had looked at the length before is done when its ring can be held.
+    let mut looks = 0;
+    let held = kring.hold(me, |owner| {
+        looks += 1;
+        match switch.is_dead(owner) {
+            true => OnHeld::Dead,
+            false if looks < PATIENCE => OnHeld::Wait,
+            false => OnHeld::GiveUp,
+        }
+    });
+    if held == Held::Stolen {
+        kring.mend(ring);
+    }
+    let end = kring.published();
+    if end < ring.n() && kring.reader.take(me, |owner| switch.is_dead(owner)) != Taken::No {
+        ring.reinit(end, end);
+        kring.free(end);
+        kring.reader.give(me);
+    }
+    if held != Held::No {
+        kring.release_hold(me);
+    }
+    for waits in kring.take_waiters().into_iter().flat_map(|waiting| waiting.handles()) {
+        switch.ring(waits, None);
+    }
+}
