@@ -128,8 +128,8 @@ pub struct Cli {
     #[arg(long, value_name = "FD", hide = true)]
     pub ready_fd: Option<i32>,
 
-    /// End when this process does.
-    #[arg(long, value_name = "PID", hide = true)]
+    /// End when nobody holds the other end of this pipe any more: the other bridge of a NIC and its host.
+    #[arg(long, value_name = "FD", hide = true)]
     pub with: Option<i32>,
 
     /// How results are printed.

@@ -217,7 +217,7 @@ impl<'a> Bridge<'a> {
                 self.flush()?;
                 self.tell_links(now);
                 if self.partner.as_ref().is_some_and(Partner::has_ended) {
-                    bail!("the bridge of the NIC has ended, so this one of its host does");
+                    bail!("the other bridge of this NIC and its host has ended, so this one does");
                 }
                 self.next_flush = now + FLUSH;
             }

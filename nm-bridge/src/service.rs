@@ -3,12 +3,11 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Where a system's log listens.
 const LOG: &str = "/dev/log";
@@ -26,21 +25,21 @@ pub fn ready(fd: i32) -> anyhow::Result<()> {
     nix::unistd::close(fd).with_context(context)
 }
 
-/// Another process, without which a bridge is of no use, or worse: a host whose packets go to a switch that its NIC has
-/// left is cut off.
+/// Another bridge, without which this one is of no use, or worse: a host whose packets go to a switch that its NIC has
+/// left is cut off, and so is one whose NIC's packets go to a switch that it has left.
 #[derive(Debug)]
-pub struct Partner(OwnedFd);
+pub struct Partner(File);
 
 impl Partner {
-    /// The process `pid`. Whoever starts this bridge is its parent, so no other one gets that number before the bridge is
-    /// ready.
-    pub fn of(pid: i32) -> anyhow::Result<Self> {
-        let context = || format!("looking for process {pid}");
-        let number = Pid::from_raw(pid).with_context(context)?;
-        Ok(Self(pidfd_open(number, PidfdFlags::empty()).with_context(context)?))
+    /// Who holds the other end of the pipe on an inherited descriptor.
+    pub fn of(fd: i32) -> anyhow::Result<Self> {
+        let context = || format!("looking for the other bridge, on descriptor {fd}");
+        let pipe = File::open(format!("/proc/self/fd/{fd}")).with_context(context)?;
+        nix::unistd::close(fd).with_context(context)?;
+        Ok(Self(pipe))
     }
 
-    /// Whether it has ended, however.
+    /// Whether it has ended, however: nobody holds that end any more.
     pub fn has_ended(&self) -> bool {
         let mut ended = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         poll(&mut ended, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)

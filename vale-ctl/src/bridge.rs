@@ -10,10 +10,10 @@
 //! later reports that to the system's log.
 
 use std::fs::File;
-use std::io::{PipeReader, Read, Seek};
+use std::io::{PipeReader, PipeWriter, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,6 @@ use anyhow::{Context, anyhow, bail};
 use netmap::name::PipeName;
 use netmap::{NameError, PortName, control};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nm_cli::signal::Signals;
@@ -30,7 +29,7 @@ use crate::cli::{BridgeOptions, Target};
 
 mod running;
 use running::Running;
-pub use running::find;
+pub use running::{Was, find};
 
 /// The kind of port that a NIC is.
 const NIC: &str = "xdp";
@@ -54,9 +53,9 @@ pub fn interface(name: &Target) -> Result<&str, String> {
 
 /// The name of the other port of its bridge: a NIC if it is here and no tap, else a tap, in a network namespace perhaps.
 pub fn far_end(iface: &str, netns: Option<&str>) -> Result<String, String> {
-    let is_here = netns.is_none() && if_nametoindex(iface).is_ok();
-    let is_tap = || Path::new("/sys/class/net").join(iface).join("tun_flags").exists();
-    let kind = if is_here && !is_tap() { NIC } else { "tap" };
+    // A name that no interface can have is refused below.
+    let is_nic = netns.is_none() && matches!(control::is_tap(iface), Ok(Some(false)));
+    let kind = if is_nic { NIC } else { "tap" };
     let netns = netns.map(|name| format!("@netns:{name}")).unwrap_or_default();
     let name = format!("{kind}:{iface}{netns}");
     // As a whole: what an interface's name may not hold would be read as something else.
@@ -78,17 +77,55 @@ pub fn host_rings(far: &str) -> Option<String> {
     far.starts_with(NIC).then(|| format!("{far}^"))
 }
 
-/// Starts the bridge of a port to `far` and waits until it is ready; returns its process. It ends when the process `with`
-/// does, which is a child of this one.
+/// A bridge to be started: its port, the other one, and how it is to run.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// Port of the switch.
+    pub name: &'a Target,
+    /// What it is joined to.
+    pub far: &'a str,
+    /// How.
+    pub options: &'a BridgeOptions,
+}
+
+/// What ties a bridge to another one, so that either ends when the other does: it reads one pipe, to see whether
+/// somebody holds the other end, and holds an end of another pipe.
+#[derive(Debug)]
+struct Tie(PipeReader, PipeWriter);
+
+impl Tie {
+    fn pair() -> std::io::Result<[Self; 2]> {
+        let ((one, of_one), (other, of_other)) = (std::io::pipe()?, std::io::pipe()?);
+        Ok([Self(one, of_other), Self(other, of_one)])
+    }
+}
+
+/// Starts the bridge of a port and, beside that of a NIC, the one of its host, and waits until they are ready. Returns the
+/// first one's process. Of two, neither is left if the other does not come up or ends.
 pub fn start(
     signals: &Signals,
-    name: &Target,
-    far: &str,
-    options: &BridgeOptions,
+    plan: &Plan<'_>,
+    host: Option<&Plan<'_>>,
     timeout: Duration,
-    with: Option<u32>,
 ) -> anyhow::Result<u32> {
-    let mut starting = Starting::new(name, far, options, with)?;
+    let Some(host) = host else { return start_one(signals, plan, None, timeout) };
+    let [tie, hosts] = Tie::pair().context("creating a pipe")?;
+    let pid = start_one(signals, plan, Some(tie), timeout)?;
+    if let Err(why) = start_one(signals, host, Some(hosts), timeout) {
+        stop(signals, plan.name, timeout)?;
+        return Err(why);
+    }
+    Ok(pid)
+}
+
+fn start_one(
+    signals: &Signals,
+    plan: &Plan<'_>,
+    tie: Option<Tie>,
+    timeout: Duration,
+) -> anyhow::Result<u32> {
+    let name = plan.name;
+    let mut starting = Starting::new(plan, tie)?;
     let waited = starting.wait(signals, timeout);
     if matches!(waited, Ok(Waited::Ready)) {
         return Ok(starting.child.id());
@@ -105,34 +142,27 @@ pub fn start(
     }
 }
 
-/// Ends the bridges of a port, if there are any, and waits until they are gone. Returns the names of their other ports.
-pub fn stop(signals: &Signals, name: &Target, timeout: Duration) -> anyhow::Result<Vec<String>> {
-    end(signals, name, find(name)?, timeout)
+/// What bridges did that were ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Of the port.
+    pub port: Option<Was>,
+    /// Of the stack that went on using the port's NIC.
+    pub host: Option<Was>,
 }
 
-/// As `stop`, the bridge of the stack that goes on using a NIC.
-pub fn stop_host(
-    signals: &Signals,
-    name: &Target,
-    timeout: Duration,
-) -> anyhow::Result<Vec<String>> {
-    let mut bridges = find(&host_of(name))?;
+/// Ends the bridges of a port, and those of its NIC's host, if there are any, and waits until they are gone.
+pub fn stop(signals: &Signals, name: &Target, timeout: Duration) -> anyhow::Result<Ended> {
+    let port = find(name)?;
+    let mut host = find(&host_of(name))?;
     // An interface may have that name.
-    bridges.retain(|bridge| bridge.far().ends_with('^'));
-    end(signals, name, bridges, timeout)
-}
-
-fn end(
-    signals: &Signals,
-    name: &Target,
-    bridges: Vec<Running>,
-    timeout: Duration,
-) -> anyhow::Result<Vec<String>> {
-    // All of them are asked before an error about one is reported.
-    let asked: Vec<_> = bridges.iter().map(Running::terminate).collect();
+    host.retain(|bridge| bridge.was().far.ends_with('^'));
+    // All of them are asked before any of them is missed by another, and before an error about one is reported.
+    let all = || port.iter().chain(&host);
+    let asked: Vec<_> = all().map(Running::terminate).collect();
     asked.into_iter().collect::<anyhow::Result<()>>()?;
     let deadline = Instant::now() + timeout;
-    for bridge in &bridges {
+    for bridge in all() {
         if !wait(bridge.fd(), signals, deadline)? {
             bail!(
                 "The bridge of {name} (process {}) has not ended within {}; end it with kill -KILL \
@@ -142,7 +172,8 @@ fn end(
             );
         }
     }
-    Ok(bridges.iter().map(|bridge| bridge.far().to_owned()).collect())
+    let was = |bridges: Vec<Running>| bridges.last().map(|bridge| bridge.was().clone());
+    Ok(Ended { port: was(port), host: was(host) })
 }
 
 /// Waits until `fd` is readable: false if the time is over or a signal asked to stop.
@@ -182,12 +213,8 @@ struct Starting {
 }
 
 impl Starting {
-    fn new(
-        name: &Target,
-        far: &str,
-        options: &BridgeOptions,
-        with: Option<u32>,
-    ) -> anyhow::Result<Starting> {
+    fn new(plan: &Plan<'_>, tie: Option<Tie>) -> anyhow::Result<Starting> {
+        let Plan { name, far, options } = plan;
         let program = find_program()?;
         // The bridge's working directory differs, so a relative root would mean another directory there.
         let root = std::path::absolute(control::root()).context("finding the root's path")?;
@@ -195,14 +222,18 @@ impl Starting {
             .context("making room for the bridge's words")?
             .into();
         let (ready, writer) = std::io::pipe().context("creating a pipe")?;
-        // The only descriptor besides the standard ones that the bridge is to inherit. No other thread of this
+        // The only descriptors besides the standard ones that the bridge is to inherit. No other thread of this
         // process starts a program meanwhile.
-        fcntl(&writer, FcntlArg::F_SETFD(FdFlag::empty())).context("creating a pipe")?;
+        let mut inherited = vec![writer.as_fd()];
+        inherited.extend(tie.iter().flat_map(|Tie(seen, held)| [seen.as_fd(), held.as_fd()]));
+        for fd in inherited {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).context("creating a pipe")?;
+        }
         let mut command = Command::new(&program);
         command.args(running::arguments(name, far)).arg("--attached").arg(&root);
         command.arg("--ready-fd").arg(writer.as_raw_fd().to_string());
-        if let Some(pid) = with {
-            command.arg("--with").arg(pid.to_string());
+        if let Some(Tie(seen, _)) = &tie {
+            command.arg("--with").arg(seen.as_raw_fd().to_string());
         }
         if options.busy_poll {
             command.arg("--busy-poll");
@@ -261,7 +292,7 @@ fn find_program() -> anyhow::Result<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(PROGRAM)));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|dir| dir.join(PROGRAM));
-    beside.into_iter().chain(in_path).find(|file: &PathBuf| Path::is_file(file)).ok_or_else(|| {
+    beside.into_iter().chain(in_path).find(|file: &PathBuf| file.is_file()).ok_or_else(|| {
         anyhow!("{PROGRAM}, which attach runs, is neither beside vale-ctl nor in PATH: install it")
     })
 }

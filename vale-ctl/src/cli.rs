@@ -307,7 +307,7 @@ pub struct Attach {
 }
 
 /// How the bridge of an attached interface runs.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct BridgeOptions {
     /// Let the bridge busy-wait: lower latency, one CPU's whole time
     #[arg(long)]
@@ -489,7 +489,7 @@ pub enum Poll {
         /// An attached port
         #[arg(value_name = "SWITCH:IFACE")]
         name: Target,
-        /// CPU for the bridge
+        /// CPU for the bridge, if not the one that it has
         #[arg(long, value_name = "CPU")]
         cpu: Option<usize>,
         /// How long to wait for the bridge, as in 500ms or 5s

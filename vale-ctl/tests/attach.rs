@@ -177,11 +177,24 @@ fn attached_tap_is_bridged_until_detach() {
         assert_eq!(json(&["attach", name, "--may-exist"])[name]["action"], "unchanged");
         assert_eq!(text(&["detach", name, "--dry-run"]), format!("would detach {name}\n"));
 
+        let command = || {
+            let pid = json(&["list", name])[name]["users"][0]["pid"].clone();
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("it runs");
+            (pid, command.replace('\0', " "))
+        };
         vale_ctl(&["-p", name, "-C", "0,0"]).assert().success();
-        let polling = json(&["list", name])[name]["users"][0]["pid"].clone();
+        let (polling, line) = command();
         assert_ne!(polling, pid, "the bridge is a new one");
-        let command = fs::read_to_string(format!("/proc/{polling}/cmdline")).expect("it runs");
-        assert!(command.contains("--busy-poll\0--cpu\x000"), "{command:?}");
+        assert!(line.ends_with("--busy-poll --cpu 0 "), "{line:?}");
+
+        // What `attach` was asked for stays.
+        vale_ctl(&["detach", name]).assert().success();
+        vale_ctl(&["attach", name, "--no-offload", "--cpu", "0"]).assert().success();
+        vale_ctl(&["poll", "start", name]).assert().success();
+        assert!(command().1.ends_with("--busy-poll --no-offload --cpu 0 "), "{}", command().1);
+        vale_ctl(&["poll", "stop", name]).assert().success();
+        let line = command().1;
+        assert!(line.ends_with("--no-offload --cpu 0 ") && !line.contains("busy"), "{line}");
 
         vale_ctl(&["detach", name]).assert().success();
         assert_eq!(text(&["list"]), "", "the port is left");
@@ -239,6 +252,26 @@ fn attach_to_a_tap_that_is_busy_or_none_fails_each_time() {
     });
 }
 
+#[test]
+fn attach_knows_a_tap_in_a_namespace_whose_sys_is_not_mounted() {
+    const NAME: &str = "attach_knows_a_tap_in_a_namespace_whose_sys_is_not_mounted";
+    in_own_root(NAME, || {
+        let bare = match netns::Namespace::new("bare") {
+            Ok(bare) => bare,
+            Err(why) => return skip(NAME, &why),
+        };
+        build_bridge();
+        bare.ip("tuntap add mode tap name t7");
+        let _guard = Attached("valeA:t7");
+        // As under `nsenter --net`: /sys goes on showing the interfaces of the first namespace.
+        bare.inside(|| vale_ctl(&["attach", "valeA:t7"]).assert().success());
+        let pid = json(&["list", "valeA:t7"])["valeA:t7"]["users"][0]["pid"].clone();
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("it runs");
+        assert!(line.contains("\0tap:t7\0"), "{line:?}");
+        vale_ctl(&["detach", "valeA:t7"]).assert().success();
+    });
+}
+
 /// Whether the NIC of the pair has an XDP program.
 fn has_program(pair: &Pair) -> bool {
     let shown = pair.within(1, || veth::ip("-d link show v1"));
@@ -254,7 +287,7 @@ fn attached_nic_is_bridged_with_its_host_until_detach() {
         let _guard = Attached("valeA:v1");
         let ping = || {
             let mut ping = Command::new("ping");
-            ping.args(["-c", "20", "-i", "0.2", "-W", "1", "10.79.0.2"]);
+            ping.args(["-c", "1", "-i", "0.2", "-w", "5", "10.79.0.2"]); // until the first answer
             ping.output().expect("ping runs").status.success()
         };
         pair.within(0, || veth::ip("addr add 10.79.0.1/24 dev v0"));
@@ -278,18 +311,19 @@ fn attached_nic_is_bridged_with_its_host_until_detach() {
         assert!(ports.get("v1").is_some() && ports.get("v1_host").is_some(), "{listed}");
         assert!(pair.within(0, ping), "the host does not answer through the switch");
         assert!(complaint(&["attach", "valeA:v1", "--host"], 1).contains("busy"));
-        // The NIC's bridge killed: the host's ends as well, and the host has its NIC back.
-        let pid = json(&["list", "valeA:v1"])["valeA:v1"]["users"][0]["pid"].clone();
-        let pid = pid.as_i64().expect("a number") as i32;
-        let pid = nix::unistd::Pid::from_raw(pid);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("the bridge");
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while has_program(&pair) || text(&["list"]).contains("v1") {
-            assert!(std::time::Instant::now() < end, "left: {}", text(&["list"]));
-            std::thread::yield_now();
+        // One of the two bridges killed: the other one ends as well, and the host has its NIC back.
+        for port in ["valeA:v1", "valeA:v1_host"] {
+            let pid = json(&["list", port])[port]["users"][0]["pid"].clone();
+            let pid = nix::unistd::Pid::from_raw(pid.as_i64().expect("a number") as i32);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("the bridge");
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            while has_program(&pair) || text(&["list"]).contains("v1") {
+                assert!(std::time::Instant::now() < end, "{port}, left: {}", text(&["list"]));
+                std::thread::yield_now();
+            }
+            assert!(pair.within(0, ping), "{port}: the host is cut off");
+            pair.within(1, || vale_ctl(&["attach", "valeA:v1", "--host"]).assert().success());
         }
-        assert!(pair.within(0, ping), "the host is cut off");
-        pair.within(1, || vale_ctl(&["attach", "valeA:v1", "--host"]).assert().success());
         for action in ["start", "stop"] {
             pair.within(1, || vale_ctl(&["poll", action, "valeA:v1"]).assert().success());
             assert!(text(&["list"]).contains("v1_host"), "the host is not attached any more");

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Error, InUse, Invalid, Result};
+use crate::error::{Errno, Error, InUse, Invalid, Result};
 use crate::name::{PipeName, PortName, SwitchPort};
+use crate::netlink;
 use crate::options::Options;
 use crate::process;
 use crate::shm::dir::Dir;
@@ -464,6 +465,19 @@ pub fn set_vnet_hdr_len(name: &PortName, len: u8) -> Result<()> {
     let SwitchPort { switch, port } = vale(name)?;
     let none = || Error::NotFound { name: format!("port {name}") };
     persist::set_vnet_hdr_len(&Root::existing()?.ok_or_else(none)?, switch, port, len)
+}
+
+/// Whether the interface `name` of the calling thread's network namespace is a tap, or a tun; `None`: there is none of that
+/// name. The kernel is asked by a socket, since /sys may be that of another namespace.
+///
+/// # Errors
+/// There are no such sockets, or the kernel refuses the name.
+pub fn is_tap(name: &str) -> Result<Option<bool>> {
+    match netlink::Watch::new(name) {
+        Ok(watch) => Ok(Some(watch.interface().is_tun)),
+        Err(error) if error.errno() == Errno::ENODEV => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A port that packets are forwarded to.

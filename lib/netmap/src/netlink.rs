@@ -37,6 +37,10 @@ const NETLINK_LISTEN_ALL_NSID: libc::c_int = 8;
 const IFLA_TARGET_NETNSID: u16 = 46;
 /// `IFLA_NEW_NETNSID`: in the farewell of an interface that moves to another namespace.
 const IFLA_NEW_NETNSID: u16 = 45;
+/// `IFLA_INFO_KIND`, within `IFLA_LINKINFO`.
+const IFLA_INFO_KIND: u16 = 1;
+/// What taps are, and tuns.
+const TUN: &[u8] = b"tun\0";
 
 /// Whether packets can pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +78,8 @@ pub struct Interface {
     pub mtu: u32,
     /// The hardware address, if it has one of Ethernet's length.
     pub mac: Option<[u8; 6]>,
+    /// It is behind /dev/net/tun.
+    pub is_tun: bool,
 }
 
 /// Watches an interface, of this network namespace or another.
@@ -258,6 +264,10 @@ impl Seen {
         for (kind, value) in message.attributes() {
             match kind {
                 libc::IFLA_MTU => seen.mtu = word(value, 0).unwrap_or(seen.mtu),
+                libc::IFLA_LINKINFO => {
+                    let kind = (IFLA_INFO_KIND, TUN);
+                    seen.is_tun = attributes_of(value).any(|attribute| attribute == kind);
+                }
                 libc::IFLA_ADDRESS => seen.mac = value.try_into().ok(),
                 libc::IFLA_IFNAME => {
                     let name = value.split(|&byte| byte == 0).next().unwrap_or_default();

@@ -19,14 +19,23 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 
 use super::PROGRAM;
-use crate::cli::Target;
+use crate::cli::{BridgeOptions, Target};
 
 /// A bridge, held so that its number cannot become another process's.
 #[derive(Debug)]
 pub struct Running {
     pid: Pid,
     fd: OwnedFd,
-    far: String,
+    was: Was,
+}
+
+/// What a bridge does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Was {
+    /// Name of the port at its other end.
+    pub far: String,
+    /// How it runs.
+    pub options: BridgeOptions,
 }
 
 /// The first arguments of a bridge.
@@ -46,7 +55,7 @@ pub fn find(name: &Target) -> anyhow::Result<Vec<Running>> {
             return None;
         }
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        far_end_of(&line, name, (root.dev(), root.ino()))
+        what_of(&line, name, (root.dev(), root.ino()))
     };
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").context("looking for the bridge")? {
@@ -60,7 +69,7 @@ pub fn find(name: &Target) -> anyhow::Result<Vec<Running>> {
         }
         match pidfd_open(pid, PidfdFlags::empty()) {
             // Again: between the two, the number may have become another process's.
-            Ok(fd) => found.extend(ours(pid.as_raw_pid()).map(|far| Running { pid, fd, far })),
+            Ok(fd) => found.extend(ours(pid.as_raw_pid()).map(|was| Running { pid, fd, was })),
             Err(Errno::SRCH) => {}
             Err(error) => return Err(error).context("looking at the bridge"),
         }
@@ -81,9 +90,8 @@ fn runs_as(status: &[u8], uid: u32) -> bool {
     uids.len() == 4 && uids.iter().all(|word| word.parse() == Ok(uid))
 }
 
-/// The other port of a bridge of `name`, if a command line is that of such a bridge in the root with this device
-/// and number.
-fn far_end_of(line: &[u8], name: &Target, root: (u64, u64)) -> Option<String> {
+/// What a bridge of `name` does, if a command line is that of such a bridge in the root with this device and number.
+fn what_of(line: &[u8], name: &Target, root: (u64, u64)) -> Option<Was> {
     let mut words = line.split(|&byte| byte == 0);
     let program = words.next().unwrap_or_default();
     if Path::new(OsStr::from_bytes(program)).file_name() != Some(OsStr::new(PROGRAM)) {
@@ -98,7 +106,19 @@ fn far_end_of(line: &[u8], name: &Target, root: (u64, u64)) -> Option<String> {
             let there = Path::new(OsStr::from_bytes(dir)).metadata();
             there.is_ok_and(|dir| (dir.dev(), dir.ino()) == root)
         });
-    is_bridge.then_some(far)
+    let mut options = BridgeOptions::default();
+    while let Some(word) = words.next() {
+        match word {
+            b"--busy-poll" => options.busy_poll = true,
+            b"--no-offload" => options.no_offload = true,
+            b"--cpu" => {
+                let cpu = words.next().map(String::from_utf8_lossy);
+                options.cpu = cpu.and_then(|cpu| cpu.parse().ok());
+            }
+            _ => {}
+        }
+    }
+    is_bridge.then_some(Was { far, options })
 }
 
 impl Running {
@@ -107,9 +127,9 @@ impl Running {
         self.pid.as_raw_pid()
     }
 
-    /// Name of the port at its other end.
-    pub fn far(&self) -> &str {
-        &self.far
+    /// What it does.
+    pub fn was(&self) -> &Was {
+        &self.was
     }
 
     /// Readable once it has ended.
@@ -147,11 +167,16 @@ mod tests {
         let name = Target { switch: "valeA".into(), port: Some("t0".into()) };
         let shm = Path::new("/dev/shm").metadata().expect("a directory");
         let root = (shm.dev(), shm.ino());
-        let far = |line: &str| far_end_of(line.replace(' ', "\0").as_bytes(), &name, root);
-        let is = |line: &str| far(line).is_some();
+        let what = |line: &str| what_of(line.replace(' ', "\0").as_bytes(), &name, root);
+        let is = |line: &str| what(line).is_some();
         assert!(is("/usr/bin/nm-bridge -i valeA:t0 -i tap:t0 --attached /dev/shm --ready-fd 5 "));
         let elsewhere = "nm-bridge -i valeA:t0 -i tap:eth0@netns:c --attached /dev/shm";
-        assert_eq!(far(elsewhere).as_deref(), Some("tap:eth0@netns:c"));
+        let options = BridgeOptions::default();
+        assert_eq!(what(elsewhere), Some(Was { far: "tap:eth0@netns:c".into(), options }));
+        let line = "--attached /dev/shm --ready-fd 5 --with 3 --busy-poll --no-offload --cpu 2 ";
+        let options = BridgeOptions { busy_poll: true, no_offload: true, cpu: Some(2) };
+        let was = Was { far: "xdp:t0".into(), options };
+        assert_eq!(what(&format!("nm-bridge -i valeA:t0 -i xdp:t0 {line}")), Some(was));
         for other in [
             "",
             "nm-bridge",

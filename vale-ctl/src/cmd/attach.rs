@@ -4,7 +4,7 @@ use nm_cli::exit::UsageError;
 use nm_cli::signal::Signals;
 use serde_json::json;
 
-use crate::bridge;
+use crate::bridge::{self, Plan};
 use crate::cli::Attach;
 use crate::cmd::list;
 use crate::json;
@@ -39,15 +39,9 @@ pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
         return Ok(out.done(&args.name, Did::Attach, true)?);
     }
     let signals = Signals::install()?;
-    let pid = bridge::start(&signals, &args.name, &far, &args.bridge, args.timeout, None)?;
-    // Without the NIC's, the host's would lead its packets nowhere.
-    if let Some((name, rings)) = &host
-        && let Err(why) =
-            bridge::start(&signals, name, rings, &args.bridge, args.timeout, Some(pid))
-    {
-        bridge::stop(&signals, &args.name, args.timeout)?;
-        return Err(why);
-    }
+    let plan = |name, far| Plan { name, far, options: &args.bridge };
+    let host = host.as_ref().map(|(name, rings)| plan(name, rings));
+    let pid = bridge::start(&signals, &plan(&args.name, &far), host.as_ref(), args.timeout)?;
     if out.json {
         let value = json!({ "action": "attached", "dry_run": false, "pid": pid });
         out.object(&json::keyed([(args.name.to_string(), value)]))?;

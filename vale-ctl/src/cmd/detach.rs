@@ -10,7 +10,7 @@ use crate::cmd::list;
 use crate::output::{Did, Out};
 use crate::select::{self, NotThere};
 
-/// Runs the command. The bridge of a NIC's host goes first: it is of no use without the NIC's.
+/// Runs the command.
 pub fn run(out: &mut Out, args: &Detach) -> anyhow::Result<()> {
     bridge::interface(&args.name).map_err(UsageError::new)?;
     let dry_run = args.change.dry_run;
@@ -18,9 +18,8 @@ pub fn run(out: &mut Out, args: &Detach) -> anyhow::Result<()> {
         !bridge::find(&args.name)?.is_empty()
     } else {
         let signals = Signals::install()?;
-        let host = bridge::stop_host(&signals, &args.name, args.timeout)?;
-        let nic = bridge::stop(&signals, &args.name, args.timeout)?;
-        !host.is_empty() || !nic.is_empty()
+        let ended = bridge::stop(&signals, &args.name, args.timeout)?;
+        ended.port.or(ended.host).is_some()
     };
     if !attached {
         not_attached(&args.name, args.if_exists)?;
