@@ -3,6 +3,7 @@
 //!
 //! Invariant: nothing here is locked for longer than a few stores.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use e1000pv::bits::{Ctrl, Icr, Rah, Rctl, Status};
@@ -41,6 +42,8 @@ pub(crate) struct Core<M> {
     pub(crate) eeprom: Mutex<Eeprom>,
     pub(crate) phy: Mutex<Phy>,
     pub(crate) csb: Mutex<Option<CsbPage<M>>>,
+    /// The port has left packets queued. Written under the data path's lock, read at any time.
+    paused: AtomicBool,
 }
 
 /// Locks.
@@ -61,6 +64,7 @@ impl<M: GuestMemory> Core<M> {
             eeprom: Mutex::new(Eeprom::new(config.mac, config.csb)),
             phy: Mutex::new(Phy::default()),
             csb: Mutex::new(None),
+            paused: AtomicBool::new(false),
             registers: Registers::new(),
             stats: Stats::default(),
             config,
@@ -106,6 +110,16 @@ impl<M: GuestMemory> Core<M> {
     #[must_use]
     pub fn link_up(&self) -> bool {
         self.registers.load(regs::STATUS) & Status::LU.bits() != 0
+    }
+
+    /// Whether sent packets wait for the port: to a driver, a link partner that has paused it.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// The data path's answer to that, once a round.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
     }
 
     /// Whether loopback is on, in the MAC or in the PHY: frames come back and do not leave the port. The manual names one

@@ -489,6 +489,35 @@ fn reset_in_mid_flight_leaves_a_device_that_works() {
     assert_eq!(b.sent(), 3, "what the port had not taken was taken back");
 }
 
+/// Linux takes a transmitter that stands still for a second for one that hangs, unless STATUS says so.
+#[test]
+fn a_port_that_is_full_pauses_the_transmitter() {
+    let b = Bench::new(Config::default());
+    let paused = || Status::from_bits_retain(b.read(regs::STATUS)).contains(Status::TXOFF);
+    let sends_what_nobody_takes = || {
+        b.open();
+        path::lock(&b.nic.path).port().take_next(0);
+        b.fill(0);
+        b.write(regs::TDT, 1);
+        b.nic.round(monotonic_ns());
+        assert!(!b.is_sent(0) && paused());
+    };
+    assert!(!paused());
+
+    sends_what_nobody_takes();
+    b.nic.round(monotonic_ns());
+    assert!(b.is_sent(0) && !paused(), "the port has taken it");
+
+    b.nic.reset();
+    sends_what_nobody_takes();
+    b.write(regs::CTRL, Ctrl::RST.bits());
+    assert!(!paused(), "nothing is left to wait");
+
+    sends_what_nobody_takes();
+    b.nic.set_bus_master(false);
+    assert!(!paused(), "nothing is left to wait");
+}
+
 /// What a self-test of a driver does with each of the 17 bits (Linux: `ethtool -t`).
 #[test]
 fn forced_and_negotiated_speeds_are_in_status_and_told() {

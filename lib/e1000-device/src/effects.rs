@@ -5,7 +5,7 @@
 //! function; a register that is in neither is what the table of `e1000pv::regs` makes of it.
 //! CONTRIBUTING.md tells how to add one.
 
-use e1000pv::bits::{Ctrl, Icr, Mdic, Rctl, Tctl};
+use e1000pv::bits::{Ctrl, Icr, Mdic, Rctl, Status, Tctl};
 use e1000pv::regs::{self, Access};
 
 use crate::core::lock;
@@ -39,6 +39,7 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
     pub(crate) fn read_register(&self, offset: u32) -> Option<u32> {
         let register = self.lookup(offset)?;
         Some(match offset {
+            regs::STATUS => self.read_status(),
             regs::ICR => self.read_icr(),
             regs::IMS => self.read_ims(),
             regs::EECD => self.read_eecd(),
@@ -95,6 +96,13 @@ impl<M: GuestMemory, P: NetPort> E1000<M, P> {
     /// A write without side effect: the writable bits are stored.
     fn store(&self, write: Write) {
         self.core.registers.write(write.register, write.offset, write.value);
+    }
+
+    /// Without a lock: drivers read it to flush their writes, at each interrupt.
+    fn read_status(&self) -> u32 {
+        let mut status = Status::from_bits_retain(self.core.registers.load(regs::STATUS));
+        status.set(Status::TXOFF, self.core.is_paused());
+        status.bits()
     }
 
     fn read_icr(&self) -> u32 {

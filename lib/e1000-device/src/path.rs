@@ -249,6 +249,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
             self.tx.give_up(core, used(&self.csb));
         }
         self.blocked = false;
+        core.set_paused(false);
     }
 
     /// Empty rounds that the guest wants before the I/O thread sleeps (`host_txcycles_lim`).
@@ -266,6 +267,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
     pub fn restart_tx(&mut self, core: &Core<M>) {
         on_port!(self, |port| port.tx_withdraw());
         self.blocked = false;
+        core.set_paused(false);
         self.tx.restart(core);
     }
 
@@ -328,6 +330,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         }
         // What waits for space finds some in the next round.
         self.blocked &= self.has_backlog();
+        core.set_paused(self.has_backlog());
         self.count_missed(core);
         self.tx.pending()
     }
@@ -455,6 +458,7 @@ impl<M: GuestMemory, P: NetPort> DataPath<M, P> {
         if self.tx.is_unsynced() {
             on_port!(self, |port| self.tx.sync(core, port, used(&self.csb)));
         }
+        core.set_paused(self.has_backlog());
         core.counters.bump(Count::Rounds, 1);
         self.settle(core, Some(now_ns));
     }
