@@ -54,6 +54,11 @@ pub enum Interrupts {
     Always,
     /// The first one masks them (IMC), and going to sleep unmasks them (IMS).
     Masked,
+    /// They only wake who sleeps: outside of the device something masks them from the first one until the next sleep, so
+    /// nothing waits for one while awake.
+    Wake,
+    /// The device raises none: whoever sleeps wakes by a clock.
+    Never,
 }
 
 /// Fewest descriptors: RDLEN and TDLEN count in units of 8 (8254x manual 13.4.27).
@@ -124,6 +129,13 @@ impl Default for Config {
             txcycles_lim: 1,
             spin_ns: 0,
         }
+    }
+}
+
+impl Interrupts {
+    /// Whether what the device has done is to be seen in descriptors alone.
+    pub(crate) fn tell_nothing(self) -> bool {
+        matches!(self, Interrupts::Wake | Interrupts::Never)
     }
 }
 

@@ -32,5 +32,6 @@ pub use mmio::Bar;
 pub use nic::{Forwarded, Interest, Nic, Stats};
 pub use platform::{Cpu, Mmio};
 pub use rx::RxSlot;
+pub use start::quiesce;
 pub use tx::TxSlot;
 pub use wait::Sleeper;

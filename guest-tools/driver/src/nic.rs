@@ -13,7 +13,7 @@ use e1000pv::csb::{self, Csb, Field};
 use e1000pv::{itr, regs};
 
 use crate::config::{Config, Discipline, Interrupts, Kick, Report};
-use crate::dma::{self, Dma};
+use crate::dma::{Dma, Taken, Taking};
 use crate::error::Error;
 use crate::kick::{Combine, Doorbell, Published};
 use crate::mmio::Counted;
@@ -95,13 +95,17 @@ pub struct Interest {
     pub tx: u32,
 }
 
-/// A running device.
-pub struct Nic<M> {
+/// A running device. It is reset when it is dropped, and then its memory may be used for other things; [`Nic::close`] gives
+/// it back as well.
+pub struct Nic<M: Mmio> {
     mmio: Counted<M>,
     config: Config,
     discipline: Discipline,
     mac: [u8; 6],
     link: bool,
+    /// Nothing answered when the device was looked at.
+    gone: bool,
+    taken: Taken,
     tx: TxRing,
     rx: RxRing,
     tx_bus: u64,
@@ -115,7 +119,7 @@ pub struct Nic<M> {
     stats: Stats,
 }
 
-impl<M> fmt::Debug for Nic<M> {
+impl<M: Mmio> fmt::Debug for Nic<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Nic")
             .field("discipline", &self.discipline)
@@ -144,18 +148,23 @@ impl<M: Mmio> Nic<M> {
             Discipline::Combine => ReportAt::Packets(Report::All),
             Discipline::Csb => ReportAt::Halves,
         };
-        let none = Error::NoMemory;
-        let (tx_ring, tx_bus) = dma::descriptors(dma, n_tx as usize).ok_or(none)?;
-        let (rx_ring, rx_bus) = dma::descriptors(dma, n_rx as usize).ok_or(none)?;
-        let csb = match discipline {
-            Discipline::Csb => {
-                let (page, bus) = dma::csb_page(dma).ok_or(none)?;
-                Some((Page(page), bus))
-            }
-            _ => None,
+        let mut taking = Taking { dma, taken: Taken::new() };
+        let found = (|| {
+            let tx = taking.descriptors(n_tx as usize)?;
+            let rx = taking.descriptors(n_rx as usize)?;
+            let csb = match discipline {
+                Discipline::Csb => Some(taking.csb_page().map(|(page, bus)| (Page(page), bus))?),
+                _ => None,
+            };
+            let buffers = (taking.buffers(n_tx as usize)?, taking.buffers(n_rx as usize)?);
+            Some((tx, rx, csb, buffers))
+        })();
+        let Taking { dma, mut taken } = taking;
+        let Some(((tx_ring, tx_bus), (rx_ring, rx_bus), csb, (tx_buffers, rx_buffers))) = found
+        else {
+            taken.give_back(dma);
+            return Err(Error::NoMemory);
         };
-        let tx_buffers = dma::buffers(dma, n_tx as usize).ok_or(none)?;
-        let rx_buffers = dma::buffers(dma, n_rx as usize).ok_or(none)?;
         let batch = if config.kick_batch == 0 { n_tx / 2 } else { config.kick_batch };
         let delayed = config.tidv != 0 || config.tadv != 0;
         let mut nic = Nic {
@@ -164,6 +173,8 @@ impl<M: Mmio> Nic<M> {
             discipline,
             mac: [0; 6],
             link: false,
+            gone: false,
+            taken,
             tx: TxRing::new(tx_ring, tx_buffers, report, delayed),
             rx: RxRing::new(rx_ring, rx_buffers),
             tx_bus,
@@ -176,8 +187,18 @@ impl<M: Mmio> Nic<M> {
             rdt_batch: RDT_BATCH.min(n_rx / 4),
             stats: Stats::default(),
         };
-        nic.reset(cpu)?;
+        if let Err(error) = nic.reset(cpu) {
+            nic.close(dma);
+            return Err(error);
+        }
         Ok(nic)
+    }
+
+    /// Resets the device and gives its memory back to where it came from.
+    pub fn close(mut self, dma: &mut impl Dma) {
+        let mut taken = core::mem::replace(&mut self.taken, Taken::new());
+        drop(self);
+        taken.give_back(dma);
     }
 
     /// Resets the device and brings it up again with empty rings, at any time. Unsent packets are
@@ -204,7 +225,7 @@ impl<M: Mmio> Nic<M> {
         let rx = RingAddress { bus: self.rx_bus, descriptors: self.rx.n() };
         let csb = self.csb.map(|(_, bus)| bus);
         start::program(&self.mmio, &self.config, self.mac, tx, rx, csb);
-        self.link = start::link(&self.mmio);
+        self.refresh_link();
         Ok(())
     }
 
@@ -230,8 +251,14 @@ impl<M: Mmio> Nic<M> {
 
     /// Reads the link's state from the device.
     pub fn refresh_link(&mut self) -> bool {
-        self.link = start::link(&self.mmio);
+        let link = start::link(&self.mmio);
+        (self.link, self.gone) = (link == Some(true), link.is_none());
         self.link
+    }
+
+    /// Whether the device did not answer when it was last looked at: it was unplugged, or its memory is switched off.
+    pub fn is_gone(&self) -> bool {
+        self.gone
     }
 
     /// Counters since the device was made.
@@ -291,6 +318,12 @@ impl<M: Mmio> Nic<M> {
         }
     }
 
+    /// Whether packets wait that the device has not been told of: a later flush has to be called for them.
+    #[inline]
+    pub fn tx_held_back(&self) -> bool {
+        self.tx.published() != self.tx.next() || self.doorbell.waiting()
+    }
+
     fn flush_csb(&mut self, page: Page, cpu: &impl Cpu, more: bool) {
         let asked = if self.tx.published() == self.tx.next() {
             if more && !self.doorbell.waiting() {
@@ -316,7 +349,8 @@ impl<M: Mmio> Nic<M> {
     }
 
     fn flush_combining(&mut self, cpu: &impl Cpu) {
-        if self.masked && self.combine != Combine::Idle {
+        let silent = self.masked || self.config.interrupts.tell_nothing();
+        if silent && self.combine != Combine::Idle {
             // No interrupt will come while they are masked: the descriptors say it as well.
             self.tx.reclaim_done();
             if self.tx.clean() == self.tx.published() {
@@ -388,6 +422,12 @@ impl<M: Mmio> Nic<M> {
     #[inline]
     pub fn rx_available(&mut self, most: usize) -> usize {
         self.rx.available(most.min(self.rx.n() as usize) as u32) as usize
+    }
+
+    /// Whether there is a received packet `i` places on: a look at memory, for who waits.
+    #[inline]
+    pub fn rx_has(&self, i: usize) -> bool {
+        self.rx.has(i.min(self.rx.n() as usize) as u32)
     }
 
     /// The received packet `i` places on; `i` is below [`Nic::rx_available`].
@@ -482,6 +522,12 @@ impl<M: Mmio> Nic<M> {
         }
     }
 
+    /// For a platform without an interrupt handler: reads ICR, which takes the line down, and takes notice.
+    pub fn read_causes(&mut self) {
+        let causes = self.mmio.read(regs::ICR);
+        self.interrupted(causes);
+    }
+
     /// Whether something of `interest` is there already.
     pub fn ready(&mut self, interest: Interest) -> bool {
         (interest.rx && self.rx_available(1) > 0)
@@ -524,5 +570,11 @@ impl<M: Mmio> Nic<M> {
             self.stats.expired += 1;
             self.write_tdt();
         }
+    }
+}
+
+impl<M: Mmio> Drop for Nic<M> {
+    fn drop(&mut self) {
+        start::quiesce_counted(&self.mmio);
     }
 }

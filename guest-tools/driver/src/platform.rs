@@ -9,6 +9,16 @@ pub trait Mmio {
     fn write32(&self, offset: u32, value: u32);
 }
 
+impl<M: Mmio> Mmio for &M {
+    fn read32(&self, offset: u32) -> u32 {
+        (**self).read32(offset)
+    }
+
+    fn write32(&self, offset: u32, value: u32) {
+        (**self).write32(offset, value);
+    }
+}
+
 /// The CPU, its clock and its interrupts.
 ///
 /// The platform's interrupt handler reads ICR of all its devices (which also takes the line down),

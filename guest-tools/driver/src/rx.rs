@@ -144,6 +144,13 @@ impl RxRing {
         self.seen.min(most)
     }
 
+    /// Whether the packet `i` places after the next one has been received.
+    #[inline]
+    pub(crate) fn has(&self, i: u32) -> bool {
+        let owned = i < distance(self.next, self.tail, self.n);
+        i < self.seen || owned && self.ring[self.wrap(self.next + i) as usize].fields() & DD != 0
+    }
+
     /// The received packet `i` places after the next one.
     #[inline]
     pub(crate) fn slot(&self, i: u32) -> RxSlot<'_> {
@@ -193,12 +200,10 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::dma::tests::Leaking;
-    use crate::dma::{buffers, descriptors};
+    use crate::dma::tests::{buffers, descriptors};
 
     fn ring(n: usize) -> RxRing {
-        let (ring, _) = descriptors(&mut Leaking, n).expect("memory");
-        let mut ring = RxRing::new(ring, buffers(&mut Leaking, n).expect("memory"));
+        let mut ring = RxRing::new(descriptors(n), buffers(n));
         ring.reset();
         ring
     }
@@ -216,6 +221,7 @@ mod tests {
             for k in 0..5 {
                 receive(&ring, (next + k) % 8, 60 + k as u64);
             }
+            assert!(ring.has(0) && ring.has(4) && !ring.has(5));
             assert_eq!(ring.available(3), 3, "round {round}");
             assert_eq!(ring.available(8), 5);
             let lens: Vec<usize> = ring.batch(5).map(|slot| slot.len()).collect();
@@ -232,6 +238,7 @@ mod tests {
     fn device_that_marks_everything_done_delivers_what_it_owns() {
         let mut ring = ring(8);
         (0..8).for_each(|at| receive(&ring, at, 60));
+        assert!(ring.has(6) && !ring.has(7) && !ring.has(100));
         assert_eq!(ring.available(100), 7, "the last one is not the device's");
         ring.release(7);
         assert_eq!(ring.available(100), 0, "the tail has not been told");

@@ -7,7 +7,7 @@
 use e1000pv::bits::{Ctrl, Eerd, Icr, Rah, Rctl, Status, Tctl};
 use e1000pv::regs;
 
-use crate::config::{Config, Discipline};
+use crate::config::{Config, Discipline, Interrupts};
 use crate::dma::BUFFER_BYTES;
 use crate::error::Error;
 use crate::mmio::Counted;
@@ -49,13 +49,33 @@ fn poll<M: Mmio, C: Cpu>(
     }
 }
 
-/// Resets the device (14.3): no interrupts, no DMA afterwards.
-pub(crate) fn reset<M: Mmio, C: Cpu>(mmio: &Counted<M>, cpu: &C) -> Result<(), Error> {
+/// Asks the device to reset itself: no interrupts, no DMA once it has.
+fn request_reset<M: Mmio>(mmio: &Counted<M>) {
     mmio.write(regs::IMC, u32::MAX);
     mmio.write(regs::RCTL, 0);
     mmio.write(regs::TCTL, 0);
     let ctrl = mmio.read(regs::CTRL);
     mmio.write(regs::CTRL, ctrl | Ctrl::RST.bits());
+}
+
+/// Takes the device's hands off memory, where nothing can be waited for: a platform without a clock at hand, or a device
+/// that is gone.
+pub(crate) fn quiesce_counted<M: Mmio>(mmio: &Counted<M>) {
+    /// Reads until the reset has ended: one of some microseconds, by accesses of a tenth of one at least.
+    const LOOKS: u32 = 1000;
+    request_reset(mmio);
+    let resetting = |value: u32| value & Ctrl::RST.bits() != 0 && value != u32::MAX;
+    let _ = (0..LOOKS).find(|_| !resetting(mmio.read(regs::CTRL)));
+}
+
+/// Takes a device's hands off memory that somebody else has given it, before it gets another [`crate::Nic`]'s.
+pub fn quiesce(mmio: &impl Mmio) {
+    quiesce_counted(&Counted::new(mmio));
+}
+
+/// Resets the device (14.3): no interrupts, no DMA afterwards.
+pub(crate) fn reset<M: Mmio, C: Cpu>(mmio: &Counted<M>, cpu: &C) -> Result<(), Error> {
+    request_reset(mmio);
     let quiet = cpu.now_ns() + RESET_NS;
     while cpu.now_ns() < quiet {
         core::hint::spin_loop();
@@ -111,7 +131,9 @@ pub(crate) fn program<M: Mmio>(
         mmio.write(regs::CSBAH, (bus >> 32) as u32);
         mmio.write(regs::CSBAL, bus as u32);
     }
-    mmio.write(regs::IMS, causes(config).bits());
+    if config.interrupts != Interrupts::Never {
+        mmio.write(regs::IMS, causes(config).bits());
+    }
 }
 
 /// The causes that may interrupt.
@@ -177,7 +199,8 @@ fn transmit<M: Mmio>(mmio: &Counted<M>, config: &Config, ring: RingAddress) {
     mmio.write(regs::TCTL, (Tctl::EN | Tctl::PSP).bits() | TCTL_CT_COLD);
 }
 
-/// Whether the link is up.
-pub(crate) fn link<M: Mmio>(mmio: &Counted<M>) -> bool {
-    mmio.read(regs::STATUS) & Status::LU.bits() != 0
+/// Whether the link is up; `None`: nothing answers, since a bus without a device reads as ones.
+pub(crate) fn link<M: Mmio>(mmio: &Counted<M>) -> Option<bool> {
+    let status = mmio.read(regs::STATUS);
+    (status != u32::MAX).then_some(status & Status::LU.bits() != 0)
 }

@@ -236,12 +236,10 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::dma::tests::Leaking;
-    use crate::dma::{buffers, descriptors};
+    use crate::dma::tests::{buffers, descriptors};
 
     fn ring(n: usize, report: ReportAt) -> TxRing {
-        let (ring, _) = descriptors(&mut Leaking, n).expect("memory");
-        let mut ring = TxRing::new(ring, buffers(&mut Leaking, n).expect("memory"), report, false);
+        let mut ring = TxRing::new(descriptors(n), buffers(n), report, false);
         assert_eq!(ring.reset(), 0);
         ring
     }

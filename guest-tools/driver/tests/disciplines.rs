@@ -3,6 +3,7 @@
 
 mod fake;
 
+use e1000pv::bits::Ctrl;
 use e1000pv::regs;
 use e1000pv_driver::{
     Config, Cpu, Discipline, Error, Interest, Interrupts, Kick, Nic, Report, Sleeper,
@@ -284,6 +285,71 @@ fn what_cannot_start_says_why() {
     };
     assert_eq!(try_with(12), Error::RingSize { tx: 12, rx: 12 });
     assert_eq!(try_with(4096), Error::NoMemory);
+}
+
+/// What a device was told last: nothing that lets it touch memory.
+fn is_reset(log: &[(u32, u32)]) -> bool {
+    let value = |offset| log.iter().rev().find(|write| write.0 == offset).map(|write| write.1);
+    let reset = value(regs::CTRL).is_some_and(|ctrl| ctrl & Ctrl::RST.bits() != 0);
+    reset && value(regs::RCTL) == Some(0) && value(regs::TCTL) == Some(0)
+}
+
+#[test]
+fn closed_device_is_reset_and_gives_all_memory_back() {
+    for discipline in [Discipline::Plain, Discipline::Combine, Discipline::Csb] {
+        let machine = Machine::new(1, &[true], RAM);
+        let nic = start(&machine, &config(discipline, 64));
+        assert!(machine.memory_out() > 2 * 64 * 2048 && !is_reset(&machine.log(0)));
+        nic.close(&mut machine.clone());
+        assert_eq!(machine.memory_out(), 0, "{discipline:?}");
+        assert!(is_reset(&machine.log(0)), "{discipline:?}");
+    }
+}
+
+#[test]
+fn dropped_device_is_reset() {
+    let machine = Machine::new(1, &[false], RAM);
+    let nic = start(&machine, &config(Discipline::Plain, 8));
+    machine.log(0);
+    drop(nic);
+    assert!(is_reset(&machine.log(0)));
+}
+
+#[test]
+fn device_that_did_not_start_keeps_nothing() {
+    let machine = Machine::new(1, &[false], 256 << 10);
+    let try_with = |n| {
+        let config = config(Discipline::Plain, n);
+        Nic::new(machine.bar(0), &mut machine.clone(), &machine, &config).expect_err("must fail")
+    };
+    assert_eq!(try_with(128), Error::NoMemory);
+    assert_eq!(machine.memory_out(), 0);
+}
+
+/// Where no interrupt is waited for while awake, descriptors say that packets were sent.
+#[test]
+fn combining_goes_on_where_interrupts_only_wake() {
+    for interrupts in [Interrupts::Wake, Interrupts::Never] {
+        let machine = Machine::new(1, &[false], RAM);
+        let asked = Config { interrupts, ..config(Discipline::Combine, 64) };
+        let mut nic = start(&machine, &asked);
+        let allowed = machine.log(0).iter().any(|&(offset, _)| offset == regs::IMS);
+        assert_eq!(allowed, interrupts == Interrupts::Wake);
+        for number in 0..40 {
+            fill(&mut nic, number..number + 1);
+            nic.tx_flush(&machine, false);
+        }
+        for _ in 0..1000 {
+            if nic.tx_pending() == 0 {
+                break;
+            }
+            // Time passes; nobody takes an interrupt.
+            machine.now_ns();
+            nic.tx_flush(&machine, false);
+        }
+        assert_eq!((nic.tx_pending(), nic.tx_held_back()), (0, false), "{interrupts:?}");
+        assert_eq!(nic.stats().expired, 0, "no timer was needed");
+    }
 }
 
 #[test]

@@ -40,6 +40,10 @@ unsafe impl Dma for Heap {
         let ptr = NonNull::new(start as *mut u8)?;
         // SAFETY: RAM of this allocator, given to nobody yet.
         unsafe { ptr.write_bytes(0, bytes) };
-        Some(Block { ptr, bus: start as u64, bytes })
+        // SAFETY: fresh, zeroed, and mapped at its own address, as the trait promises.
+        Some(unsafe { Block::new(ptr, start as u64, bytes) })
     }
+
+    /// It is not used again: the machine ends with its workload.
+    fn free(&mut self, _: Block) {}
 }

@@ -2,6 +2,7 @@
 //! result. Panics and faults end here, too.
 
 use core::fmt::{self, Write};
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use e1000pv::{idle, regs};
@@ -79,9 +80,10 @@ extern "C" fn guest_main() -> ! {
         end(Status::Machine, format_args!("no 82540EM was found on PCI bus 0"))
     };
     let second = if plan.function.nics() > 1 { start(&mut plan) } else { None };
+    // Never dropped, which would reset devices that still send: the machine ends with them.
     let outcome = match second {
-        None => run(&plan, &mut [first], &cpu),
-        Some(second) => run(&plan, &mut [first, second], &cpu),
+        None => run(&plan, &mut *ManuallyDrop::new([first]), &cpu),
+        Some(second) => run(&plan, &mut *ManuallyDrop::new([first, second]), &cpu),
     };
     match outcome {
         Ok(summary) => {

@@ -29,7 +29,7 @@ pub(crate) struct Tally {
 }
 
 /// A run in progress.
-pub(crate) struct Run<'a, M, C> {
+pub(crate) struct Run<'a, M: Mmio, C> {
     pub(crate) plan: &'a Plan,
     pub(crate) nics: &'a mut [Nic<M>],
     pub(crate) cpu: &'a C,

@@ -122,8 +122,11 @@ unsafe impl Dma for Bump {
         let bus = self.next.next_multiple_of(align as u64);
         let ptr = self.ram.ptr(bus, bytes)?;
         self.next = bus + bytes as u64;
-        Some(Block { ptr, bus, bytes })
+        // SAFETY: as above.
+        Some(unsafe { Block::new(ptr, bus, bytes) })
     }
+
+    fn free(&mut self, _: Block) {}
 }
 
 /// A random configuration of driver and device.

@@ -26,10 +26,12 @@ const BUS_BASE: u64 = 0x1_2000_0000;
 /// The subsystem id of the paravirtual device.
 pub const PARAVIRT: u16 = e1000pv::pci::SUBSYSTEM_PARAVIRT;
 
-/// Memory that is never freed, as words.
+/// Memory that is given out once, as words.
 struct Ram {
     words: &'static [AtomicU64],
     used: Cell<usize>,
+    /// Bytes that a driver has.
+    out: Cell<usize>,
 }
 
 impl Ram {
@@ -42,7 +44,7 @@ impl Ram {
         let pages: &'static [Page] = pages.leak();
         // SAFETY: pages are arrays of words, without padding between them.
         let words = unsafe { std::slice::from_raw_parts(pages.as_ptr().cast(), pages.len() * 512) };
-        Ram { words, used: Cell::new(0) }
+        Ram { words, used: Cell::new(0), out: Cell::new(0) }
     }
 
     fn word(&self, bus: u64) -> &AtomicU64 {
@@ -172,6 +174,11 @@ impl Machine {
         self.0.devices.borrow_mut()[device].sent.drain(..).collect()
     }
 
+    /// Bytes of memory that drivers have.
+    pub fn memory_out(&self) -> usize {
+        self.0.ram.out.get()
+    }
+
     pub fn log(&self, device: usize) -> Vec<(u32, u32)> {
         std::mem::take(&mut self.0.devices.borrow_mut()[device].log)
     }
@@ -286,8 +293,14 @@ unsafe impl Dma for Machine {
         let from = ram.used.get().next_multiple_of(align);
         let words = ram.words.get(from / 8..(from + bytes).div_ceil(8))?;
         ram.used.set(from + bytes);
+        ram.out.set(ram.out.get() + bytes);
         let ptr = NonNull::new(words.as_ptr().cast_mut().cast())?;
-        Some(Block { ptr, bus: BUS_BASE + from as u64, bytes })
+        // SAFETY: as above.
+        Some(unsafe { Block::new(ptr, BUS_BASE + from as u64, bytes) })
+    }
+
+    fn free(&mut self, block: Block) {
+        self.0.ram.out.set(self.0.ram.out.get() - block.bytes());
     }
 }
 
