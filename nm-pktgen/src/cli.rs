@@ -46,7 +46,8 @@ pub struct Cli {
     #[arg(value_enum, conflicts_with = "function")]
     pub what: Option<Function>,
 
-    /// Port: valeA:x, tap:NAME, pcap:FILE, null:; a bare NAME is netmap:NAME.
+    /// Port: valeA:x, tap:NAME, xdp:NAME, e1000:PCI-ADDRESS, pcap:FILE, null:, and more (man 7 vale); a bare NAME is
+    /// netmap:NAME.
     #[arg(short = 'i', long, value_name = "PORT", required = true)]
     pub port: String,
     /// What to do [default: rx].

@@ -83,7 +83,7 @@ pub fn name(data: &[u8]) {
         Address::Interface(interface) => {
             assert!(!interface.contains('/') && !matches!(interface.as_str(), "" | "." | ".."));
         }
-        Address::File(_) | Address::Socket(_) | Address::Nothing => {}
+        Address::File(_) | Address::Socket(_) | Address::Pci(_) | Address::Nothing => {}
     }
     assert!(parsed.check().is_ok(), "{parsed:?}");
     assert_eq!(kinds::parse(&parsed.to_string()).as_ref(), Ok(&parsed));

@@ -4,14 +4,14 @@ use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
 use crate::adapter::{Adapter, Kind};
-use crate::backend::{dgram, kernel, null, pcap, stream, tap, xdp};
+use crate::backend::{dgram, e1000, kernel, null, pcap, stream, tap, xdp};
 use crate::error::{Error, Feature, Result};
 use crate::name::{Capabilities, NameError, NameFault, NameFlags, PortName, RingSel, parse_with};
 use crate::options::Options;
 use crate::vale::kind as vale;
 
 /// All of them. Of those that a bare word fits, the first is meant.
-static KINDS: [Kind; 8] = [
+static KINDS: [Kind; 9] = [
     vale::KIND,
     null::KIND,
     pcap::KIND,
@@ -19,6 +19,7 @@ static KINDS: [Kind; 8] = [
     stream::KIND,
     dgram::KIND,
     xdp::KIND,
+    e1000::KIND,
     kernel::KIND,
 ];
 

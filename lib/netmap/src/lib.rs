@@ -3,7 +3,7 @@
 //! ```text
 //!   Port (by name) -- rings, txsync, rxsync, wait          port, ring, frame, name
 //!     |                     |
-//!   vale: a switch      device: tap, pcap, null            vale::*, backend::*
+//!   vale: a switch      device: tap, pcap, e1000, null     vale::*, backend::*
 //!     |                     |
 //!   rings and netmap_ifs in a region                       ring, rings, abi
 //!     |

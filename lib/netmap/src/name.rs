@@ -3,6 +3,7 @@
 //! ```text
 //! name    = kind [rings] { "/" flags | "@" memid } { "@conf:" key "=" value { "," ... } | "@netns:" netns }
 //! kind    = "vale" [id] ":" id [pipe] | "netmap:" ifname | "xdp:" ifname | "tap:" tapname | "pcap:" path | "null" [":"]
+//!         | "e1000:" [domain ":"] bus ":" device "." function  (in hexadecimal, as lspci writes it)
 //!         | "tap..."  (bare, a tap as in pkt-gen) | ifname (bare, as `netmap:ifname`)
 //! pipe    = ("{" | "}") id
 //! rings   = "*" | "^" [number] | "-" number
@@ -27,11 +28,13 @@ use bitflags::bitflags;
 
 mod error;
 mod parse;
+mod pci;
 mod pipe;
 
 pub use error::{NameError, NameFault};
 pub use parse::parse_switch;
 pub(crate) use parse::parse_with;
+pub use pci::PciAddress;
 pub(crate) use pipe::valid_port;
 pub use pipe::{PipeEnd, PipeName};
 
@@ -101,6 +104,8 @@ pub enum Syntax {
     File,
     /// `stream:PATH`: everything behind the colon is the kind's own: paths of sockets, and which side to take.
     Socket,
+    /// `e1000:0000:00:03.0`: a PCI device.
+    Pci,
     /// `null:`: there is nothing to be chosen.
     Nothing,
 }
@@ -134,6 +139,8 @@ pub enum Address {
     File(PathBuf),
     /// A unix socket, or two, as the kind reads it.
     Socket(String),
+    /// A PCI device.
+    Pci(PciAddress),
     /// There is but one.
     Nothing,
 }
@@ -207,6 +214,33 @@ pub struct Conf {
     pub xdp_mode: Option<XdpMode>,
     /// `busy-poll-us`, of `xdp:` ports: microseconds for which receiving polls the NIC in place of interrupts.
     pub busy_poll_us: Option<u32>,
+    /// `driver`, of `e1000:` ports: when the device is told of packets to send; else what suits it best.
+    pub driver: Option<NicDriver>,
+    /// `force=yes`, of `e1000:` ports: the device is taken although its interface is up.
+    pub force: bool,
+}
+
+/// How an `e1000:` port drives its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NicDriver {
+    /// By a CSB where the device offers one, else by send combining.
+    Auto,
+    /// One register access for each batch of packets.
+    Plain,
+    /// None while the device still has packets to send.
+    Combine,
+    /// By a communication status block in memory.
+    Csb,
+}
+
+impl NicDriver {
+    /// All, with their spelling.
+    pub(crate) const ALL: [(&'static str, Self); 4] = [
+        ("auto", Self::Auto),
+        ("plain", Self::Plain),
+        ("combine", Self::Combine),
+        ("csb", Self::Csb),
+    ];
 }
 
 /// Who runs the program of an `xdp:` port.
@@ -326,6 +360,15 @@ impl PortName {
         }
     }
 
+    /// The PCI device, if it is one.
+    #[must_use]
+    pub fn pci(&self) -> Option<PciAddress> {
+        match self.address {
+            Address::Pci(address) => Some(address),
+            _ => None,
+        }
+    }
+
     /// The same port with another choice of rings.
     pub fn with_rings(mut self, rings: RingSel) -> PortName {
         self.rings = rings;
@@ -349,6 +392,7 @@ impl fmt::Display for PortName {
         match &self.address {
             Address::SwitchPort { switch, port } => write!(f, "{switch}:{port}")?,
             Address::Interface(name) => write!(f, "{prefix}:{name}")?,
+            Address::Pci(address) => write!(f, "{prefix}:{address}")?,
             Address::Nothing => write!(f, "{prefix}:")?,
             // Everything behind the colon is the path, so nothing may follow it.
             Address::File(path) => return write!(f, "{prefix}:{}", path.display()),
@@ -415,6 +459,14 @@ impl fmt::Display for Conf {
         }
         if let Some(us) = self.busy_poll_us {
             write!(f, "{lead}busy-poll-us={us}")?;
+            lead = ",";
+        }
+        if let Some((word, _)) = NicDriver::ALL.iter().find(|(_, it)| Some(*it) == self.driver) {
+            write!(f, "{lead}driver={word}")?;
+            lead = ",";
+        }
+        if self.force {
+            write!(f, "{lead}force=yes")?;
             lead = ",";
         }
         match self.vnet_hdr_len {

@@ -16,6 +16,7 @@ use crate::netlink::Link;
 use crate::wait::Interest;
 
 pub mod dgram;
+pub mod e1000;
 pub mod kernel;
 pub mod null;
 pub mod packets;
@@ -95,6 +96,21 @@ pub trait Device: Debug + Send {
 
     /// Before that: makes the descriptor tell of `what`. A sync follows, then the poll.
     fn arm(&mut self, _what: Interest) {}
+
+    /// Whether `has_news` looks without a system call.
+    fn peeks(&self) -> bool {
+        false
+    }
+
+    /// Cheaply: whether `receive` may have something.
+    fn has_news(&self) -> bool {
+        true
+    }
+
+    /// By which means packets come and go, where there are several.
+    fn about(&self) -> Option<String> {
+        None
+    }
 
     /// Passes on all that was sent, and waits for whoever takes it, as long as they take something.
     fn finish(&mut self) -> Result<()> {

@@ -286,8 +286,16 @@ impl<D: Device + 'static> Adapter for Packets<D> {
         self.doors.look_at(&*device)
     }
 
+    fn peek(&self) -> bool {
+        self.rings.bound().rx.iter().any(|&device| lock(&self.devices[device]).has_news())
+    }
+
     fn peeks(&self) -> bool {
-        false
+        self.any().peeks()
+    }
+
+    fn about(&self) -> Option<String> {
+        self.any().about()
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -6,6 +6,7 @@
 
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
 use smallvec::SmallVec;
@@ -126,6 +127,24 @@ impl<'a> Parts<'a> {
         self.in_turn(from.len(), |part, done, n| {
             // SAFETY: by the invariant, there is room for `n` bytes; `from` has as many from `done` on.
             unsafe { crate::copy::bytes(part, from[done..].as_ptr(), n) }
+        })
+    }
+
+    /// As `copy_out`, to memory that a device reads.
+    pub fn copy_to_words(&self, to: &[AtomicU64]) -> usize {
+        let start = to.as_ptr().cast_mut().cast::<u8>();
+        self.in_turn(size_of_val(to), |part, done, n| {
+            // SAFETY: by the invariant, `n` bytes are there; `to` has as many from `done` on, which atomics let others write.
+            unsafe { crate::copy::bytes(start.wrapping_add(done), part, n) }
+        })
+    }
+
+    /// As `copy_in`, `len` bytes of memory that a device writes, or as many as it has.
+    pub fn copy_from_words(&mut self, from: &[AtomicU64], len: usize) -> usize {
+        let start = from.as_ptr().cast::<u8>();
+        self.in_turn(len.min(size_of_val(from)), |part, done, n| {
+            // SAFETY: by the invariant, there is room for `n` bytes; `from` has as many from `done` on.
+            unsafe { crate::copy::bytes(part, start.wrapping_add(done), n) }
         })
     }
 

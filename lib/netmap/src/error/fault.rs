@@ -148,6 +148,26 @@ pub enum InUse {
     /// The kernel lets one program have a tap.
     #[error("another program has it open; a tap has one user at a time")]
     Tap,
+    /// A NIC that a program drives has one user.
+    #[error(
+        "another program has it open; a NIC that is driven from a program has one user at a time"
+    )]
+    Nic,
+    /// The kernel's interface of a NIC is up.
+    #[error(
+        "its interface {interface} is up: take it down (`ip link set {interface} down`), or say `@conf:force=yes`; its \
+         addresses and routes are lost either way"
+    )]
+    Interface {
+        /// The interface.
+        interface: String,
+    },
+    /// A driver has a device that we do not take it from.
+    #[error("driver {driver} has it; unbind that first")]
+    Driver {
+        /// The driver.
+        driver: String,
+    },
     /// Somebody lives on a socket.
     #[error("another program has that socket; end it, or take another path")]
     Socket,
@@ -365,6 +385,25 @@ pub enum Invalid {
     /// An interface that is to run programs and cannot.
     #[error("its driver runs no XDP programs; leave `mode=native` out, then the kernel does")]
     NoNativeXdp,
+    /// A PCI device that is none of those that are driven.
+    #[error(
+        "it is a PCI device {vendor:04x}:{device:04x}; driven are the 82540EM (8086:100e), 82545EM (8086:100f) and \
+         82544GC (8086:100c)"
+    )]
+    NotAnE1000 {
+        /// Its vendor.
+        vendor: u16,
+        /// What it is.
+        device: u16,
+    },
+    /// A CSB, of a device without.
+    #[error(
+        "the device offers no CSB (its subsystem id is {subsystem:04x}, not 1101); leave `driver=csb` out, then it combines"
+    )]
+    NoCsb {
+        /// Its subsystem id.
+        subsystem: u16,
+    },
     /// Standard input as a capture, and it is a terminal.
     #[error("it is standard input here, and that is a terminal, no capture")]
     Terminal,
@@ -457,6 +496,27 @@ pub enum Lack {
     /// The kernel's module for netmap ports of NICs.
     #[error("netmap: needs the kernel module, which is not supported")]
     Netmap,
+    /// A PCI device of that address.
+    #[error("there is no such PCI device; `lspci -D` lists them, or `ls /sys/bus/pci/devices`")]
+    PciDevice,
+    /// Memory that a NIC can be given.
+    #[error(
+        "it needs {pages} free huge pages of 2 MiB and a place for their files: `echo {pages} \
+         >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages` (more where several ports are open), `mount -t hugetlbfs none \
+         /dev/hugepages`"
+    )]
+    HugePages {
+        /// How many.
+        pages: usize,
+    },
+    /// A machine whose devices reach physical addresses.
+    #[error(
+        "it is behind an IOMMU, which is not supported; boot with `iommu=pt`, or take it as a netdev of the guest's kernel"
+    )]
+    Untranslated,
+    /// A device, which was there.
+    #[error("the device does not answer any more: it was unplugged, or its memory is switched off")]
+    Answer,
     /// The network namespace of that name.
     #[error(
         "there is no network namespace of this name in /run/netns; `ip netns add NAME` makes one, `ip netns \
@@ -487,6 +547,11 @@ pub enum Privilege {
          `setcap cap_net_raw,cap_net_admin,cap_bpf+ep` the program"
     )]
     Xdp,
+    /// Drive a NIC.
+    #[error(
+        "driving a NIC needs physical addresses: run it as root (CAP_SYS_ADMIN, CAP_SYS_RAWIO)"
+    )]
+    PhysicalAddresses,
     /// Keep memory from being swapped.
     #[error(
         "the kernel may not lock {} MiB of memory for it; raise the limit (`ulimit -l`), or give it CAP_IPC_LOCK",

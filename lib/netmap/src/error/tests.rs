@@ -272,6 +272,20 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         ),
         (invalid(Invalid::NotATap), EINVAL, "take another name"),
         (invalid(Invalid::Terminal), EINVAL, "is a terminal"),
+        (busy(InUse::Nic), EBUSY, "one user at a time"),
+        (busy(InUse::Interface { interface: interface() }), EBUSY, "`ip link set t0 down`"),
+        (busy(InUse::Driver { driver: "vfio-pci".into() }), EBUSY, "vfio-pci has it; unbind"),
+        (
+            invalid(Invalid::NotAnE1000 { vendor: 0x8086, device: 0x10d3 }),
+            EINVAL,
+            "8086:10d3; driven are the 82540EM",
+        ),
+        (invalid(Invalid::NoCsb { subsystem: 0x1e }), EINVAL, "id is 001e, not 1101"),
+        (unavailable(Lack::PciDevice), ENXIO, "`lspci -D` lists them"),
+        (unavailable(Lack::HugePages { pages: 3 }), ENXIO, "`echo 3 >/sys/kernel/mm/huge"),
+        (unavailable(Lack::Untranslated), ENXIO, "`iommu=pt`"),
+        (unavailable(Lack::Answer), ENXIO, "does not answer any more"),
+        (not_permitted(Privilege::PhysicalAddresses), EPERM, "run it as root"),
     ]
 }
 

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::name::{
-    Address, Conf, NameFlags, RingSel, SwitchPort, Syntax, XdpMode, parse_switch, valid_name,
-    valid_port,
+    Address, Conf, NameFlags, NicDriver, PciAddress, RingSel, SwitchPort, Syntax, XdpMode,
+    parse_switch, valid_name, valid_port,
 };
 
 static VALE: Kind = vale::KIND;
@@ -14,6 +14,7 @@ static TAP: Kind = tap::KIND;
 static KERNEL: Kind = kernel::KIND;
 static NULL: Kind = null::KIND;
 static XDP: Kind = xdp::KIND;
+static E1000: Kind = e1000::KIND;
 
 /// As given, as printed.
 const GOOD: &[(&str, &str)] = &[
@@ -52,6 +53,13 @@ const GOOD: &[(&str, &str)] = &[
     (
         "xdp:eth0@conf:busy-poll-us=20,mode=generic,rings=2",
         "xdp:eth0@conf:rings=2,mode=generic,busy-poll-us=20",
+    ),
+    ("e1000:0000:00:03.0", "e1000:0000:00:03.0"),
+    ("e1000:00:1f.7-0/x", "e1000:0000:00:1f.7-0/x"),
+    ("e1000:10000:FF:03.0", "e1000:10000:ff:03.0"),
+    (
+        "e1000:0000:00:03.0@conf:force=yes,driver=csb,slots=256",
+        "e1000:0000:00:03.0@conf:slots=256,driver=csb,force=yes",
     ),
     ("tap0", "tap:tap0"),
     ("tap", "tap:tap"),
@@ -152,6 +160,21 @@ const BAD: &[(&str, usize, &str)] = &[
     ("xdp:eth0@conf:busy-poll-us=0", 27, "between 1"),
     ("valeA:x@conf:mode=native", 13, "only xdp:"),
     ("tap:t0@conf:rings=1,busy-poll-us=9", 20, "only xdp:"),
+    ("e1000:", 6, "PCI address"),
+    ("e1000:eth0", 7, "PCI address"),
+    ("e1000:03.0", 8, "PCI address"),
+    ("e1000:0000:00:03", 16, "PCI address"),
+    ("e1000:0000:00:20.0", 6, "PCI address"),
+    ("e1000:0000:00:03.8", 6, "PCI address"),
+    ("e1000:0000:100:03.0", 6, "PCI address"),
+    ("e1000:0:0:0:3.0", 12, "PCI address"),
+    ("e1000:0000:00:03.0x", 18, "PCI address"),
+    ("e1000:0000:00:03.", 6, "PCI address"),
+    ("e1000:0000:00:03.0{1", 18, "only ports of switches"),
+    ("e1000:0000:00:03.0@conf:driver=fast", 31, "expected a driver"),
+    ("e1000:0000:00:03.0@conf:force=no", 30, "expected force=yes"),
+    ("tap:t0@conf:driver=csb", 12, "only e1000:"),
+    ("e1000:0000:00:03.0@netns:a", 19, "only an interface"),
     ("stream:", 7, "path is missing"),
     ("stream:a\0b", 8, "NUL"),
     ("dgram:", 6, "path is missing"),
@@ -245,6 +268,10 @@ fn plain_name() -> impl Strategy<Value = PortName> {
         "[0-9A-Za-z_][0-9A-Za-z_.-]{0,14}".prop_map(interface(&TAP)),
         "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(interface(&KERNEL)),
         "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(interface(&XDP)),
+        (any::<u32>(), any::<u8>(), 0..32u8, 0..8u8).prop_map(|(domain, bus, device, function)| {
+            let address = PciAddress::new(domain, bus, device, function).expect("in range");
+            PortName::new(&E1000.scheme, Address::Pci(address))
+        }),
         Just(PortName::new(&NULL.scheme, Address::Nothing)),
     ]
 }
@@ -263,6 +290,8 @@ fn port_name() -> impl Strategy<Value = PortName> {
             mem_mib,
             xdp_mode: None,
             busy_poll_us: None,
+            driver: None,
+            force: false,
             vnet_hdr_len: mem_mib.map(|mib| [0, 10, 12][mib as usize % 3]),
             tx_rings,
             rx_rings,
@@ -280,8 +309,13 @@ fn port_name() -> impl Strategy<Value = PortName> {
     let netns = prop::option::of("[0-9A-Za-z_][0-9A-Za-z_.-]{0,20}");
     let mode = prop::option::of(prop_oneof![Just(XdpMode::Native), Just(XdpMode::Generic)]);
     let of_xdp = (mode, prop::option::of(1..=100_000u32));
-    let all = (plain_name(), rings, mem_id, flags, conf, netns, of_xdp);
-    all.prop_map(|(name, rings, mem_id, flags, mut conf, netns, of_xdp)| {
+    let driver = prop::option::of((0..NicDriver::ALL.len()).prop_map(|i| NicDriver::ALL[i].1));
+    let of_e1000 = (driver, any::<bool>());
+    let all = (plain_name(), rings, mem_id, flags, conf, netns, of_xdp, of_e1000);
+    all.prop_map(|(name, rings, mem_id, flags, mut conf, netns, of_xdp, of_e1000)| {
+        if name.pci().is_some() {
+            (conf.driver, conf.force) = of_e1000;
+        }
         if name.scheme.prefix == "xdp" {
             (conf.xdp_mode, conf.busy_poll_us) = of_xdp;
         }

@@ -7,8 +7,8 @@ use super::NameFault::{
     Contradiction, Missing, NumberMissing, OutOfRange, Pipe, TooLong, Unexpected, UnknownKind,
 };
 use super::{
-    Address, FLAG_LETTERS, NAME_MOST, NameError, NameFault, NameFlags, PipeEnd, PipeName, PortName,
-    RingSel, Scheme, Syntax, XdpMode,
+    Address, FLAG_LETTERS, NAME_MOST, NameError, NameFault, NameFlags, NicDriver, PciAddress,
+    PipeEnd, PipeName, PortName, RingSel, Scheme, Syntax, XdpMode,
 };
 
 /// Ring numbers lie in `[0, NETMAP_RING_MASK)`.
@@ -158,6 +158,7 @@ impl<'a> Cursor<'a> {
                 Address::Socket(self.path("a socket's path is missing behind the colon")?.into())
             }
             Syntax::Interface { dashes } => Address::Interface(self.interface(dashes)?),
+            Syntax::Pci => Address::Pci(self.pci()?),
             Syntax::Nothing | Syntax::SwitchPort => Address::Nothing,
         })
     }
@@ -240,6 +241,45 @@ impl<'a> Cursor<'a> {
             "." | ".." => self.fail_at(from, Unexpected("no interface can have this name")),
             name => Ok(name.to_owned()),
         }
+    }
+
+    /// `[domain:]bus:device.function`, in hexadecimal.
+    fn pci(&mut self) -> Result<PciAddress, NameError> {
+        const EXPECTED: NameFault = Missing("expected a PCI address, as in 0000:00:03.0");
+        let from = self.at;
+        let mut words = [""; 3];
+        let mut count = 0;
+        loop {
+            let at = self.at;
+            let word = self.take_while(|byte| byte.is_ascii_hexdigit());
+            if word.is_empty() {
+                return self.fail(EXPECTED);
+            }
+            if count == words.len() {
+                return self.fail_at(at, EXPECTED);
+            }
+            words[count] = word;
+            count += 1;
+            if !self.eat(b':') {
+                break;
+            }
+        }
+        if count < 2 || !self.eat(b'.') {
+            return self.fail(EXPECTED);
+        }
+        let function = self.take_while(|byte| byte.is_ascii_hexdigit());
+        let [domain, bus, device] = match count {
+            2 => ["0", words[0], words[1]],
+            _ => words,
+        };
+        let byte = |word| u8::from_str_radix(word, 16).ok();
+        let address = || {
+            let domain = u32::from_str_radix(domain, 16).ok()?;
+            PciAddress::new(domain, byte(bus)?, byte(device)?, byte(function)?)
+        };
+        let Some(address) = address() else { return self.fail_at(from, EXPECTED) };
+        self.after_name("not allowed in a PCI address, as in 0000:00:03.0")?;
+        Ok(address)
     }
 
     /// What follows a name must be able to follow one.
@@ -417,11 +457,38 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
+    /// What only an e1000 that is driven by us can be asked for.
+    fn nic_key(&mut self, key: &str, from: usize, port: &mut PortName) -> Result<(), NameError> {
+        if port.pci().is_none() {
+            return self
+                .fail_at(from, Unexpected("only e1000: ports have drivers, and can be forced"));
+        }
+        self.equals()?;
+        let at = self.at;
+        let word = self.take_while(|byte| byte.is_ascii_alphabetic());
+        if key == "force" {
+            if word != "yes" {
+                return self.fail_at(at, Unexpected("expected force=yes"));
+            }
+            port.conf.force = true;
+            return Ok(());
+        }
+        let Some((_, driver)) = NicDriver::ALL.iter().find(|(spelling, _)| *spelling == word)
+        else {
+            return self.fail_at(at, Unexpected("expected a driver: auto, plain, combine or csb"));
+        };
+        port.conf.driver = Some(*driver);
+        Ok(())
+    }
+
     fn conf_key(&mut self, port: &mut PortName) -> Result<(), NameError> {
         let from = self.at;
         let key = self.take_while(|byte| byte.is_ascii_alphabetic() || byte == b'-');
         if matches!(key, "mode" | "busy-poll-us") {
             return self.xdp_key(key, from, port);
+        }
+        if matches!(key, "driver" | "force") {
+            return self.nic_key(key, from, port);
         }
         let conf = &mut port.conf;
         if key == "mem-mib" {
@@ -450,7 +517,8 @@ impl<'a> Cursor<'a> {
         };
         if noun != "rings" && (noun != "slots" || host) {
             let expected = "expected rings, slots, tx- or rx- of them, host-rings, host-tx-, host-rx-, \
-                            mem-mib, vnet-hdr, or of an xdp: port mode or busy-poll-us";
+                            mem-mib, vnet-hdr, of an xdp: port mode or busy-poll-us, of an e1000: port driver or \
+                            force";
             return self.fail_at(from, Unexpected(expected));
         }
         self.equals()?;

@@ -1,0 +1,535 @@
+//! The port without a machine: the real driver against the device model, and handing over devices of a sysfs that is a
+//! directory.
+//!
+//! The model runs when the port looks at memory or registers as little as in earnest: a step of it is a call here.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use e1000_device::harness::{Counted, MockPort, monotonic_ns};
+use e1000_device::{Board, Config as DeviceConfig, E1000 as Model, GuestRam, InterruptLine};
+use e1000pv_driver::Mmio;
+use tempfile::TempDir;
+
+use super::memory::tests::Ram;
+use super::*;
+use crate::abi::SlotFlags;
+use crate::adapter::Adapter;
+use crate::error::{Errno, InUse};
+use crate::kinds;
+use crate::netlink::Link;
+use crate::ring::{RxRing, TxRing};
+use crate::stats::Counters;
+use crate::wait::Interest;
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const RAM_BYTES: u64 = 8 << 20;
+const PORT_SLOTS: usize = 256;
+
+// A machine: the model, its memory and its wires.
+
+#[derive(Debug)]
+struct Wires;
+
+impl InterruptLine for Wires {
+    fn set_intx(&self, _: bool) {}
+}
+
+impl e1000_device::Clock for Wires {
+    fn now_ns(&self) -> u64 {
+        monotonic_ns()
+    }
+}
+
+impl Board for Wires {
+    fn set_doorbell(&self, _: bool) {}
+
+    fn wake_io(&self) {}
+}
+
+/// A device of the model, as a bus shows it: without one, everything reads as ones.
+#[derive(Clone)]
+struct Bus {
+    model: Arc<Model<GuestRam, MockPort>>,
+    unplugged: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bus")
+    }
+}
+
+impl Mmio for Bus {
+    fn read32(&self, offset: u32) -> u32 {
+        let mut data = [0xff; 4];
+        if !self.unplugged.load(Ordering::Relaxed) {
+            self.model.mmio_read(offset.into(), &mut data);
+        }
+        u32::from_le_bytes(data)
+    }
+
+    fn write32(&self, offset: u32, value: u32) {
+        if !self.unplugged.load(Ordering::Relaxed) {
+            self.model.mmio_write(offset.into(), &value.to_le_bytes());
+        }
+    }
+}
+
+/// A port over a device of the model.
+struct Machine {
+    bus: Bus,
+    port: Packets<E1000<Bus, Ram>>,
+    company: Arc<()>,
+}
+
+impl Machine {
+    fn new(discipline: Discipline, door: Door) -> Self {
+        let ram = GuestRam::anonymous(RAM_BYTES).unwrap();
+        let config = DeviceConfig { mac: MAC, moderation: false, ..DeviceConfig::default() };
+        let port = MockPort::new(PORT_SLOTS, false);
+        let board: Arc<dyn Board> = Arc::new(Wires);
+        let model = Model::new(config, ram.clone(), port, board, Arc::new(Counted::default()));
+        let bus = Bus { model: Arc::new(model), unplugged: Arc::default() };
+        let config = Config {
+            discipline,
+            subsystem_id: SUBSYSTEM_PARAVIRT,
+            tx_descriptors: 64,
+            rx_descriptors: 64,
+            kick: Kick::Batch,
+            interrupts: if door.tells() { Interrupts::Wake } else { Interrupts::Never },
+            promiscuous: true,
+            ..Config::default()
+        };
+        let mut memory = Ram::new(ram);
+        let nic = Nic::new(bus.clone(), &mut memory, &Clock, &config).unwrap();
+        assert_eq!((nic.mac(), nic.discipline()), (MAC, discipline));
+        let company = Arc::new(());
+        let name = kinds::parse("e1000:00:03.0@conf:slots=64").unwrap();
+        let about = String::new();
+        let with = Box::new(company.clone());
+        let device = E1000::new(name.to_string(), nic, memory, door, about, with);
+        let options = Options::default().with_name(&name);
+        let port = Packets::new(&name, &options, CAPABILITIES, 1, |_| Ok(vec![device])).unwrap();
+        Self { bus, port, company }
+    }
+
+    fn polled(discipline: Discipline) -> Self {
+        Self::new(discipline, Door::clock().unwrap())
+    }
+
+    /// The device works until it has nothing to do.
+    fn run(&self) {
+        for _ in 0..100 {
+            self.bus.model.kicked();
+            self.bus.model.after_sleep();
+            let next = self.bus.model.round(monotonic_ns());
+            self.bus.model.timer(monotonic_ns());
+            if next.work == 0 && !next.again {
+                break;
+            }
+        }
+    }
+
+    fn send(&mut self, frame: &[u8]) -> bool {
+        TxRing::new(self.port.tx(0)).push(frame)
+    }
+
+    fn sent(&mut self) -> Vec<Vec<u8>> {
+        self.port.txsync().unwrap();
+        self.run();
+        self.port.txsync().unwrap();
+        self.run();
+        self.bus.model.with_port(MockPort::take_sent)
+    }
+
+    fn offer(&self, frame: &[u8]) -> bool {
+        self.bus.model.with_port(|port| port.offer(frame, 2048))
+    }
+
+    fn received(&mut self) -> Vec<Vec<u8>> {
+        self.run();
+        self.port.rxsync().unwrap();
+        let mut ring = RxRing::new(self.port.rx(0));
+        let frames = ring.batch(1000).map(|slot| slot.frame().to_vec()).collect();
+        let n = ring.available();
+        ring.advance(n);
+        frames
+    }
+
+    fn counters(&self) -> Counters {
+        self.port.counters()
+    }
+}
+
+/// A frame that knows its number, to the device.
+fn frame(number: usize, bytes: usize) -> Vec<u8> {
+    let mut frame = [&MAC[..], &[2, 0, 0, 0, 0, 2, 0x88, 0xb5], &number.to_be_bytes()].concat();
+    frame.extend((frame.len()..bytes).map(|i| (number * 31 + i * 7) as u8));
+    frame
+}
+
+const ALL: [Discipline; 3] = [Discipline::Plain, Discipline::Combine, Discipline::Csb];
+
+#[test]
+fn packets_go_both_ways_in_order_and_whole() {
+    for discipline in ALL {
+        let mut machine = Machine::polled(discipline);
+        let sizes = [60, 61, 64, 1000, 1514, 1518];
+        let (mut out, mut back) = (0, 0);
+        for round in 0..50 {
+            let batch: Vec<_> = (0..1 + round % 20)
+                .map(|i| frame(out + i, sizes[(out + i) % sizes.len()]))
+                .collect();
+            assert!(batch.iter().all(|frame| machine.send(frame)), "room in an empty ring");
+            assert_eq!(machine.sent(), batch, "{discipline:?}");
+            out += batch.len();
+            let batch: Vec<_> = (0..1 + round * 7 % 40)
+                .map(|i| frame(back + i, sizes[(back + i) % sizes.len()].min(1514)))
+                .collect();
+            assert!(batch.iter().all(|frame| machine.offer(frame)));
+            let mut got = Vec::new();
+            for _ in 0..5 {
+                got.extend(machine.received());
+            }
+            assert_eq!(got, batch, "{discipline:?}");
+            back += batch.len();
+        }
+        let counters = machine.counters();
+        assert_eq!(counters.tx_packets, out as u64);
+        assert_eq!(counters.rx_packets, back as u64);
+        assert_eq!((counters.tx_drop_bad, counters.rx_drop_bad), (0, 0));
+    }
+}
+
+#[test]
+fn frame_in_several_slots_leaves_as_one_and_what_no_device_takes_is_dropped() {
+    let mut machine = Machine::polled(Discipline::Plain);
+    let whole = frame(7, 1500);
+    {
+        let mut ring = TxRing::new(machine.port.tx(0));
+        let parts = [&whole[..100], &whole[100..101], &whole[101..]];
+        for (i, part) in parts.iter().enumerate() {
+            let slot = ring.slot(i);
+            slot.frame().write(0, part);
+            let more = i + 1 < parts.len();
+            slot.set(part.len(), if more { SlotFlags::MOREFRAG } else { SlotFlags::empty() });
+        }
+        ring.advance(parts.len());
+    }
+    assert!(machine.send(&frame(8, 1519)) && machine.send(&[0; 13]) && machine.send(&frame(9, 60)));
+    assert_eq!(machine.sent(), [whole, frame(9, 60)]);
+    let counters = machine.counters();
+    assert_eq!((counters.tx_drop_long, counters.tx_drop_bad), (1, 1));
+}
+
+#[test]
+fn full_device_keeps_packets_queued_and_they_follow() {
+    for discipline in ALL {
+        let mut machine = Machine::polled(discipline);
+        let mut sent = Vec::new();
+        let mut next = 0;
+        // The device does nothing meanwhile, where it is not kicked in the place of an exit.
+        for _ in 0..10 {
+            while machine.send(&frame(next, 60)) {
+                next += 1;
+            }
+            machine.port.txsync().unwrap();
+        }
+        for _ in 0..10 {
+            sent.extend(machine.sent());
+        }
+        assert!(next >= 63, "{discipline:?}");
+        assert_eq!(sent, (0..next).map(|i| frame(i, 60)).collect::<Vec<_>>(), "{discipline:?}");
+    }
+}
+
+#[test]
+fn link_that_is_down_is_told_and_drops_what_is_sent() {
+    let mut machine = Machine::polled(Discipline::Plain);
+    assert_eq!(machine.port.link(), Link::Up);
+    machine.bus.model.hold_link_down(true);
+    let until = |machine: &mut Machine, link| {
+        // It is asked for now and then.
+        let start = std::time::Instant::now();
+        while machine.port.link() != link {
+            machine.port.rxsync().unwrap();
+            std::thread::yield_now();
+            assert!(start.elapsed() < std::time::Duration::from_secs(20), "{link:?}");
+        }
+    };
+    until(&mut machine, Link::Down);
+    assert!(machine.send(&frame(0, 60)));
+    assert!(machine.sent().is_empty());
+    assert_eq!(machine.counters().tx_drop_down, 1);
+    machine.bus.model.hold_link_down(false);
+    until(&mut machine, Link::Up);
+    assert!(machine.send(&frame(1, 60)));
+    assert_eq!(machine.sent(), [frame(1, 60)]);
+}
+
+#[test]
+fn unplugged_device_is_an_error_and_no_panic() {
+    let mut machine = Machine::polled(Discipline::Combine);
+    machine.bus.unplugged.store(true, Ordering::Relaxed);
+    let start = std::time::Instant::now();
+    let error = loop {
+        let _ = machine.send(&frame(0, 60));
+        match machine.port.txsync().and_then(|()| machine.port.rxsync()) {
+            Err(error) => break error,
+            Ok(()) => assert!(start.elapsed() < std::time::Duration::from_secs(20)),
+        }
+    };
+    assert_eq!(error.errno(), Errno::ENXIO);
+    assert!(error.to_string().contains("does not answer"), "{error}");
+}
+
+#[test]
+fn closed_port_leaves_a_device_that_touches_no_memory() {
+    let Machine { bus, port, company } = Machine::polled(Discipline::Csb);
+    drop(port);
+    assert_eq!(bus.read32(e1000pv::regs::RCTL) & 2, 0);
+    assert_eq!(bus.read32(e1000pv::regs::TCTL) & 2, 0);
+    assert_eq!(bus.read32(e1000pv::regs::RDLEN), 0);
+    assert_eq!(Arc::strong_count(&company), 1, "what accompanied it has gone");
+}
+
+/// uio_pci_generic, as far as a port sees it: a number that is there when an interrupt came, and COMMAND.
+#[test]
+fn line_is_open_only_before_a_sleep() {
+    let events = tempfile::NamedTempFile::new().unwrap();
+    let config = tempfile::tempfile().unwrap();
+    config.set_len(64).unwrap();
+    let command = Command::new(config);
+    command.write(0x0103).unwrap();
+    let door = Door::uio(events.reopen().unwrap(), command.try_clone().unwrap()).unwrap();
+    assert_eq!(command.read().unwrap(), 0x0503, "masked, and nothing else changed");
+    command.change(MASTER, 0).unwrap();
+    let mut machine = Machine::new(Discipline::Plain, door);
+    let enabled = |bus: &Bus| bus.read32(e1000pv::regs::IMS);
+    assert_ne!(enabled(&machine.bus), 0);
+    machine.port.arm(Interest::RX);
+    assert_eq!(command.read().unwrap(), 0x0107, "open");
+    assert!(machine.offer(&frame(1, 60)));
+    machine.run();
+    assert!(machine.bus.model.is_interrupting());
+    // The kernel masks the line and tells.
+    command.write(0x0507).unwrap();
+    fs::write(events.path(), 1u32.to_ne_bytes()).unwrap();
+    assert_eq!(machine.received(), [frame(1, 60)]);
+    assert!(!machine.bus.model.is_interrupting(), "ICR was read");
+    assert_eq!(command.read().unwrap(), 0x0507, "masked until the next sleep");
+    machine.port.arm(Interest::RX);
+    assert_eq!(command.read().unwrap(), 0x0107);
+}
+
+/// What came while the program was awake does not ring when it goes to sleep, and is seen by the look before it.
+#[test]
+fn causes_of_busy_times_are_taken_before_a_sleep() {
+    let config = tempfile::tempfile().unwrap();
+    config.set_len(64).unwrap();
+    let events = fs::File::open("/dev/null").unwrap();
+    let door = Door::uio(events, Command::new(config)).unwrap();
+    let mut machine = Machine::new(Discipline::Plain, door);
+    assert!(machine.offer(&frame(1, 60)));
+    assert_eq!(machine.received().len(), 1);
+    assert!(machine.bus.model.is_interrupting());
+    machine.port.arm(Interest::RX);
+    assert!(!machine.bus.model.is_interrupting());
+}
+
+// A sysfs that is a directory, and a kernel that answers to what is written there.
+
+struct Tree(TempDir);
+
+const ADDRESS: &str = "0000:00:03.0";
+
+impl Tree {
+    fn new(driver: Option<&str>, has_uio: bool) -> Self {
+        let tree = Self(tempfile::tempdir().unwrap());
+        let device = tree.device("");
+        fs::create_dir_all(&device).unwrap();
+        for (file, text) in [
+            ("vendor", "0x8086\n"),
+            ("device", "0x100e\n"),
+            ("subsystem_device", "0x1101\n"),
+            ("driver_override", "(null)\n"),
+            ("enable", "0\n"),
+        ] {
+            fs::write(device.join(file), text).unwrap();
+        }
+        let drivers = tree.0.path().join("bus/pci/drivers");
+        for driver in ["e1000", "vfio-pci", "uio_pci_generic"] {
+            if driver != "uio_pci_generic" || has_uio {
+                fs::create_dir_all(drivers.join(driver)).unwrap();
+                fs::write(drivers.join(driver).join("unbind"), "").unwrap();
+            }
+        }
+        fs::write(tree.0.path().join("bus/pci/drivers_probe"), "").unwrap();
+        if let Some(driver) = driver {
+            bind(tree.0.path(), driver);
+        }
+        tree
+    }
+
+    fn device(&self, file: &str) -> PathBuf {
+        self.0.path().join("bus/pci/devices").join(ADDRESS).join(file)
+    }
+
+    fn open(&self) -> PciDevice {
+        let address = kinds::parse(&format!("e1000:{ADDRESS}")).unwrap().pci().unwrap();
+        let mut device = PciDevice::open(self.0.path(), address).unwrap().unwrap();
+        device.kernel = Some(kernel);
+        device
+    }
+
+    fn driver(&self) -> Option<String> {
+        self.open().driver().unwrap()
+    }
+
+    fn set_up(&self, up: bool) {
+        fs::write(self.device("net/eth7/flags"), if up { "0x1003\n" } else { "0x1002\n" }).unwrap();
+    }
+}
+
+fn device_of(root: &Path) -> PathBuf {
+    root.join("bus/pci/devices").join(ADDRESS)
+}
+
+/// What the kernel does when a driver gets a device.
+fn bind(root: &Path, driver: &str) {
+    let device = device_of(root);
+    symlink(format!("../../drivers/{driver}"), device.join("driver")).unwrap();
+    match driver {
+        "e1000" => {
+            fs::create_dir_all(device.join("net/eth7")).unwrap();
+            fs::write(device.join("net/eth7/flags"), "0x1002\n").unwrap();
+        }
+        "uio_pci_generic" => fs::create_dir_all(device.join("uio/uio4")).unwrap(),
+        _ => {}
+    }
+}
+
+/// What it does when somebody writes to its files.
+fn kernel(root: &Path, path: &str, text: &str) {
+    let device = device_of(root);
+    if path.ends_with("driver_override") {
+        fs::write(root.join(path), text).unwrap(); // in the place of what was there
+    } else if path.ends_with("driver/unbind") {
+        assert_eq!(text, ADDRESS);
+        fs::remove_file(device.join("driver")).unwrap();
+        for made in ["net", "uio"] {
+            let _ = fs::remove_dir_all(device.join(made));
+        }
+    } else if path.ends_with("drivers_probe") {
+        assert_eq!(text, ADDRESS);
+        assert!(!device.join("driver").exists(), "a device with a driver is not probed");
+        let wanted = fs::read_to_string(device.join("driver_override")).unwrap();
+        match wanted.trim() {
+            "" | "(null)" => bind(root, "e1000"),
+            "uio_pci_generic" if device.join("refuses").exists() => {}
+            other => bind(root, other),
+        }
+    }
+}
+
+fn take(tree: &Tree, is_left: bool, force: bool) -> Result<Binding> {
+    Binding::take("e1000:x", tree.open(), is_left, force)
+}
+
+fn override_of(tree: &Tree) -> String {
+    fs::read_to_string(tree.device("driver_override")).unwrap().trim().to_owned()
+}
+
+#[test]
+fn device_is_taken_from_the_kernel_and_goes_back() {
+    let tree = Tree::new(Some("e1000"), true);
+    let binding = take(&tree, false, false).unwrap();
+    assert_eq!(tree.driver().as_deref(), Some("uio_pci_generic"));
+    assert_eq!(binding.uio(), Some(4));
+    assert!(binding.about().contains("had it as eth7"), "{}", binding.about());
+    drop(binding);
+    assert_eq!(tree.driver().as_deref(), Some("e1000"));
+    assert_eq!(override_of(&tree), "", "any driver may have it again");
+}
+
+#[test]
+fn interface_that_is_up_is_taken_only_by_force() {
+    let tree = Tree::new(Some("e1000"), true);
+    tree.set_up(true);
+    let error = take(&tree, false, false).unwrap_err();
+    let by = InUse::Interface { interface: "eth7".to_owned() };
+    assert!(matches!(&error, Error::Busy { by: is, .. } if *is == by), "{error}");
+    assert_eq!(tree.driver().as_deref(), Some("e1000"), "nothing was changed");
+    drop(take(&tree, false, true).unwrap());
+    assert_eq!(tree.driver().as_deref(), Some("e1000"));
+}
+
+#[test]
+fn device_of_a_killed_program_goes_back_after_the_next() {
+    // It was killed while uio had the device, and between two drivers.
+    for driver in [Some("uio_pci_generic"), None] {
+        let tree = Tree::new(driver, true);
+        fs::write(tree.device("driver_override"), "uio_pci_generic\n").unwrap();
+        let binding = take(&tree, true, false).unwrap();
+        assert_eq!(binding.uio(), Some(4));
+        drop(binding);
+        assert_eq!(tree.driver().as_deref(), Some("e1000"), "{driver:?}");
+        assert_eq!(override_of(&tree), "");
+    }
+}
+
+#[test]
+fn device_that_the_operator_gave_to_uio_stays_there() {
+    let tree = Tree::new(Some("uio_pci_generic"), true);
+    drop(take(&tree, false, false).unwrap());
+    assert_eq!(tree.driver().as_deref(), Some("uio_pci_generic"));
+}
+
+#[test]
+fn without_uio_the_device_has_no_driver_and_goes_back() {
+    for refuses in [false, true] {
+        let tree = Tree::new(Some("e1000"), refuses);
+        if refuses {
+            fs::write(tree.device("refuses"), "").unwrap();
+        }
+        let binding = take(&tree, false, false).unwrap();
+        assert_eq!((binding.uio(), tree.driver()), (None, None));
+        drop(binding);
+        assert_eq!(tree.driver().as_deref(), Some("e1000"));
+        assert!(matches!(override_of(&tree).as_str(), "" | "(null)"));
+    }
+}
+
+#[test]
+fn device_of_another_driver_is_left_alone() {
+    let tree = Tree::new(Some("vfio-pci"), true);
+    let error = take(&tree, false, true).unwrap_err();
+    assert!(error.to_string().contains("driver vfio-pci has it"), "{error}");
+    assert_eq!(tree.driver().as_deref(), Some("vfio-pci"));
+}
+
+#[test]
+fn device_that_cannot_be_driven_is_named_with_the_reason() {
+    let tree = Tree::new(Some("e1000"), true);
+    let find = |name: &str| find(&kinds::parse(name).unwrap(), tree.0.path()).map(|found| found.1);
+    let csb = "e1000:00:03.0@conf:driver=csb";
+    assert_eq!(find("e1000:00:03.0").unwrap(), Discipline::Csb);
+    assert_eq!(find(csb).unwrap(), Discipline::Csb);
+    assert_eq!(find("e1000:00:03.0@conf:driver=plain").unwrap(), Discipline::Plain);
+    fs::write(tree.device("subsystem_device"), "0x001e\n").unwrap();
+    assert_eq!(find("e1000:00:03.0").unwrap(), Discipline::Combine);
+    assert!(find(csb).unwrap_err().to_string().contains("offers no CSB"));
+    fs::create_dir_all(tree.device("iommu_group")).unwrap();
+    fs::write(tree.device("iommu_group/type"), "identity\n").unwrap();
+    assert!(find("e1000:00:03.0").is_ok());
+    fs::write(tree.device("iommu_group/type"), "DMA\n").unwrap();
+    assert!(find("e1000:00:03.0").unwrap_err().to_string().contains("behind an IOMMU"));
+    fs::write(tree.device("device"), "0x10d3\n").unwrap();
+    assert!(find("e1000:00:03.0").unwrap_err().to_string().contains("8086:10d3"));
+    assert!(find("e1000:00:04.0").unwrap_err().to_string().contains("no such PCI device"));
+}
