@@ -44,7 +44,7 @@ const MICRO: Cell = Scaled(1e-3);
 const PERCENT: Cell = Scaled(100.0);
 
 /// Heading, key and form of all columns there are, in their order; a table has those of which it has values.
-const COLUMNS: [(&str, &str, Cell); 61] = [
+const COLUMNS: [(&str, &str, Cell); 62] = [
     ("", "what", Plain),
     ("step", "step", Plain),
     ("machine", "machine", Plain),
