@@ -72,7 +72,7 @@ fn lacks(line: &Line) -> Option<&'static str> {
     if line.command.contains("| jq") && !installed("jq") {
         return Some("jq is not installed");
     }
-    if line.command.contains("vmlinux") {
+    if line.command.contains("vmlinu") {
         return Some("there is no Linux kernel to boot");
     }
     if line.root {

@@ -70,6 +70,19 @@ fn tables_are_whole_and_say_what_the_layout_has() {
     }
 }
 
+/// In AML: a doubleword, two zeros, a byte. The interrupt line in a NIC's configuration is the same, for who reads that.
+#[test]
+fn routes_of_all_slots_lead_to_the_lines_of_their_nics_and_not_to_acpi() {
+    let dsdt = dsdt::dsdt();
+    for index in 0..layout::NICS_MAX {
+        let (slot, gsi) = (layout::slot(index), layout::irq(index));
+        let route = [0x0c, 0xff, 0xff, slot, 0, 0, 0, 0x0a, gsi];
+        assert!(dsdt.windows(route.len()).any(|bytes| bytes == route), "{slot} to {gsi}");
+        assert!(gsi != layout::SCI && u32::from(gsi) != layout::COM1_IRQ);
+        assert_ne!(layout::level_triggered()[usize::from(gsi / 8)] & 1 << (gsi % 8), 0);
+    }
+}
+
 #[test]
 fn iasl_reads_every_table_and_finds_the_devices() {
     const NAME: &str = "iasl_reads_every_table_and_finds_the_devices";
