@@ -1,6 +1,7 @@
 //! What the integration tests share: a root directory of their own, frames, and reading ports.
 #![allow(dead_code)] // each test file uses a part
 
+use netmap::control::Switch;
 use netmap::{Interest, Options, Port, Wait};
 
 pub mod rng;
@@ -94,6 +95,26 @@ pub fn read(port: &mut Port, r: usize, max: usize) -> Vec<Vec<u8>> {
 /// The number in a frame.
 pub fn number(frame: &[u8]) -> u32 {
     u32::from_le_bytes(frame[14..18].try_into().expect("four bytes"))
+}
+
+/// Numbers of all packets that have come on ring 0.
+pub fn numbers(port: &mut Port) -> Vec<u32> {
+    read(port, 0, usize::MAX).iter().map(|p| number(p)).collect()
+}
+
+/// Names of a switch's ports, sorted; none if there is no such switch.
+pub fn ports_of(switch: &str) -> Vec<String> {
+    let Ok(switch) = Switch::open(switch) else { return Vec::new() };
+    let ports = switch.info().expect("read").ports;
+    let mut names: Vec<String> = ports.into_iter().map(|port| port.name).collect();
+    names.sort();
+    names
+}
+
+/// Sends a packet to station 9.
+pub fn send(port: &mut Port, number: u32) {
+    assert!(port.tx(0).push(&frame(9, 1, number, 60)));
+    port.txsync().expect("synced");
 }
 
 /// Sends numbered packets from one station to another until this process is killed.
