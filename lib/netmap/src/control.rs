@@ -528,6 +528,7 @@ fn monitor_info(switch: &switch::Switch, kind: PortKind) -> Option<MonitorInfo> 
     let PortKind::Monitor(watch) = kind else { return None };
     let of = watch.of.and_then(|of| switch.listed(of)).map(|of| of.name);
     let Watch { ring, tx, rx, zero_copy, .. } = watch;
+    let ring = ring.map(|ring| ring.0);
     Some(MonitorInfo { of, ring, tx, rx, zero_copy })
 }
 

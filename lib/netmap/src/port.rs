@@ -339,3 +339,6 @@ impl Port {
         self.adapter.slots()
     }
 }
+
+#[cfg(test)]
+mod tests;

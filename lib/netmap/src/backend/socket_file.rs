@@ -19,6 +19,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::error::{Damage, Error, InUse, Result};
 use crate::random::random;
+use crate::shm::file::FileId;
 
 /// Clients that may wait while one is served.
 const BACKLOG: i32 = 8;
@@ -31,7 +32,7 @@ pub struct SocketFile {
     dir: OwnedFd,
     name: PathBuf,
     /// Device and inode.
-    id: (u64, u64),
+    id: FileId,
 }
 
 /// A directory, and the name in it that `path` leads to.
@@ -76,17 +77,13 @@ fn temporary() -> PathBuf {
     format!(".nm.{:016x}", random()).into()
 }
 
-fn id(stat: &FileStat) -> (u64, u64) {
-    (stat.st_dev, stat.st_ino)
-}
-
 impl SocketFile {
     /// A socket bound to `path`, which listens if it is one of streams. `port` is the port's name.
     pub fn bind(path: &Path, kind: SockType, port: &str) -> Result<(OwnedFd, Self)> {
         let failed = |error| Error::io("make the socket", path)(error);
         let (dir, name) = place(path).map_err(failed)?;
         let socket = unbound(kind).map_err(failed)?;
-        let mut own = Self { dir, name: name.into(), id: (0, 0) };
+        let mut own = Self { dir, name: name.into(), id: FileId::default() };
         let named = match kind {
             SockType::Stream => own.name_listener(&socket),
             _ => own.name_receiver(&socket, path),
@@ -94,7 +91,7 @@ impl SocketFile {
         match named {
             Ok(true) => {
                 let there = own.stat(&own.name).map_err(|errno| failed(errno.into()))?;
-                own.id = id(&there);
+                own.id = FileId::from(&there);
                 Ok((socket, own))
             }
             Ok(false) => Err(Error::Busy { name: port.into(), by: InUse::Socket }),
@@ -146,7 +143,7 @@ impl SocketFile {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             match connect_in(self.dir.as_fd(), &self.name, kind) {
-                Err(error) if is_vacant(&error) => self.clear(id(&there))?,
+                Err(error) if is_vacant(&error) => self.clear(FileId::from(&there))?,
                 // Somebody takes connections there, has no time, or is of another kind.
                 _ => return Ok(false),
             }
@@ -156,14 +153,14 @@ impl SocketFile {
 
     /// Removes what was seen to be dead. Another one may have taken the name since: it is put aside first, and
     /// looked at.
-    fn clear(&self, dead: (u64, u64)) -> io::Result<()> {
+    fn clear(&self, dead: FileId) -> io::Result<()> {
         let aside = temporary();
         match nix::fcntl::renameat(&self.dir, &self.name, &self.dir, &aside) {
             Ok(()) => {}
             Err(Errno::ENOENT) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         }
-        if id(&self.stat(&aside)?) != dead {
+        if FileId::from(&self.stat(&aside)?) != dead {
             // It gets its name back, unless that was given to yet another.
             let _ = linkat(&self.dir, &aside, &self.dir, &self.name, AtFlags::empty());
         }
@@ -173,7 +170,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.stat(&self.name).is_ok_and(|there| id(&there) == self.id) {
+        if self.stat(&self.name).is_ok_and(|there| FileId::from(&there) == self.id) {
             // Whoever removed it meanwhile did our work.
             let _ = unlinkat(&self.dir, &self.name, UnlinkatFlags::NoRemoveDir);
         }

@@ -17,6 +17,7 @@ use crate::vale::forward::set_always;
 use crate::vale::lifecycle::open;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::port::ValePort;
+use crate::vale::state::ids::RingNumber;
 use crate::vale::state::switch::Settings;
 use crate::wait::Interest;
 
@@ -146,15 +147,16 @@ impl Rig {
                 slot.ptr.store(0, Ordering::Relaxed);
             }
             for i in 0..RINGS {
-                let (tx, kring) = (port.tx_ring(i), port.at.port.file.kring(i));
-                port.at.port.file.tx_state(i).done(0);
+                let (tx, kring) =
+                    (port.tx_ring(RingNumber::new(i)), port.at.port.file.kring(RingNumber::new(i)));
+                port.at.port.file.tx_state(RingNumber::new(i)).done(0);
                 tx.reinit(0, tx.n() - 1);
                 kring.publish(0);
                 kring.free(0);
                 let _ = kring.take_sleepers();
                 let _ = kring.take_waiters();
                 kring.exchange.scribble(0, 0);
-                port.rx_ring(i).reinit(0, 0);
+                port.rx_ring(RingNumber::new(i)).reinit(0, 0);
             }
         }
     }
@@ -171,7 +173,8 @@ impl Rig {
         let (p, i) = (usize::from(op >> 3 & 3) % 3, usize::from(op >> 5 & 1));
         let (is_rx, other) = (op & 0x40 != 0, op & 0x80 != 0);
         let port = &self.ports[p];
-        let ring = if is_rx { port.rx_ring(i) } else { port.tx_ring(i) };
+        let ring =
+            if is_rx { port.rx_ring(RingNumber::new(i)) } else { port.tx_ring(RingNumber::new(i)) };
         match op & 7 {
             0 if other => {
                 // A buffer near the region's end.
@@ -221,7 +224,7 @@ impl Rig {
             }
             3 if other && is_rx => {
                 // What a producer leaves to the next one: of the exchange of two buffers, and of warm ones.
-                let exchange = &port.at.port.file.kring(i).exchange;
+                let exchange = &port.at.port.file.kring(RingNumber::new(i)).exchange;
                 let [kind, a, b] = input.bytes();
                 let repair = if kind & 1 != 0 { u64::from_le_bytes(input.bytes()) } else { 0 };
                 exchange.scribble(repair, u64::from_le_bytes(input.bytes()));
@@ -265,7 +268,10 @@ impl Rig {
     /// says, of at most 64, none longer than a buffer.
     fn txsync(&mut self, p: usize, i: usize) {
         let published = |rig: &Self| -> Vec<u32> {
-            let krings = rig.ports.iter().flat_map(|p| (0..RINGS).map(|i| p.at.port.file.kring(i)));
+            let krings = rig
+                .ports
+                .iter()
+                .flat_map(|p| (0..RINGS).map(|i| p.at.port.file.kring(RingNumber::new(i))));
             krings.map(|k| k.published()).collect()
         };
         let (before, clean) = (published(self), self.clean());
@@ -285,7 +291,7 @@ impl Rig {
         let ring = tx(&self.ports[p], i);
         assert_eq!(ring.space() + ring.pending(), ring.num_slots() - 1);
         for (k, (&from, &to)) in before.iter().zip(&after).enumerate() {
-            let ring = self.ports[k / RINGS].rx_ring(k % RINGS);
+            let ring = self.ports[k / RINGS].rx_ring(RingNumber::new(k % RINGS));
             let mut at = from;
             while at != to {
                 let frags = SlotFlags::from_bits_retain(ring.load(at).flags).rfrags();
@@ -305,7 +311,8 @@ impl Rig {
 
     /// The buffers that each receive ring names, sorted.
     fn receive_buffers(&self) -> Vec<Vec<u32>> {
-        let rings = self.ports.iter().flat_map(|port| (0..RINGS).map(|i| port.rx_ring(i)));
+        let rings =
+            self.ports.iter().flat_map(|port| (0..RINGS).map(|i| port.rx_ring(RingNumber::new(i))));
         rings
             .map(|ring| {
                 let mut named: Vec<u32> = (0..ring.n()).map(|k| ring.load(k).buf_idx).collect();
@@ -320,9 +327,10 @@ impl Rig {
     fn rxsync(&mut self, p: usize, i: usize, read: usize) {
         self.ports[p].rxsync_ring(i).expect("a switch does not fail");
         let port = &self.ports[p];
-        let (kring, region) = (port.at.port.file.kring(i), &port.at.port.region);
-        let mut ring = RxRing::new(port.rx_ring(i));
-        let expected = port.rx_ring(i).distance(kring.consumer_cur(), kring.published());
+        let (kring, region) = (port.at.port.file.kring(RingNumber::new(i)), &port.at.port.region);
+        let mut ring = RxRing::new(port.rx_ring(RingNumber::new(i)));
+        let expected =
+            port.rx_ring(RingNumber::new(i)).distance(kring.consumer_cur(), kring.published());
         assert_eq!(ring.available(), expected as usize);
         for slot in ring.batch(usize::MAX) {
             let frame = slot.frame();
@@ -346,7 +354,7 @@ impl Rig {
             all
         };
         let (before, clean) = (in_rings(), self.clean());
-        let mut from = RxRing::new(self.ports[p].rx_ring(i));
+        let mut from = RxRing::new(self.ports[p].rx_ring(RingNumber::new(i)));
         let mut into = tx(&self.ports[to], i);
         let room = from.available().min(into.space()).min(most.into());
         let moved = transfer(&mut from, &mut into, most.into(), zero_copy);
@@ -357,14 +365,14 @@ impl Rig {
 }
 
 fn tx(port: &ValePort, i: usize) -> TxRing<'_> {
-    let hwcur = port.at.port.file.tx_state(i).hwcur();
-    TxRing::new(TxRingRef::new(port.tx_ring(i), hwcur))
+    let hwcur = port.at.port.file.tx_state(RingNumber::new(i)).hwcur();
+    TxRing::new(TxRingRef::new(port.tx_ring(RingNumber::new(i)), hwcur))
 }
 
 /// TX rings, then RX rings.
 fn rings(port: &ValePort) -> impl Iterator<Item = RingRef<'_>> {
-    let tx = (0..RINGS).map(|i| port.tx_ring(i));
-    tx.chain((0..RINGS).map(|i| port.rx_ring(i)))
+    let tx = (0..RINGS).map(|i| port.tx_ring(RingNumber::new(i)));
+    tx.chain((0..RINGS).map(|i| port.rx_ring(RingNumber::new(i))))
 }
 
 /// Buffers that the port's slots name.

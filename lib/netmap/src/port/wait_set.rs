@@ -319,6 +319,7 @@ mod tests {
     use crate::vale::lifecycle::open;
     use crate::vale::lifecycle::root::Root;
     use crate::vale::port::ValePort;
+    use crate::vale::state::ids::RingNumber;
     use crate::vale::state::kring::Kring;
     use crate::vale::state::switch::Settings;
 
@@ -381,7 +382,7 @@ mod tests {
         let (_temp, root) = root();
         let (mut receiver, mut sender) = (port(&root, "r"), port(&root, "t"));
         let spy = vale(&root, "r");
-        let ring: &Kring = spy.at.port.file.kring(0);
+        let ring: &Kring = spy.at.port.file.kring(RingNumber::FIRST);
         let proved = (0..TRIES).any(|_| {
             let takes = || ring.take_sleepers().is_some();
             let slept = ended_by_the_timer(&mut receiver, Interest::RX, takes, || {
@@ -403,7 +404,7 @@ mod tests {
         let spy = vale(&root, "r");
         let lossless = Settings { persistent: false, backpressure: true, ageing_ms: 0 };
         spy.at.switch.set(&root.lock().unwrap(), lossless);
-        let ring: &Kring = spy.at.port.file.kring(0);
+        let ring: &Kring = spy.at.port.file.kring(RingNumber::FIRST);
         let proved = (0..TRIES).any(|_| {
             fill(&mut sender);
             let takes = || ring.take_waiters().is_some();

@@ -21,7 +21,7 @@ use crate::vale::lifecycle::reap;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::peers::MOST_RINGS;
 use crate::vale::state::handleset::{Rung, Taken};
-use crate::vale::state::ids::{HandleIndex, ParticipantId, PortIndex};
+use crate::vale::state::ids::{HandleIndex, ParticipantId, PortIndex, RingNumber};
 use crate::vale::state::owner;
 use crate::wait::Interest;
 
@@ -48,21 +48,45 @@ pub enum Step<'a> {
 }
 
 impl Attached {
+    /// The TX ring at that place among those that the handle binds.
+    #[inline]
+    pub fn tx_number(&self, place: usize) -> RingNumber {
+        RingNumber::new(self.bound.tx[place])
+    }
+
+    /// The RX ring at that place among those that the handle binds.
+    #[inline]
+    pub fn rx_number(&self, place: usize) -> RingNumber {
+        RingNumber::new(self.bound.rx[place])
+    }
+
+    /// The TX rings that the handle binds.
+    #[inline]
+    pub fn tx_rings(&self) -> impl Iterator<Item = RingNumber> + '_ {
+        self.bound.tx.iter().map(|&i| RingNumber::new(i))
+    }
+
+    /// The RX rings that the handle binds.
+    #[inline]
+    pub fn rx_rings(&self) -> impl Iterator<Item = RingNumber> + '_ {
+        self.bound.rx.iter().map(|&i| RingNumber::new(i))
+    }
+
     /// TX ring `i` in memory.
     #[inline]
-    pub fn tx_ring(&self, i: usize) -> RingRef<'_> {
-        self.port.file.shape.rings.tx_ring(&self.port.region, i).expect(WITHIN)
+    pub fn tx_ring(&self, i: RingNumber) -> RingRef<'_> {
+        self.port.file.shape.rings.tx_ring(&self.port.region, i.at()).expect(WITHIN)
     }
 
     /// RX ring `i` in memory.
     #[inline]
-    pub fn rx_ring(&self, i: usize) -> RingRef<'_> {
-        self.port.file.shape.rings.rx_ring(&self.port.region, i).expect(WITHIN)
+    pub fn rx_ring(&self, i: RingNumber) -> RingRef<'_> {
+        self.port.file.shape.rings.rx_ring(&self.port.region, i.at()).expect(WITHIN)
     }
 
     /// Whether a sync of RX ring `i` would change nothing: nothing was read, and nothing is new.
     #[inline]
-    pub fn is_idle_rx(&self, i: usize) -> bool {
+    pub fn is_idle_rx(&self, i: RingNumber) -> bool {
         let (ring, kring) = (self.rx_ring(i), self.port.file.kring(i));
         let (hwcur, hwtail) = (kring.consumer_cur(), kring.published());
         hwcur < ring.n() && hwtail < ring.n() && ring.is_idle(hwcur, hwtail)
@@ -76,7 +100,7 @@ impl Attached {
     pub fn receive_ring<'a>(
         &'a self,
         me: ParticipantId,
-        i: usize,
+        i: RingNumber,
         lossless: bool,
         mut on: impl FnMut(Step<'a>),
     ) -> bool {
@@ -152,7 +176,7 @@ impl Attached {
 
     /// Whether some bound RX ring has more to read than the program has seen.
     pub fn has_news(&self) -> bool {
-        self.bound.rx.iter().any(|&i| {
+        self.rx_rings().any(|i| {
             let tail = self.rx_ring(i).raw.tail.load(Ordering::Relaxed);
             self.port.file.kring(i).published() != tail
         })
@@ -160,7 +184,7 @@ impl Attached {
 
     /// Before the handle sleeps: asks for kicks, if it is to wake for packets.
     pub fn arm_rx(&self, what: Interest, lossless: bool) {
-        for &i in &self.bound.rx {
+        for i in self.rx_rings() {
             let kring = self.port.file.kring(i);
             if what.contains(Interest::RX) {
                 kring.sleep_for_packets(self.index());
@@ -177,19 +201,19 @@ impl Attached {
     /// Asks the handles that kept this one from syncing the TX rings in `skipped` (a bit each) to ring when
     /// they end; they may have taken what this one queued, or not. False: one has ended by now.
     pub fn is_told(&self, skipped: u32) -> bool {
-        let told = |&i: &usize| {
-            skipped & 1 << i == 0 || self.port.file.tx_state(i).wait_for_end(self.index())
+        let told = |i: RingNumber| {
+            skipped & i.bit() == 0 || self.port.file.tx_state(i).wait_for_end(self.index())
         };
-        self.bound.tx.iter().all(told)
+        self.tx_rings().all(told)
     }
 
     /// After a sleep, or instead of one: takes the request for kicks back and clears the bell.
     pub fn disarm(&self, bell: &Bell, slept: bool) {
-        for &i in &self.bound.rx {
+        for i in self.rx_rings() {
             self.port.file.kring(i).stay_awake(self.index());
         }
         bell.clear(self.switch.dir(), || self.bell());
-        if slept && let Some(&i) = self.bound.rx.first() {
+        if slept && let Some(i) = self.rx_rings().next() {
             self.port.file.rx_counters(i).add(C::wakeups, 1);
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use crate::adapter::{Adapter, Kind};
 use crate::error::Result;
-use crate::name::{PortName, Scheme, SwitchPort, Syntax};
+use crate::name::{PortName, Scheme, Syntax};
 use crate::options::{BoundRings, Direction, Options, PerDirection};
 use crate::shm::bell::Bell;
 use crate::vale::lifecycle::open::{self, Attached};
@@ -27,7 +27,7 @@ pub const KIND: Kind = Kind {
 
 /// Opens a port, making it and its switch if they are not there.
 fn open(name: &PortName, options: &Options) -> Result<(Bell, Attached)> {
-    let SwitchPort { switch, port } = name.switch_port().expect("the syntax of the kind");
+    let of = name.switch_port().expect("the syntax of the kind");
     let watch = monitor::watch(name)?;
     // A monitor sends nothing.
     let direction = if watch.is_some() { Direction::RxOnly } else { options.direction };
@@ -37,8 +37,8 @@ fn open(name: &PortName, options: &Options) -> Result<(Bell, Attached)> {
     };
     let root = Root::open()?;
     match watch {
-        None => open::open(&root, switch, port, options, bound),
-        Some(watch) => open::open_monitor(&root, (switch, port), watch, options, bound),
+        None => open::open(&root, of.switch, of.port, options, bound),
+        Some(watch) => open::open_monitor(&root, of, watch, options, bound),
     }
 }
 

@@ -30,7 +30,7 @@ use crate::vale::forward::{Forwarder, PassedOn};
 use crate::vale::lifecycle::open::Attached;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::peers::Peers;
-use crate::vale::state::ids::ParticipantId;
+use crate::vale::state::ids::{ParticipantId, RingNumber};
 use crate::vale::state::kring::Kring;
 use crate::vale::state::portfiles::PortFiles;
 use crate::wait::Interest;
@@ -90,20 +90,20 @@ impl PipePort {
 
     /// What TX ring `i` shares with the other end's RX ring.
     #[inline]
-    fn kring(&self, i: usize) -> &Kring {
+    fn kring(&self, i: RingNumber) -> &Kring {
         self.peer.file.kring(i)
     }
 
     /// Passes on what is queued on TX ring `i` and shows what the reader has released, unless another handle is
     /// doing that at this moment.
     #[inline]
-    fn send_ring(&mut self, me: ParticipantId, i: usize) {
+    fn send_ring(&mut self, me: ParticipantId, i: RingNumber) {
         let ring = self.at.tx_ring(i);
         let kring = self.peer.file.kring(i);
         let state = self.at.port.file.tx_state(i);
         let n = ring.n();
         let tail = |freed: u32| ring.step(freed, n - 1);
-        self.skipped &= !(1 << i);
+        self.skipped &= !(i.bit());
         let (hwcur, freed) = (kring.published(), kring.freed());
         if hwcur < n && freed < n && ring.is_idle(hwcur, tail(freed)) {
             return; // nothing queued, nothing released
@@ -111,7 +111,7 @@ impl PipePort {
         let switch = &self.at.switch;
         // Where a dead owner stopped is what it published: its own notes are not needed.
         if state.begin(me, |owner| switch.is_dead(owner)).is_none() {
-            self.skipped |= 1 << i;
+            self.skipped |= i.bit();
             return;
         }
         let (mut hwcur, mut freed) = (kring.published(), kring.freed());
@@ -186,11 +186,11 @@ impl PipePort {
 
     /// Releases what was read on RX ring `i` and shows what came.
     #[inline]
-    fn receive_ring(&mut self, me: ParticipantId, i: usize) {
+    fn receive_ring(&mut self, me: ParticipantId, i: RingNumber) {
         if self.at.is_idle_rx(i) {
             return;
         }
-        let to = self.peer.file.shape.rings.tx_ring(&self.peer.region, i).expect(WITHIN);
+        let to = self.peer.file.shape.rings.tx_ring(&self.peer.region, i.at()).expect(WITHIN);
         let reinit = self.at.receive_ring(me, i, true, |step| {
             if let Step::GiveBack { ring, from, to: head, .. } = step {
                 pass_back(ring, to, from, head);
@@ -208,7 +208,7 @@ impl PipePort {
     }
 
     /// Whether the reader of TX ring `i` has slots, which it will release.
-    fn is_out(&self, i: usize) -> bool {
+    fn is_out(&self, i: RingNumber) -> bool {
         self.kring(i).published() != self.kring(i).freed()
     }
 }
@@ -233,19 +233,19 @@ impl Adapter for PipePort {
 
     #[inline]
     fn tx(&self, ring: usize) -> TxRingRef<'_> {
-        let i = self.at.bound.tx[ring];
+        let i = self.at.tx_number(ring);
         let kring = self.kring(i);
         TxRingRef { ring: self.at.tx_ring(i), hwcur: kring.freed(), sent: kring.published() }
     }
 
     #[inline]
     fn rx(&self, ring: usize) -> RingRef<'_> {
-        self.at.rx_ring(self.at.bound.rx[ring])
+        self.at.rx_ring(self.at.rx_number(ring))
     }
 
     fn txsync_ring(&mut self, ring: usize) -> Result<()> {
         self.begin();
-        self.send_ring(self.at.switch.me()?, self.at.bound.tx[ring]);
+        self.send_ring(self.at.switch.me()?, self.at.tx_number(ring));
         Ok(())
     }
 
@@ -253,13 +253,13 @@ impl Adapter for PipePort {
         self.begin();
         let me = self.at.switch.me()?;
         for ring in 0..self.at.bound.tx.len() {
-            self.send_ring(me, self.at.bound.tx[ring]);
+            self.send_ring(me, self.at.tx_number(ring));
         }
         Ok(())
     }
 
     fn rxsync_ring(&mut self, ring: usize) -> Result<()> {
-        self.receive_ring(self.at.switch.me()?, self.at.bound.rx[ring]);
+        self.receive_ring(self.at.switch.me()?, self.at.rx_number(ring));
         Ok(())
     }
 
@@ -279,11 +279,11 @@ impl Adapter for PipePort {
         self.armed_for = what;
         self.at.arm_rx(what, true);
         if what.contains(Interest::TX) {
-            for &i in &self.at.bound.tx {
+            for i in self.at.tx_rings() {
                 // With all slots here, there is nothing that a reader could release.
                 if self.is_out(i) {
                     self.kring(i).wait_for_space(self.at.index());
-                    self.asked |= 1 << i;
+                    self.asked |= i.bit();
                 }
             }
         }
@@ -291,9 +291,9 @@ impl Adapter for PipePort {
 
     fn is_armed(&self) -> bool {
         // The look after asking may have passed on what is to be waited for now.
-        let asked = |&i: &usize| self.asked & 1 << i != 0 || !self.is_out(i);
+        let asked = |i: RingNumber| self.asked & i.bit() != 0 || !self.is_out(i);
         self.at.is_told(self.skipped)
-            && (!self.armed_for.contains(Interest::TX) || self.at.bound.tx.iter().all(asked))
+            && (!self.armed_for.contains(Interest::TX) || self.at.tx_rings().all(asked))
             && !(self.armed_for.contains(Interest::RX) && self.at.has_news())
     }
 
@@ -302,7 +302,7 @@ impl Adapter for PipePort {
     }
 
     fn disarm(&mut self, slept: bool) {
-        for &i in self.at.bound.tx.iter().filter(|&&i| self.asked & 1 << i != 0) {
+        for i in self.at.tx_rings().filter(|&i| self.asked & i.bit() != 0) {
             self.kring(i).need_no_space(self.at.index());
         }
         self.asked = 0;
@@ -328,7 +328,7 @@ impl Adapter for PipePort {
     }
 
     fn held_up_by(&self) -> Option<String> {
-        self.at.bound.tx.iter().find(|&&i| self.is_out(i))?;
+        self.at.tx_rings().find(|&i| self.is_out(i))?;
         let listed = self.at.switch.listed(self.peer.file.shape.index)?;
         Some(format!("{}:{}", self.at.switch.name(), listed.name))
     }

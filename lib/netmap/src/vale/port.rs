@@ -24,7 +24,7 @@ use crate::vale::lifecycle::loan;
 use crate::vale::lifecycle::open::Attached;
 use crate::vale::lifecycle::persist;
 use crate::vale::peers::Peers;
-use crate::vale::state::ids::ParticipantId;
+use crate::vale::state::ids::{ParticipantId, RingNumber};
 use crate::vale::state::txstate::Stall;
 use crate::wait::Interest;
 
@@ -86,19 +86,19 @@ impl ValePort {
 
     /// TX ring `i` in memory.
     #[inline]
-    pub fn tx_ring(&self, i: usize) -> RingRef<'_> {
+    pub fn tx_ring(&self, i: RingNumber) -> RingRef<'_> {
         self.at.tx_ring(i)
     }
 
     /// RX ring `i` in memory.
     #[inline]
-    pub fn rx_ring(&self, i: usize) -> RingRef<'_> {
+    pub fn rx_ring(&self, i: RingNumber) -> RingRef<'_> {
         self.at.rx_ring(i)
     }
 
     /// Sends what is queued on TX ring `i`, unless another handle is doing that at this moment.
     #[inline]
-    pub(crate) fn send_ring(&mut self, me: ParticipantId, i: usize) {
+    pub(crate) fn send_ring(&mut self, me: ParticipantId, i: RingNumber) {
         let ring = self.at.tx_ring(i);
         let counters = self.at.port.file.tx_counters(i);
         let state = self.at.port.file.tx_state(i);
@@ -109,15 +109,15 @@ impl ValePort {
             if state.stall().is_some() {
                 state.set_stall(None);
             }
-            self.skipped &= !(1 << i);
+            self.skipped &= !(i.bit());
             return; // nothing queued, nothing to be shown
         }
         let switch = &self.at.switch;
         let Some(begun) = state.begin(me, |owner| switch.is_dead(owner)) else {
-            self.skipped |= 1 << i;
+            self.skipped |= i.bit();
             return;
         };
-        self.skipped &= !(1 << i);
+        self.skipped &= !(i.bit());
         let mut hwcur = begun.hwcur;
         let (port, dir) = (&*self.at.port, RingDir::Tx);
         let used = |from| Used { me, port, dir, number: i, ring, from, to: from, counters };
@@ -174,7 +174,7 @@ impl ValePort {
 
     /// Gives back what was read on RX ring `i` and shows what came.
     #[inline]
-    pub(crate) fn receive_ring(&mut self, me: ParticipantId, i: usize) {
+    pub(crate) fn receive_ring(&mut self, me: ParticipantId, i: RingNumber) {
         let Self { at, forwarder, peers, .. } = self;
         if at.is_idle_rx(i) {
             return;
@@ -209,21 +209,21 @@ impl ValePort {
     }
 
     /// Where the last batch of TX ring `i` stopped. Peers may have written anything there.
-    fn stall(&self, i: usize) -> Option<Stall> {
+    fn stall(&self, i: RingNumber) -> Option<Stall> {
         let stall = self.at.port.file.tx_state(i).stall()?;
-        (u16::from(stall.ring) < MAX_RINGS).then_some(stall)
+        (u16::from(stall.ring.0) < MAX_RINGS).then_some(stall)
     }
 
     fn stalls(&self) -> [Option<Stall>; MAX_RINGS as usize] {
         let mut stalls = [None; MAX_RINGS as usize];
-        for &i in &self.at.bound.tx {
-            stalls[i] = self.stall(i);
+        for i in self.at.tx_rings() {
+            stalls[i.at()] = self.stall(i);
         }
         stalls
     }
 
     fn first_stall(&self) -> Option<Stall> {
-        self.at.bound.tx.iter().find_map(|&i| self.stall(i))
+        self.at.tx_rings().find_map(|i| self.stall(i))
     }
 }
 
@@ -251,24 +251,24 @@ impl Adapter for ValePort {
 
     #[inline]
     fn tx(&self, ring: usize) -> TxRingRef<'_> {
-        let i = self.at.bound.tx[ring];
+        let i = self.at.tx_number(ring);
         TxRingRef::new(self.tx_ring(i), self.at.port.file.tx_state(i).hwcur())
     }
 
     #[inline]
     fn rx(&self, ring: usize) -> RingRef<'_> {
-        self.rx_ring(self.at.bound.rx[ring])
+        self.rx_ring(self.at.rx_number(ring))
     }
 
     fn txsync_ring(&mut self, ring: usize) -> Result<()> {
         self.forwarder.begin();
-        self.send_ring(self.at.switch.me()?, self.at.bound.tx[ring]);
+        self.send_ring(self.at.switch.me()?, self.at.tx_number(ring));
         Ok(())
     }
 
     fn rxsync_ring(&mut self, ring: usize) -> Result<()> {
         self.forwarder.begin();
-        self.receive_ring(self.at.switch.me()?, self.at.bound.rx[ring]);
+        self.receive_ring(self.at.switch.me()?, self.at.rx_number(ring));
         Ok(())
     }
 
@@ -276,7 +276,7 @@ impl Adapter for ValePort {
         self.forwarder.begin();
         let me = self.at.switch.me()?;
         for ring in 0..self.at.bound.tx.len() {
-            self.send_ring(me, self.at.bound.tx[ring]);
+            self.send_ring(me, self.at.tx_number(ring));
         }
         Ok(())
     }
@@ -285,7 +285,7 @@ impl Adapter for ValePort {
         self.forwarder.begin();
         let me = self.at.switch.me()?;
         for ring in 0..self.at.bound.rx.len() {
-            self.receive_ring(me, self.at.bound.rx[ring]);
+            self.receive_ring(me, self.at.rx_number(ring));
         }
         Ok(())
     }
@@ -310,7 +310,7 @@ impl Adapter for ValePort {
         for stall in self.armed.into_iter().flatten() {
             self.peers.update(&self.at.switch, stall.port);
             if let Some(peer) = self.peers.get(stall.port) {
-                peer.file.kring(stall.ring.into()).wait_for_space(self.at.index());
+                peer.file.kring(stall.ring).wait_for_space(self.at.index());
             }
         }
     }

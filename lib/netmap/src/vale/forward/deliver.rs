@@ -14,7 +14,7 @@ use crate::vale::forward::job::{Destinations, Done, Form, Job};
 use crate::vale::forward::stage::Copies;
 use crate::vale::forward::writer::{self, Lease, NotHeld, WaitBudget, Writer};
 use crate::vale::state::MAX_PORTS;
-use crate::vale::state::ids::PortIndex;
+use crate::vale::state::ids::{PortIndex, RingNumber};
 use crate::vale::state::portset::PortSet;
 use crate::vale::state::txstate::Stall;
 
@@ -71,14 +71,14 @@ pub fn deliver<I: Isa>(
             job.counters.add(C::tx_drop_no_port, lost as u64);
             continue;
         };
-        let own = (job.ring_no % to.file.shape.rings.rx.len()) as u8;
+        let own = job.ring_no.among(to.file.shape.rings.rx.len());
         // What is for everybody goes to ring 0; the rest to the ring of the same number. Where
         // that is the same ring, the two are merged in order.
-        let merged = own == 0;
+        let merged = own == RingNumber::FIRST;
         let form = job.form_for(port);
         let floods = !batch.floods.is_empty();
         let rings = [
-            (0, Which { floods, unicast: unicast && merged }),
+            (RingNumber::FIRST, Which { floods, unicast: unicast && merged }),
             (own, Which { floods: false, unicast: unicast && !merged }),
         ];
         for (ring, which) in rings.into_iter().filter(|(_, w)| w.floods || w.unicast) {
@@ -123,7 +123,14 @@ pub fn deliver<I: Isa>(
         for (mirror, packets) in copies.mirrors(batch, job.switch, job.port) {
             let packets = packets.take_while(|&packet| usize::from(packet) < stop);
             let packets = (packets, job.form_for(mirror));
-            show::<I, 0>(job, batch, (mirror, 0), packets, (&*destinations, means), &mut done);
+            show::<I, 0>(
+                job,
+                batch,
+                (mirror, RingNumber::FIRST),
+                packets,
+                (&*destinations, means),
+                &mut done,
+            );
         }
     }
     done.slots = stop as u32;
@@ -156,13 +163,13 @@ fn claim<I: Isa>(
 fn show<I: Isa, const FLAGS: u16>(
     job: &Job<'_>,
     batch: &Batch,
-    (watcher, ring): (PortIndex, usize),
+    (watcher, ring): (PortIndex, RingNumber),
     (packets, form): (impl Iterator<Item = u16>, Option<Form>),
     (destinations, means): (&impl Destinations, &mut Means<'_>),
     done: &mut Done,
 ) {
     let Some(to) = destinations.get(watcher) else { return };
-    let ring = (ring % to.file.shape.rings.rx.len()) as u8;
+    let ring = ring.among(to.file.shape.rings.rx.len());
     let Ok(lease) = writer::hold(job.switch, to, ring, job.me, means.budget) else { return };
     let mut out = Writer::new(to, lease, job);
     let mut misfits = 0;
@@ -250,7 +257,7 @@ fn put<I: Isa>(
         done.full = Some(load.port);
     }
     if let Some(copies) = copies {
-        let ring = usize::from(load.lease.ring);
+        let ring = load.lease.ring;
         // Before they are published, and while nobody else writes to that ring: in its order.
         for monitor in copies.monitors(load.port, RingDir::Rx, ring) {
             let packets = batch.packets(load.port, load.which, stop);
@@ -283,7 +290,7 @@ fn put_formed<I: Isa>(
         done.full = Some(load.port);
     }
     if let Some(copies) = copies {
-        let ring = usize::from(load.lease.ring);
+        let ring = load.lease.ring;
         for monitor in copies.monitors(load.port, RingDir::Rx, ring) {
             let packets = packets().filter(|&packet| !lost.contains(packet)).take(put.packets);
             let others = (destinations, &mut *means);

@@ -25,7 +25,7 @@ use crate::vale::forward::indirect::Indirect;
 use crate::vale::forward::inner::rx_flags;
 use crate::vale::forward::job::Destinations;
 use crate::vale::forward::writer::{self, WaitBudget, Writer};
-use crate::vale::state::ids::{ParticipantId, PortIndex};
+use crate::vale::state::ids::{ParticipantId, PortIndex, RingNumber};
 use crate::vale::state::owner::Taken;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::portset::PortSet;
@@ -42,7 +42,7 @@ pub struct Used<'a> {
     /// Transmit or receive.
     pub dir: RingDir,
     /// Its number.
-    pub number: usize,
+    pub number: RingNumber,
     /// The ring.
     pub ring: RingRef<'a>,
     /// First of the slots.
@@ -56,7 +56,7 @@ pub struct Used<'a> {
 impl Used<'_> {
     /// As a monitor notes it.
     fn seen(&self) -> SeenRing {
-        SeenRing { is_rx: self.dir == RingDir::Rx, number: self.number as u8 }
+        SeenRing { is_rx: self.dir == RingDir::Rx, number: self.number }
     }
 
     /// The zero-copy monitors of the ring, opened.
@@ -97,7 +97,7 @@ impl Forwarder {
         for at in monitors.iter() {
             mend_if_needed(switch, others, used, at, budget);
             let Some(monitor) = others.get(at) else { continue };
-            let ring = (used.number % monitor.file.shape.rings.rx.len()) as u8;
+            let ring = used.number.among(monitor.file.shape.rings.rx.len());
             let lease = writer::hold_of_monitor(switch, monitor, ring, used.me, budget);
             let Some(lease) = lease else { continue };
             let mut out = Writer::of_monitor(monitor, lease, used.me, 0);
@@ -173,13 +173,13 @@ fn mend_if_needed(
     budget: &mut WaitBudget,
 ) {
     let Some(monitor) = others.get(at) else { return };
-    let rings = monitor.file.shape.rings.rx.len();
-    let number = used.number % rings;
+    let number = used.number.among(monitor.file.shape.rings.rx.len());
     let Some(seen) = monitor.file.kring(number).exchange.crossed() else { return };
     let mut mend = |ring| writer::mend(switch, monitor, number, ring, used.me, budget);
-    let (PortFiles { file, region, .. }, i) = (used.port, usize::from(seen.number));
+    let (PortFiles { file, region, .. }, i) = (used.port, seen.number);
     let rings = &file.shape.rings;
-    let ring = if seen.is_rx { rings.rx_ring(region, i) } else { rings.tx_ring(region, i) };
+    let ring =
+        if seen.is_rx { rings.rx_ring(region, i.at()) } else { rings.tx_ring(region, i.at()) };
     let is_dead = |owner| switch.is_dead(owner);
     match ring {
         Some(_) if seen == used.seen() => mend(ring),

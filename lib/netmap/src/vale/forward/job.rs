@@ -5,7 +5,7 @@ use crate::stats::SharedCounters;
 use crate::vale::forward::warm;
 use crate::vale::state::fdb::Clock;
 use crate::vale::state::handleset::Rung;
-use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId, PortIndex};
+use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId, PortIndex, RingNumber};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::SwitchFile;
 use crate::vale::state::txstate::{Stall, TxState};
@@ -31,7 +31,7 @@ pub struct Source<'a> {
     /// The ring.
     pub ring: RingRef<'a>,
     /// Its number.
-    pub number: usize,
+    pub number: RingNumber,
     /// Its state, of which the caller is the owner.
     pub state: &'a TxState,
     /// First slot not sent.
@@ -93,7 +93,7 @@ pub struct Job<'a> {
     /// Its state.
     pub state: &'a TxState,
     /// Its number.
-    pub ring_no: usize,
+    pub ring_no: RingNumber,
     /// First slot not to be sent.
     pub head: u32,
     /// Backpressure.

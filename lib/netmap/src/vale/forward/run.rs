@@ -6,6 +6,7 @@ use crate::vale::forward::inner::{Source, copy_run, plain, rx_flags};
 use crate::vale::forward::job::{Destinations, Done, Job};
 use crate::vale::forward::lookup::{Lookup, Route};
 use crate::vale::forward::writer::{self, WaitBudget, Writer};
+use crate::vale::state::ids::RingNumber;
 use crate::vale::state::txstate::Stall;
 
 /// Sends plain packets (one slot each; data in their buffers, or all in the one window) that have one
@@ -40,7 +41,10 @@ pub fn run<I: Isa, S: Source>(
         return done;
     }
     let peer = destinations.get(port).expect("update found it");
-    let to = if floods { 0 } else { job.ring_no % peer.file.shape.rings.rx.len() } as u8;
+    let to = match floods {
+        true => RingNumber::FIRST,
+        false => job.ring_no.among(peer.file.shape.rings.rx.len()),
+    };
     let Ok(lease) = writer::hold(job.switch, peer, to, job.me, budget) else { return done };
     let mut out = Writer::new(peer, lease, job);
     let head = portion(job, from, out.num_slots());

@@ -19,7 +19,7 @@ use crate::vale::forward::gather::gather;
 use crate::vale::forward::indirect::Indirect;
 use crate::vale::forward::job::Destinations;
 use crate::vale::forward::writer::{self, Writer};
-use crate::vale::state::ids::{ParticipantId, PortIndex};
+use crate::vale::state::ids::{ParticipantId, PortIndex, RingNumber};
 use crate::vale::state::switch::SwitchFile;
 
 /// Whole packets on their way from one end of a pipe to the other.
@@ -32,7 +32,7 @@ pub struct PassedOn<'a> {
     /// The end that receives.
     pub receiver: PortIndex,
     /// The number of the ring at both.
-    pub number: usize,
+    pub number: RingNumber,
     /// The receiver's ring.
     pub ring: RingRef<'a>,
     /// First of the slots.
@@ -64,7 +64,7 @@ impl Forwarder {
                 continue;
             }
             let Some(monitor) = others.get(at) else { continue };
-            let of_monitor = (number % monitor.file.shape.rings.rx.len()) as u8;
+            let of_monitor = number.among(monitor.file.shape.rings.rx.len());
             let lease = writer::hold(switch, monitor, of_monitor, me, budget);
             let Ok(lease) = lease else { continue };
             let mut out = Writer::of_monitor(monitor, lease, me, switch.offset_mask_of(at));

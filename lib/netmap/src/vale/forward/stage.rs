@@ -9,7 +9,7 @@ use crate::stats::RingDir;
 use crate::vale::forward::batch::{Batch, Outcome};
 use crate::vale::forward::job::{Destinations, Job};
 use crate::vale::state::MAX_PORTS;
-use crate::vale::state::ids::PortIndex;
+use crate::vale::state::ids::{PortIndex, RingNumber};
 use crate::vale::state::portset::PortSet;
 use crate::vale::state::switch::SwitchFile;
 use crate::vale::state::watch::Watch;
@@ -54,7 +54,7 @@ impl Copies {
         &self,
         port: PortIndex,
         dir: RingDir,
-        ring: usize,
+        ring: RingNumber,
     ) -> impl Iterator<Item = PortIndex> {
         self.monitors
             .iter()

@@ -10,7 +10,7 @@ use crate::shm::dir::Dir;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::Region;
 use crate::vale::state::handleset::Rung;
-use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId, PortIndex};
+use crate::vale::state::ids::{Generation, HandleIndex, ParticipantId, PortIndex, RingNumber};
 use crate::vale::state::portfile::{PortFile, Shape};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{NewName, Settings};
@@ -110,12 +110,13 @@ impl Rig {
         let ring = file.shape.rings.tx_ring(region, 0).unwrap();
         let n = ring.n();
         let head = ring.head_in_order(hwcur, ring.step(hwcur, n - 1)).unwrap();
-        let (state, counters) = (file.tx_state(0), file.tx_counters(0));
+        let (state, counters) =
+            (file.tx_state(RingNumber::FIRST), file.tx_counters(RingNumber::FIRST));
         let from = Source {
             me: ParticipantId::new(6, Generation(1)),
             ring,
             state,
-            number: 0,
+            number: RingNumber::FIRST,
             hwcur,
             head,
             counters,
@@ -131,8 +132,8 @@ impl Rig {
     /// Numbers of the frames that a port received, which makes room for others.
     fn received(&self, port: u8) -> Vec<u8> {
         let port = &self.ports.0[usize::from(port)].1;
-        let kring = port.file.kring(0);
-        let ring = port.rx_ring(0).unwrap();
+        let kring = port.file.kring(RingNumber::FIRST);
+        let ring = port.rx_ring(RingNumber::FIRST).unwrap();
         ring.raw.tail.store(kring.published(), crate::sync::core_atomic::Ordering::Release);
         let mut rx = RxRing::new(ring);
         let n = rx.available();
@@ -206,7 +207,7 @@ fn with_backpressure_the_batch_stops_before_what_does_not_fit_everywhere() {
         rig.queue(0, 0, 0xff, 60, number);
     }
     let sent = rig.send(0);
-    assert_eq!(sent.stall, Some(Stall { port: PortIndex(2), ring: 0 }));
+    assert_eq!(sent.stall, Some(Stall { port: PortIndex(2), ring: RingNumber::FIRST }));
     assert_eq!(rig.received(1), [60, 61, 62]);
     assert_eq!(rig.received(2).len(), 63);
     assert_eq!(rig.send(0).stall, None);
@@ -237,7 +238,7 @@ fn fragments_of_a_packet_stay_together() {
     rig.queue(0, 0, 0xff, 5000, 1);
     rig.send(0);
     let port = &rig.ports.0[1].1;
-    assert_eq!(port.file.kring(0).published(), 3, "three slots of 2112 bytes");
+    assert_eq!(port.file.kring(RingNumber::FIRST).published(), 3, "three slots of 2112 bytes");
     assert_eq!(rig.received(1), [1]);
 }
 

@@ -14,7 +14,7 @@ use crate::vale::forward::inner::{AHEAD, Buffers};
 use crate::vale::forward::job::{Destinations, Job};
 use crate::vale::forward::warm::Warm;
 use crate::vale::state::handleset::Rung;
-use crate::vale::state::ids::{ParticipantId, RETIRED};
+use crate::vale::state::ids::{ParticipantId, RETIRED, RingNumber};
 use crate::vale::state::kring::{Held, Kring, OnHeld};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::SwitchFile;
@@ -51,7 +51,7 @@ pub enum NotHeld {
 #[derive(Clone, Copy, Debug)]
 pub struct Lease {
     /// Ring number.
-    pub ring: u8,
+    pub ring: RingNumber,
     /// Next slot to write.
     tail: u32,
     /// Slots free.
@@ -64,11 +64,11 @@ pub struct Lease {
 pub fn hold(
     switch: &SwitchFile,
     to: &PortFiles,
-    ring: u8,
+    ring: RingNumber,
     me: ParticipantId,
     budget: &mut WaitBudget,
 ) -> std::result::Result<Lease, NotHeld> {
-    if take(switch, to.file.kring(ring.into()), me, budget) {
+    if take(switch, to.file.kring(ring), me, budget) {
         lease(to, ring, me)
     } else {
         Err(NotHeld::Busy)
@@ -77,21 +77,24 @@ pub fn hold(
 
 /// Who has taken a ring: mends it if that is needed, and reads how much fits.
 #[inline]
-fn lease(to: &PortFiles, ring: u8, me: ParticipantId) -> std::result::Result<Lease, NotHeld> {
-    let ring_no = usize::from(ring);
-    let kring = to.file.kring(ring_no);
+fn lease(
+    to: &PortFiles,
+    ring: RingNumber,
+    me: ParticipantId,
+) -> std::result::Result<Lease, NotHeld> {
+    let kring = to.file.kring(ring);
     let n = to.file.shape.rings.rx_slots;
     let freed = kring.freed();
     let mut tail = kring.producer_tail();
     if tail >= n {
         tail = freed; // damaged by a peer: begin anew where the consumer stands
     }
-    if freed >= n || to.rx_ring(ring_no).is_none() {
+    if freed >= n || to.rx_ring(ring).is_none() {
         kring.release_hold(me);
         return Err(NotHeld::Damaged);
     }
     if kring.exchange.is_pending() {
-        kring.mend(to.rx_ring(ring_no).expect("looked at above"));
+        kring.mend(to.rx_ring(ring).expect("looked at above"));
     }
     let space = if freed > tail { freed - tail - 1 } else { n - 1 - (tail - freed) };
     Ok(Lease { ring, tail, space })
@@ -124,7 +127,7 @@ fn take(switch: &SwitchFile, kring: &Kring, me: ParticipantId, budget: &mut Wait
 pub struct Writer<'a> {
     to: &'a PortFiles,
     me: ParticipantId,
-    ring: u8,
+    ring: RingNumber,
     slots: &'a [RawSlot],
     buffers: Buffers,
     tail: usize,
@@ -147,8 +150,8 @@ impl<'a> Writer<'a> {
     /// Writes where `lease` says, to warm buffers if `job` says so; the ring is held for its sender.
     #[inline(always)]
     pub fn new(to: &'a PortFiles, lease: Lease, job: &Job<'_>) -> Self {
-        let ring = to.rx_ring(lease.ring.into()).expect("`hold` has seen it");
-        let exchange = &to.file.kring(lease.ring.into()).exchange;
+        let ring = to.rx_ring(lease.ring).expect("`hold` has seen it");
+        let exchange = &to.file.kring(lease.ring).exchange;
         let offset_mask = job.offset_mask_of(to.file.shape.index);
         let warm = || Warm::new(exchange, ring.n(), lease.tail, lease.space);
         Self {
@@ -291,7 +294,7 @@ impl<'a> Writer<'a> {
     /// Counts what was dropped at the receiver alone: copies for a mirror are no loss of the sender's.
     pub fn forgive(&mut self) {
         let dropped = std::mem::take(&mut self.dropped);
-        self.to.file.rx_counters(self.ring.into()).add(C::rx_drop_full, dropped);
+        self.to.file.rx_counters(self.ring).add(C::rx_drop_full, dropped);
     }
 
     /// Counts a packet whose slots have been put.
@@ -303,9 +306,8 @@ impl<'a> Writer<'a> {
     /// Publishes, lets the ring go, and rings who sleeps there. `counters` are the sender's.
     #[inline]
     pub fn finish(self, counters: &SharedCounters, destinations: &impl Destinations) {
-        let ring_no = usize::from(self.ring);
-        let kring = self.to.file.kring(ring_no);
-        let rx = self.to.file.rx_counters(ring_no);
+        let kring = self.to.file.kring(self.ring);
+        let rx = self.to.file.rx_counters(self.ring);
         if let Some(warm) = self.warm {
             warm.finish(self.slots.len() as u32, self.tail as u32, self.space);
         }

@@ -14,7 +14,7 @@ use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::handles::{ListedHandle, Loan};
-use crate::vale::state::ids::{ParticipantId, PortIndex};
+use crate::vale::state::ids::{ParticipantId, PortIndex, RingNumber};
 use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::owner::Taken;
 use crate::vale::state::portfiles::PortFiles;
@@ -80,15 +80,15 @@ pub fn end(switch: &Switch, lock: &RootLock, handle: &ListedHandle) {
 fn discard(switch: &Switch, port: &PortFiles, rings: &BoundRings) -> Result<()> {
     let me = switch.me()?;
     for &i in &rings.tx {
-        discard_sent(switch, port, i, me);
+        discard_sent(switch, port, RingNumber::new(i), me);
     }
     for &i in &rings.rx {
-        discard_received(switch, port, i, me);
+        discard_received(switch, port, RingNumber::new(i), me);
     }
     Ok(())
 }
 
-fn discard_sent(switch: &Switch, port: &PortFiles, i: usize, me: ParticipantId) {
+fn discard_sent(switch: &Switch, port: &PortFiles, i: RingNumber, me: ParticipantId) {
     let (state, ring) = (port.file.tx_state(i), port.tx_ring(i));
     let Some(ring) = ring else { return };
     let Some(begun) = state.begin(me, |owner| switch.is_dead(owner)) else { return };
@@ -101,7 +101,7 @@ fn discard_sent(switch: &Switch, port: &PortFiles, i: usize, me: ParticipantId) 
     }
 }
 
-fn discard_received(switch: &Switch, port: &PortFiles, i: usize, me: ParticipantId) {
+fn discard_received(switch: &Switch, port: &PortFiles, i: RingNumber, me: ParticipantId) {
     let (kring, ring) = (port.file.kring(i), port.rx_ring(i));
     let Some(ring) = ring else { return };
     // A sender that had looked at the length before is done when its ring can be held.

@@ -10,6 +10,7 @@ use crate::ring::RingRef;
 use crate::shm::mem::Region;
 use crate::sync::core_atomic::Ordering;
 use crate::vale::lifecycle::switch::Switch;
+use crate::vale::state::ids::RingNumber;
 use crate::vale::state::portfile::PortFile;
 use crate::vale::state::switch::port_file;
 
@@ -51,12 +52,12 @@ fn see(file: &PortFile, ports: &[&PortFile], region: &Region, mut saw: impl FnMu
     };
     let mut slots = 0;
     for (i, ring) in (0..rings.tx.len()).filter_map(|i| Some((i, rings.tx_ring(region, i)?))) {
-        let in_flight = peer.in_flight(i);
+        let in_flight = peer.in_flight(RingNumber::new(i));
         show(ring, &|k| !in_flight(k));
         slots += ring.slots.len();
     }
     for (i, ring) in (0..rings.rx.len()).filter_map(|i| Some((i, rings.rx_ring(region, i)?))) {
-        show(ring, &file.in_flight(i));
+        show(ring, &file.in_flight(RingNumber::new(i)));
     }
     slots
 }
@@ -82,7 +83,7 @@ fn settle(sender: &PortFile, reader: &PortFile, region: &Region) {
     for i in 0..sender.shape.rings.tx.len() {
         let tx = sender.shape.rings.tx_ring(region, i);
         let Some((tx, rx)) = tx.zip(reader.shape.rings.rx_ring(region, i)) else { continue };
-        let in_flight = reader.in_flight(i);
+        let in_flight = reader.in_flight(RingNumber::new(i));
         for ((tx, rx), k) in tx.slots.iter().zip(rx.slots).zip(0..) {
             let (of, to) = if in_flight(k) { (rx, tx) } else { (tx, rx) };
             to.word.store(of.word.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -118,7 +119,7 @@ mod tests {
             scope.spawn(|| {
                 let word = |i: u32| (i, &ring.slots[i as usize].word);
                 for i in (0..32).cycle() {
-                    file.kring(0).exchange.swap(word(i), word(63 - i));
+                    file.kring(RingNumber::FIRST).exchange.swap(word(i), word(63 - i));
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
@@ -132,7 +133,7 @@ mod tests {
         // One that only the dead know of.
         assert!(file.displaced().all(|buffer| buffers.contains(&buffer)));
         let gone = ring.load(5).buf_idx;
-        file.kring(0).exchange.forge(5, 6, gone);
+        file.kring(RingNumber::FIRST).exchange.forge(5, 6, gone);
         ring.slots[5].word.store(ring.slots[6].word.load(Ordering::Relaxed), Ordering::Relaxed);
         assert!(named(&[&file], &region, u64::MAX).0.contains(&gone));
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Damage, Error, InUse, Lack, Result};
-use crate::name::{PipeName, parse_switch};
+use crate::name::{PipeName, SwitchPort, parse_switch};
 use crate::options::{BoundRings, Options};
 use crate::rings::{bind_if, make_if, populate};
 use crate::shm::bell::Bell;
@@ -62,12 +62,12 @@ pub struct Attached {
 /// the port's shape.
 pub fn open(
     root: &Root,
-    switch_name: &str,
+    switch: &str,
     port: &str,
     options: &Options,
     bound: impl Fn(&Shape) -> Result<BoundRings>,
 ) -> Result<(Bell, Attached)> {
-    attach(root, (switch_name, port), options, bound, |switch, lock, port, options| {
+    attach(root, SwitchPort { switch, port }, options, bound, |switch, lock, port, options| {
         match PipeName::of(port) {
             None => find_or_make(switch, lock, port, options, 0),
             Some(pipe) => pipe::find_or_make(switch, lock, pipe, options),
@@ -75,15 +75,15 @@ pub fn open(
     })
 }
 
-/// Opens a new monitor of `switch:port`, which is there.
+/// Opens a new monitor of a port, which is there.
 pub fn open_monitor(
     root: &Root,
-    (switch_name, port): (&str, &str),
+    seen: SwitchPort<'_>,
     watch: Watch,
     options: &Options,
     bound: impl Fn(&Shape) -> Result<BoundRings>,
 ) -> Result<(Bell, Attached)> {
-    attach(root, (switch_name, port), options, bound, |switch, lock, port, options| {
+    attach(root, seen, options, bound, |switch, lock, port, options| {
         make_monitor(switch, lock, port, options, watch)
     })
 }
@@ -91,7 +91,7 @@ pub fn open_monitor(
 /// Opens what `make` finds or makes.
 fn attach(
     root: &Root,
-    (switch_name, port): (&str, &str),
+    SwitchPort { switch: switch_name, port }: SwitchPort<'_>,
     options: &Options,
     bound: impl Fn(&Shape) -> Result<BoundRings>,
     make: impl FnOnce(&Switch, &RootLock, &str, &Options) -> Result<(Arc<PortFiles>, bool)>,
@@ -326,3 +326,6 @@ impl Drop for Attached {
         let _ = self.close(); // what is left is the next reaper's
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use crate::vale::lifecycle::make::{
 };
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
-use crate::vale::state::ids::PortId;
+use crate::vale::state::ids::{PortId, RingNumber};
 use crate::vale::state::portfile::Shape;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{NewName, port_file};
@@ -109,8 +109,8 @@ pub fn other_end(switch: &Switch, port: &PortFiles) -> Result<Option<Arc<PortFil
 /// packet without its end, to which the next packet would be added. Whole packets are sent.
 pub fn resume(port: &PortFiles, peer: &PortFiles) {
     let rings = &port.file.shape.rings;
-    for (i, ring) in (0..rings.tx.len()).filter_map(|i| Some((i, rings.tx_ring(&port.region, i)?)))
-    {
+    for i in RingNumber::first(rings.tx.len()) {
+        let Some(ring) = rings.tx_ring(&port.region, i.at()) else { continue };
         let (kring, n) = (peer.file.kring(i), ring.n());
         let (from, freed) = (kring.published(), kring.freed());
         if from >= n || freed >= n {

@@ -27,7 +27,7 @@ use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::lifecycle::users::{self, InUse, OPENS, User};
 use crate::vale::state::handles::{ListedHandle, bell_file};
-use crate::vale::state::ids::{Generation, HandleIndex, PortIndex, RETIRED};
+use crate::vale::state::ids::{Generation, HandleIndex, PortIndex, RETIRED, RingNumber};
 use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::portfile::PortFile;
 use crate::vale::state::portset::PortSet;
@@ -323,7 +323,7 @@ impl<'a> Sweep<'a> {
     /// Holds all receive rings of a removed port for ever. False: some sender does not let go.
     fn retire(&mut self, file: &PortFile, region: &Region) -> bool {
         let start = *self.retiring_since.get_or_insert_with(Instant::now);
-        (0..file.shape.rings.rx.len()).all(|i| {
+        RingNumber::first(file.shape.rings.rx.len()).all(|i| {
             let held = file.kring(i).hold(RETIRED, |owner| {
                 if owner == RETIRED || self.switch.is_dead(owner) {
                     OnHeld::Dead
@@ -334,7 +334,7 @@ impl<'a> Sweep<'a> {
                 }
             });
             // A sender that died there may have left a buffer in two slots.
-            let ring = file.shape.rings.rx_ring(region, i).filter(|_| held != Held::No);
+            let ring = file.shape.rings.rx_ring(region, i.at()).filter(|_| held != Held::No);
             ring.inspect(|&ring| file.kring(i).mend(ring)).is_some()
         })
     }

@@ -5,7 +5,7 @@ use crate::name::{Capabilities, NameFlags, PortName, RingSel};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::port::ValePort;
-use crate::vale::state::ids::PortIndex;
+use crate::vale::state::ids::{PortIndex, RingNumber};
 use crate::vale::state::watch::{PortKind, Watch};
 
 /// What a monitor can do. Whoever opens the same name again gets a monitor of his own.
@@ -26,7 +26,7 @@ pub fn watch(name: &PortName) -> Result<Option<Watch>> {
     Ok(Some(Watch {
         of: None, // found when it is made
         ring: match name.rings {
-            RingSel::One(ring) => Some(ring.min(u8::MAX.into()) as u8), // checked when it is bound
+            RingSel::One(ring) => Some(RingNumber(ring.min(u8::MAX.into()) as u8)), // checked when it is bound
             _ => None,
         },
         tx: name.flags.contains(tx),
@@ -51,7 +51,7 @@ pub fn name_of(switch: &Switch, index: PortIndex) -> Result<PortName> {
         name.flags = flag(watch.tx, NameFlags::MON_TX)
             | flag(watch.rx, NameFlags::MON_RX)
             | flag(watch.zero_copy, NameFlags::ZCOPY_MON);
-        name.rings = watch.ring.map_or(RingSel::All, |ring| RingSel::One(ring.into()));
+        name.rings = watch.ring.map_or(RingSel::All, |ring| RingSel::One(ring.0.into()));
     }
     Ok(name)
 }
@@ -67,7 +67,7 @@ impl ValePort {
     /// Whether the port that this monitor saw has gone, and all that it saw has been read.
     pub(super) fn sees_nothing_any_more(&self) -> bool {
         self.sees().is_none()
-            && self.at.bound.rx.iter().all(|&i| {
+            && self.at.rx_rings().all(|i| {
                 let head = self.rx_ring(i).raw.head.load(Ordering::Relaxed);
                 self.at.port.file.kring(i).published() == head
             })

@@ -8,7 +8,7 @@ use crate::ring::{RxRing, TxRing};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::{open, reap};
 use crate::vale::state::handleset::Taken;
-use crate::vale::state::ids::{Generation, HandleIndex, PortIndex};
+use crate::vale::state::ids::{Generation, HandleIndex, PortIndex, RingNumber};
 use crate::vale::state::owner;
 use crate::vale::state::portfile::Shape;
 
@@ -51,7 +51,7 @@ fn ring_of_a_handle_that_died_while_it_published_goes_on_behind_its_batch() {
     let (_temp, root) = root();
     let (mut heir, mut receiver) = (open(&root, "t"), open(&root, "r"));
     queue(&heir, 0..10);
-    let state = heir.at.port.file.tx_state(0);
+    let state = heir.at.port.file.tx_state(RingNumber::FIRST);
     assert!(state.begin(dead(), |_| false).is_some());
     state.claim(4); // and no more was heard of it
     heir.txsync().unwrap();
@@ -84,7 +84,7 @@ fn what_was_taken_back_is_not_sent_by_the_heir_of_the_dead() {
     let (_temp, root) = root();
     let (mut heir, mut receiver) = (open(&root, "t"), open(&root, "r"));
     queue(&heir, 0..10);
-    let state = heir.at.port.file.tx_state(0);
+    let state = heir.at.port.file.tx_state(RingNumber::FIRST);
     assert!(state.begin(dead(), |_| false).is_some());
     state.claim(10);
     assert_eq!(TxRing::new(heir.tx(0)).withdraw(), 10);
@@ -104,19 +104,19 @@ fn ring_that_another_handle_syncs_is_skipped() {
     let (mut one, other, mut receiver) = (open(&root, "t"), open(&root, "t"), open(&root, "r"));
     let me = one.at.switch.me().unwrap(); // threads of one process exclude each other, too
     queue(&one, 0..3);
-    assert!(other.at.port.file.tx_state(0).begin(me, |_| false).is_some());
+    assert!(other.at.port.file.tx_state(RingNumber::FIRST).begin(me, |_| false).is_some());
     one.txsync().unwrap();
     assert_eq!(received(&mut receiver), []);
-    assert_eq!(other.at.port.file.tx_state(0).end(me), None);
+    assert_eq!(other.at.port.file.tx_state(RingNumber::FIRST).end(me), None);
     one.txsync().unwrap();
     assert_eq!(received(&mut receiver), [0, 1, 2]);
     // The same for the reader's side.
     queue(&one, 3..4);
     one.txsync().unwrap();
-    let kring = receiver.at.port.file.kring(0);
+    let kring = receiver.at.port.file.kring(RingNumber::FIRST);
     assert_eq!(kring.reader.take(me, |_| false), owner::Taken::Free);
     assert_eq!(received(&mut receiver), []);
-    receiver.at.port.file.kring(0).reader.give(me);
+    receiver.at.port.file.kring(RingNumber::FIRST).reader.give(me);
     assert_eq!(received(&mut receiver), [3]);
 }
 
@@ -125,7 +125,7 @@ fn handle_that_sleeps_while_another_syncs_its_ring_is_rung_at_the_end() {
     let (_temp, root) = root();
     let (mut one, other) = (open(&root, "t"), open(&root, "t"));
     queue(&one, 0..3);
-    let state = other.at.port.file.tx_state(0);
+    let state = other.at.port.file.tx_state(RingNumber::FIRST);
     let me = one.at.switch.me().unwrap();
     assert!(state.begin(me, |_| false).is_some());
     one.arm(Interest::TX);
@@ -145,7 +145,10 @@ fn reader_that_died_holds_up_nobody() {
     let (mut sender, mut receiver) = (open(&root, "t"), open(&root, "r"));
     queue(&sender, 0..3);
     sender.txsync().unwrap();
-    assert_eq!(receiver.at.port.file.kring(0).reader.take(dead(), |_| false), owner::Taken::Free);
+    assert_eq!(
+        receiver.at.port.file.kring(RingNumber::FIRST).reader.take(dead(), |_| false),
+        owner::Taken::Free
+    );
     assert_eq!(received(&mut receiver), [0, 1, 2]);
 }
 
@@ -154,8 +157,8 @@ fn stall_that_a_peer_made_up_is_none() {
     let (_temp, root) = root();
     let mut port = open(&root, "t");
     for (port_of, ring) in [(255, 0), (0, 255), (255, 255), (3, 16)] {
-        let stall = Stall { port: PortIndex(port_of), ring };
-        port.at.port.file.tx_state(0).set_stall(Some(stall));
+        let stall = Stall { port: PortIndex(port_of), ring: RingNumber(ring) };
+        port.at.port.file.tx_state(RingNumber::FIRST).set_stall(Some(stall));
         port.arm(Interest::TX);
         let _ = (port.is_armed(), port.held_up_by());
         port.disarm(true);

@@ -24,7 +24,7 @@ use crate::shm::mem::Region;
 use crate::shm::text::{load_text, store_text};
 use crate::stats::{Counters, RingDir, RingInfo, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::vale::state::ids::{Generation, PortId, PortIndex};
+use crate::vale::state::ids::{Generation, PortId, PortIndex, RingNumber};
 use crate::vale::state::kring::Kring;
 use crate::vale::state::txstate::TxState;
 
@@ -175,41 +175,42 @@ impl PortFile {
 
     /// Shared state of RX ring `i`.
     #[inline(always)]
-    pub fn kring(&self, i: usize) -> &Kring {
-        assert!(i < MAX_RINGS as usize);
-        self.map.at(RX_OFF + i * PER_RING).expect("within the file's fixed length")
+    pub fn kring(&self, i: RingNumber) -> &Kring {
+        assert!(i.at() < MAX_RINGS as usize);
+        self.map.at(RX_OFF + i.at() * PER_RING).expect("within the file's fixed length")
     }
 
     /// Buffers that slots of the RX rings have given up for a moment, or because a sender died then.
     pub fn displaced(&self) -> impl Iterator<Item = u32> {
-        (0..self.shape.rings.rx.len()).filter_map(|i| self.kring(i).exchange.displaced())
+        let rings = RingNumber::first(self.shape.rings.rx.len());
+        rings.filter_map(|i| self.kring(i).exchange.displaced())
     }
 
     /// Which slots of RX ring `i` were published and not given back yet.
-    pub fn in_flight(&self, i: usize) -> impl Fn(u32) -> bool + use<> {
+    pub fn in_flight(&self, i: RingNumber) -> impl Fn(u32) -> bool + use<> {
         let (from, to) = (self.kring(i).consumer_cur(), self.kring(i).published());
         move |slot| if from <= to { (from..to).contains(&slot) } else { slot >= from || slot < to }
     }
 
     /// Counters of RX ring `i`.
     #[inline(always)]
-    pub(crate) fn rx_counters(&self, i: usize) -> &SharedCounters {
-        assert!(i < MAX_RINGS as usize);
-        self.map.at(RX_OFF + i * PER_RING + COUNTERS_OFF).expect("within the fixed length")
+    pub(crate) fn rx_counters(&self, i: RingNumber) -> &SharedCounters {
+        assert!(i.at() < MAX_RINGS as usize);
+        self.map.at(RX_OFF + i.at() * PER_RING + COUNTERS_OFF).expect("within the fixed length")
     }
 
     /// State of TX ring `i`.
     #[inline(always)]
-    pub fn tx_state(&self, i: usize) -> &TxState {
-        assert!(i < MAX_RINGS as usize);
-        self.map.at(TX_OFF + i * PER_RING).expect("within the file's fixed length")
+    pub fn tx_state(&self, i: RingNumber) -> &TxState {
+        assert!(i.at() < MAX_RINGS as usize);
+        self.map.at(TX_OFF + i.at() * PER_RING).expect("within the file's fixed length")
     }
 
     /// Counters of TX ring `i`.
     #[inline(always)]
-    pub(crate) fn tx_counters(&self, i: usize) -> &SharedCounters {
-        assert!(i < MAX_RINGS as usize);
-        self.map.at(TX_OFF + i * PER_RING + COUNTERS_OFF).expect("within the fixed length")
+    pub(crate) fn tx_counters(&self, i: RingNumber) -> &SharedCounters {
+        assert!(i.at() < MAX_RINGS as usize);
+        self.map.at(TX_OFF + i.at() * PER_RING + COUNTERS_OFF).expect("within the fixed length")
     }
 }
 
@@ -251,24 +252,24 @@ impl PortFile {
             true => to + n - from,
             false => 0, // damaged
         };
-        let tx = s.tx.iter().enumerate().map(|(i, &cell)| {
+        let tx = RingNumber::first(s.tx.len()).zip(&s.tx).map(|(i, &cell)| {
             let head = RingRef::new(region, cell, s.tx_slots)
                 .map_or(0, |r| r.raw.head.load(Ordering::Relaxed));
             let hwcur = self.tx_state(i).hwcur();
             let used = between(hwcur, head, s.tx_slots);
             RingInfo {
                 dir: RingDir::Tx,
-                index: i as u16,
+                index: i.0.into(),
                 used,
                 counters: self.tx_counters(i).read(),
             }
         });
-        let rx = (0..s.rx.len()).map(|i| {
+        let rx = RingNumber::first(s.rx.len()).map(|i| {
             let kring = self.kring(i);
             let used = between(kring.consumer_cur(), kring.published(), s.rx_slots);
             RingInfo {
                 dir: RingDir::Rx,
-                index: i as u16,
+                index: i.0.into(),
                 used,
                 counters: self.rx_counters(i).read(),
             }
@@ -278,8 +279,11 @@ impl PortFile {
 
     /// Counters of all rings together.
     pub fn counters(&self) -> Counters {
-        let tx = (0..self.shape.rings.tx.len()).map(|i| self.tx_counters(i).read());
-        let rx = (0..self.shape.rings.rx.len()).map(|i| self.rx_counters(i).read());
+        let tx = RingNumber::first(self.shape.rings.tx.len()).map(|i| self.tx_counters(i).read());
+        let rx = RingNumber::first(self.shape.rings.rx.len()).map(|i| self.rx_counters(i).read());
         tx.chain(rx).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::ring::RingRef;
 use crate::shm::mem::Region;
+use crate::vale::state::ids::RingNumber;
 use crate::vale::state::portfile::PortFile;
 
 /// A port's files, open and mapped. Handles of one process share them.
@@ -17,13 +18,13 @@ pub struct PortFiles {
 
 impl PortFiles {
     /// TX ring `i`.
-    pub fn tx_ring(&self, i: usize) -> Option<RingRef<'_>> {
-        self.file.shape.rings.tx_ring(&self.region, i)
+    pub fn tx_ring(&self, i: RingNumber) -> Option<RingRef<'_>> {
+        self.file.shape.rings.tx_ring(&self.region, i.at())
     }
 
     /// RX ring `i`.
     #[inline]
-    pub fn rx_ring(&self, i: usize) -> Option<RingRef<'_>> {
-        self.file.shape.rings.rx_ring(&self.region, i)
+    pub fn rx_ring(&self, i: RingNumber) -> Option<RingRef<'_>> {
+        self.file.shape.rings.rx_ring(&self.region, i.at())
     }
 }

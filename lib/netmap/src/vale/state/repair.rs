@@ -18,6 +18,7 @@
 //! buffers, too. A word that is left over after step 3 is harmless: its two slots name different buffers.
 
 use crate::sync::{AtomicU64, Ordering};
+use crate::vale::state::ids::RingNumber;
 
 /// What the holder of a ring must know about the exchanges of others.
 #[repr(C)]
@@ -38,7 +39,7 @@ pub struct SeenRing {
     /// A receive ring.
     pub is_rx: bool,
     /// Its number, below 16.
-    pub number: u8,
+    pub number: RingNumber,
 }
 
 /// An exchange that may be under way: two slots, and the buffer that the first one named. Taken from shared
@@ -61,9 +62,9 @@ impl Pending {
 
     fn pack(self) -> u64 {
         let slots = u64::from(self.a) & Self::SLOT | (u64::from(self.b) & Self::SLOT) << 12;
-        let from = self
-            .from
-            .map_or(0, |from| 1 + (u64::from(from.number) & 0xf) + if from.is_rx { 16 } else { 0 });
+        let from = self.from.map_or(0, |from| {
+            1 + (u64::from(from.number.0) & 0xf) + if from.is_rx { 16 } else { 0 }
+        });
         Self::SET | from << Self::FROM | slots << 32 | u64::from(self.buf_idx)
     }
 
@@ -71,7 +72,7 @@ impl Pending {
         let slot = |shift: u32| (word >> shift & Self::SLOT) as u32;
         let from = (word >> Self::FROM & 0x3f)
             .checked_sub(1)
-            .map(|from| SeenRing { is_rx: from & 16 != 0, number: (from & 0xf) as u8 });
+            .map(|from| SeenRing { is_rx: from & 16 != 0, number: RingNumber((from & 0xf) as u8) });
         let pending = || Self { from, a: slot(32), b: slot(44), buf_idx: word as u32 };
         (word & Self::SET != 0).then(pending)
     }
@@ -237,8 +238,9 @@ mod tests {
         for a in [0, 1, 4095] {
             for b in [0, 2, 4095] {
                 for buf_idx in [0, 2, 1 << 18, u32::MAX] {
-                    let rings =
-                        [0, 15].map(|number| [false, true].map(|is_rx| SeenRing { is_rx, number }));
+                    let rings = [0, 15]
+                        .map(RingNumber)
+                        .map(|number| [false, true].map(|is_rx| SeenRing { is_rx, number }));
                     for from in rings.into_iter().flatten().map(Some).chain([None]) {
                         let pending = Pending { from, a, b, buf_idx };
                         assert_eq!(Pending::unpack(pending.pack()), Some(pending));
@@ -264,7 +266,7 @@ mod tests {
 
     #[test]
     fn exchange_with_another_ring_cut_off_after_any_store_is_mended_by_who_has_both() {
-        let from = SeenRing { is_rx: false, number: 3 };
+        let from = SeenRing { is_rx: false, number: RingNumber(3) };
         for stores in 0..=3 {
             let (exchange, ring, seen) =
                 (Exchange::new(), slots([10, 11, 12, 13]), slots([20, 21, 22, 23]));

@@ -399,3 +399,6 @@ impl Drop for SwitchFile {
         self.process.leave(self.participants());
     }
 }
+
+#[cfg(test)]
+mod tests;

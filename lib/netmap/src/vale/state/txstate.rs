@@ -13,7 +13,7 @@
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::state::handleset::{Members, Summary, Taken as Waiting};
-use crate::vale::state::ids::{HandleIndex, ParticipantId, PortIndex};
+use crate::vale::state::ids::{HandleIndex, ParticipantId, PortIndex, RingNumber};
 use crate::vale::state::owner::{Owner, Taken};
 
 /// Shared state of one transmit ring.
@@ -45,7 +45,7 @@ pub struct Stall {
     /// Port whose ring is full.
     pub port: PortIndex,
     /// That ring.
-    pub ring: u8,
+    pub ring: RingNumber,
 }
 
 /// Begin of a txsync.
@@ -113,13 +113,13 @@ impl TxState {
     #[inline]
     pub fn stall(&self) -> Option<Stall> {
         let word = self.stall.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(Stall { port: PortIndex((word >> 8) as u8), ring: word as u8 })
+        Some(Stall { port: PortIndex((word >> 8) as u8), ring: RingNumber(word as u8) })
     }
 
     /// Says where backpressure stopped the last batch, or that nothing did.
     #[inline]
     pub fn set_stall(&self, stall: Option<Stall>) {
-        let word = stall.map_or(0, |at| 1 + u64::from(at.port.0) * 256 + u64::from(at.ring));
+        let word = stall.map_or(0, |at| 1 + u64::from(at.port.0) * 256 + u64::from(at.ring.0));
         self.stall.store(word, Ordering::Relaxed);
     }
 }

@@ -5,7 +5,7 @@
 //! the monitor was made is still there (`SwitchFile::unlist_port`).
 
 use crate::stats::RingDir;
-use crate::vale::state::ids::PortIndex;
+use crate::vale::state::ids::{PortIndex, RingNumber};
 
 /// What an entry of the table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Watch {
     /// The port; `None` once that has gone.
     pub of: Option<PortIndex>,
     /// Its only ring that is seen; `None`: all.
-    pub ring: Option<u8>,
+    pub ring: Option<RingNumber>,
     /// What its program sends is seen.
     pub tx: bool,
     /// What its program receives is seen.
@@ -49,7 +49,7 @@ impl PortKind {
         let Self::Monitor(watch) = self else { return 0 };
         let bit = |is: bool, bit: u64| if is { bit } else { 0 };
         let of = watch.of.map_or(0, |of| u64::from(of.0) + 1);
-        let ring = watch.ring.map_or(0, |ring| (u64::from(ring) + 1) & RING);
+        let ring = watch.ring.map_or(0, |ring| (u64::from(ring.0) + 1) & RING);
         let what = bit(watch.tx, TX) | bit(watch.rx, RX) | bit(watch.zero_copy, ZERO_COPY);
         MONITOR | of << OF_SHIFT | ring << RING_SHIFT | what
     }
@@ -63,7 +63,7 @@ impl PortKind {
         let ring = (flags >> RING_SHIFT & RING) as u8;
         Self::Monitor(Watch {
             of: of.filter(|_| flags & KIND == MONITOR),
-            ring: ring.checked_sub(1),
+            ring: ring.checked_sub(1).map(RingNumber),
             tx: flags & TX != 0,
             rx: flags & RX != 0,
             zero_copy: flags & ZERO_COPY != 0,
@@ -73,12 +73,12 @@ impl PortKind {
 
 impl Watch {
     /// Whether it sees a ring of a port.
-    pub fn sees(&self, port: PortIndex, dir: RingDir, ring: usize) -> bool {
+    pub fn sees(&self, port: PortIndex, dir: RingDir, ring: RingNumber) -> bool {
         let direction = match dir {
             RingDir::Tx => self.tx,
             RingDir::Rx => self.rx,
         };
-        direction && self.of == Some(port) && self.ring.is_none_or(|only| usize::from(only) == ring)
+        direction && self.of == Some(port) && self.ring.is_none_or(|only| only == ring)
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
     fn flags_hold_every_kind_beside_what_else_is_in_them() {
         let others = !PortKind::BITS;
         for of in [None, Some(PortIndex(0)), Some(PortIndex(253))] {
-            for ring in [None, Some(0), Some(15)] {
+            for ring in [None, Some(RingNumber(0)), Some(RingNumber(15))] {
                 for bits in 0..8 {
                     let (tx, rx, zero_copy) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
                     let kind = PortKind::Monitor(Watch { of, ring, tx, rx, zero_copy });
@@ -106,7 +106,7 @@ mod tests {
     fn kind_that_nobody_knows_sees_nothing() {
         for flags in [4, 6, 6 | 5 << OF_SHIFT | TX, u64::MAX] {
             let PortKind::Monitor(watch) = PortKind::unpack(flags) else { panic!("{flags:#x}") };
-            assert!(PortIndex::all().all(|port| !watch.sees(port, RingDir::Tx, 0)));
+            assert!(PortIndex::all().all(|port| !watch.sees(port, RingDir::Tx, RingNumber::FIRST)));
         }
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::shm::mem::STRIDE;
 use crate::sync::core_atomic::Ordering;
-use crate::vale::state::ids::{Generation, ParticipantId};
+use crate::vale::state::ids::{Generation, ParticipantId, RingNumber};
 use crate::vale::state::kring::{Held, Kring, OnHeld};
 
 /// An identity that no living handle has.
@@ -28,7 +28,7 @@ type Got = (u8, u8);
 impl Rig {
     fn rx(&self, port: u8) -> (&Kring, RingRef<'_>) {
         let port = &self.ports.0[usize::from(port)].1;
-        (port.file.kring(0), port.rx_ring(0).unwrap())
+        (port.file.kring(RingNumber::FIRST), port.rx_ring(RingNumber::FIRST).unwrap())
     }
 
     /// Buffers that a port's receive ring names, sorted.

@@ -8,7 +8,7 @@ use crate::ring::RingRef;
 use crate::sync::core_atomic::Ordering;
 use crate::vale::forward::inner::Buffers;
 use crate::vale::forward::writer::{Lease, WaitBudget, Writer, lease, take};
-use crate::vale::state::ids::ParticipantId;
+use crate::vale::state::ids::{ParticipantId, RingNumber};
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::repair::{Numbered, SeenRing};
 use crate::vale::state::switch::SwitchFile;
@@ -21,7 +21,7 @@ impl<'a> Writer<'a> {
         me: ParticipantId,
         offset_mask: u64,
     ) -> Self {
-        let ring = to.rx_ring(lease.ring.into()).expect("`hold` has seen it");
+        let ring = to.rx_ring(lease.ring).expect("`hold` has seen it");
         Self {
             to,
             me,
@@ -51,7 +51,7 @@ impl<'a> Writer<'a> {
             let changed = theirs.flags | SlotFlags::BUF_CHANGED.bits();
             let to_a = SlotValue { buf_idx: own.buf_idx, flags: changed, ..theirs };
             let to_b = SlotValue { buf_idx: theirs.buf_idx, len, flags };
-            let exchange = &self.to.file.kring(self.ring.into()).exchange;
+            let exchange = &self.to.file.kring(self.ring).exchange;
             let b = (self.tail as u32, &slot.word);
             exchange.cross(from, ((a, word), to_a.pack()), (b, to_b.pack()));
             self.bytes += u64::from(len);
@@ -66,7 +66,7 @@ impl<'a> Writer<'a> {
 
     /// There are no more exchanges before this is published.
     pub fn exchanged(&self) {
-        self.to.file.kring(self.ring.into()).exchange.done();
+        self.to.file.kring(self.ring).exchange.done();
     }
 }
 
@@ -75,11 +75,11 @@ impl<'a> Writer<'a> {
 pub fn hold_of_monitor(
     switch: &SwitchFile,
     monitor: &PortFiles,
-    ring: u8,
+    ring: RingNumber,
     me: ParticipantId,
     budget: &mut WaitBudget,
 ) -> Option<Lease> {
-    let kring = monitor.file.kring(ring.into());
+    let kring = monitor.file.kring(ring);
     if !take(switch, kring, me, budget) {
         return None;
     }
@@ -95,7 +95,7 @@ pub fn hold_of_monitor(
 pub fn mend(
     switch: &SwitchFile,
     monitor: &PortFiles,
-    ring: usize,
+    ring: RingNumber,
     seen: Option<RingRef<'_>>,
     me: ParticipantId,
     budget: &mut WaitBudget,

@@ -5,7 +5,7 @@ use crate::abi::RawIf;
 use crate::options::{Memory, Options};
 use crate::sync::core_atomic::{AtomicU32, Ordering};
 use crate::vale::lifecycle::persist;
-use crate::vale::state::ids::ParticipantId;
+use crate::vale::state::ids::{ParticipantId, RingNumber};
 use crate::vale::state::portfile::Shape;
 
 const EXTRA: u32 = 3000;
@@ -214,7 +214,8 @@ fn buffer_that_a_dead_sender_left_in_no_slot_goes_back_with_its_port() {
         let file = PortFile::open(switch.dir(), &port_file("y")).unwrap();
         let buffers: HashSet<u32> = file.shape.rings.buffers(&region).collect();
         // A sender to `y` is killed while it exchanges two buffers.
-        let (kring, ring) = (file.kring(0), file.shape.rings.rx_ring(&region, 0).unwrap());
+        let (kring, ring) =
+            (file.kring(RingNumber::FIRST), file.shape.rings.rx_ring(&region, 0).unwrap());
         assert_eq!(kring.hold(DEAD, |_| OnHeld::GiveUp), Held::Fresh);
         let word = |i: u32| (i, &ring.slots[i as usize].word);
         kring.exchange.swap_and_die(word(3), word(60), stores);

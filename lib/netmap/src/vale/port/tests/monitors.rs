@@ -11,6 +11,8 @@ use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::repair::SeenRing;
 use crate::vale::state::watch::Watch;
 
+const FIRST: RingNumber = RingNumber::FIRST;
+
 fn small() -> Options {
     Options { tx_slots: Some(64), rx_slots: Some(64), ..Options::default() }
 }
@@ -24,7 +26,13 @@ fn open_small(root: &Root, name: &str) -> ValePort {
 fn open_monitor(root: &Root) -> ValePort {
     let watch = Watch { of: None, ring: None, tx: true, rx: true, zero_copy: true };
     let bound = |_: &Shape| Ok(BoundRings { tx: vec![], rx: vec![0] });
-    let at = open::open_monitor(root, ("valeA", "x"), watch, &Options::default(), bound);
+    let at = open::open_monitor(
+        root,
+        SwitchPort { switch: "valeA", port: "x" },
+        watch,
+        &Options::default(),
+        bound,
+    );
     ValePort::new(at.expect("opened"))
 }
 
@@ -44,20 +52,20 @@ fn named(ports: &[&ValePort]) -> Vec<u32> {
 fn die(x: &ValePort, monitor: &ValePort, seen: SeenRing, stores: usize) {
     let file = &x.at.port.file;
     if seen.is_rx {
-        assert_eq!(file.kring(0).reader.take(dead(), |_| false), owner::Taken::Free);
+        assert_eq!(file.kring(FIRST).reader.take(dead(), |_| false), owner::Taken::Free);
     } else {
-        assert!(file.tx_state(0).begin(dead(), |_| false).is_some());
+        assert!(file.tx_state(FIRST).begin(dead(), |_| false).is_some());
     }
-    let kring = monitor.at.port.file.kring(0);
+    let kring = monitor.at.port.file.kring(FIRST);
     assert_eq!(kring.hold(dead(), |_| OnHeld::GiveUp), Held::Fresh);
-    let ring = if seen.is_rx { x.rx_ring(0) } else { x.tx_ring(0) };
+    let ring = if seen.is_rx { x.rx_ring(FIRST) } else { x.tx_ring(FIRST) };
     let tail = kring.producer_tail();
-    let (a, b) = (&ring.slots[5].word, &monitor.rx_ring(0).slots[tail as usize].word);
+    let (a, b) = (&ring.slots[5].word, &monitor.rx_ring(FIRST).slots[tail as usize].word);
     kring.exchange.cross_and_die(seen, (5, a), (tail, b), stores);
 }
 
 const RINGS: [SeenRing; 2] =
-    [SeenRing { is_rx: false, number: 0 }, SeenRing { is_rx: true, number: 0 }];
+    [SeenRing { is_rx: false, number: FIRST }, SeenRing { is_rx: true, number: FIRST }];
 
 #[test]
 fn heirs_of_who_died_between_a_ring_and_its_monitor_find_each_buffer_once() {
@@ -80,7 +88,7 @@ fn heirs_of_who_died_between_a_ring_and_its_monitor_find_each_buffer_once() {
             } else {
                 x.txsync().unwrap();
             }
-            assert!(!monitor.at.port.file.kring(0).exchange.is_pending());
+            assert!(!monitor.at.port.file.kring(FIRST).exchange.is_pending());
             assert_eq!(named(&[&x, &monitor]), before, "{seen:?} {heir_reads} {stores}");
             // What was under way is not seen, and nothing twice.
             let expected: Vec<u8> = match heir_reads {
@@ -110,12 +118,12 @@ fn who_meets_an_exchange_of_somebody_alive_leaves_it_alone_and_the_monitor_loses
     die(&x, &monitor, RINGS[1], 2);
     // Somebody else, alive, has taken over the receive ring, and has not come to mending.
     let (me, file) = (x.at.switch.me().unwrap(), x.at.port.clone());
-    assert_eq!(file.file.kring(0).reader.take(me, |_| true), owner::Taken::FromTheDead);
+    assert_eq!(file.file.kring(FIRST).reader.take(me, |_| true), owner::Taken::FromTheDead);
     queue(&x, 0..3);
     x.txsync().unwrap();
-    assert!(monitor.at.port.file.kring(0).exchange.is_pending());
+    assert!(monitor.at.port.file.kring(FIRST).exchange.is_pending());
     assert_eq!(received(&mut monitor), []);
-    file.file.kring(0).reader.give(me);
+    file.file.kring(FIRST).reader.give(me);
     queue(&x, 3..6);
     x.txsync().unwrap();
     assert_eq!(received(&mut monitor), [3, 4, 5]);
@@ -153,7 +161,7 @@ fn words_about_exchanges_that_peers_made_up_exchange_nothing() {
         let (mut x, mut y) = (open_small(&root, "x"), open_small(&root, "y"));
         let mut monitor = open_monitor(&root);
         let before = named(&[&x, &monitor]);
-        let kring = monitor.at.port.file.kring(0);
+        let kring = monitor.at.port.file.kring(FIRST);
         kring.exchange.scribble(word | slot << 32 | slot << 44, 0);
         for round in 0..3 {
             queue(&x, round..round + 1);
@@ -165,7 +173,7 @@ fn words_about_exchanges_that_peers_made_up_exchange_nothing() {
             let _ = (received(&mut y), received(&mut monitor));
         }
         assert_eq!(named(&[&x, &monitor]), before, "{word:#x}");
-        assert!(!monitor.at.port.file.kring(0).exchange.is_pending());
+        assert!(!monitor.at.port.file.kring(FIRST).exchange.is_pending());
     }
 }
 
