@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::actors::{Actor, number, rate, rate_between, role, together};
 use crate::plan::{Case, Plan, SMALL, in_turns, median};
 use crate::rows::Rows;
-use crate::{peers, preload, reference, sweep, xdp};
+use crate::{peers, preload, reference, sent, sweep, xdp};
 
 /// Runs the plan.
 #[allow(unsafe_code, reason = "the environment is set while there is one thread")]
@@ -19,7 +19,7 @@ pub fn run(plan: &Plan) -> Result<()> {
     let dir = tempfile::tempdir_in("/dev/shm")?;
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("NETMAP_ROOT", dir.path()) };
-    let named_only = |case: &&Case| matches!(case, Case::Preload | Case::Xdp);
+    let named_only = |case: &&Case| matches!(case, Case::Sent | Case::Preload | Case::Xdp);
     let all: Vec<Case> =
         Case::value_variants().iter().filter(|case| !named_only(case)).copied().collect();
     let cases = if plan.cases.is_empty() { &all } else { &plan.cases };
@@ -41,6 +41,7 @@ pub fn run(plan: &Plan) -> Result<()> {
             Case::Rtt => round_trips(plan, rows)?,
             Case::Open => opening(plan, rows)?,
             Case::Sweep => sweep::run(plan, rows)?,
+            Case::Sent => sent::run(plan, rows)?,
             Case::Peers => peers::run(plan, rows)?,
             Case::Preload => preload::run(plan, rows)?,
             Case::Xdp => xdp::run(plan, rows)?,

@@ -13,6 +13,7 @@ mod preload;
 mod reference;
 mod roles;
 mod rows;
+mod sent;
 mod sweep;
 mod xdp;
 

@@ -19,7 +19,7 @@ pub struct Plan {
     /// Milliseconds per run
     #[arg(long, default_value_t = 1000)]
     pub ms: u64,
-    /// Cases (all but preload and xdp, unless named)
+    /// Cases (all but sent, preload and xdp, unless named)
     pub cases: Vec<Case>,
 }
 
@@ -39,6 +39,8 @@ pub enum Case {
     Open,
     /// 1514 bytes, rings of 128 to 4096 slots, several bursts
     Sweep,
+    /// 1514 bytes, each packet written anew: long and short transmit rings, and an exchange of sent buffers; only if named
+    Sent,
     /// In turns with DPDK's memif, where that is installed
     Peers,
     /// C programs through the preloaded library; only if named, by `scripts/bench preload`

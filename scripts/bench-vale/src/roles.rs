@@ -6,7 +6,7 @@ use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use netmap::{Interest, Options, Port, SlotFlags, Wait};
+use netmap::{Interest, Options, Port, SlotFlags, TxRing, Wait};
 use serde_json::{Value, json};
 
 /// How the processes of one measurement are set up.
@@ -40,6 +40,15 @@ pub struct Role {
     /// Send one packet in memory of the sender's own, by reference, as nm-pktgen does with equal packets
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
     pub reference: bool,
+    /// Write each packet anew, all of it, into the buffer of its slot
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
+    pub anew: bool,
+    /// Exchange the buffers of the slots that are next with those that were sent last
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
+    pub exchange: bool,
+    /// Slots of the transmit ring, if it has another number of them
+    #[arg(long)]
+    pub tx_slots: Option<u32>,
     /// Own number: last byte of the source address
     #[arg(long, default_value_t = 1)]
     pub me: u8,
@@ -60,7 +69,11 @@ fn mac(station: u8, i: u32) -> [u8; 6] {
 impl Role {
     fn open(&self) -> Result<Port> {
         crate::pin(self.cpu);
-        let options = Options { tx_slots: self.slots, rx_slots: self.slots, ..Options::default() };
+        let options = Options {
+            tx_slots: self.tx_slots.or(self.slots),
+            rx_slots: self.slots,
+            ..Options::default()
+        };
         Ok(Port::open_with(&self.port.parse()?, &options)?)
     }
 
@@ -110,6 +123,9 @@ impl Role {
             for _ in 0..16 {
                 let mut ring = port.tx(0);
                 let count = ring.space().min(self.burst);
+                if self.exchange {
+                    exchange(&mut ring, count);
+                }
                 // Two loops: the question, asked for each packet, costs the other one a twentieth.
                 for i in 0..if self.reference { count } else { 0 } {
                     let slot = ring.slot(i);
@@ -117,7 +133,9 @@ impl Role {
                 }
                 for i in 0..if self.reference { 0 } else { count } {
                     let slot = ring.slot(i);
-                    if unfilled > 0 && !std::mem::replace(&mut filled[slot.index()], true) {
+                    if self.anew {
+                        slot.frame().write(0, packet);
+                    } else if unfilled > 0 && !std::mem::replace(&mut filled[slot.index()], true) {
                         slot.frame().write(0, packet);
                         unfilled -= 1;
                     }
@@ -244,6 +262,16 @@ impl Role {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line)?;
         Ok(json!({"held": held.len()}))
+    }
+}
+
+/// Gives the next `count` slots the buffers that were sent last, in their order: all free slots are the program's.
+fn exchange(ring: &mut TxRing<'_>, count: usize) {
+    let space = ring.space();
+    for i in 0..count.min(space / 2) {
+        let (cold, warm) = (ring.slot(i), ring.slot(space - count + i));
+        let buf_idx = cold.swap_buffer(warm.buf_idx());
+        warm.swap_buffer(buf_idx);
     }
 }
 
