@@ -44,7 +44,7 @@ const COMMANDS: &[&str] = &[
     "gdb --batch -ex run -ex 'print $_exitcode' --args sh -c 'exit 3' 2>/dev/null | tail -1",
     "strace -f -o /dev/null sh -c 'cat text | wc -l'",
     "fakeroot sh -c 'id -u; chown 7 text; stat -c %u text'",
-    "node -e 'setTimeout(() => console.log(2), 20); require(\"child_process\").exec(\"cat text\", (e, out) => console.log(out.length))'",
+    "node -e 'require(\"child_process\").exec(\"cat text\", (e, out) => setTimeout(() => console.log(out.length), 20))'",
     "bash -c 'cat <<< here; exec 5>out; echo five >&5; cat out; ls -l /proc/self/fd | wc -l'",
     "env | grep -c '^NETMAP_ROOT'",
     "perl -e 'open F, \"text\" or die; $n++ while <F>; print \"$n\\n\"; exit 3'",
