@@ -19,6 +19,8 @@ pub struct Binding {
     device: PciDevice,
     gives_back: bool,
     uio: Option<u32>,
+    /// It has no driver, and was enabled in the place of one.
+    enabled: bool,
     /// What it was before.
     was: Option<String>,
 }
@@ -29,7 +31,8 @@ impl Binding {
     pub fn take(name: &str, device: PciDevice, is_left: bool, force: bool) -> Result<Self> {
         let failed = |what| Error::io(what, name);
         let driver = device.driver().map_err(failed("find the driver of"))?;
-        let mut binding = Self { device, gives_back: is_left, uio: None, was: None };
+        let mut binding =
+            Self { device, gives_back: is_left, uio: None, enabled: false, was: None };
         match driver.as_deref() {
             None | Some(UIO) => {}
             Some(KERNEL) => binding.leave_kernel(name, force)?,
@@ -39,6 +42,10 @@ impl Binding {
             }
         }
         binding.enter_uio().map_err(failed("bind uio_pci_generic to"))?;
+        if binding.uio.is_none() {
+            binding.device.enable(true).map_err(failed("enable"))?;
+            binding.enabled = true;
+        }
         Ok(binding)
     }
 
@@ -108,8 +115,11 @@ impl Binding {
 
 impl Drop for Binding {
     fn drop(&mut self) {
+        // There is nobody to tell; the device is there for the next who asks the kernel to look for a driver.
+        if self.enabled {
+            let _ = self.device.enable(false);
+        }
         if self.gives_back {
-            // There is nobody to tell; the device is there for the next who asks the kernel to look for a driver.
             let _ = self.give_back();
         }
     }

@@ -138,10 +138,7 @@ fn open(name: &PortName, options: &Options) -> Result<E1000<Registers, HugeMemor
             let command = command.try_clone().map_err(failed("configure"))?;
             Door::uio(events, command).map_err(failed("mask the interrupts of"))?
         }
-        None => {
-            binding.device().enable().map_err(failed("enable"))?;
-            Door::clock().map_err(failed("make a clock for"))?
-        }
+        None => Door::clock().map_err(failed("make a clock for"))?,
     };
     // Whatever the device was doing, it does not go on when it may reach memory again.
     command.change(MEMORY, MASTER).map_err(failed("configure"))?;

@@ -180,12 +180,12 @@ impl PciDevice {
         Ok(File::from(self.open_at(&self.path(name), OFlag::O_RDWR)?))
     }
 
-    /// Has the kernel power the device and decode its memory.
+    /// Has the kernel power a device without a driver and decode its memory, or no longer.
     ///
     /// # Errors
     /// As write(2).
-    pub fn enable(&self) -> io::Result<()> {
-        self.write(&self.path("enable"), "1")
+    pub fn enable(&self, on: bool) -> io::Result<()> {
+        self.write(&self.path("enable"), if on { "1" } else { "0" })
     }
 
     /// Takes the device away from its driver.

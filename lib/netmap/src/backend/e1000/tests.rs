@@ -499,7 +499,10 @@ fn without_uio_the_device_has_no_driver_and_goes_back() {
         }
         let binding = take(&tree, false, false).unwrap();
         assert_eq!((binding.uio(), tree.driver()), (None, None));
+        let enabled = || fs::read_to_string(tree.device("enable")).unwrap();
+        assert!(enabled().starts_with('1'));
         drop(binding);
+        assert!(enabled().starts_with('0'));
         assert_eq!(tree.driver().as_deref(), Some("e1000"));
         assert!(matches!(override_of(&tree).as_str(), "" | "(null)"));
     }
