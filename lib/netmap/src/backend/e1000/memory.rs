@@ -42,7 +42,7 @@ pub struct HugeMemory {
     used: usize,
     /// Bytes that somebody has.
     out: usize,
-    _file: Marked,
+    mark: Marked,
 }
 
 /// The file, locked, which is removed when its memory is no longer used.
@@ -50,11 +50,16 @@ pub struct HugeMemory {
 struct Marked {
     directory: OwnedFd,
     name: String,
+    /// A device may still use it that a killed program had taken, so it stays.
+    is_left: bool,
     file: Flock<File>,
 }
 
 impl Drop for Marked {
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
         // Under its lock. What stays is found by whoever takes the device next.
         let _ = unlinkat(&self.directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
     }
@@ -91,16 +96,15 @@ fn directory() -> Result<Option<OwnedFd>> {
 }
 
 impl HugeMemory {
-    /// Memory for rings of so many slots, in the file of that name; and whether a killed program had left it. `port` is for
-    /// messages.
-    pub fn open(port: &str, file: &str, tx: u32, rx: u32) -> Result<(Self, bool)> {
+    /// Memory for rings of so many slots, in the file of that name. `port` is for messages.
+    pub fn open(port: &str, file: &str, tx: u32, rx: u32) -> Result<Self> {
         let pages = pages_for(tx, rx);
         let lacks = || {
             let lack = Lack::HugePages { pages };
             Error::Unavailable { name: port.to_owned(), lack }
         };
         let directory = directory()?.ok_or_else(lacks)?;
-        let (mark, is_left) = Marked::open(port, directory, file)?;
+        let mark = Marked::open(port, directory, file)?;
         let failed = || Error::io("take huge pages for", port);
         let bytes = pages * PAGE;
         let has = mark.file.metadata().map_err(failed())?.len() as usize;
@@ -118,13 +122,23 @@ impl HugeMemory {
             let privilege = Privilege::PhysicalAddresses;
             return Err(Error::NotPermitted { name: port.to_owned(), privilege });
         }
-        Ok((Self { map, frames, used: 0, out: 0, _file: mark }, is_left))
+        Ok(Self { map, frames, used: 0, out: 0, mark })
+    }
+
+    /// Whether a killed program had left it, whose device may still use it.
+    pub fn is_left(&self) -> bool {
+        self.mark.is_left
+    }
+
+    /// The device has been reset, and whoever has it now gives it back.
+    pub fn settle(&mut self) {
+        self.mark.is_left = false;
     }
 }
 
 impl Marked {
-    /// Opens the file and locks it; and whether it had been left by a killed program.
-    fn open(port: &str, directory: OwnedFd, name: &str) -> Result<(Self, bool)> {
+    /// Opens the file and locks it.
+    fn open(port: &str, directory: OwnedFd, name: &str) -> Result<Self> {
         let failed = || Error::io::<io::Error>("open the memory of", port);
         let open = |more: OFlag| {
             let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | more;
@@ -153,7 +167,7 @@ impl Marked {
         if metadata.uid() != nix::unistd::geteuid().as_raw() {
             return Err(failed()(Errno::EPERM.into()));
         }
-        Ok((Self { directory, name: name.to_owned(), file: lock }, is_left))
+        Ok(Self { directory, name: name.to_owned(), is_left, file: lock })
     }
 }
 
@@ -310,9 +324,10 @@ pub mod tests {
         file.set_len((pages * PAGE) as u64).unwrap();
         let map = Map::new(&file, pages * PAGE).unwrap();
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
-        let mark = Marked { directory: directory.unwrap(), name: "none".into(), file: lock };
+        let (directory, name) = (directory.unwrap(), "none".into());
+        let mark = Marked { directory, name, is_left: false, file: lock };
         let frames = (0..pages).map(|page| (7 + 2 * page) as u64 * PAGE as u64).collect();
-        HugeMemory { map, frames, used: 0, out: 0, _file: mark }
+        HugeMemory { map, frames, used: 0, out: 0, mark }
     }
 
     #[test]
@@ -334,15 +349,21 @@ pub mod tests {
             let fd = nix::fcntl::open(directory.path(), OFlag::O_DIRECTORY, Mode::empty()).unwrap();
             Marked::open("e1000:x", fd, "x")
         };
-        let (mark, is_left) = open().unwrap();
-        assert!(!is_left);
+        let mark = open().unwrap();
+        assert!(!mark.is_left);
         let busy = open().unwrap_err();
         assert!(matches!(busy, Error::Busy { by: InUse::Nic, .. }), "{busy}");
         drop(mark);
         assert!(!directory.path().join("x").exists());
         // What a killed program leaves: a file without a lock.
         std::fs::write(directory.path().join("x"), b"").unwrap();
-        assert!(open().unwrap().1);
+        // Who cannot take the device either leaves it as it is.
+        drop(open().unwrap());
+        let mut mark = open().unwrap();
+        assert!(mark.is_left);
+        mark.is_left = false;
+        drop(mark);
+        assert!(!directory.path().join("x").exists());
     }
 
     #[test]

@@ -121,7 +121,7 @@ fn open(name: &PortName, options: &Options) -> Result<E1000<Registers, HugeMemor
 
     // The mark, before anything is taken; and without memory nothing is.
     let mark = format!("vale-e1000-{}", device.address());
-    let (mut memory, is_left) = HugeMemory::open(&port, &mark, tx, rx)?;
+    let mut memory = HugeMemory::open(&port, &mark, tx, rx)?;
     let command = device.file("config").map(Command::new).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => {
             let privilege = Privilege::PhysicalAddresses;
@@ -129,7 +129,7 @@ fn open(name: &PortName, options: &Options) -> Result<E1000<Registers, HugeMemor
         }
         _ => failed("open the configuration space of")(error),
     })?;
-    let binding = Binding::take(&port, device, is_left, name.conf.force)?;
+    let binding = Binding::take(&port, device, memory.is_left(), name.conf.force)?;
     let door = match binding.uio() {
         Some(number) => {
             let path = format!("/dev/uio{number}");
@@ -145,6 +145,7 @@ fn open(name: &PortName, options: &Options) -> Result<E1000<Registers, HugeMemor
     let resource = binding.device().file("resource0").map_err(failed("open the registers of"))?;
     let registers = Registers::map(&resource).map_err(failed("map the registers of"))?;
     quiesce(&registers);
+    memory.settle();
     command.change(MASTER, 0).map_err(failed("configure"))?;
     let interrupts = if door.tells() { Interrupts::Wake } else { Interrupts::Never };
     let by = match interrupts {
