@@ -5,13 +5,18 @@ use std::path::Path;
 use e1000_device::State;
 use e1000_device::harness::fuzz;
 use e1000_device::state::{BadState, MappedCsb, Phase};
+use e1000pv::bits::Rctl;
 use e1000pv::desc::{ContextTx, DataTx, LegacyTx, Popts, TxCmd};
+use e1000pv::regs;
 
 /// Operations of the harness, by their number.
+const REGISTER: u8 = 0;
+const ACCESS: u8 = 1;
 const DESCRIPTOR: u8 = 5;
 const OPEN: u8 = 8;
 const MAP_CSB: u8 = 9;
 const TDT: u8 = 10;
+const RDT: u8 = 11;
 const ROUND: u8 = 12;
 const PACKET: u8 = 16;
 const TAKE: u8 = 18;
@@ -64,13 +69,73 @@ fn guest(choice: u8) -> Vec<Vec<u8>> {
 
 #[test]
 fn device_goes_on_wherever_between_two_descriptors_of_a_packet_it_was_saved() {
+    let (mut begun, mut segments, mut loaded) = (0, 0, 0);
     for choice in 0..64 {
         let operations = guest(choice);
         let data = [vec![choice], operations.concat()].concat();
         for at in 0..=operations.len() {
-            fuzz::restored(&data, at, written);
+            fuzz::restored(&data, at, |state| {
+                let packet = &state.tx.packet;
+                begun += u32::from(packet.begun);
+                segments +=
+                    u32::from(packet.sending.as_ref().is_some_and(|s| s.segments.is_some()));
+                loaded += u32::from(packet.segmentation != [0; 16]);
+                written(state)
+            });
         }
     }
+    // Saved in the middle of what there is to be in the middle of.
+    for (what, n) in [("packet", begun), ("segments", segments), ("context", loaded)] {
+        assert!(n > 0, "{what}");
+    }
+}
+
+/// A guest in loopback that moderates its interrupts: frames come back while its receiver has no buffers, and causes wait for their
+/// time. Rounds are 10 us apart.
+fn looping_guest() -> Vec<Vec<u8>> {
+    let index = |of: u32| {
+        let row = regs::TABLE.iter().position(|row| row.offset == of);
+        row.expect("it has a row") as u8
+    };
+    let write = |offset: u32, value: u32| {
+        [&[REGISTER, index(offset), 0][..], &value.to_le_bytes()].concat()
+    };
+    let rctl = Rctl::EN | Rctl::BAM | Rctl::UPE | Rctl::MPE | Rctl::LBM;
+    let cmd = TxCmd::EOP | TxCmd::RS;
+    let whole = LegacyTx { buffer_addr: 0x8000, length: 60, cmd, ..LegacyTx::default() };
+    // A read of ICR, 4 bytes wide.
+    let acknowledge = [&[ACCESS][..], &regs::ICR.to_le_bytes(), &[4], &[0; 8]].concat();
+    let mut operations = vec![
+        vec![OPEN, 0, 0],
+        write(regs::RCTL, rctl.bits()),
+        write(regs::ITR, 1000), // 256 us
+    ];
+    for tail in 1..=6 {
+        operations.push([&[DESCRIPTOR, tail - 1, AS_IT_IS], &whole.to_bytes()[..]].concat());
+        // The receiver's tail at its head: no buffers. Later all.
+        operations.push(vec![RDT, if tail < 5 { 0 } else { 7 }]);
+        operations.extend([vec![TDT, tail], vec![ROUND], acknowledge.clone(), vec![ROUND]]);
+    }
+    operations.extend(vec![vec![ROUND]; 30]);
+    operations
+}
+
+#[test]
+fn device_goes_on_in_loopback_and_with_interrupts_that_wait_for_their_time() {
+    let (mut on_their_way, mut postponed) = (0, 0);
+    for choice in [1, 9] {
+        let operations = looping_guest();
+        let data = [vec![choice], operations.concat()].concat();
+        for at in 0..=operations.len() {
+            fuzz::restored(&data, at, |state| {
+                on_their_way += u32::from(!state.loopback.is_empty());
+                postponed += u32::from(state.interrupts.postponed);
+                written(state)
+            });
+        }
+    }
+    assert!(on_their_way > 0, "it was never saved with frames in the loopback");
+    assert!(postponed > 0, "it was never saved while an interrupt waited");
 }
 
 #[test]

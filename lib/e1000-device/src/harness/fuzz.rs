@@ -152,7 +152,7 @@ pub fn device(data: &[u8]) {
 ///
 /// # Panics
 /// The two differ: a finding.
-pub fn restored(data: &[u8], at: usize, pass: impl Fn(State) -> State) {
+pub fn restored(data: &[u8], at: usize, mut pass: impl FnMut(State) -> State) {
     let mut run = Run::new(data);
     for _ in 0..at.min(OPERATIONS_MAX) {
         run.operation();
