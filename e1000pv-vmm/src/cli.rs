@@ -16,13 +16,16 @@ use nm_cli::exit::{self, UsageError};
 // By path, for those who include this file by its own.
 #[path = "cli/qemu.rs"]
 mod qemu;
+#[path = "cli/unsupported.rs"]
+mod unsupported;
 #[path = "cli/values.rs"]
 mod values;
 
 pub use qemu::argv;
 pub use values::{Device, MemorySize, Netdev, SerialTo, Vcpus};
 
-const COMMANDS: &str = "the commands of --ctl are: link down [NIC], link up [NIC]";
+const COMMANDS: &str =
+    "the commands of --ctl are: link down [NIC], link up [NIC], powerdown, reset, quit";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,11 +42,25 @@ Keys, on the terminal of a machine with --kernel:
   Ctrl-a x ends the machine, Ctrl-a b is a break (SysRq to Linux), Ctrl-a h helps, Ctrl-a Ctrl-a is a
   Ctrl-a. All other keys are the guest's, Ctrl-C too. A pipe or file as stdin is the guest's as it is.";
 
+const ENDINGS: &str = "\
+How a machine ends:
+  0   the guest switches itself off (ACPI), halts, writes 0 to port 0xf4, or resets itself with
+      --no-reboot; without, it begins anew, with an empty memory and its kernel loaded again (but
+      a reset by the keyboard controller, Linux's reboot=k, always ends it, as in Firecracker).
+      SIGINT, SIGTERM, SIGHUP, Ctrl-a x, --ctl NAME quit
+  1   it writes another number to port 0xf4, or does what KVM cannot go on with
+  2   it writes 2: it does not understand its command line
+  3   --timeout
+  33  triple fault
+  34  it panics, and says so by pvpanic (Linux: module pvpanic-mmio); else a panic is a reset, or
+      a guest that runs on";
+
 const QEMU: &str = "\
 QEMU's spelling:
-  -netdev, -device, -kernel, -initrd, -append, -m, -smp, -name, -serial and -accel are understood with
-  one dash as well; -nographic, -nodefaults, -no-reboot, -enable-kvm and -display, -monitor, -vga, -cpu,
-  -machine, -M with their values ask for what is so anyway, or cannot be had, and are ignored.";
+  -netdev, -device, -nic, -net, -kernel, -initrd, -append, -m, -smp, -name, -serial, -accel, -no-reboot
+  and -action are understood with one dash as well; -nographic, -nodefaults, -enable-kvm and -display,
+  -monitor, -vga, -cpu, -machine, -M with their values ask for what is so anyway, or cannot be had, and
+  are ignored. Others are refused, with what to do instead.";
 
 /// What a machine is made of: nothing that asks about others takes these.
 const MACHINE: [&str; 5] = ["netdev", "device", "kernel", "cmdline", "guest"];
@@ -59,7 +76,7 @@ const MACHINE: [&str; 5] = ["netdev", "device", "kernel", "cmdline", "guest"];
 /// kicks and interrupts are counted; --stats prints the counters of a running machine.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "e1000pv-vmm", version, args_override_self = true, after_help = EXAMPLES,
-          after_long_help = format!("{EXAMPLES}\n\n{KEYS}\n\n{QEMU}\n\n{}", exit::HELP))]
+          after_long_help = format!("{EXAMPLES}\n\n{KEYS}\n\n{QEMU}\n\n{ENDINGS}\n\n{}", exit::HELP))]
 pub struct Cli {
     /// The machine's name, for --stats and for the default MAC addresses [default: vm-PID].
     #[arg(long, value_parser = name)]
@@ -91,7 +108,8 @@ pub struct Cli {
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub accel: Accel,
 
-    /// Where the guest's serial port leads: stdio, null, or a file (name or file:NAME).
+    /// Where the guest's serial port leads: stdio, null or none, a file (NAME or file:NAME), or a socket:
+    /// unix:PATH, or unix:PATH,server[,wait=off] for who connects there.
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     pub serial: SerialTo,
 
@@ -99,6 +117,10 @@ pub struct Cli {
     /// seconds.
     #[arg(long, value_name = "TIME", value_parser = duration::nonzero_seconds)]
     pub timeout: Option<Duration>,
+
+    /// End when the guest reboots, instead of beginning anew.
+    #[arg(long)]
+    pub no_reboot: bool,
 
     /// Say on stderr what the machine is made of.
     #[arg(short, long, action = clap::ArgAction::Count)]
@@ -113,7 +135,7 @@ pub struct Cli {
     pub list: bool,
 
     /// Carry out a command at the running machine NAME, and end: `link down`, `link up`, each for all NICs or for one,
-    /// by its number from 0.
+    /// by its number from 0; `powerdown` (presses the power button), `reset`, `quit`.
     #[arg(long, value_name = "NAME", value_parser = name, conflicts_with_all = MACHINE,
           conflicts_with_all = ["stats", "list"], requires = "command")]
     pub ctl: Option<String>,
@@ -131,7 +153,13 @@ pub struct Cli {
     pub initrd: Option<PathBuf>,
 
     /// The whole kernel command line, as it is.
-    #[arg(long, value_name = "STRING", conflicts_with = "guest", help_heading = "Guest")]
+    #[arg(
+        long,
+        visible_alias = "append",
+        value_name = "STRING",
+        conflicts_with = "guest",
+        help_heading = "Guest"
+    )]
     pub cmdline: Option<String>,
 
     /// What the bench guest does, as 'tx dst=02:00:00:00:00:01 size=60 duration=5s' [default: rx].
@@ -313,6 +341,12 @@ pub enum Ctl {
         /// Up.
         up: bool,
     },
+    /// Presses the power button.
+    Powerdown,
+    /// Resets the machine.
+    Reset,
+    /// Ends it.
+    Quit,
 }
 
 /// The words of a command.
@@ -323,6 +357,9 @@ pub fn command(words: &[String]) -> Result<Ctl, UsageError> {
     let wrong = || UsageError::new(COMMANDS);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let (state, nic) = match words[..] {
+        ["powerdown"] => return Ok(Ctl::Powerdown),
+        ["reset"] => return Ok(Ctl::Reset),
+        ["quit"] => return Ok(Ctl::Quit),
         ["link", state] => (state, None),
         ["link", state, nic] => (state, Some(nic.parse().map_err(|_| wrong())?)),
         _ => return Err(wrong()),
@@ -336,12 +373,12 @@ pub fn command(words: &[String]) -> Result<Ctl, UsageError> {
 impl Cli {
     /// Parses a command line of either spelling.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(argv(args))
+        Cli::try_parse_from(argv(args)?)
     }
 
     /// Parses this process's command line; on error, or for `--help`, prints and exits.
     pub fn from_process() -> Cli {
-        Cli::try_parse_from(argv(std::env::args_os())).unwrap_or_else(|why| exit::refuse(&why))
+        Cli::from_args(std::env::args_os()).unwrap_or_else(|why| exit::refuse(&why))
     }
 
     /// The guest's kernel command line: as given, or the bench guest's, which is its global options
@@ -451,7 +488,14 @@ mod tests {
         let read = |line: &str| command(&line.split(' ').map(String::from).collect::<Vec<_>>());
         assert_eq!(read("link down").expect("known"), Ctl::Link { nic: None, up: false });
         assert_eq!(read("link up 3").expect("known"), Ctl::Link { nic: Some(3), up: true });
-        for line in ["link", "link sideways", "link up nic0", "link up 1 2", "unlink up", ""] {
+        assert_eq!(read("powerdown").expect("known"), Ctl::Powerdown);
+        assert_eq!(
+            [read("reset").expect("known"), read("quit").expect("known")],
+            [Ctl::Reset, Ctl::Quit]
+        );
+        for line in
+            ["link", "reset now", "link sideways", "link up nic0", "link up 1 2", "unlink up", ""]
+        {
             assert!(read(line).is_err(), "{line}");
         }
         let cli = parse("vmm --ctl vm1 link down 0").expect("valid");

@@ -1,4 +1,4 @@
-//! What comes for the guest's serial port: typed, or by a pipe or file.
+//! What comes for the guest's serial port: typed, or by a pipe, file or socket.
 //!
 //! Invariants: nothing is lost. A pipe or file is read as far as the guest takes it, and no further; its end ends
 //! nothing. From a terminal all is read at once, so that the keys which are this program's work although the guest does
@@ -7,11 +7,14 @@
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Stdin};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
 use crate::host::keys::{Key, Keys};
 use crate::host::terminal::Terminal;
+use crate::host::wire::Wire;
 use crate::machine::com1::{Com1, Symbol};
 
 /// As much is kept of what is typed to a guest that does not read.
@@ -26,6 +29,8 @@ enum Source {
     Bytes(Stdin),
     /// A terminal.
     Typed(Terminal, Keys),
+    /// A socket, and who is connected to it.
+    Wire(Arc<Wire>, Option<Arc<UnixStream>>),
 }
 
 /// What was asked of this program by keys.
@@ -62,6 +67,12 @@ impl Input {
         Input { source, waiting: VecDeque::new() }
     }
 
+    /// What peers of a socket send.
+    pub fn wire(wire: Arc<Wire>) -> Input {
+        let peer = wire.peer();
+        Input { source: Source::Wire(wire, peer), waiting: VecDeque::new() }
+    }
+
     /// The terminal on which somebody types, if that is where it comes from.
     pub fn terminal(&mut self) -> Option<&mut Terminal> {
         match &mut self.source {
@@ -82,6 +93,10 @@ impl Input {
             Source::Bytes(stdin) => {
                 (self.waiting.is_empty() && com1.room() > 0).then(|| stdin.as_fd())
             }
+            Source::Wire(_, Some(peer)) => {
+                (self.waiting.is_empty() && com1.room() > 0).then(|| peer.as_fd())
+            }
+            Source::Wire(wire, None) => wire.listener(),
             Source::Typed(terminal, _) => {
                 (terminal.is_raw() && self.waiting.len() < MAX_SYMBOLS).then(|| terminal.fd())
             }
@@ -96,18 +111,35 @@ impl Input {
             Source::None => return Asked::Nothing,
             Source::Bytes(stdin) => nix::unistd::read(stdin.as_fd(), &mut buffer[..most]),
             Source::Typed(terminal, _) => nix::unistd::read(terminal.fd(), &mut buffer[..most]),
+            Source::Wire(_, Some(peer)) => nix::unistd::read(peer.as_fd(), &mut buffer[..most]),
+            Source::Wire(wire, None) => {
+                let peer = wire.accept();
+                self.source = Source::Wire(Arc::clone(wire), peer);
+                return Asked::Nothing;
+            }
         };
         let asked = match read {
             Ok(n @ 1..) => self.sort(&buffer[..n]),
             Err(Errno::EINTR | Errno::EAGAIN) => Asked::Nothing,
             Ok(0) if most == 0 => Asked::Nothing, // the guest has just closed its port
             _ => {
-                self.source = Source::None;
+                self.end();
                 Asked::Nothing
             }
         };
         self.give(com1);
         asked
+    }
+
+    /// Nothing more comes from there.
+    fn end(&mut self) {
+        self.source = match std::mem::replace(&mut self.source, Source::None) {
+            Source::Wire(wire, peer) => {
+                peer.iter().for_each(|peer| wire.left(peer));
+                Source::Wire(wire, None)
+            }
+            _ => Source::None,
+        };
     }
 
     /// Gives the guest what it takes.

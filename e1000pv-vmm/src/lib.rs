@@ -21,6 +21,7 @@
 
 pub mod cli;
 pub mod guest;
+mod halt;
 pub mod host;
 mod input;
 pub mod machine;

@@ -51,6 +51,8 @@ pub struct Plan {
     pub keep_results: bool,
     /// The machine is ended after this time.
     pub timeout: Option<Duration>,
+    /// A guest that resets its machine begins anew.
+    pub reboots: bool,
     /// Print what the machine consists of.
     pub verbose: bool,
     /// How results are printed.
@@ -79,6 +81,15 @@ pub enum Serial {
     Null,
     /// A file.
     File(PathBuf),
+    /// A unix socket: others connect to it, perhaps before the machine begins, or we to theirs.
+    Unix {
+        /// Where it is.
+        path: PathBuf,
+        /// Others connect.
+        server: bool,
+        /// The machine waits for the first of them.
+        wait: bool,
+    },
 }
 
 impl Plan {
@@ -141,9 +152,13 @@ impl Plan {
                 SerialTo::Stdio => Serial::Stdio,
                 SerialTo::Null => Serial::Null,
                 SerialTo::File(path) => Serial::File(path.clone()),
+                SerialTo::Unix { path, server, wait } => {
+                    Serial::Unix { path: path.clone(), server: *server, wait: *wait }
+                }
             },
             keep_results: machine && cli.serial == SerialTo::Stdio,
             timeout: cli.timeout,
+            reboots: !cli.no_reboot,
             verbose: cli.verbose > 0,
             output: cli.output.clone(),
         })

@@ -22,15 +22,18 @@ use serde_json::Value;
 
 use crate::cli::{self, Cli, Ctl};
 use crate::guest::Guest;
+use crate::guest::gate::News;
 use crate::guest::kvm::KvmMachine;
 use crate::guest::thread::{Parts, ThreadGuest};
 use crate::guest::vm;
+use crate::halt::{Step, Watch};
 use crate::host::event::{event, owned};
 use crate::host::keys;
 use crate::host::memory::Memory;
 use crate::host::sandbox::{self, Role};
 use crate::host::terminal::Terminal;
 use crate::host::thread::process_cpu_ns;
+use crate::host::wire::Wire;
 use crate::input::{Asked, Input};
 use crate::machine::exit::End;
 use crate::machine::intx::{Intx, Nowhere};
@@ -40,7 +43,7 @@ use crate::net::nics::{self, Nic, Service};
 use crate::plan::{Accel, Plan, Serial};
 use crate::report::{self, Before, CpuTime, NicRecord, Start, Totals};
 use crate::stats::commands::{Answer, Command, Inbox};
-use crate::stats::counters::VmCounters;
+use crate::stats::counters::{Vm, VmCounters};
 use crate::stats::{commands, machines};
 
 /// Runs the tool.
@@ -52,8 +55,15 @@ pub fn run(cli: &Cli) -> anyhow::Result<Outcome> {
         return report::list(&cli.output);
     }
     if let Some(name) = &cli.ctl {
-        let Ctl::Link { nic, up } = cli::command(&cli.command)?;
-        return command(name, Command::Link { nic, up });
+        return command(
+            name,
+            match cli::command(&cli.command)? {
+                Ctl::Link { nic, up } => Command::Link { nic, up },
+                Ctl::Powerdown => Command::Powerdown,
+                Ctl::Reset => Command::Reset,
+                Ctl::Quit => Command::Quit,
+            },
+        );
     }
     machine(&Plan::new(cli)?)
 }
@@ -73,6 +83,14 @@ fn command(name: &str, command: Command) -> anyhow::Result<Outcome> {
             nm_cli::say!("e1000pv-vmm: the machine {name} has no such NIC; they count from 0");
             Ok(Outcome::ConditionNotMet)
         }
+        Answer::Deaf => {
+            nm_cli::say!("e1000pv-vmm: the guest of {name} does not listen to its power button");
+            Ok(Outcome::ConditionNotMet)
+        }
+        Answer::NoMachine => {
+            nm_cli::say!("e1000pv-vmm: the guest of {name} is a thread, which has no reset line");
+            Ok(Outcome::ConditionNotMet)
+        }
         Answer::Unknown => bail!("the machine {name} does not know this command"),
     }
 }
@@ -89,12 +107,14 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
     if plan.verbose {
         nm_cli::say!("memory: {} MiB, {:?}", memory.bytes() >> 20, memory.backing);
     }
+    let wire = wire(plan, &signals)?;
     let mut input = match plan.serial {
         // The bench guest listens to nobody. With records somebody watches, and does not type.
         _ if plan.work.is_some() || kvm.is_none() => Input::none(),
         Serial::Stdio => Input::stdin(true),
         Serial::Stderr => Input::stdin(false),
         Serial::Null | Serial::File(_) => Input::none(),
+        Serial::Unix { .. } => wire.clone().map_or_else(Input::none, Input::wire),
     };
     // Without a terminal, being stopped is nothing to prepare for.
     let jobs = input.terminal().map(|_| Jobs::watch(&signals)).transpose()?;
@@ -103,7 +123,7 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
             "e1000pv-vmm: Ctrl-a x ends the machine, Ctrl-a h helps; all else is the guest's"
         );
     }
-    let console = console(plan, &signals, input.terminal().is_some())?;
+    let console = console(plan, &signals, wire, input.terminal().is_some())?;
     let result = console.result();
     let mem_bytes = memory.bytes();
     let start = |accel| Start {
@@ -117,9 +137,9 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         mem_bytes,
         cmdline: plan.guest.command_line.clone(),
     };
-    let ended = event()?;
+    let (ended, failed) = (event()?, event()?);
     let (mut reporter, live) = (reporter(plan), Live::new(None, &plan.output));
-    let serve = |nics| Service::start(nics, plan.notify, plan.threads.confined, &ended);
+    let serve = |nics| Service::start(nics, plan.notify, plan.threads.confined, &failed);
     let (guest, service): (Box<dyn Guest>, Service) = match kvm {
         Some(kvm) => {
             let vcpus = plan.threads.vcpus.len();
@@ -156,6 +176,8 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         result,
         begin: Instant::now(),
         ended: owned(ended),
+        failed: owned(failed),
+        halts: Watch::new(Instant::now()),
         reporter,
         live,
         input,
@@ -184,8 +206,34 @@ fn accelerator(plan: &Plan) -> anyhow::Result<Option<Kvm>> {
     }
 }
 
-fn console(plan: &Plan, signals: &Signals, typed: bool) -> anyhow::Result<Console> {
+/// The socket that the serial port leads to, if it does. Waits for somebody there if that is wanted.
+fn wire(plan: &Plan, signals: &Signals) -> anyhow::Result<Option<Arc<Wire>>> {
+    let Serial::Unix { path, server, wait } = &plan.serial else { return Ok(None) };
+    let wire = match server {
+        true => Wire::listen(path),
+        false => Wire::connect(path),
+    };
+    let wire = wire.with_context(|| format!("the serial port's socket {}", path.display()))?;
+    if *wait {
+        if !plan.output.quiet {
+            nm_cli::say!("e1000pv-vmm: waits for a connection to {}", path.display());
+        }
+        while !signals.stopped() && !wire.wait(signals.fd())? {
+            signals.drain();
+        }
+    }
+    Ok(Some(Arc::new(wire)))
+}
+
+fn console(
+    plan: &Plan,
+    signals: &Signals,
+    wire: Option<Arc<Wire>>,
+    typed: bool,
+) -> anyhow::Result<Console> {
+    let typed = typed || wire.is_some();
     let sink = match &plan.serial {
+        Serial::Unix { .. } => wire.map_or(Sink::Null, Sink::Wire),
         Serial::Stderr => Sink::Stderr,
         Serial::Stdio => Sink::Stdout,
         Serial::Null => Sink::Null,
@@ -256,7 +304,11 @@ struct Running<'a> {
     counters: VmCounters,
     result: GuestResult,
     begin: Instant,
+    /// There is news of the guest.
     ended: OwnedFd,
+    /// A thread that serves a NIC has failed.
+    failed: OwnedFd,
+    halts: Watch,
     reporter: Reporter,
     live: Live,
     input: Input,
@@ -293,9 +345,10 @@ impl Running<'_> {
         // The last devices are dropped here, which closes their ports.
         drop(ended.used);
         let end = match (woken, ended.end) {
-            (Wake::Timeout, End::Asked | End::Status(_)) => End::Timeout,
+            // It was perhaps about to begin anew.
+            (Wake::Timeout, End::Asked | End::Status(_) | End::Reset) => End::Timeout,
             // A guest that is a thread reports its result even when it was asked to stop.
-            (Wake::Signal, End::Status(0)) => End::Asked,
+            (Wake::Signal, End::Status(0) | End::Reset) => End::Asked,
             (_, end) => end,
         };
         let cpu = CpuTime { total_ns: process_cpu_ns(), vcpu_ns: Some(ended.cpu_ns), io_ns };
@@ -356,10 +409,70 @@ impl Running<'_> {
             if intervals.as_mut().is_some_and(|every| every.due(now)) {
                 self.totals(Kind::Interval)?;
             }
+            if self.has_halted(now) {
+                self.guest.end_halted();
+                return Ok(Wake::Guest);
+            }
             let next = intervals.map(|every| every.next());
-            let wait = [end, next].into_iter().flatten().min();
+            let look = self.may_halt().then(|| self.halts.next());
+            let wait = [end, next, look].into_iter().flatten().min();
             if self.wait(signals, wait.map(|at| at.saturating_duration_since(now)))? {
                 return Ok(Wake::Guest);
+            }
+        }
+    }
+
+    /// The bench guest never does, and is not to be disturbed.
+    fn may_halt(&self) -> bool {
+        self.plan.work.is_none()
+    }
+
+    fn has_halted(&mut self, now: Instant) -> bool {
+        if !self.may_halt() || now < self.halts.next() {
+            return false;
+        }
+        let counters = self.counters.snapshot();
+        // Being asked is no sign of life.
+        let exits = counters.vm(Vm::Exits).wrapping_sub(counters.vm(Vm::SignalExits));
+        match self.halts.step(now, exits, || self.guest.is_halted()) {
+            Step::Wait => false,
+            Step::Ask => {
+                self.guest.ask_halted();
+                false
+            }
+            Step::Halted => true,
+        }
+    }
+
+    /// There is news of the guest. True: it has ended.
+    fn has_ended(&mut self) -> bool {
+        let _ = nix::unistd::read(&self.ended, &mut [0; 8]); // it is only emptied
+        match self.guest.news() {
+            News::Running => false,
+            News::Over => true,
+            News::Waiting if !self.plan.reboots => true,
+            News::Waiting => {
+                if !self.plan.output.quiet {
+                    nm_cli::say!("e1000pv-vmm: the guest begins anew");
+                }
+                self.guest.reboot();
+                self.halts = Watch::new(Instant::now());
+                self.guest.news() == News::Over
+            }
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) -> Answer {
+        match command {
+            Command::Link { nic, up } if self.service.set_link(nic, up) => Answer::Done,
+            Command::Link { .. } => Answer::NoNic,
+            Command::Powerdown if self.guest.press_power_button() => Answer::Done,
+            Command::Powerdown => Answer::Deaf,
+            Command::Reset if self.guest.pull_reset() => Answer::Done,
+            Command::Reset => Answer::NoMachine,
+            Command::Quit => {
+                self.quits = true;
+                Answer::Done
             }
         }
     }
@@ -377,6 +490,7 @@ impl Running<'_> {
             PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.fd(), PollFlags::POLLIN),
             PollFd::new(self.inbox.fd(), PollFlags::POLLIN),
+            PollFd::new(self.failed.as_fd(), PollFlags::POLLIN),
         ];
         let more = com1.and_then(|com1| self.input.fd(com1));
         fds.extend(com1.map(|com1| PollFd::new(com1.room_fd(), PollFlags::POLLIN)));
@@ -390,18 +504,17 @@ impl Running<'_> {
             signals.drain();
         }
         if ready[2] {
-            let service = &self.service;
-            self.inbox.serve(|Command::Link { nic, up }| match service.set_link(nic, up) {
-                true => Answer::Done,
-                false => Answer::NoNic,
-            });
+            for (number, command) in self.inbox.read() {
+                let answer = command.map_or(Answer::Unknown, |command| self.carry_out(command));
+                self.inbox.answer(number, answer);
+            }
         }
         if let Some(com1) = self.guest.com1() {
-            if ready[3] {
+            if ready[4] {
                 let _ = nix::unistd::read(com1.room_fd(), &mut [0; 8]); // it is only emptied
                 self.input.give(com1);
             }
-            if ready.get(4) == Some(&true) {
+            if ready.get(5) == Some(&true) {
                 match self.input.read(com1) {
                     Asked::Nothing => {}
                     Asked::Help => nm_cli::say!("{}", keys::HELP),
@@ -409,7 +522,7 @@ impl Running<'_> {
                 }
             }
         }
-        Ok(ready[0])
+        Ok(ready[3] || ready[0] && self.has_ended())
     }
 
     fn totals(&mut self, kind: Kind) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -357,4 +358,51 @@ fn machine_in_the_background_leaves_the_terminal_alone() {
     kill(Pid::from_raw(pid), Signal::SIGTERM).expect("the machine");
     session.until(b"gone.");
     assert!(session.is_as_before());
+}
+
+#[test]
+fn who_connects_to_the_socket_has_the_serial_port_and_then_the_next() {
+    need_kvm!("who_connects_to_the_socket_has_the_serial_port_and_then_the_next");
+    let (root, kernel) = (root(), echo());
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let socket = elsewhere.path().join("serial");
+    let to = format!("unix:{},server", socket.display());
+    let mut child = machine(root.path(), &kernel, &["--serial", &to]).spawn().expect("starts");
+    let end = Instant::now() + TIMEOUT_S;
+    let mut first = loop {
+        match UnixStream::connect(&socket) {
+            Ok(peer) => break peer,
+            Err(why) => assert!(Instant::now() < end, "{why}"),
+        }
+        std::thread::yield_now();
+    };
+    let mut line = [0; 6];
+    first.read_exact(&mut line).expect("it waited for us before it began");
+    assert_eq!(&line, b"ready\n");
+    first.write_all(b"one").and_then(|()| first.read_exact(&mut line[..3])).expect("an echo");
+    drop(first);
+    let mut second = UnixStream::connect(&socket).expect("it listens");
+    second.write_all(b"two\x01xq").expect("it reads"); // no keys but the guest's
+    let mut seen = Vec::new();
+    second.read_to_end(&mut seen).expect("bytes");
+    assert_eq!(seen, b"two\x01xq");
+    assert_eq!(child.wait().expect("our child").code(), Some(0));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn serial_port_connects_to_a_socket_of_another() {
+    need_kvm!("serial_port_connects_to_a_socket_of_another");
+    let (root, kernel) = (root(), echo());
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let socket = elsewhere.path().join("serial");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    let to = format!("unix:{}", socket.display());
+    let mut child = machine(root.path(), &kernel, &["-serial", &to]).spawn().expect("starts");
+    let (mut peer, _) = listener.accept().expect("it connects");
+    peer.write_all(b"hiq").expect("it reads");
+    let mut seen = Vec::new();
+    peer.read_to_end(&mut seen).expect("bytes");
+    assert_eq!(seen, b"ready\nhiq");
+    assert_eq!(child.wait().expect("our child").code(), Some(0));
 }

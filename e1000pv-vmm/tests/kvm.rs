@@ -118,22 +118,10 @@ fn machine_with_vcpus_that_nobody_started_ends() {
 #[test]
 fn vcpus_are_started_by_the_first_and_run_at_once() {
     need_kvm!("vcpus_are_started_by_the_first_and_run_at_once");
-    const TRAMPOLINE: u32 = 0x2000;
     const COUNT: u32 = 0x3000;
-    const ICR: u32 = 0xfee0_0300;
     let root = root();
-    // In real mode: lock inc word [cs:COUNT - TRAMPOLINE]; jmp itself
-    let code = [0x2e, 0xf0, 0xff, 0x06, 0x00, 0x10, 0xeb, 0xfe];
-    let word = |at: usize| u32::from_le_bytes([code[at], code[at + 1], code[at + 2], code[at + 3]]);
-    let kernel = Asm::new()
-        .store(TRAMPOLINE, word(0))
-        .store(TRAMPOLINE + 4, word(4))
-        .store(COUNT, 0)
-        .store(ICR, 0x000c_4500) // INIT to all but this one
-        .store(ICR, 0x000c_4600 | TRAMPOLINE >> 12)
-        .wait_load(COUNT, 3)
-        .exit(0)
-        .kernel();
+    let kernel =
+        Asm::new().store(COUNT, 0).start_others(COUNT).wait_load(COUNT, 3).exit(0).kernel();
     let path = kernel.path().to_str().expect("text");
     let args = ["--kernel", path, "--vcpus", "4", "--timeout", TIMEOUT];
     let got = output(vmm(root.path(), &args));
@@ -338,7 +326,7 @@ fn crash_is_an_error_that_says_where() {
     let kernel = Asm::new().print("about to\n").fault().kernel();
     let path = kernel.path().to_str().expect("text");
     let got = output(vmm(root.path(), &["--kernel", path, "--timeout", TIMEOUT]));
-    assert_eq!(got.status.code(), Some(1), "{}", stderr(&got));
+    assert_eq!(got.status.code(), Some(33), "{}", stderr(&got));
     assert_eq!(stdout(&got), "about to\n");
     let text = stderr(&got);
     assert!(text.contains("the guest crashed: triple fault at 0x100"), "{text}");
@@ -362,7 +350,7 @@ fn sigterm_ends_spinning_and_sleeping_guests_with_a_record_and_frees_the_port() 
     need_kvm!("sigterm_ends_spinning_and_sleeping_guests_with_a_record_and_frees_the_port");
     // The idle call with a block at 2 MiB, zeroed: nothing seen, no limit.
     let asleep = || Asm::new().print("up\n").out32(e1000pv::idle::PORT, 0x20_0000).forever();
-    for guest in [Asm::new().print("up\n").forever(), Asm::new().print("up\n").halt(), asleep()] {
+    for guest in [Asm::new().print("up\n").forever(), Asm::new().print("up\n").idle(), asleep()] {
         let root = root();
         let kernel = guest.kernel();
         let path = kernel.path().to_str().expect("text");
@@ -411,7 +399,7 @@ fn sigterm_ends_spinning_and_sleeping_guests_with_a_record_and_frees_the_port() 
 fn name_is_taken_while_its_machine_runs_and_free_after_sigkill() {
     need_kvm!("name_is_taken_while_its_machine_runs_and_free_after_sigkill");
     let root = root();
-    let kernel = Asm::new().print("up\n").halt().kernel();
+    let kernel = Asm::new().print("up\n").idle().kernel();
     let path = kernel.path().to_str().expect("text");
     let args = ["--kernel", path, "--name", "one"];
     let mut first = Running::start(vmm(root.path(), &args));

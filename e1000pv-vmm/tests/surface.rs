@@ -44,7 +44,8 @@ fn wrong_usage_is_2_and_says_what_to_do() {
         (&["--accel", "thread", "--kernel", "k"], "no CPU for a kernel"),
         (&["-netdev", "user,id=n"], "write port=valeA:x"),
         (&["--netdev", "port=valeA"], "a port are missing"),
-        (&["-hda", "disk"], "unexpected argument '--hda'"),
+        (&["-hda", "disk"], "there are no disks"),
+        (&["-qemu", "disk"], "unexpected argument '--qemu'"),
     ] {
         let (code, text) = fails(args);
         assert_eq!(code, Some(2), "{args:?}: {text}");

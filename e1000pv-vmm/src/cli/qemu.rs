@@ -1,25 +1,43 @@
-//! Rewrites QEMU's command-line syntax to ours: single dashes, other names, and options that ask for what is
-//! the case anyway.
+//! Rewrites QEMU's command-line syntax to ours: single dashes, other names, options that stand for several of ours, and
+//! options that ask for what is the case anyway. What cannot be had is refused with the reason.
 
 use std::ffi::OsString;
 
+use clap::error::{Error, ErrorKind};
+
+use super::unsupported;
+
 /// QEMU's options that are ours: the name there, and here.
-const SAME: [(&str, &str); 10] = [
-    ("-netdev", "--netdev"),
-    ("-device", "--device"),
-    ("-kernel", "--kernel"),
-    ("-initrd", "--initrd"),
-    ("-append", "--cmdline"),
-    ("-m", "--mem"),
-    ("-smp", "--vcpus"),
-    ("-name", "--name"),
-    ("-serial", "--serial"),
-    ("-accel", "--accel"),
+const SAME: [(&str, &str); 9] = [
+    ("netdev", "--netdev"),
+    ("device", "--device"),
+    ("kernel", "--kernel"),
+    ("initrd", "--initrd"),
+    ("append", "--cmdline"),
+    ("m", "--mem"),
+    ("smp", "--vcpus"),
+    ("serial", "--serial"),
+    ("accel", "--accel"),
 ];
+/// Those without a value.
+const SAME_WITHOUT_VALUE: [&str; 1] = ["no-reboot"];
 /// QEMU's options that ask for what is the case anyway.
-const IGNORED: [&str; 4] = ["-nographic", "-nodefaults", "-no-reboot", "-enable-kvm"];
+const IGNORED: [&str; 8] = [
+    "nographic",
+    "nodefaults",
+    "no-user-config",
+    "enable-kvm",
+    "no-hpet",
+    "no-fd-bootchk",
+    "mem-prealloc",
+    "curses",
+];
 /// The same, with a value.
-const IGNORED_WITH_VALUE: [&str; 6] = ["-display", "-monitor", "-vga", "-cpu", "-machine", "-M"];
+const IGNORED_WITH_VALUE: [&str; 9] =
+    ["display", "monitor", "vga", "cpu", "machine", "M", "sandbox", "overcommit", "msg"];
+
+/// Of the names above, those that mean something else here with two dashes.
+const OURS: [&str; 1] = ["--cpu"];
 
 /// Options of one letter without a value, which may stand together behind one dash, and the one that
 /// takes the rest of its word.
@@ -38,28 +56,172 @@ fn is_long(word: &str) -> bool {
         && !name.trim_start_matches(LETTERS).is_empty()
 }
 
+/// `-name [guest=]NAME[,...]`: what else QEMU has there concerns its own process.
+fn name(value: &str) -> String {
+    let first = value.split(',').next().unwrap_or(value);
+    first.strip_prefix("guest=").unwrap_or(first).to_string()
+}
+
+/// `-action event=what`: what is so here, or our option for it.
+fn action(value: &str) -> Result<Vec<OsString>, String> {
+    let mut out = Vec::new();
+    for word in value.split(',') {
+        match word {
+            "panic=exit-failure" | "reboot=reset" | "shutdown=poweroff" | "watchdog=reset" => {}
+            "reboot=shutdown" => out.push("--no-reboot".into()),
+            _ => {
+                return Err(format!(
+                    "{word}: a panic ends with exit code 34, and off is off; reboot=shutdown is --no-reboot"
+                ));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A NIC and its network, each in QEMU's words without the kind.
+struct Pair {
+    network: String,
+    nic: Vec<String>,
+}
+
+impl Pair {
+    /// `-nic tap,ifname=t0,model=e1000,mac=M`: what is the NIC's, and what is its network's.
+    fn of(value: &str) -> Pair {
+        let is_nics = |word: &&str| {
+            ["model=", "mac=", "macaddr=", "addr="].iter().any(|key| word.starts_with(key))
+        };
+        let (nic, network): (Vec<&str>, Vec<&str>) = value.split(',').partition(is_nics);
+        Pair { network: network.join(","), nic: nic.into_iter().map(String::from).collect() }
+    }
+
+    /// As our options, joined by an id.
+    fn options(self, number: usize) -> Result<Vec<OsString>, String> {
+        let kind = self.network.split(',').next().unwrap_or_default();
+        if let Some(why) = unsupported::network(kind) {
+            return Err(format!("{kind}: {why}"));
+        }
+        let given = self.network.split(',').find_map(|word| word.strip_prefix("id="));
+        let id = given.map_or_else(|| format!("nic-{number}"), String::from);
+        let mut device = format!("e1000,netdev={id}");
+        for word in &self.nic {
+            match word.split_once('=') {
+                Some(("model", "e1000" | "e1000-82540em")) | Some(("addr", _)) => {}
+                Some(("model", other)) => {
+                    return Err(format!("model={other}: the NICs here are e1000, model=e1000"));
+                }
+                Some((_, mac)) => device.push_str(&format!(",mac={mac}")),
+                None => {}
+            }
+        }
+        let network = match given {
+            Some(_) => self.network,
+            None => format!("{},id={id}", self.network),
+        };
+        Ok(vec!["--netdev".into(), network.into(), "--device".into(), device.into()])
+    }
+}
+
+/// `-net nic` and `-net tap`, which belong together.
+#[derive(Default)]
+struct Hub {
+    nic: Option<Vec<String>>,
+    network: Option<String>,
+}
+
+impl Hub {
+    fn add(&mut self, value: &str) -> Result<(), String> {
+        let (kind, rest) = value.split_once(',').unwrap_or((value, ""));
+        let twice = match kind {
+            "none" => false,
+            "nic" => {
+                let words = rest.split(',').filter(|word| !word.is_empty());
+                self.nic.replace(words.map(String::from).collect()).is_some()
+            }
+            _ => self.network.replace(value.to_string()).is_some(),
+        };
+        match twice {
+            true => {
+                Err("there is no hub for several: give each NIC its network by -nic".to_string())
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn options(self) -> Result<Vec<OsString>, String> {
+        match (self.nic, self.network) {
+            (None, None) => Ok(Vec::new()),
+            (Some(nic), Some(network)) => Pair { network, nic }.options(0),
+            _ => Err("one `nic` and one network belong together; shorter: -nic".to_string()),
+        }
+    }
+}
+
 /// Rewrites QEMU's spelling to ours, up to `--`. Everything else stays as it is, but that a long
 /// option may have one dash, so that one which is unknown is refused by its name.
-pub fn argv(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+///
+/// # Errors
+/// An option cannot be had here.
+pub fn argv(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Error> {
     let mut out = Vec::new();
+    let (mut hub, mut nics) = (Hub::default(), 0);
     let mut args = args.into_iter();
     out.extend(args.next());
     while let Some(arg) = args.next() {
         let word = arg.to_str().unwrap_or("");
         if word == "--" {
             out.push(arg);
-            out.extend(args);
-            return out;
-        } else if let Some((_, ours)) = SAME.iter().find(|(theirs, _)| *theirs == word) {
+            break;
+        }
+        if OURS.contains(&word) {
+            out.push(arg);
+            continue;
+        }
+        let long = word.strip_prefix("--").filter(|name| name.len() > 1);
+        let Some(option) = long.or_else(|| word.strip_prefix('-')).map(String::from) else {
+            out.push(arg);
+            continue;
+        };
+        let refused = |why: String| {
+            Error::raw(ErrorKind::UnknownArgument, format!("-{option} is not understood: {why}\n"))
+        };
+        let mut value = || args.next().map(|value| value.to_string_lossy().into_owned());
+        if let Some((_, ours)) = SAME.iter().find(|(theirs, _)| *theirs == option) {
             out.push(OsString::from(ours));
             out.extend(args.next());
-        } else if IGNORED_WITH_VALUE.contains(&word) {
+        } else if SAME_WITHOUT_VALUE.contains(&option.as_str()) {
+            out.push(format!("--{option}").into());
+        } else if IGNORED_WITH_VALUE.contains(&option.as_str()) {
             args.next();
-        } else if !IGNORED.contains(&word) {
-            out.push(if is_long(word) { format!("-{word}").into() } else { arg });
+        } else if IGNORED.contains(&option.as_str()) {
+        } else if let Some(why) = unsupported::option(&option) {
+            return Err(refused(why.to_string()));
+        } else {
+            match option.as_str() {
+                "name" if long.is_none() => {
+                    out.push("--name".into());
+                    out.extend(value().map(|value| name(&value).into()));
+                }
+                "action" => out.extend(action(&value().unwrap_or_default()).map_err(refused)?),
+                "nic" => {
+                    let value = value().unwrap_or_default();
+                    if value != "none" {
+                        nics += 1;
+                        out.extend(Pair::of(&value).options(nics).map_err(refused)?);
+                    }
+                }
+                "net" => hub.add(&value().unwrap_or_default()).map_err(refused)?,
+                _ => out.push(if is_long(word) { format!("-{word}").into() } else { arg }),
+            }
         }
     }
-    out
+    let hub = hub.options().map_err(|why| {
+        Error::raw(ErrorKind::UnknownArgument, format!("-net is not understood: {why}\n"))
+    })?;
+    let at = out.iter().position(|word| word == "--").unwrap_or(out.len());
+    out.splice(at..at, hub);
+    out.extend(args);
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -74,7 +236,7 @@ mod tests {
     #[test]
     fn argv_leaves_ours_and_what_follows_two_dashes_alone() {
         let same = split("vmm -v -T 1s --guest tx -- -netdev");
-        assert_eq!(argv(same.clone()), same);
+        assert_eq!(argv(same.clone()).expect("nothing to refuse"), same);
     }
 
     #[test]
@@ -86,6 +248,79 @@ mod tests {
         }
         for (line, verbose) in [("vmm -vvT5ms", 2), ("vmm -qNv -T=1s", 1), ("vmm -guest rx", 0)] {
             assert_eq!(parse(line).expect(line).verbose, verbose, "{line}");
+        }
+    }
+
+    /// What a line becomes.
+    fn becomes(line: &str) -> String {
+        let words = argv(split(line)).unwrap_or_else(|why| panic!("{line}: {why}"));
+        words.join(std::ffi::OsStr::new(" ")).into_string().expect("text")
+    }
+
+    #[test]
+    fn nics_are_a_port_and_a_device() {
+        for (line, ours) in [
+            (
+                "vmm -nic tap,model=e1000,ifname=t0,script=no -kernel k",
+                "vmm --netdev tap,ifname=t0,script=no,id=nic-1 --device e1000,netdev=nic-1 --kernel k",
+            ),
+            (
+                "vmm --nic netmap,id=n,ifname=valeA:x,mac=02:00:00:00:00:01",
+                "vmm --netdev netmap,id=n,ifname=valeA:x --device e1000,netdev=n,mac=02:00:00:00:00:01",
+            ),
+            ("vmm -nic none -net none", "vmm"),
+            (
+                "vmm -net nic,macaddr=02:00:00:00:00:01 -net tap,ifname=t0 -- x",
+                "vmm --netdev tap,ifname=t0,id=nic-0 --device e1000,netdev=nic-0,mac=02:00:00:00:00:01 -- x",
+            ),
+        ] {
+            assert_eq!(becomes(line), ours);
+            parse(ours.strip_suffix(" -- x").unwrap_or(ours)).expect(ours);
+        }
+    }
+
+    #[test]
+    fn what_qemu_has_in_other_words_is_rewritten() {
+        for (line, ours) in [
+            ("vmm -action panic=exit-failure,reboot=shutdown", "vmm --no-reboot"),
+            ("vmm -cpu host --cpu 1", "vmm --cpu 1"),
+            ("vmm -name guest=vm1,debug-threads=on", "vmm --name vm1"),
+            (
+                "vmm --append x --nographic -no-reboot -m size=1G",
+                "vmm --cmdline x --no-reboot --mem size=1G",
+            ),
+        ] {
+            assert_eq!(becomes(line), ours);
+        }
+        assert_eq!(parse("vmm -m size=1G").expect("a size").mem, Some(MemorySize(1 << 30)));
+        assert!(
+            parse("vmm -m 1G,slots=2,maxmem=2G").expect_err("none").to_string().contains("slots=")
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_refused_with_the_reason() {
+        for (line, part) in [
+            ("vmm -drive file=x", "there are no disks"),
+            ("vmm --drive file=x", "--initrd FILE"),
+            ("vmm -daemonize", "foreground"),
+            ("vmm -pidfile f", "--list"),
+            ("vmm -S", "debugger"),
+            ("vmm -nic user", "passt"),
+            ("vmm -nic tap,ifname=t,model=virtio", "model=e1000"),
+            ("vmm -net nic -net user", "passt"),
+            ("vmm -net tap,ifname=t", "belong together"),
+            ("vmm -net nic -net nic", "-nic"),
+            ("vmm -action panic=pause", "34"),
+            ("vmm -serial pty", "pty"),
+            ("vmm -serial tcp::4444,server", "unix:PATH"),
+            ("vmm -netdev user,id=n", "write port=valeA:x"),
+            ("vmm -device virtio-net-pci,netdev=n", "e1000"),
+        ] {
+            let error = parse(line).expect_err(line);
+            let text = error.to_string();
+            assert!(text.contains(part), "{line}: {text}");
+            assert!(error.use_stderr() && error.exit_code() == 2, "{line}");
         }
     }
 

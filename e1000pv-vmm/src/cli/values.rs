@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use nm_cli::mac::Mac;
 
+use super::unsupported;
+
 /// Where the serial port leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SerialTo {
@@ -15,6 +17,15 @@ pub enum SerialTo {
     Null,
     /// A file.
     File(PathBuf),
+    /// A unix socket.
+    Unix {
+        /// Where it is.
+        path: PathBuf,
+        /// Others connect to it, instead of us to theirs.
+        server: bool,
+        /// The machine begins when somebody has connected.
+        wait: bool,
+    },
 }
 
 /// Bytes of guest memory.
@@ -62,6 +73,10 @@ impl FromStr for MemorySize {
 
     fn from_str(text: &str) -> Result<MemorySize, String> {
         let text = text.trim();
+        let text = text.strip_prefix("size=").unwrap_or(text);
+        if text.contains(',') {
+            return Err("memory is never added: leave slots= and maxmem= out".to_string());
+        }
         let text = text.strip_suffix("iB").or_else(|| text.strip_suffix('B')).unwrap_or(text);
         let (digits, shift) = match text.as_bytes().last() {
             Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
@@ -125,9 +140,46 @@ impl FromStr for SerialTo {
             "stdio" | "mon:stdio" => Ok(SerialTo::Stdio),
             "null" | "none" => Ok(SerialTo::Null),
             "" | "file:" => Err("a file needs a name".to_string()),
-            name => Ok(SerialTo::File(name.strip_prefix("file:").unwrap_or(name).into())),
+            text => match text.split_once(':') {
+                Some(("file", name)) => Ok(SerialTo::File(name.into())),
+                Some(("unix", rest)) => unix(rest),
+                // QEMU's others. As a file, `./NAME` or `file:NAME` can be written.
+                Some((
+                    "tcp" | "udp" | "telnet" | "websocket" | "pipe" | "chardev" | "mon" | "vc",
+                    _,
+                )) => Err(NO_OTHERS.to_string()),
+                None if ["pty", "vc", "msmouse", "braille"].contains(&text) => {
+                    Err(format!("{text}: {NO_OTHERS}"))
+                }
+                _ => Ok(SerialTo::File(text.into())),
+            },
         }
     }
+}
+
+/// Where a serial port cannot lead.
+const NO_OTHERS: &str = "a serial port leads to stdio, null, file:NAME, or unix:PATH[,server] (which socat takes further)";
+
+/// `PATH[,server[=on]][,wait=off]`, or `nowait`, as QEMU had it.
+fn unix(text: &str) -> Result<SerialTo, String> {
+    let (path, rest) = text.split_once(',').unwrap_or((text, ""));
+    if path.is_empty() {
+        return Err("a socket needs a path".to_string());
+    }
+    let (mut server, mut wait) = (false, true);
+    for word in words(rest).filter(|(word, _)| !word.is_empty()) {
+        match word {
+            ("server", None) => server = true,
+            ("server", Some(value)) => server = on_off(value)?,
+            ("nowait", None) => wait = false,
+            ("wait", None) => wait = true,
+            ("wait", Some(value)) => wait = on_off(value)?,
+            (key, _) => {
+                return Err(format!("{key:?} is not understood; write server and wait=off"));
+            }
+        }
+    }
+    Ok(SerialTo::Unix { path: path.into(), server, wait: server && wait })
 }
 
 /// The words of `a,b=c`: key and value, or a word alone.
@@ -153,6 +205,10 @@ impl FromStr for Netdev {
                     port = Some(name.to_string());
                 }
                 ("script" | "downscript", Some("no")) if tap => {}
+                (kind, None) if i == 0 && unsupported::network(kind).is_some() => {
+                    let why = unsupported::network(kind).unwrap_or_default();
+                    return Err(format!("{kind}: {why}; write port=valeA:x[,id=NAME]"));
+                }
                 (key, _) => {
                     return Err(format!("{key:?} is not understood; write port=valeA:x[,id=NAME]"));
                 }
@@ -191,6 +247,11 @@ impl FromStr for Device {
                     device.moderation = Some(on_off(value)?);
                 }
                 ("id" | "bus" | "addr", Some(_)) => {} // QEMU's, of no consequence here
+                (other, None) if i == 0 => {
+                    return Err(format!(
+                        "{other}: the devices here are e1000 NICs and isa-debug-exit"
+                    ));
+                }
                 (key, _) => {
                     return Err(format!(
                         "{key:?} is not understood; write mac=02:00:00:00:00:01[,netdev=ID]"
@@ -226,6 +287,36 @@ mod tests {
         assert_eq!(port("tap,id=n,ifname=t0,script=no,downscript=no"), Ok("tap:t0".into()));
         for text in ["", "netmap", "port=", "user,id=n", "port=a:b,speed=1", "port=a:b,id="] {
             assert!(port(text).is_err(), "{text:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn serial_forms() {
+        let unix = |server, wait| SerialTo::Unix { path: "/run/s".into(), server, wait };
+        for (text, to) in [
+            ("mon:stdio", SerialTo::Stdio),
+            ("none", SerialTo::Null),
+            ("file:a:b", SerialTo::File("a:b".into())),
+            ("log", SerialTo::File("log".into())),
+            ("./pty", SerialTo::File("./pty".into())),
+            ("unix:/run/s", unix(false, false)),
+            ("unix:/run/s,server", unix(true, true)),
+            ("unix:/run/s,server=on,wait=off", unix(true, false)),
+            ("unix:/run/s,server,nowait", unix(true, false)),
+        ] {
+            assert_eq!(text.parse(), Ok(to), "{text}");
+        }
+        for text in [
+            "",
+            "file:",
+            "unix:",
+            "unix:,server",
+            "unix:/run/s,telnet",
+            "pty",
+            "tcp::1",
+            "chardev:c",
+        ] {
+            assert!(text.parse::<SerialTo>().is_err(), "{text}");
         }
     }
 

@@ -12,6 +12,9 @@ use kvm_ioctls::{Kvm, VcpuFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::guest::boot::Entry;
+use crate::guest::gate::{Gate, News};
+use crate::guest::power_on::PowerOn;
 use crate::guest::vcpu::{self, Kick};
 use crate::guest::vm::{self, Vm};
 use crate::guest::{Ended, Guest, KvmPlan, Threads, boot};
@@ -28,6 +31,7 @@ use crate::machine::idle::Idle;
 use crate::machine::intx::{Inject, Intx, IrqFd, IrqLine};
 use crate::machine::layout;
 use crate::machine::pci::{PciBus, identity};
+use crate::machine::power::Power;
 use crate::machine::serial::Console;
 use crate::net::nics::{self, Nic, NicPlan};
 use crate::stats::counters::VmCounters;
@@ -35,7 +39,9 @@ use crate::stats::counters::VmCounters;
 /// A machine whose guest does not run yet.
 pub struct KvmMachine {
     // Dropped from first to last: the vCPUs, what they reach, the machine, its memory.
-    vcpus: Vec<(VcpuFd, Cpu)>,
+    vcpus: Vec<(VcpuFd, Cpu, PowerOn)>,
+    plan: KvmPlan,
+    power: Arc<Power>,
     bus: Arc<Bus>,
     com1: Arc<Com1>,
     intx: Arc<Intx>,
@@ -63,9 +69,7 @@ impl KvmMachine {
         counters: &VmCounters,
     ) -> anyhow::Result<(KvmMachine, Vec<Nic>)> {
         // Before anything that others can see: a wrong kernel disturbs no switch.
-        let KvmPlan { image, initrd, command_line, .. } = plan;
-        let tables = acpi::tables(vcpus);
-        let entry = boot::load(memory.guest(), image, initrd.as_ref(), command_line, &tables)?;
+        let entry = load(plan, &memory, vcpus)?;
         let vm = Vm::new(kvm, memory)?;
         let ram = vm::guest_ram(vm.memory());
         let lines: Vec<u8> = (0..nics.len()).map(layout::irq).collect();
@@ -100,30 +104,35 @@ impl KvmMachine {
             .context("connecting the serial port's interrupt")?;
         let com1 = Com1::new(Edge::new(edge), event()?, console).context("making an eventfd")?;
         let com1 = Arc::new(com1);
-        let bus = Arc::new(Bus::new(pci, slots, Arc::clone(&com1), idle.clone()));
-        let make = |index| -> anyhow::Result<(VcpuFd, Cpu)> {
+        // ACPI's interrupt is a line of its own.
+        let power = Arc::new(Power::new(Box::new(IrqLine::new(Arc::clone(&vm.fd)))));
+        let bus = Bus::new(pci, slots, Arc::clone(&com1), Arc::clone(&power), idle.clone());
+        let bus = Arc::new(bus);
+        let make = |index| -> anyhow::Result<(VcpuFd, Cpu, PowerOn)> {
             let vcpu = vcpu::create(&vm.kvm, &vm.fd, index, vcpus, entry)?;
-            Ok((vcpu, Cpu { index, counters: counters.vcpu(index) }))
+            let power_on = PowerOn::of(&vm.kvm, &vcpu, index)?;
+            Ok((vcpu, Cpu { index, counters: counters.vcpu(index) }, power_on))
         };
         let vcpus = (0..vcpus).map(make).collect::<anyhow::Result<_>>()?;
-        let vm = Arc::new(vm);
-        Ok((KvmMachine { vcpus, bus, com1, intx, idle, irqfd, inline, vm }, nics))
+        let (plan, vm) = (plan.clone(), Arc::new(vm));
+        Ok((KvmMachine { vcpus, plan, power, bus, com1, intx, idle, irqfd, inline, vm }, nics))
     }
 
     /// Starts the guest. `ended` is signalled when one of its vCPUs has ended.
     pub fn start(self, threads: &Threads, ended: &EventFd) -> anyhow::Result<KvmGuest> {
-        let KvmMachine { vcpus, bus, com1, intx, idle, irqfd, inline, vm } = self;
+        let KvmMachine { vcpus, plan, power, bus, com1, intx, idle, irqfd, inline, vm } = self;
         let role = if inline { Role::InlineVcpu } else { Role::Vcpu };
         let resampler = match &irqfd {
             Some(irqfd) => Some(Resampler::start(irqfd, &intx, threads.confined)?),
             None => None,
         };
-        let mut guest = KvmGuest { vcpus: Vec::new(), intx, idle, com1, resampler };
-        for (vcpu, cpu) in vcpus {
+        let gate = Arc::new(Gate::new(vcpus.len()));
+        let mut guest =
+            KvmGuest { vcpus: Vec::new(), gate, plan, intx, idle, com1, power, bus, resampler, vm };
+        for (vcpu, cpu, power_on) in vcpus {
             let pinned = threads.vcpus.get(cpu.index).copied().flatten();
             let filter = threads.confined.then(|| sandbox::filter(role)).transpose()?;
-            let running = (Arc::clone(&bus), Arc::clone(&vm), Arc::clone(&guest.com1));
-            match RunningVcpu::start(vcpu, cpu, pinned, filter, running, ended) {
+            match RunningVcpu::start((vcpu, cpu, power_on), pinned, filter, &guest, ended) {
                 Ok(vcpu) => guest.vcpus.push(vcpu),
                 Err(why) => {
                     guest.stop();
@@ -135,6 +144,13 @@ impl KvmMachine {
     }
 }
 
+/// Loads what the guest begins with into memory, which is empty.
+fn load(plan: &KvmPlan, memory: &Memory, vcpus: usize) -> anyhow::Result<Entry> {
+    let KvmPlan { image, initrd, command_line, .. } = plan;
+    let tables = acpi::tables(vcpus);
+    boot::load(memory.guest(), image, initrd.as_ref(), command_line, &tables)
+}
+
 /// A vCPU and its thread.
 #[derive(Debug)]
 struct RunningVcpu {
@@ -144,31 +160,45 @@ struct RunningVcpu {
 
 impl RunningVcpu {
     fn start(
-        mut vcpu: VcpuFd,
-        cpu: Cpu,
+        (mut vcpu, cpu, power_on): (VcpuFd, Cpu, PowerOn),
         pinned: Option<usize>,
         filter: Option<Filter>,
-        (bus, vm, com1): (Arc<Bus>, Arc<Vm>, Arc<Com1>),
+        guest: &KvmGuest,
         ended: &EventFd,
     ) -> anyhow::Result<RunningVcpu> {
         let kick = Kick::new()?;
-        let kick_of_thread = Arc::clone(&kick);
+        let (kick_of_thread, gate) = (Arc::clone(&kick), Arc::clone(&guest.gate));
+        let (bus, vm, com1) =
+            (Arc::clone(&guest.bus), Arc::clone(&guest.vm), Arc::clone(&guest.com1));
         let (ended, name) = (ended.try_clone()?, format!("vcpu{}", cpu.index));
         let run = move || -> anyhow::Result<Ended> {
-            begin_thread(pinned, filter.as_ref())?;
-            let end = vcpu::run(&mut vcpu, &cpu, &bus, &kick_of_thread);
-            com1.finish();
+            let tell = || drop(ended.write(1)); // it fails only if 2^64 are pending, and then it is readable
+            let began = begin_thread(pinned, filter.as_ref());
+            if let Err(why) = began {
+                gate.fail(End::Crash(format!("{why:#}")));
+                tell();
+                return Err(why);
+            }
+            loop {
+                let end = vcpu::run(&mut vcpu, &cpu, &bus, &kick_of_thread);
+                com1.finish();
+                gate.arrive(&end);
+                tell();
+                let Some(entry) = gate.wait() else { break };
+                if let Err(why) = power_on.restore(&mut vcpu, entry) {
+                    let why = std::io::Error::from_raw_os_error(why.errno());
+                    gate.fail(End::Error(format!("virtual CPU {}: {why}", cpu.index)));
+                    tell();
+                    break;
+                }
+                kick_of_thread.resume(&mut vcpu);
+                gate.ready();
+            }
+            let end = gate.why().unwrap_or(End::Asked);
             Ok(Ended { end, cpu_ns: thread_cpu_ns(), used: Box::new((vcpu, bus, vm)) })
         };
-        let thread = thread::Builder::new()
-            .name(name)
-            .spawn(move || {
-                let result = run();
-                let _ = ended.write(1); // it cannot be full: it is written once a vCPU
-                result
-            })
-            .context("starting a vCPU's thread")?;
-        Ok(RunningVcpu { thread, kick })
+        let thread = thread::Builder::new().name(name).spawn(run);
+        Ok(RunningVcpu { thread: thread.context("starting a vCPU's thread")?, kick })
     }
 }
 
@@ -176,10 +206,23 @@ impl RunningVcpu {
 #[derive(Debug)]
 pub struct KvmGuest {
     vcpus: Vec<RunningVcpu>,
+    gate: Arc<Gate>,
+    plan: KvmPlan,
     intx: Arc<Intx>,
     idle: Option<Arc<Idle>>,
     com1: Arc<Com1>,
+    power: Arc<Power>,
+    bus: Arc<Bus>,
     resampler: Option<Resampler>,
+    vm: Arc<Vm>,
+}
+
+impl KvmGuest {
+    /// vCPUs that still run stop, to wait at the gate.
+    fn pause(&self) {
+        self.vcpus.iter().for_each(|vcpu| vcpu.kick.pause());
+        self.intx.nudge(); // who sleeps in the idle call
+    }
 }
 
 impl Guest for KvmGuest {
@@ -191,6 +234,49 @@ impl Guest for KvmGuest {
         Some(&self.com1)
     }
 
+    fn news(&self) -> News {
+        if self.gate.stops() {
+            self.pause();
+        }
+        self.gate.news()
+    }
+
+    fn reboot(&self) {
+        // Devices first: what they still had to do to memory would spoil what is loaded.
+        self.bus.reset();
+        let loaded = self.vm.reset().and_then(|()| {
+            load(&self.plan, self.vm.memory(), self.vcpus.len())
+                .context("is the kernel's file still there?")
+        });
+        match loaded {
+            Ok(entry) => self.gate.open(entry),
+            Err(why) => self.gate.fail(End::Error(format!("{why:#}"))),
+        }
+    }
+
+    fn pull_reset(&self) -> bool {
+        if self.gate.ask_for_reset() {
+            self.pause();
+        }
+        true
+    }
+
+    fn press_power_button(&self) -> bool {
+        self.power.press_button()
+    }
+
+    fn ask_halted(&self) {
+        self.vcpus.iter().for_each(|vcpu| vcpu.kick.ask_halted());
+    }
+
+    fn is_halted(&self) -> bool {
+        self.vcpus.iter().all(|vcpu| vcpu.kick.is_halted())
+    }
+
+    fn end_halted(&self) {
+        self.gate.fail(End::Halt);
+    }
+
     fn ask(&self) -> bool {
         self.idle.as_ref().is_some_and(|idle| idle.ask_to_stop())
     }
@@ -199,9 +285,9 @@ impl Guest for KvmGuest {
         self.com1.stop();
         self.intx.stop();
         self.vcpus.iter().for_each(|vcpu| vcpu.kick.stop());
+        self.gate.end();
     }
 
-    /// The end of the guest is that of the first vCPU that was not merely told to stop.
     fn join(self: Box<Self>) -> anyhow::Result<Ended> {
         let join = |vcpu: RunningVcpu| {
             vcpu.thread.join().unwrap_or_else(|_| Err(anyhow!("a vCPU's thread panicked")))
@@ -212,9 +298,9 @@ impl Guest for KvmGuest {
         }
         let all = all.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
         let cpu_ns = all.iter().map(|vcpu| vcpu.cpu_ns).sum();
-        let end = all.iter().map(|vcpu| &vcpu.end).find(|end| **end != End::Asked);
-        let end = end.cloned().unwrap_or(End::Asked);
-        Ok(Ended { end, cpu_ns, used: Box::new(all) })
+        let end = self.gate.why().unwrap_or(End::Asked);
+        // The bus holds the devices, and with them the ports.
+        Ok(Ended { end, cpu_ns, used: Box::new((all, self.bus, self.vm)) })
     }
 }
 

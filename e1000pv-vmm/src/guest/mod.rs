@@ -2,8 +2,10 @@
 
 pub mod boot;
 pub mod cpuid;
+pub mod gate;
 pub mod image;
 pub mod kvm;
+mod power_on;
 #[allow(unsafe_code)]
 pub mod thread;
 #[allow(unsafe_code)]
@@ -15,6 +17,7 @@ use std::any::Any;
 use std::fmt;
 
 use self::boot::{Image, Initrd};
+use self::gate::News;
 use crate::machine::com1::Com1;
 use crate::machine::exit::End;
 
@@ -66,6 +69,20 @@ pub trait Guest: fmt::Debug {
     fn com1(&self) -> Option<&Com1>;
     /// Asks it to end its work and report, if it can hear that; false if not.
     fn ask(&self) -> bool;
+    /// What has become of it, after `ended` was signalled.
+    fn news(&self) -> News;
+    /// Resets its machine, whose vCPUs wait for that, and lets it begin anew. If that fails, there is news.
+    fn reboot(&self);
+    /// Pulls its reset line, upon which there is news. False: it has none.
+    fn pull_reset(&self) -> bool;
+    /// Presses its power button. False: it does not listen to that.
+    fn press_power_button(&self) -> bool;
+    /// Asks its vCPUs whether they have halted for good.
+    fn ask_halted(&self);
+    /// Whether all have said so since.
+    fn is_halted(&self) -> bool;
+    /// It has halted: this is its end.
+    fn end_halted(&self);
     /// Ends it.
     fn stop(&self);
     /// Waits for its end.

@@ -24,6 +24,7 @@ use e1000pv_driver::{Block, Cpu, Dma, Mmio, Nic as Driver};
 use guest_workload::Plan as Work;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::guest::gate::News;
 use crate::guest::{Ended, Guest, Threads};
 use crate::host::clock::monotonic_ns;
 use crate::host::sandbox::{self, Role};
@@ -242,6 +243,28 @@ impl Guest for ThreadGuest {
     fn com1(&self) -> Option<&Com1> {
         None
     }
+
+    fn news(&self) -> News {
+        News::Over // it signals nothing else
+    }
+
+    fn reboot(&self) {}
+
+    fn pull_reset(&self) -> bool {
+        false
+    }
+
+    fn press_power_button(&self) -> bool {
+        false
+    }
+
+    fn ask_halted(&self) {}
+
+    fn is_halted(&self) -> bool {
+        false
+    }
+
+    fn end_halted(&self) {}
 
     fn ask(&self) -> bool {
         self.stop();

@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_bindings::{
+    KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_UNINITIALIZED,
+};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
@@ -63,10 +66,23 @@ pub fn create(
         .with_context(|| format!("creating virtual CPU {index}"))
 }
 
-/// Stops a vCPU from another thread.
+/// What a vCPU says when it is asked whether it has halted.
+mod answer {
+    pub const NONE: u8 = 0;
+    pub const ASKED: u8 = 1;
+    pub const RUNS: u8 = 2;
+    pub const HALTED: u8 = 3;
+}
+
+/// Stops a vCPU from another thread, or asks it something.
 #[derive(Debug, Default)]
 pub struct Kick {
+    /// It ends.
     stop: AtomicBool,
+    /// It stops until it is resumed.
+    pause: AtomicBool,
+    /// Whether it has halted.
+    answer: AtomicU8,
     target: Mutex<Option<Target>>,
 }
 
@@ -109,16 +125,54 @@ impl Kick {
     /// Makes the vCPU stop, now or as soon as it starts.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
+        self.interrupt(true);
+    }
+
+    /// The same, until it is resumed.
+    pub fn pause(&self) {
+        self.pause.store(true, Ordering::SeqCst);
+        self.interrupt(true);
+    }
+
+    /// By the vCPU's thread: it may run again.
+    pub fn resume(&self, vcpu: &mut VcpuFd) {
+        vcpu.set_kvm_immediate_exit(0);
+        self.pause.store(false, Ordering::SeqCst);
+        self.answer.store(answer::NONE, Ordering::SeqCst);
+    }
+
+    /// Asks it whether it has halted for good. One that does not execute its guest just now does not answer.
+    pub fn ask_halted(&self) {
+        self.answer.store(answer::ASKED, Ordering::SeqCst);
+        self.interrupt(false);
+    }
+
+    /// Whether it has answered that it has.
+    pub fn is_halted(&self) -> bool {
+        self.answer.load(Ordering::SeqCst) == answer::HALTED
+    }
+
+    fn interrupt(&self, stops: bool) {
         if let Some(target) = &*self.target.lock().unwrap_or_else(PoisonError::into_inner) {
-            // SAFETY: the target is set, so the mapping is there; see `run`.
-            unsafe { &*target.immediate_exit }.store(1, Ordering::SeqCst);
+            if stops {
+                // SAFETY: the target is set, so the mapping is there; see `run`.
+                unsafe { &*target.immediate_exit }.store(1, Ordering::SeqCst);
+            }
             // SAFETY: the target is set, so its thread is in `run`.
             unsafe { libc::pthread_kill(target.thread, SIGRTMIN()) };
         }
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        self.stop.load(Ordering::SeqCst) || self.pause.load(Ordering::SeqCst)
+    }
+
+    /// Answers, if that was asked.
+    fn tell_halted(&self, vcpu: &mut VcpuFd) {
+        if self.answer.load(Ordering::SeqCst) == answer::ASKED {
+            let halted = if has_halted(vcpu) { answer::HALTED } else { answer::RUNS };
+            self.answer.store(halted, Ordering::SeqCst);
+        }
     }
 
     fn arm(&self, vcpu: &mut VcpuFd) -> Armed<'_> {
@@ -128,6 +182,16 @@ impl Kick {
         let target = Target { immediate_exit, thread };
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
         Armed(self)
+    }
+}
+
+/// Whether nothing but a reset can wake it: halted with interrupts off, or never started.
+fn has_halted(vcpu: &mut VcpuFd) -> bool {
+    let interruptible = vcpu.get_kvm_run().if_flag != 0;
+    match vcpu.get_mp_state().map(|state| state.mp_state) {
+        Ok(KVM_MP_STATE_HALTED) => !interruptible,
+        Ok(KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED) => true,
+        _ => false,
     }
 }
 
@@ -164,10 +228,11 @@ pub fn run(vcpu: &mut VcpuFd, cpu: &Cpu, bus: &Bus, kick: &Kick) -> End {
             }
             Ok(VcpuExit::Intr) => {
                 counters.bump(Vm::SignalExits, 1);
+                kick.tell_halted(vcpu);
                 None
             }
-            Ok(VcpuExit::Hlt) => Some(End::Crash(crash("it halted for ever", vcpu))),
-            Ok(VcpuExit::Shutdown) => Some(End::Crash(crash("triple fault", vcpu))),
+            Ok(VcpuExit::Hlt) => Some(End::Halt),
+            Ok(VcpuExit::Shutdown) => Some(End::TripleFault(crash("triple fault", vcpu))),
             Ok(VcpuExit::SystemEvent(..)) => Some(End::Reset),
             Ok(VcpuExit::InternalError) => {
                 // SAFETY: the exit reason says that this is the member of the union in use; it is
@@ -186,6 +251,7 @@ pub fn run(vcpu: &mut VcpuFd, cpu: &Cpu, bus: &Bus, kick: &Kick) -> End {
             }
             Err(e) if [libc::EINTR, libc::EAGAIN].contains(&e.errno()) => {
                 counters.bump(Vm::SignalExits, 1);
+                kick.tell_halted(vcpu);
                 None
             }
             Err(e) => {

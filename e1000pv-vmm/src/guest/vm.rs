@@ -5,6 +5,7 @@
 //! lines level-triggered (82371 data sheet, ELCR1 and ELCR2).
 
 use std::ffi::CString;
+use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,8 +14,9 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use e1000_device::GuestRam;
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY,
-    kvm_irqchip, kvm_pit_config, kvm_userspace_memory_region,
+    KVM_API_VERSION, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
@@ -36,13 +38,21 @@ const NEEDS: [(Cap, &str); 7] = [
 ];
 
 /// A machine without vCPU.
-#[derive(Debug)]
 pub struct Vm {
     /// The system, for what it supports.
     pub kvm: Kvm,
     /// The machine.
     pub fd: Arc<VmFd>,
     memory: Memory,
+    /// The interrupt controllers and the timer as they are before a vCPU runs.
+    chips: Vec<kvm_irqchip>,
+    timer: kvm_pit_state2,
+}
+
+impl fmt::Debug for Vm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vm").field("memory", &self.memory).finish_non_exhaustive()
+    }
 }
 
 /// Opens KVM. The error is one line that says what to do.
@@ -108,7 +118,29 @@ impl Vm {
                 .map_err(errno)
                 .context("giving the guest its memory")?;
         }
-        Ok(Vm { kvm, fd: Arc::new(fd), memory })
+        let chip = |chip_id| {
+            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+            fd.get_irqchip(&mut chip).map(|()| chip)
+        };
+        let chips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC].map(chip);
+        let chips = chips.into_iter().collect::<Result<_, _>>().map_err(errno);
+        let chips = chips.context("asking for the state of the interrupt controllers")?;
+        let timer = fd.get_pit2().map_err(errno).context("asking for the state of the timer")?;
+        Ok(Vm { kvm, fd: Arc::new(fd), memory, chips, timer })
+    }
+
+    /// Interrupt controllers and timer are as after power-on, memory is empty. For a machine whose vCPUs do not run and
+    /// whose devices leave memory alone.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn reset(&self) -> anyhow::Result<()> {
+        let chips = || -> Result<(), kvm_ioctls::Error> {
+            self.chips.iter().try_for_each(|chip| self.fd.set_irqchip(chip))?;
+            self.fd.set_pit2(&self.timer)
+        };
+        chips().map_err(errno).context("resetting the interrupt controllers")?;
+        self.memory.clear()
     }
 
     /// Its memory.

@@ -17,7 +17,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+/// Memory comes in multiples of this.
+const CLEARED_AT_ONCE: usize = 2 << 20;
 
 /// Where RAM comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +106,22 @@ impl Memory {
     /// As loaders see it: by guest-physical address.
     pub fn guest(&self) -> &GuestMemoryMmap {
         &self.guest
+    }
+
+    /// Empties it; every page stays. For a guest that does not run and devices that leave it alone.
+    ///
+    /// # Errors
+    /// None is expected: all that is written is memory.
+    pub fn clear(&self) -> anyhow::Result<()> {
+        let zeros = vec![0; CLEARED_AT_ONCE];
+        for piece in &self.pieces {
+            for offset in (0..piece.bytes).step_by(CLEARED_AT_ONCE) {
+                self.guest
+                    .write_slice(&zeros, GuestAddress(piece.guest + offset))
+                    .context("clearing guest memory")?;
+            }
+        }
+        Ok(())
     }
 
     /// What of the guest's addresses is memory, from the lowest on.
@@ -224,10 +243,8 @@ fn populate(region: &MmapRegion) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use vm_memory::Bytes;
-
     use super::*;
+    use proptest::prelude::*;
 
     /// Of no memory here.
     const NO_HOLE: Range<u64> = 3 << 30..4 << 30;
@@ -263,10 +280,16 @@ mod tests {
         for at in [4 * MIB - 4, 4 * MIB, 16 * MIB - 8, 18 * MIB] {
             assert!(guest.write_obj(at, GuestAddress(at)).is_err(), "{at:#x}");
         }
+        guest.write_obj(1u8, GuestAddress(18 * MIB - 1)).expect("memory");
+        let cleared = memory.clone();
         let start = memory.region().as_ptr().cast::<u64>();
         let second = start.wrapping_byte_add(4 * MIB as usize);
         // SAFETY: within the six megabytes, aligned, written by nobody else.
         assert_eq!(unsafe { second.read_volatile() }, 16 * MIB);
+        cleared.clear().expect("it is memory");
+        for at in [0, 4 * MIB - 8, 16 * MIB, 18 * MIB - 8] {
+            assert_eq!(guest.read_obj::<u64>(GuestAddress(at)).expect("memory"), 0, "{at:#x}");
+        }
         assert_eq!(memory.bytes(), 6 * MIB);
     }
 

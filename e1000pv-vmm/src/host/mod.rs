@@ -11,3 +11,4 @@ pub mod sandbox;
 #[allow(unsafe_code)]
 pub mod terminal;
 pub mod thread;
+pub mod wire;

@@ -3,9 +3,9 @@
 //!
 //! | thread | may |
 //! |---|---|
-//! | vCPU | run the guest, set interrupt lines, move doorbells; write the console |
+//! | vCPU | run and reset its vCPU, set interrupt lines, move doorbells; write the console |
 //! | I/O | what a netmap port does: files below the switch's root and their mappings, locks, bells |
-//! | main | the same, and its terminal |
+//! | main | the same, its terminal, and resetting the machine |
 //! | all | memory that is not executable, locks, clocks, eventfds, their own end; stdin's terminal as it was |
 //!
 //! No thread may start a program or a thread, open a socket, load code, trace or signal another process (it may
@@ -112,11 +112,31 @@ const PORT: &[i64] = &[
     libc::SYS_unlinkat,
 ];
 
-/// Of the main thread besides: ending the vCPU's wait, signals read from a socket pair; whose the terminal is.
-const MAIN: &[i64] = &[libc::SYS_tgkill, libc::SYS_getpgrp, libc::SYS_getpgid];
+/// Of the main thread besides: ending the vCPU's wait, signals read from a socket pair; whose the terminal is; who
+/// connects to the serial port's socket, which is the only one that listens.
+const MAIN: &[i64] = &[libc::SYS_tgkill, libc::SYS_getpgrp, libc::SYS_getpgid, libc::SYS_accept4];
 
-/// KVM's requests while a machine runs (linux/kvm.h): KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS.
-const RUN_REQUESTS: &[u32] = &[0xae80, 0x8090_ae81, 0x8138_ae83];
+/// KVM's requests while a machine runs (linux/kvm.h): KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_MP_STATE; and to
+/// reset the vCPU: KVM_SET_REGS, _SET_SREGS, _GET_MSRS, _SET_MSRS, _SET_FPU, _SET_LAPIC, _SET_MP_STATE,
+/// _SET_VCPU_EVENTS, _SET_DEBUGREGS, _SET_XCRS.
+const RUN_REQUESTS: &[u32] = &[
+    0xae80,
+    0x8090_ae81,
+    0x8138_ae83,
+    0x8004_ae98,
+    0x4090_ae82,
+    0x4138_ae84,
+    0xc008_ae88,
+    0x4008_ae89,
+    0x41a0_ae8d,
+    0x4400_ae8f,
+    0x4004_ae99,
+    0x4040_aea0,
+    0x4080_aea2,
+    0x4188_aea7,
+];
+/// Of the main thread, to reset the machine: KVM_SET_IRQCHIP, KVM_SET_PIT2.
+const RESET_REQUESTS: &[u32] = &[0x8208_ae63, 0x4070_aea0];
 /// KVM_IRQ_LINE and KVM_IOEVENTFD: devices, in whichever thread they run.
 const DEVICE_REQUESTS: &[u32] = &[0x4008_ae61, 0x4040_ae79];
 /// TUNGETDEVNETNS and TUNGETIFF: a tap that is moved to another namespace is followed.
@@ -158,9 +178,10 @@ pub fn filter(role: Role) -> anyhow::Result<Filter> {
             Role::Vcpu => (&[ALL], &[RUN_REQUESTS, DEVICE_REQUESTS]),
             Role::InlineVcpu => (&[ALL, PORT], &[RUN_REQUESTS, DEVICE_REQUESTS, PORT_REQUESTS]),
             Role::Io => (&[ALL, PORT], &[DEVICE_REQUESTS, PORT_REQUESTS]),
-            Role::Main => {
-                (&[ALL, PORT, MAIN], &[DEVICE_REQUESTS, PORT_REQUESTS, TERMINAL_REQUESTS])
-            }
+            Role::Main => (
+                &[ALL, PORT, MAIN],
+                &[DEVICE_REQUESTS, PORT_REQUESTS, TERMINAL_REQUESTS, RESET_REQUESTS],
+            ),
         };
         for call in calls.iter().copied().flatten() {
             rules.insert(*call, vec![]);

@@ -13,6 +13,7 @@ use crate::machine::exit::End;
 use crate::machine::idle::Idle;
 use crate::machine::layout;
 use crate::machine::pci::{Decode, PciBus};
+use crate::machine::power::Power;
 use crate::machine::registers::Registers;
 use crate::stats::counters::Vm;
 
@@ -31,13 +32,20 @@ pub struct Bus {
     nics: Vec<Slot>,
     pci: Mutex<PciBus>,
     com1: Arc<Com1>,
+    power: Arc<Power>,
     idle: Option<Arc<Idle>>,
 }
 
 impl Bus {
     /// Puts the machine together. Without `idle`, guests sleep as on a PC.
-    pub fn new(pci: PciBus, nics: Vec<Slot>, com1: Arc<Com1>, idle: Option<Arc<Idle>>) -> Bus {
-        Bus { nics, pci: Mutex::new(pci), com1, idle }
+    pub fn new(
+        pci: PciBus,
+        nics: Vec<Slot>,
+        com1: Arc<Com1>,
+        power: Arc<Power>,
+        idle: Option<Arc<Idle>>,
+    ) -> Bus {
+        Bus { nics, pci: Mutex::new(pci), com1, power, idle }
     }
 
     /// The vCPU reads an address that is not memory.
@@ -88,11 +96,9 @@ impl Bus {
             self.pci(|pci| pci.read_data(usize::from(port - layout::PCI_DATA.start), data));
         } else if port == IDLE_PORT && self.idle.is_some() && data.len() == 4 {
             data.copy_from_slice(&MAGIC.to_le_bytes());
-        } else if port == layout::KEYBOARD_COMMAND {
-            data.fill(0); // input buffer empty: a reset command may be written
         } else if let Some((nic, offset)) = self.ports(port, data.len()) {
             nic.io_read(offset, data);
-        } else {
+        } else if !self.power.read(port, data) {
             nobody(cpu, data);
         }
     }
@@ -115,16 +121,25 @@ impl Bus {
             let len = data.len().min(4);
             status[..len].copy_from_slice(&data[..len]);
             return Some(End::Status(u32::from_le_bytes(status)));
-        } else if port == layout::KEYBOARD_COMMAND && data == [0xfe]
-            || port == layout::RESET_CONTROL && data.len() == 1 && data[0] & 4 != 0
-        {
-            return Some(End::Reset);
         } else if let Some((nic, offset)) = self.ports(port, data.len()) {
             nic.io_write(offset, data);
         } else {
-            cpu.counters.bump(Vm::Unclaimed, 1);
+            match self.power.write(port, data) {
+                Some(end) => return end,
+                None => cpu.counters.bump(Vm::Unclaimed, 1),
+            }
         }
         None
+    }
+
+    /// All devices are as after power-on, and leave memory alone. For a machine whose vCPUs do not run.
+    pub fn reset(&self) {
+        self.pci(PciBus::reset);
+        self.com1.reset();
+        self.power.reset();
+        if let Some(idle) = &self.idle {
+            idle.reset();
+        }
     }
 
     fn pci(&self, access: impl FnOnce(&mut PciBus)) {

@@ -74,7 +74,8 @@ fn machine() -> (Bus, Cpu, Arc<E1000<GuestRam, MockPort>>) {
     let com1 = Arc::new(Com1::new(edge, room, console).expect("a descriptor"));
     let slots = vec![Slot { decode, registers }];
     let counters = VmCounters::new("bus", 1, 1).expect("a page").vcpu(0);
-    (Bus::new(pci, slots, com1, Some(idle)), Cpu { index: 0, counters }, nic)
+    let power = Arc::new(Power::new(Box::new(Nowhere)));
+    (Bus::new(pci, slots, com1, power, Some(idle)), Cpu { index: 0, counters }, nic)
 }
 
 /// Ports at which devices answer, those at and beyond the ends of their ranges, and arbitrary ones.

@@ -60,6 +60,11 @@ impl Idle {
         heard
     }
 
+    /// No vCPU has called.
+    pub fn reset(&self) {
+        self.last.iter().for_each(|last| last.store(0, Ordering::Relaxed));
+    }
+
     fn word(&self, block: u64, offset: u64) -> Option<&AtomicU32> {
         self.ram.word32(block + offset)
     }

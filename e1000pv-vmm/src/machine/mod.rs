@@ -9,5 +9,6 @@ pub mod idle;
 pub mod intx;
 pub mod layout;
 pub mod pci;
+pub mod power;
 pub mod registers;
 pub mod serial;

@@ -18,6 +18,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 
+use crate::host::wire::Wire;
+
 /// Longest line kept together.
 const LINE_MAX_BYTES: usize = 64 << 10;
 /// A pipe that can take anything can take this much without waiting.
@@ -34,6 +36,8 @@ pub enum Sink {
     Stderr,
     /// A file.
     File(File),
+    /// Whoever is connected to a socket.
+    Wire(Arc<Wire>),
     /// Nowhere.
     Null,
 }
@@ -50,6 +54,17 @@ impl Sink {
             Sink::Stdout => write_all(io::stdout().as_fd(), bytes, stop),
             Sink::Stderr => write_all(io::stderr().as_fd(), bytes, stop),
             Sink::File(file) => write_all(file.as_fd(), bytes, stop),
+            Sink::Wire(wire) => {
+                let Some(peer) = wire.peer() else { return Ok(()) };
+                match write_all(peer.as_fd(), bytes, stop) {
+                    Err(why) if why.kind() == io::ErrorKind::TimedOut => Err(why),
+                    Err(_) => {
+                        wire.left(&peer); // the next one may come
+                        Ok(())
+                    }
+                    Ok(()) => Ok(()),
+                }
+            }
             Sink::Null => Ok(()),
         }
     }

@@ -41,6 +41,12 @@ pub enum Command {
         /// Up.
         up: bool,
     },
+    /// The power button is pressed.
+    Powerdown,
+    /// The machine is reset.
+    Reset,
+    /// The machine ends.
+    Quit,
 }
 
 /// What came of it.
@@ -53,18 +59,29 @@ pub enum Answer {
     NoNic = 2,
     /// This machine does not know the command.
     Unknown = 3,
+    /// The guest does not listen to its power button.
+    Deaf = 4,
+    /// The guest has no machine that could be reset.
+    NoMachine = 5,
 }
 
 impl Answer {
     fn of(code: u32) -> Option<Answer> {
-        [Answer::Done, Answer::NoNic, Answer::Unknown].into_iter().find(|a| *a as u32 == code)
+        const ALL: [Answer; 5] =
+            [Answer::Done, Answer::NoNic, Answer::Unknown, Answer::Deaf, Answer::NoMachine];
+        ALL.into_iter().find(|answer| *answer as u32 == code)
     }
 }
 
 impl Command {
     fn record(self, number: u32) -> [u8; RECORD] {
-        let Command::Link { nic, up } = self;
-        let words = [MAGIC, number, u32::from(up), nic.unwrap_or(ALL)];
+        let (what, nic) = match self {
+            Command::Link { nic, up } => (u32::from(up), nic.unwrap_or(ALL)),
+            Command::Powerdown => (2, ALL),
+            Command::Reset => (3, ALL),
+            Command::Quit => (4, ALL),
+        };
+        let words = [MAGIC, number, what, nic];
         let mut record = [0; RECORD];
         for (place, word) in record.chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
@@ -84,6 +101,9 @@ impl Command {
         let nic = Some(word(12)).filter(|nic| *nic != ALL);
         let command = match word(8) {
             what @ (0 | 1) => Some(Command::Link { nic, up: what == 1 }),
+            2 => Some(Command::Powerdown),
+            3 => Some(Command::Reset),
+            4 => Some(Command::Quit),
             _ => None,
         };
         Some((word(4), command))
@@ -112,17 +132,17 @@ impl Inbox {
         self.pipe.as_fd()
     }
 
-    /// Reads what has come, once it is readable, and answers it.
-    pub fn serve(&mut self, mut carry_out: impl FnMut(Command) -> Answer) {
+    /// Reads what has come, once it is readable: commands by their numbers, `None` for one that is not known.
+    pub fn read(&mut self) -> Vec<(u32, Option<Command>)> {
         let mut bytes = [0; 64 * RECORD];
         // Readable, so this does not block; nobody else reads.
         let n = self.pipe.read(&mut bytes).unwrap_or(0);
-        for record in bytes[..n].chunks(RECORD) {
-            if let Some((number, command)) = Command::read(record) {
-                let answer = command.map_or(Answer::Unknown, &mut carry_out);
-                self.counters.answer(number, answer as u32);
-            }
-        }
+        bytes[..n].chunks(RECORD).filter_map(Command::read).collect()
+    }
+
+    /// Answers a command.
+    pub fn answer(&self, number: u32, answer: Answer) {
+        self.counters.answer(number, answer as u32);
     }
 }
 
@@ -177,11 +197,14 @@ mod tests {
             Command::Link { nic: None, up: true },
             Command::Link { nic: Some(0), up: false },
             Command::Link { nic: Some(7), up: true },
+            Command::Powerdown,
+            Command::Reset,
+            Command::Quit,
         ] {
             assert_eq!(Command::read(&command.record(9)), Some((9, Some(command))));
         }
         let mut record = Command::Link { nic: None, up: true }.record(3);
-        record[8] = 2;
+        record[8] = 5;
         assert_eq!(Command::read(&record), Some((3, None)), "unknown");
         record[0] ^= 1;
         assert_eq!(Command::read(&record), None);
@@ -193,14 +216,10 @@ mod tests {
         let counters = VmCounters::new("inbox", 1, 1).expect("memory");
         let mut inbox = Inbox::new(&counters).expect("a pipe");
         let mut writer = inbox._writer.try_clone().expect("a descriptor");
-        let mut seen = Vec::new();
         writer.write_all(&[7; 3 * RECORD]).expect("room");
         writer.write_all(&Command::Link { nic: None, up: false }.record(5)).expect("room");
-        inbox.serve(|command| {
-            seen.push(command);
-            Answer::NoNic
-        });
-        assert_eq!(seen, [Command::Link { nic: None, up: false }]);
+        assert_eq!(inbox.read(), [(5, Some(Command::Link { nic: None, up: false }))]);
+        inbox.answer(5, Answer::NoNic);
         assert_eq!(counters.last_answer(), (5, Answer::NoNic as u32));
     }
 }

@@ -67,7 +67,8 @@ counts! {
         /// Times the guest halted, where the kernel tells (it doesn't with its own interrupt
         /// controller), or waited for its interrupt otherwise.
         Halts = 3, "halts";
-        /// Returns because of a signal: stopping, or a debugger.
+        /// Returns because of a signal: stopping, being asked whether it has halted (once a second, when it has not
+        /// returned for any other reason), or a debugger.
         SignalExits = 4, "signal_exits";
         /// Accesses to addresses and ports where nothing answers.
         Unclaimed = 5, "unclaimed";

@@ -248,6 +248,84 @@ impl Asm {
         self.put32(&[0xb8], status).put(&[0xe7, 0xf4, 0xeb, 0xfe])
     }
 
+    /// Writes a port with 8 bits.
+    pub fn out8(self, port: u16, value: u8) -> Asm {
+        // mov edx, port; mov al, value; out dx, al
+        self.put32(&[0xba], u32::from(port)).put(&[0xb0, value, 0xee])
+    }
+
+    /// Writes a port with 16 bits.
+    pub fn out16(self, port: u16, value: u16) -> Asm {
+        // mov edx, port; mov eax, value; out dx, ax
+        self.put32(&[0xba], u32::from(port)).put32(&[0xb8], u32::from(value)).put(&[0x66, 0xef])
+    }
+
+    /// Reads a port with 16 bits and fails (exit status 1) if that is not this.
+    pub fn check_in16(self, port: u16, value: u16) -> Asm {
+        // mov edx, port; xor eax, eax; in ax, dx; cmp eax, value; je over
+        self.put32(&[0xba], u32::from(port))
+            .put(&[0x31, 0xc0, 0x66, 0xed])
+            .put32(&[0x3d], u32::from(value))
+            .put(&[0x74, 9])
+            .exit(1)
+    }
+
+    /// Reads a port with 16 bits until one of these is set.
+    pub fn wait_in16(self, port: u16, bits: u16) -> Asm {
+        // mov edx, port; 1: in ax, dx; test eax, bits; jz 1
+        self.put32(&[0xba], u32::from(port))
+            .put(&[0x66, 0xed])
+            .put32(&[0xa9], u32::from(bits))
+            .put(&[0x74, 0xf7])
+    }
+
+    /// Loads eax with a word, which is behind one byte.
+    pub fn word(self, value: u32) -> Asm {
+        self.put32(&[0xb8], value)
+    }
+
+    /// Waits for a byte on COM1: al.
+    pub fn key(self) -> Asm {
+        // mov edx, 0x3fd; 1: in al, dx; test al, 1; jz 1; mov edx, 0x3f8; in al, dx
+        self.put32(&[0xba], 0x3fd)
+            .put(&[0xec, 0xa8, 0x01, 0x74, 0xfb])
+            .put32(&[0xba], 0x3f8)
+            .put(&[0xec])
+    }
+
+    /// Skips the 9 bytes of an `exit` unless the key was this.
+    pub fn unless_key(self, key: u8) -> Asm {
+        // cmp al, key; jne over
+        self.put(&[0x3c, key, 0x75, 9])
+    }
+
+    /// Goes on with this, which may not depend on where it is.
+    pub fn then(self, rest: Asm) -> Asm {
+        self.put(&rest.0)
+    }
+
+    /// Lets each of the other vCPUs count itself at `count`, which is 0x1000 behind 0x2000, and spin.
+    pub fn start_others(self, count: u32) -> Asm {
+        const TRAMPOLINE: u32 = 0x2000;
+        const ICR: u32 = 0xfee0_0300;
+        assert_eq!(count, TRAMPOLINE + 0x1000);
+        // In real mode: lock inc word [cs:0x1000]; jmp itself
+        self.store(TRAMPOLINE, u32::from_le_bytes([0x2e, 0xf0, 0xff, 0x06]))
+            .store(TRAMPOLINE + 4, u32::from_le_bytes([0x00, 0x10, 0xeb, 0xfe]))
+            .store(ICR, 0x000c_4500) // INIT to all but this one
+            .store(ICR, 0x000c_4600 | TRAMPOLINE >> 12)
+    }
+
+    /// Interrupts off.
+    pub fn cli(self) -> Asm {
+        self.put(&[0xfa])
+    }
+
+    /// Halts with interrupts on, as a kernel that has nothing to do.
+    pub fn idle(self) -> Asm {
+        self.put(&[0xfb, 0xf4, 0xeb, 0xfc])
+    }
+
     /// Spins.
     pub fn forever(self) -> Asm {
         self.put(&[0xeb, 0xfe])

@@ -50,6 +50,28 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
+/// A failure with an exit code of its own, which the tool's help tells.
+#[derive(Debug)]
+pub struct Coded {
+    code: u8,
+    why: String,
+}
+
+impl Coded {
+    /// `why` is one sentence.
+    pub fn new(code: u8, why: impl Into<String>) -> Coded {
+        Coded { code, why: why.into() }
+    }
+}
+
+impl fmt::Display for Coded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for Coded {}
+
 /// The command line, as `clap` describes it; help and mistakes are printed, and end the process.
 pub fn parse<C: Parser>() -> C {
     C::try_parse().unwrap_or_else(|why| refuse(&why))
@@ -72,8 +94,9 @@ pub fn run(tool: &str, body: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCo
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let usage = error.downcast_ref::<UsageError>().is_some();
+            let own = error.downcast_ref::<Coded>().map(|coded| coded.code);
             crate::say!("{tool}: error: {error:#}");
-            ExitCode::from(if usage { 2 } else { 1 })
+            ExitCode::from(own.unwrap_or(if usage { 2 } else { 1 }))
         }
     }
 }
@@ -116,5 +139,7 @@ mod tests {
             code(Err(anyhow::anyhow!("expected by a test"))),
             format!("{:?}", ExitCode::from(1))
         );
+        let own = Err(anyhow::Error::from(Coded::new(34, "expected")).context("by a test"));
+        assert_eq!(code(own), format!("{:?}", ExitCode::from(34)));
     }
 }

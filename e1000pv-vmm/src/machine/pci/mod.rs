@@ -66,6 +66,8 @@ pub trait Endpoint: Send + Sync + fmt::Debug {
 struct Function {
     slot: u8,
     space: ConfigSpace,
+    /// As it was plugged in.
+    initial: ConfigSpace,
     device: Option<(Arc<Decode>, Arc<dyn Endpoint>)>,
 }
 
@@ -86,7 +88,8 @@ impl Default for PciBus {
 impl PciBus {
     /// A bus with nothing but its host bridge.
     pub fn new() -> PciBus {
-        let bridge = Function { slot: 0, space: identity::host_bridge(), device: None };
+        let space = identity::host_bridge();
+        let bridge = Function { slot: 0, initial: space.clone(), space, device: None };
         PciBus { address: 0, functions: vec![bridge] }
     }
 
@@ -95,8 +98,25 @@ impl PciBus {
         let decode = Arc::new(Decode::of(&space));
         device.may(space.may());
         device.moved(decode.memory());
-        self.functions.push(Function { slot, space, device: Some((Arc::clone(&decode), device)) });
+        let device = Some((Arc::clone(&decode), device));
+        self.functions.push(Function { slot, initial: space.clone(), space, device });
         decode
+    }
+
+    /// All functions are as they were plugged in, and their devices as after power-on.
+    pub fn reset(&mut self) {
+        self.address = 0;
+        for function in &mut self.functions {
+            function.space = function.initial.clone();
+            let Some((decode, device)) = &function.device else { continue };
+            device.reset();
+            device.may(function.space.may());
+            let before = decode.memory();
+            decode.set(&function.space);
+            if decode.memory() != before {
+                device.moved(decode.memory());
+            }
+        }
     }
 
     /// Reads CONFIG_ADDRESS. It has 32 bits; narrower accesses are not for it.

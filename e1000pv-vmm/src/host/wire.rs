@@ -1,0 +1,145 @@
+//! A unix socket as the other end of the guest's serial line.
+//!
+//! Invariants: one peer is served at a time; when it leaves, the next may come. Without one, what the guest prints is lost.
+//! At the socket's path only a socket that nobody listens to is replaced, and only what was made is removed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// The socket.
+#[derive(Debug)]
+pub struct Wire {
+    listener: Option<Listener>,
+    peer: Mutex<Option<Arc<UnixStream>>>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Device and inode of what was made there.
+    made: (u64, u64),
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if identity(&self.path) == Some(self.made) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    path.symlink_metadata().ok().map(|file| (file.dev(), file.ino()))
+}
+
+/// Whether a socket is there that nobody listens to any more.
+fn is_left_over(path: &Path) -> bool {
+    let is_socket = path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
+    let refused = |why: io::Error| why.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && UnixStream::connect(path).is_err_and(refused)
+}
+
+impl Wire {
+    /// A socket that others connect to.
+    ///
+    /// # Errors
+    /// Something is in the way.
+    pub fn listen(path: &Path) -> anyhow::Result<Wire> {
+        let socket = match UnixListener::bind(path) {
+            Err(why) if why.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
+                std::fs::remove_file(path).context("removing what is left of another")?;
+                UnixListener::bind(path)?
+            }
+            Err(why) if why.kind() == io::ErrorKind::AddrInUse => {
+                bail!("something is there already, and in use or no socket")
+            }
+            other => other?,
+        };
+        socket.set_nonblocking(true)?;
+        let made = identity(path).context("it is gone already")?;
+        let listener = Some(Listener { socket, path: path.to_path_buf(), made });
+        Ok(Wire { listener, peer: Mutex::default() })
+    }
+
+    /// A connection to a socket of another.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub fn connect(path: &Path) -> anyhow::Result<Wire> {
+        let peer = UnixStream::connect(path)?;
+        peer.set_nonblocking(true)?;
+        Ok(Wire { listener: None, peer: Mutex::new(Some(Arc::new(peer))) })
+    }
+
+    /// Waits for a first peer, or until the other descriptor is readable, which returns false.
+    ///
+    /// # Errors
+    /// Waiting failed.
+    pub fn wait(&self, other: BorrowedFd<'_>) -> anyhow::Result<bool> {
+        let Some(listener) = self.listener() else { return Ok(true) };
+        let fds = &mut [other, listener].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(fds, PollTimeout::NONE) {
+            Ok(_) => Ok(fds[1].any() == Some(true) && self.accept().is_some()),
+            Err(nix::errno::Errno::EINTR) => Ok(false),
+            Err(why) => Err(why).context("waiting for a connection"),
+        }
+    }
+
+    /// Who is connected.
+    pub fn peer(&self) -> Option<Arc<UnixStream>> {
+        self.peer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What to poll for the next peer.
+    pub fn listener(&self) -> Option<BorrowedFd<'_>> {
+        self.listener.as_ref().map(|listener| listener.socket.as_fd())
+    }
+
+    /// The next peer, if one has come.
+    pub fn accept(&self) -> Option<Arc<UnixStream>> {
+        let (peer, _) = self.listener.as_ref()?.socket.accept().ok()?;
+        peer.set_nonblocking(true).ok()?;
+        let peer = Arc::new(peer);
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&peer));
+        Some(peer)
+    }
+
+    /// The peer has left.
+    pub fn left(&self, who: &Arc<UnixStream>) {
+        let mut peer = self.peer.lock().unwrap_or_else(PoisonError::into_inner);
+        if peer.as_ref().is_some_and(|peer| Arc::ptr_eq(peer, who)) {
+            *peer = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_that_nobody_listens_to_is_replaced_and_only_ours_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("serial");
+        drop(UnixListener::bind(&path).expect("a socket, which stays"));
+        let wire = Wire::listen(&path).expect("it is left over");
+        assert!(wire.accept().is_none() && wire.peer().is_none());
+        assert!(Wire::listen(&path).is_err(), "it is in use");
+        std::fs::remove_file(&path).expect("it is there");
+        std::fs::write(&path, "a user's").expect("a file");
+        drop(wire);
+        assert!(path.exists(), "not ours any more");
+        assert!(Wire::listen(&path).is_err(), "no socket");
+        std::fs::remove_file(&path).expect("it is there");
+        drop(Wire::listen(&path).expect("nothing is in the way"));
+        assert!(!path.exists());
+    }
+}
