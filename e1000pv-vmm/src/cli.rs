@@ -39,8 +39,8 @@ Examples:
 
 const KEYS: &str = "\
 Keys, on the terminal of a machine with --kernel:
-  Ctrl-a x ends the machine, Ctrl-a b is a break (SysRq to Linux), Ctrl-a h helps, Ctrl-a Ctrl-a is a
-  Ctrl-a. All other keys are the guest's, Ctrl-C too. A pipe or file as stdin is the guest's as it is.";
+  Ctrl-a x ends the machine, Ctrl-a b is a break (SysRq to Linux), Ctrl-a h helps, Ctrl-a Ctrl-a
+  is a Ctrl-a. All other keys are the guest's, Ctrl-C too. A pipe or file as stdin is the guest's.";
 
 const ENDINGS: &str = "\
 How a machine ends:
@@ -57,10 +57,10 @@ How a machine ends:
 
 const QEMU: &str = "\
 QEMU's spelling:
-  -netdev, -device, -nic, -net, -kernel, -initrd, -append, -m, -smp, -name, -serial, -accel, -no-reboot
-  and -action are understood with one dash as well; -nographic, -nodefaults, -enable-kvm and -display,
-  -monitor, -vga, -cpu, -machine, -M with their values ask for what is so anyway, or cannot be had, and
-  are ignored. Others are refused, with what to do instead.";
+  -netdev, -device, -nic, -net, -kernel, -initrd, -append, -m, -smp, -name, -serial, -accel,
+  -no-reboot and -action are understood with one dash as well; -nographic, -nodefaults, -enable-kvm
+  and -display, -monitor, -vga, -cpu, -machine, -M with their values ask for what is so anyway, or
+  cannot be had, and are ignored. Others are refused, with what to do instead.";
 
 /// What a machine is made of: nothing that asks about others takes these.
 const MACHINE: [&str; 5] = ["netdev", "device", "kernel", "cmdline", "guest"];
