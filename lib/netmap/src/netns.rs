@@ -6,7 +6,8 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -27,6 +28,28 @@ pub fn open(netns: &str, port: &str) -> Result<File> {
         ErrorKind::PermissionDenied => may_not_enter(port),
         _ => Error::io("open", &path)(error),
     })
+}
+
+/// The name of a namespace in which something was opened that keeps it alive, a socket for one. Whoever deletes the name
+/// means the namespace, with all in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    path: PathBuf,
+    /// Device and inode of what has the name.
+    id: (u64, u64),
+}
+
+impl Home {
+    /// Of the namespace `netns`, open as `namespace`.
+    pub fn of(netns: &str, namespace: &File) -> Option<Self> {
+        let there = namespace.metadata().ok()?;
+        Some(Self { path: Path::new(NAMES).join(netns), id: (there.dev(), there.ino()) })
+    }
+
+    /// Whether it has the name still.
+    pub fn is_there(&self) -> bool {
+        self.path.metadata().is_ok_and(|there| (there.dev(), there.ino()) == self.id)
+    }
 }
 
 /// Does it in the namespace that a descriptor names.

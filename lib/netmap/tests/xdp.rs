@@ -364,16 +364,18 @@ fn flaps_are_told_and_survived() {
         while from.link() != Link::Down {
             from.wait(Interest::RX, Wait::Block, Some(FOR_EVER / 100)).unwrap();
         }
-        assert!(from.tx(0).push(&frame(61, round)));
+        let before = from.counters();
+        assert!(from.tx(0).push(&frame(99, round)));
         from.txsync().unwrap();
-        assert_eq!(from.pending(), 1, "it waits for the link");
+        assert_eq!((from.pending(), from.counters().since(&before).tx_drop_down), (0, 1));
         pair.within(0, || ip("link set v0 up"));
         while from.link() != Link::Up {
             from.wait(Interest::RX, Wait::Block, Some(FOR_EVER / 100)).unwrap();
         }
+        assert!(from.tx(0).push(&frame(61, round)));
         let left = from.wait(Interest::SENT, Wait::default(), Some(FOR_EVER)).unwrap();
         assert_eq!(left, Interest::SENT);
-        assert_eq!(receive(&mut to).1, frame(61, round));
+        assert_eq!(receive(&mut to).1, frame(61, round), "nothing old comes");
     }
     pair.within(0, || ip("link set v0 mtu 1000"));
     while from.mtu() != Some(1000) {
@@ -382,6 +384,90 @@ fn flaps_are_told_and_survived() {
     let before = from.counters();
     send(&mut from, 0, &frame(1019, 0));
     assert_eq!(from.counters().since(&before).tx_drop_long, 1);
+}
+
+#[test]
+fn port_opened_with_the_interface_down_sends_nothing_old_when_it_comes_up() {
+    const TEST: &str = "port_opened_with_the_interface_down_sends_nothing_old_when_it_comes_up";
+    let Some(pair) = new_pair(TEST, 1) else { return };
+    pair.within(0, || ip("link set v0 down"));
+    let (mut from, mut to) = (pair.open(0, ""), pair.open(1, ""));
+    assert_eq!(from.link(), Link::Down);
+    for number in 0..100 {
+        // In two slots, now and then.
+        let whole = frame(60 + 3000 * (number % 2), number);
+        assert!(from.tx(0).push(&whole));
+        from.txsync().unwrap();
+    }
+    assert_eq!((from.counters().tx_drop_down, from.pending()), (100, 0));
+    pair.within(0, || ip("link set v0 up"));
+    // A port that only sends sees it, too.
+    while from.counters().tx_packets == 0 {
+        assert!(from.tx(0).push(&frame(61, 7)));
+        from.txsync().unwrap();
+    }
+    assert_eq!(receive(&mut to).1, frame(61, 7));
+}
+
+#[test]
+fn namespace_that_loses_its_name_ends_the_ports_in_it_and_is_not_kept_alive() {
+    const TEST: &str = "namespace_that_loses_its_name_ends_the_ports_in_it_and_is_not_kept_alive";
+    let Some(pair) = new_pair(TEST, 1) else { return };
+    let name = format!("nmx{}", std::process::id());
+    struct Name<'a>(&'a str);
+    impl Drop for Name<'_> {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("ip").args(["netns", "del", self.0]).output();
+        }
+    }
+    for what in ["xdp:v1", "xdp:v1^", "tap:t1"] {
+        // v1 goes there; v0, its other end, tells whether it lives.
+        ip(&format!("netns add {name}"));
+        let guard = Name(&name);
+        pair.within(0, || {
+            let there = nix::net::if_::if_nametoindex("v0").is_ok();
+            if there {
+                ip("link del v0");
+            }
+            ip("link add v0 type veth peer name v1");
+            ip(&format!("link set v1 netns {name}"));
+            ip("link set v0 up");
+        });
+        ip(&format!("-n {name} link set v1 up"));
+        ip(&format!("-n {name} tuntap add mode tap name t1"));
+        let full = format!("{what}@netns:{name}");
+        let mut port = match Port::open(&full) {
+            Ok(port) => port,
+            Err(why) if what.ends_with('^') => {
+                skip::skip(TEST, &why.to_string());
+                continue;
+            }
+            Err(why) => panic!("{full}: {why}"),
+        };
+        drop(guard);
+        let end = std::time::Instant::now() + FOR_EVER;
+        while port.link() != Link::Gone {
+            assert!(std::time::Instant::now() < end, "{what}: it was not told");
+            let _ = port.wait(Interest::RX, Wait::Block, Some(FOR_EVER / 1000));
+            let n = port.rx(0).available();
+            port.rx(0).advance(n);
+        }
+        let error = loop {
+            match port.rxsync() {
+                Err(error) => break error,
+                Ok(()) => {
+                    let n = port.rx(0).available();
+                    port.rx(0).advance(n);
+                }
+            }
+        };
+        assert!(matches!(error, Error::Unavailable { .. }), "{what}: {error:?}");
+        drop(port);
+        while pair.within(0, || nix::net::if_::if_nametoindex("v0").is_ok()) {
+            assert!(std::time::Instant::now() < end, "{what}: the namespace lives");
+            std::thread::yield_now();
+        }
+    }
 }
 
 /// What a port that waits for packets, and one that sends, say when the interface goes by `how`.

@@ -22,7 +22,7 @@ use crate::backend::{Device, Sent, tun};
 use crate::error::{Error, Invalid, Lack, Result};
 use crate::name::{Capabilities, PortName, Scheme, Syntax};
 use crate::netlink::{Link, Presence, Watch};
-use crate::netns;
+use crate::netns::{self, Home};
 use crate::options::MAX_RINGS;
 use crate::shm::mem::STRIDE;
 use crate::time::now_ms;
@@ -85,6 +85,8 @@ pub struct Tap {
     company: Option<Box<dyn Debug + Send>>,
     /// Another interface, without which it is of no use.
     leader: Option<Watch>,
+    /// The namespace that it keeps alive, while the interface is there.
+    home: Option<Home>,
 }
 
 impl Tap {
@@ -93,7 +95,11 @@ impl Tap {
         let interface = name.interface().unwrap_or_default();
         let port = name.to_string();
         let netns = name.netns.as_deref().map(|netns| netns::open(netns, &port)).transpose()?;
+        let home =
+            name.netns.as_deref().zip(netns.as_ref()).and_then(|(name, ns)| Home::of(name, ns));
         let netns = netns.as_ref().map(AsFd::as_fd);
+        let (files, keeps) = tun::open(interface, &port, queues, netns)?;
+        let home = home.filter(|_| keeps);
         let tap = |file| {
             let watch = Watch::following(interface, netns)?;
             Ok(Tap {
@@ -107,27 +113,29 @@ impl Tap {
                 cut: 0,
                 company: None,
                 leader: None,
+                home: home.clone(),
             })
         };
-        tun::open(interface, &port, queues, netns)?.into_iter().map(tap).collect()
+        files.into_iter().map(tap).collect()
     }
 
-    /// Keeps something as long as the tap, which ends with the interface `leader`, and forgets what the stack has sent on it
-    /// so far.
-    pub fn accompany(&mut self, company: Box<dyn Debug + Send>, leader: Watch) {
+    /// Keeps something as long as the tap, which ends with the interface `leader` and the namespace `home`, and forgets
+    /// what the stack has sent on it so far.
+    pub fn accompany(&mut self, company: Box<dyn Debug + Send>, leader: Watch, home: Option<Home>) {
         let mut scratch = [0; STRIDE];
         for _ in 0..SKIP_MAX {
             if (&self.file).read(&mut scratch).is_err() {
                 break;
             }
         }
-        (self.company, self.leader) = (Some(company), Some(leader));
+        (self.company, self.leader, self.home) = (Some(company), Some(leader), home);
     }
 
     #[cold]
     fn deleted(&mut self) -> Error {
         self.gone = true;
-        let is_left = self.leader.as_ref().is_some_and(|it| it.presence() != Presence::Here);
+        let is_left = self.leader.as_ref().is_some_and(|it| it.presence() != Presence::Here)
+            || self.home.as_ref().is_some_and(|home| !home.is_there());
         let lack = if is_left { Lack::InterfaceGone } else { Lack::Interface };
         Error::Unavailable { name: self.name.clone(), lack }
     }
@@ -140,6 +148,7 @@ impl Tap {
             Err(Errno::EBADFD) => return Err(self.deleted()),
             name => name.map_err(Error::io("find", &self.name))?,
         };
+        self.home = None; // it is elsewhere, and that namespace is another's business
         let entered = tun::namespace(&self.file).and_then(|ns| self.watch.enter(ns.as_fd(), &name));
         // If not, it works on; its link and MTU are what they were.
         self.out_of_sight = entered.is_err();
@@ -270,6 +279,9 @@ impl Device for Tap {
             if leader.presence() != Presence::Here {
                 return Err(self.deleted());
             }
+        }
+        if self.home.as_ref().is_some_and(|home| !home.is_there()) {
+            return Err(self.deleted());
         }
         match self.watch.presence() {
             Presence::Here => Ok(()),

@@ -52,26 +52,28 @@ mod ioctl {
 /// wants it; `netns` where it is, if not here.
 ///
 /// A descriptor that was opened in a namespace keeps that alive, with all in it. So what is made for another
-/// namespace is made here, and moved: it goes when that one does.
+/// namespace is made here, and moved: it goes when that one does. What is there already can only be opened in there;
+/// then the second value is true.
 pub fn open(
     interface: &str,
     port: &str,
     queues: usize,
     netns: Option<BorrowedFd<'_>>,
-) -> Result<Vec<File>> {
-    let Some(netns) = netns else {
+) -> Result<(Vec<File>, bool)> {
+    let open_here = || -> Result<Vec<File>> {
         let queues = attached(interface, port, queues)?;
         up(interface, port)?;
-        return Ok(queues);
+        Ok(queues)
     };
+    let Some(netns) = netns else { return Ok((open_here()?, false)) };
     if netns::inside(netns, port, || Ok(if_nametoindex(interface).is_ok()))? {
-        return netns::inside(netns, port, || open(interface, port, queues, None));
+        return Ok((netns::inside(netns, port, open_here)?, true));
     }
     let (made, index) = made(port, queues)?;
     netlink::move_to(netns, index, interface)
         .map_err(Error::io("move into its network namespace", interface))?;
     netns::inside(netns, port, || up(interface, port))?;
-    Ok(made)
+    Ok((made, false))
 }
 
 /// A new tap, under a name that nobody has, and its number.

@@ -19,6 +19,7 @@ use crate::backend::tap::{self, Tap};
 use crate::error::{Errno, Error, InUse, Invalid, Lack, Result};
 use crate::name::{Address, Capabilities, PortName, XdpMode};
 use crate::netlink::Watch;
+use crate::netns::Home;
 use crate::options::Options;
 
 use super::program::{Passage, Redirect};
@@ -33,7 +34,7 @@ pub fn tap_of(interface: i32) -> String {
 }
 
 /// Opens the host rings of an interface of this namespace.
-pub fn open(name: &PortName, options: &Options) -> Result<Box<dyn Adapter>> {
+pub fn open(name: &PortName, options: &Options, home: Option<Home>) -> Result<Box<dyn Adapter>> {
     let port = name.to_string();
     let interface = name.interface().unwrap_or_default();
     let watch = Watch::new(interface).map_err(|error| match error.errno() {
@@ -59,7 +60,7 @@ pub fn open(name: &PortName, options: &Options) -> Result<Box<dyn Adapter>> {
             }
             errno => Error::io("lead the stack's packets to", &port)(errno),
         })?;
-    tap.accompany(Box::new(passages), watch);
+    tap.accompany(Box::new(passages), watch, home);
     // The number of rings in the name is that of the NIC's.
     let options = Options { tx_rings: None, rx_rings: None, ..options.clone() };
     Ok(Box::new(Packets::new(name, &options, CAPABILITIES, 1, |_| Ok(queues))?))

@@ -8,7 +8,7 @@
 use crate::adapter::{Adapter, Kind};
 use crate::error::{Error, Feature, Result};
 use crate::name::{Capabilities, PortName, RingSel, Scheme, Syntax};
-use crate::netns;
+use crate::netns::{self, Home};
 use crate::options::Options;
 
 mod host;
@@ -38,17 +38,19 @@ pub const KIND: Kind = Kind {
         capabilities: CAPABILITIES,
     },
     open: |name, options| {
-        let Some(netns) = &name.netns else { return open(name, options) };
+        let Some(netns) = &name.netns else { return open(name, options, None) };
         let port = name.to_string();
-        netns::inside(netns::open(netns, &port)?, &port, || open(name, options))
+        let namespace = netns::open(netns, &port)?;
+        let home = Home::of(netns, &namespace);
+        netns::inside(namespace, &port, || open(name, options, home))
     },
 };
 
-/// Opens a port of an interface of the calling thread's namespace.
-fn open(name: &PortName, options: &Options) -> Result<Box<dyn Adapter>> {
+/// Opens a port of an interface of the calling thread's namespace, which has the name `home`, if one was used to find it.
+fn open(name: &PortName, options: &Options, home: Option<Home>) -> Result<Box<dyn Adapter>> {
     match name.rings {
-        RingSel::Host | RingSel::HostOne(0) => host::open(name, options),
+        RingSel::Host | RingSel::HostOne(0) => host::open(name, options, home),
         RingSel::HostOne(_) => Err(Error::unsupported(name, Feature::HostRings)),
-        _ => Ok(Box::new(port::Xdp::open(name, options)?)),
+        _ => Ok(Box::new(port::Xdp::open(name, options, home)?)),
     }
 }

@@ -23,6 +23,7 @@ use crate::adapter::Adapter;
 use crate::error::{Errno, Error, Invalid, Lack, Result};
 use crate::name::{Capabilities, PortName, RingSel};
 use crate::netlink::{Link, Presence, Watch};
+use crate::netns::Home;
 use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options, PerDirection, Sizes};
 use crate::ring::{RingRef, TxRingRef};
 use crate::rings::{RingCells, cells_needed, extra_buffers, make_if, make_rings, populate};
@@ -72,6 +73,8 @@ struct Shared {
     umem: Arc<Umem>,
     if_cell: u32,
     watch: Mutex<Watch>,
+    /// The name of the namespace that the sockets keep alive.
+    home: Option<Home>,
     /// Longest frame that is sent.
     longest: AtomicUsize,
     gone: AtomicBool,
@@ -118,7 +121,7 @@ fn chosen(
 
 impl Xdp {
     /// Opens a port.
-    pub fn open(name: &PortName, options: &Options) -> Result<Self> {
+    pub fn open(name: &PortName, options: &Options, home: Option<Home>) -> Result<Self> {
         let port = name.to_string();
         let interface = name.interface().unwrap_or_default();
         let watch = Watch::new(interface).map_err(|error| match error.errno() {
@@ -166,6 +169,7 @@ impl Xdp {
             umem,
             if_cell,
             watch: Mutex::new(watch),
+            home,
             longest: AtomicUsize::new(mtu as usize + HEADERS),
             gone: AtomicBool::new(false),
             down: AtomicBool::new(false),
@@ -280,13 +284,21 @@ impl Shared {
         format!("{queues}, {hook}, the kernel copies")
     }
 
+    /// The same, unless that was done a moment ago.
+    fn look_again(&self) {
+        if now_ms().wrapping_sub(self.looked_ms.load(Ordering::Relaxed)) >= LOOK_MS {
+            self.look();
+        }
+    }
+
     /// Takes in what the kernel tells of the interface.
     fn look(&self) {
         let mut watch = lock(&self.watch);
         self.looked_ms.store(now_ms(), Ordering::Relaxed);
         // A socket that fails tells nothing any more; sends fail when the interface has gone.
         let _ = watch.update();
-        let gone = watch.presence() != Presence::Here;
+        let is_home = self.home.as_ref().is_none_or(Home::is_there);
+        let gone = watch.presence() != Presence::Here || !is_home;
         self.gone.fetch_or(gone, Ordering::Relaxed);
         self.down.store(watch.link() == Link::Down, Ordering::Relaxed);
         let longest = (watch.interface().mtu as usize + HEADERS).min(STRIDE);
@@ -345,8 +357,21 @@ impl Adapter for Xdp {
 
     fn txsync_ring(&mut self, ring: usize) -> Result<()> {
         let (queue, shared) = (self.bound.tx[ring], &self.shared);
+        let is_down = || shared.down.load(Ordering::Relaxed);
+        if is_down() {
+            shared.look_again();
+        }
+        if is_down() {
+            // As on a cable that is unplugged: nothing old is sent when it is up again.
+            shared.queues[queue].discard(&shared.umem, shared.tx(queue));
+            return self.settle(Ok(()));
+        }
         let longest = shared.longest.load(Ordering::Relaxed);
         let called = shared.queues[queue].txsync(&shared.umem, shared.tx(queue), longest);
+        let (completed, sent) = shared.queues[queue].sent();
+        if completed != sent {
+            shared.look_again(); // why it does not go
+        }
         self.settle(called)
     }
 
@@ -416,9 +441,7 @@ impl Adapter for Xdp {
     }
 
     fn link(&self) -> Link {
-        if now_ms().wrapping_sub(self.shared.looked_ms.load(Ordering::Relaxed)) >= LOOK_MS {
-            self.shared.look();
-        }
+        self.shared.look_again();
         let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
         match (is(&self.shared.gone), is(&self.shared.down)) {
             (true, _) => Link::Gone,

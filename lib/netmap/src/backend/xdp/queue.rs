@@ -151,6 +151,30 @@ impl Queue {
         kicked
     }
 
+    /// Drops and counts queued packets, and takes back the buffers of those that went.
+    pub fn discard(&self, umem: &Umem, slots: RingRef<'_>) {
+        let mut tx = lock(&self.tx);
+        let tx = &mut *tx;
+        tx.take_back(umem, slots.n());
+        let tail = slots.step(tx.completed, slots.n() - 1);
+        match slots.head_in_order(tx.completed, tail) {
+            Some(head)
+                if slots.distance(tx.completed, head) >= slots.distance(tx.completed, tx.sent) =>
+            {
+                tx.discard(slots, head, &self.tx_counters);
+            }
+            _ => {
+                slots.reinit(tx.sent, tail);
+                self.tx_counters.add(C::reinits, 1);
+            }
+        }
+        tx.take_back(umem, slots.n());
+        self.completed.store(tx.completed, Ordering::Relaxed);
+        self.sent.store(tx.sent, Ordering::Relaxed);
+        let tail = slots.step(tx.completed, slots.n() - 1);
+        slots.raw.tail.store(tail, Ordering::Release);
+    }
+
     /// Gives buffers that were read to the kernel, and shows the packets that came.
     pub fn rxsync(&self, umem: &Umem, slots: RingRef<'_>) -> Result<(), Failure> {
         let mut rx = lock(&self.rx);
@@ -298,6 +322,17 @@ impl Tx {
             counters.add(C::tx_bytes, bytes);
             counters.add(C::tx_batches, 1);
         }
+    }
+
+    fn discard(&mut self, slots: RingRef<'_>, head: u32, counters: &SharedCounters) {
+        let mut packets = 0;
+        while self.sent != head {
+            let flags = SlotFlags::from_bits_retain(slots.load(self.sent).flags);
+            self.done[self.sent as usize] = true;
+            self.sent = slots.step(self.sent, 1);
+            packets += u64::from(!flags.contains(SlotFlags::MOREFRAG) || self.sent == head);
+        }
+        counters.add(C::tx_drop_down, packets);
     }
 
     /// Has the kernel send what is in its ring, as far as it does now.
