@@ -10,7 +10,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use serde_json::json;
+use nm_cli::machine::Machine;
+use nm_cli::report::SCHEMA;
+use serde_json::{Value, json};
 
 use measure::Figures;
 use paths::Path;
@@ -52,6 +54,12 @@ fn main() -> Result<()> {
         all.insert(2, ("vale-other", Path::Foreign { bridge: other.clone() }));
     }
     all.retain(|(name, _)| cli.only.is_empty() || cli.only.iter().any(|only| only == name));
+    if cli.json {
+        let mut machine = serde_json::to_value(Machine::here())?;
+        machine["type"] = "machine".into();
+        machine["schema"] = SCHEMA.into();
+        println!("{machine}");
+    }
     let mut figures: Vec<Vec<Figures>> = vec![Vec::new(); all.len()];
     for round in 0..cli.runs {
         for ((name, path), figures) in all.iter().zip(&mut figures) {
@@ -62,11 +70,32 @@ fn main() -> Result<()> {
             figures.push(got);
         }
     }
-    if !cli.json {
-        let medians: Vec<_> = figures.iter().map(|runs| Figures::median(runs)).collect();
+    let medians: Vec<_> = figures.iter().map(|runs| Figures::median(runs)).collect();
+    if cli.json {
+        rows(&all, &medians).for_each(|row| println!("{row}"));
+    } else {
         print(&all, &medians);
     }
     Ok(())
+}
+
+/// The medians as rows of the table in docs/benchmarks.md, each beside those that it is compared with.
+fn rows<'a>(
+    all: &'a [(&str, Path)],
+    medians: &'a [Figures],
+) -> impl Iterator<Item = Value> + use<'a> {
+    let of = |path: &str| all.iter().position(|(name, _)| *name == path).map(|i| medians[i]);
+    let (veth, bridge) = (of("veth"), of("bridge"));
+    all.iter().zip(medians).map(move |((name, _), got)| {
+        let ratio = |ours: f64, theirs: Option<f64>| theirs.map(|theirs| ours / theirs);
+        json!({
+            "type": "row", "schema": SCHEMA, "case": "host", "what": name,
+            "tcp_gbps": got.tcp_bps / 1e9, "tcp_of_veth": ratio(got.tcp_bps, veth.map(|f| f.tcp_bps)),
+            "udp_mpps": got.udp_pps / 1e6, "udp_of_veth": ratio(got.udp_pps, veth.map(|f| f.udp_pps)),
+            "udp_of_bridge": ratio(got.udp_pps, bridge.map(|f| f.udp_pps)),
+            "ping_p50_us": got.ping_ns / 1e3,
+        })
+    })
 }
 
 fn print(all: &[(&str, Path)], medians: &[Figures]) {
@@ -81,5 +110,25 @@ fn print(all: &[(&str, Path)], medians: &[Figures]) {
         let (tcp_of, udp_of) = (of(tcp, |f| f.tcp_bps), of(udp, |f| f.udp_pps));
         let (tcp, udp, ping) = (tcp / 1e9, udp / 1e6, got.ping_ns / 1e3);
         println!("{name:<12} {tcp:>10.2} {tcp_of:>9} {udp:>15.3} {udp_of:>9} {ping:>13.0}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_compared_with_those_that_were_measured() {
+        let figures = |tcp_bps, udp_pps| Figures { tcp_bps, udp_pps, ping_ns: 50e3 };
+        let all = [("vale", Path::Veth), ("bridge", Path::Veth), ("veth", Path::Veth)];
+        let medians = [figures(9e9, 1e6), figures(2e9, 0.8e6), figures(18e9, 2e6)];
+        let made: Vec<Value> = rows(&all, &medians).collect();
+        assert_eq!(
+            (&made[0]["tcp_of_veth"], &made[0]["udp_of_bridge"]),
+            (&json!(0.5), &json!(1.25))
+        );
+        assert_eq!((&made[2]["what"], &made[2]["ping_p50_us"]), (&json!("veth"), &json!(50.0)));
+        let alone: Vec<Value> = rows(&all[..1], &medians).collect();
+        assert!(alone[0]["tcp_of_veth"].is_null() && alone[0]["type"] == "row");
     }
 }

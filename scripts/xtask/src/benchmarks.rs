@@ -1,5 +1,6 @@
 //! The tables of `docs/benchmarks.md`, made from what the benches wrote: `docs/benchmarks/vale.jsonl` is
-//! what `scripts/bench vale --json` printed, `guest.jsonl` what `scripts/bench guest --json` wrote. In the page
+//! what `scripts/bench vale --json` printed, so are `xdp.jsonl` and `host.jsonl`, and `guest.jsonl` is what
+//! `scripts/bench guest --json` wrote. In the page
 //! a table stands between two comments:
 //!
 //! ```text
@@ -44,7 +45,7 @@ const MICRO: Cell = Scaled(1e-3);
 const PERCENT: Cell = Scaled(100.0);
 
 /// Heading, key and form of all columns there are, in their order; a table has those of which it has values.
-const COLUMNS: [(&str, &str, Cell); 62] = [
+const COLUMNS: [(&str, &str, Cell); 68] = [
     ("", "what", Plain),
     ("step", "step", Plain),
     ("machine", "machine", Plain),
@@ -57,6 +58,12 @@ const COLUMNS: [(&str, &str, Cell); 62] = [
     ("load", "load_ratio", AS_IS),
     ("offered", "offered_pps", MEGA),
     ("Mpps", "mpps", AS_IS),
+    ("TCP Gbit/s", "tcp_gbps", AS_IS),
+    ("of veth", "tcp_of_veth", AS_IS),
+    ("UDP 64 B Mpps", "udp_mpps", AS_IS),
+    ("of veth", "udp_of_veth", AS_IS),
+    ("of bridge", "udp_of_bridge", AS_IS),
+    ("ping p50 us", "ping_p50_us", AS_IS),
     ("copies Mpps", "copies_mpps", AS_IS),
     ("Gbit/s", "gbps", AS_IS),
     ("reference Mpps", "reference_mpps", AS_IS),

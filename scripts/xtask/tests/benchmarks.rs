@@ -19,11 +19,16 @@ const GUEST: &str = r#"{"type":"row","schema":1,"case":"ladder","topology":"pair
 {"type":"row","schema":1,"case":"ladder","topology":"null","backend":"vale","size_bytes":60,"ring":4096,"step":"plain","rx_pps":29600.0,"factor_to_plain":1.0,"kicks_per_packet":0.0,"noisy":false}
 {"type":"target","schema":1,"target":"a dip","measured":0.152,"required":0.1,"below":true,"met":false}"#;
 
+const HOST: &str = r#"{"path":"vale","round":0,"figures":{"tcp_bps":1.0}}
+{"type":"row","schema":1,"case":"host","what":"vale","tcp_gbps":9.31,"tcp_of_veth":0.5,"udp_mpps":0.61,"udp_of_veth":0.45,"udp_of_bridge":1.1,"ping_p50_us":51.2}
+{"type":"row","schema":1,"case":"host","what":"veth","tcp_gbps":18.6,"tcp_of_veth":1.0,"udp_mpps":1.35,"udp_of_veth":1.0,"udp_of_bridge":2.4,"ping_p50_us":12.0}"#;
+
 fn made(page: &str) -> anyhow::Result<String> {
     render(page, |run| {
         Ok(match run {
             "vale" => Some(VALE.to_owned()),
             "guest" => Some(GUEST.to_owned()),
+            "host" => Some(HOST.to_owned()),
             _ => None,
         })
     })
@@ -73,6 +78,15 @@ fn rows_with_other_conditions_are_tables_of_their_own() {
 }
 
 #[test]
+fn paths_between_namespaces_are_a_table() {
+    let page = made("<!-- bench host host -->\n<!-- end -->").expect("a page");
+    let expected = "      TCP Gbit/s  of veth  UDP 64 B Mpps  of veth  of bridge  ping p50 us\n\
+                    vale        9.31    0.500          0.610    0.450       1.10         51.2\n\
+                    veth        18.6     1.00           1.35     1.00       2.40         12.0\n";
+    assert!(page.contains(expected), "{page}");
+}
+
+#[test]
 fn what_cannot_be_made_is_an_error() {
     let why = made("<!-- bench vale small -->\n").expect_err("a table without an end");
     assert!(why.to_string().contains("bench vale small"), "{why}");
@@ -91,7 +105,7 @@ fn the_page_is_what_the_recorded_runs_say() {
     let anew = render(&page, |run| recorded(&repository, run)).expect("a page");
     assert_eq!(anew, page, "run `cargo run -p xtask -- benchmarks`");
     let runs = runs(&page);
-    assert_eq!(runs.iter().copied().collect::<Vec<_>>(), ["guest", "vale"]);
+    assert_eq!(runs.iter().copied().collect::<Vec<_>>(), ["guest", "host", "vale", "xdp"]);
     for run in runs {
         if recorded(&repository, run).expect("a file").is_none() {
             skip(NAME, &format!("docs/benchmarks/{run}.jsonl is not there: its tables are older"));
