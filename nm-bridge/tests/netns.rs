@@ -15,15 +15,20 @@
 //! the upper bound, not the same work. The figures are printed as one JSON line and judged by no
 //! limit: this test is about traffic that passes.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
+mod iperf3;
+#[path = "../../lib/nm-cli/tests/netns/mod.rs"]
+mod namespace;
 #[path = "../../lib/nm-cli/tests/skip/mod.rs"]
 mod skipping;
 mod support;
+use iperf3::Server;
+use namespace::Namespace;
 use skipping::skip;
 use support::{Bridge, nm_bridge, until};
 
@@ -34,107 +39,39 @@ const UDP_RATE: &str = "50M";
 const UDP_LOSS_PERCENT: f64 = 10.0;
 const ADDRESS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
-/// Why the test cannot run here.
-fn unable() -> Option<String> {
-    if !nix::unistd::Uid::effective().is_root() {
-        return Some("network namespaces need root".into());
-    }
-    if !Path::new("/dev/net/tun").exists() {
-        return Some("there is no /dev/net/tun".into());
-    }
-    for tool in ["ip", "ping", "iperf3"] {
+/// Three namespaces, or why the test cannot run here.
+fn namespaces() -> Result<[Namespace; 3], String> {
+    for tool in ["ping", "iperf3"] {
         let mut version = Command::new(tool);
         if version.arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-            return Some(format!("{tool} is not installed"));
+            return Err(format!("{tool} is not installed"));
         }
     }
-    let probe = format!("nmp{}", std::process::id());
-    let added = Command::new("ip").args(["netns", "add", &probe]).output().expect("ip runs");
-    if !added.status.success() {
-        let why = String::from_utf8_lossy(&added.stderr);
-        return Some(format!("no network namespaces can be made here: {}", why.trim()));
-    }
-    drop(Namespace(probe));
-    None
+    Ok([Namespace::new("a")?, Namespace::new("b")?, Namespace::new("h")?])
 }
 
-/// A network namespace, removed when dropped with all interfaces in it.
-struct Namespace(String);
-
-impl Namespace {
-    fn new(role: &str) -> Namespace {
-        let name = format!("nm{role}{}", std::process::id());
-        ip(&["netns", "add", &name]);
-        let namespace = Namespace(name);
-        namespace.ip(&["link", "set", "lo", "up"]);
-        namespace
-    }
-
-    fn ip(&self, args: &[&str]) {
-        ip(&[&["-n", self.0.as_str()], args].concat());
-    }
-
-    /// `command` inside the namespace.
-    fn exec(&self, command: &Command) -> Command {
-        let mut inside = Command::new("ip");
-        inside.args(["netns", "exec", &self.0]).arg(command.get_program()).args(command.get_args());
-        inside
-    }
-
-    fn run(&self, line: &str) -> Output {
-        let mut words = line.split_whitespace();
-        let mut command = Command::new(words.next().expect("a program"));
-        let output = self.exec(command.args(words)).output().expect("ip runs");
-        assert!(
-            output.status.success(),
-            "{line}: {}\n{}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        output
-    }
+/// Two that are new, and a third for what is between them.
+fn fresh() -> [Namespace; 3] {
+    namespaces().unwrap_or_else(|why| panic!("{why}"))
 }
 
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
-
-fn ip(args: &[&str]) {
-    let output = Command::new("ip").args(args).output().expect("ip runs");
-    assert!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// An iperf3 server, killed when dropped.
-struct Server(Child);
-
-impl Server {
-    fn start(namespace: &Namespace) -> Server {
-        let mut command = Command::new("iperf3");
-        let mut command = namespace.exec(command.args(["-s", "--forceflush"]));
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("ip runs");
-        let stdout = child.stdout.take().expect("piped");
-        let server = Server(child);
-        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.contains("listening")), "iperf3 -s does not listen");
-        // It must not be stopped by a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        server
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn run(namespace: &Namespace, line: &str) -> Output {
+    let mut words = line.split_whitespace();
+    let mut command = Command::new(words.next().expect("a program"));
+    let output = namespace.exec(command.args(words)).output().expect("ip runs");
+    assert!(
+        output.status.success(),
+        "{line}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
 }
 
 fn iperf3(from: &Namespace, seconds: u32, options: &str) -> Value {
     let line = format!("iperf3 -J -c {} -t {seconds} {options}", ADDRESS[1]);
-    let report = serde_json::from_slice::<Value>(&from.run(&line).stdout).expect("JSON");
+    let report = serde_json::from_slice::<Value>(&run(from, &line).stdout).expect("JSON");
     report["end"].clone()
 }
 
@@ -151,7 +88,7 @@ fn traffic(a: &Namespace, b: &Namespace, seconds: u32) -> Value {
         let ping = a.exec(ping.args(["-c", "1", "-W", "1", ADDRESS[1]])).output().expect("ip runs");
         ping.status.success().then_some(())
     });
-    let ping = a.run(&format!("ping -q -c 50 -i 0.01 -s 1472 -M do -W 5 {}", ADDRESS[1]));
+    let ping = run(a, &format!("ping -q -c 50 -i 0.01 -s 1472 -M do -W 5 {}", ADDRESS[1]));
     let ping = String::from_utf8_lossy(&ping.stdout).into_owned();
     assert!(ping.contains(" 0% packet loss"), "{ping}");
     // "rtt min/avg/max/mdev = 0.049/0.068/0.110/0.012 ms"
@@ -159,7 +96,7 @@ fn traffic(a: &Namespace, b: &Namespace, seconds: u32) -> Value {
         ping.rsplit_once("= ").and_then(|(_, times)| times.split('/').nth(1)?.parse().ok());
     let rtt_ms: f64 = rtt_ms.unwrap_or_else(|| panic!("ping reports no times: {ping}"));
 
-    let _server = Server::start(b);
+    let _server = Server::start(b.exec(&Server::command()));
     let tcp = iperf3(a, seconds, "");
     let tcp_bps = number(&tcp, "/sum_received/bits_per_second");
     assert!(tcp_bps > 1e6, "TCP passes: {tcp}");
@@ -183,8 +120,8 @@ fn traffic(a: &Namespace, b: &Namespace, seconds: u32) -> Value {
 }
 
 fn address(namespace: &Namespace, which: usize, device: &str) {
-    namespace.ip(&["addr", "add", &format!("{}/24", ADDRESS[which]), "dev", device]);
-    namespace.ip(&["link", "set", device, "up"]);
+    namespace.ip(&format!("addr add {}/24 dev {device}", ADDRESS[which]));
+    namespace.ip(&format!("link set {device} up"));
 }
 
 /// A bridge that runs inside a namespace. The root directory is shared: a VALE switch knows no
@@ -196,7 +133,7 @@ fn bridge_in(namespace: &Namespace, root: &Path, ports: [&str; 2]) -> Bridge {
 }
 
 fn over_vale(root: &Path, seconds: u32) -> Value {
-    let (a, b) = (Namespace::new("a"), Namespace::new("b"));
+    let [a, b, _] = fresh();
     let left = bridge_in(&a, root, ["tap:t0", "valeN:a"]);
     let right = bridge_in(&b, root, ["valeN:b", "tap:t0"]);
     address(&a, 0, "t0");
@@ -213,21 +150,20 @@ fn over_vale(root: &Path, seconds: u32) -> Value {
 }
 
 fn kernel_bridge(host: &Namespace, ports: [&str; 2]) {
-    host.ip(&["link", "add", "br0", "type", "bridge"]);
-    host.ip(&["link", "set", "br0", "up"]);
+    host.ip("link add br0 type bridge");
+    host.ip("link set br0 up");
     for port in ports {
-        host.ip(&["link", "set", port, "master", "br0"]);
-        host.ip(&["link", "set", port, "up"]);
+        host.ip(&format!("link set {port} master br0 up"));
     }
 }
 
 fn over_kernel_bridge_with_taps(root: &Path, seconds: u32) -> Value {
-    let (a, b, host) = (Namespace::new("a"), Namespace::new("b"), Namespace::new("h"));
+    let [a, b, host] = fresh();
     // A tap stays with the process that opened it wherever its interface is moved to.
     let _left = bridge_in(&a, root, ["tap:t0", "tap:h0"]);
     let _right = bridge_in(&b, root, ["tap:h1", "tap:t0"]);
-    a.ip(&["link", "set", "h0", "netns", &host.0]);
-    b.ip(&["link", "set", "h1", "netns", &host.0]);
+    a.ip(&format!("link set h0 netns {}", host.0));
+    b.ip(&format!("link set h1 netns {}", host.0));
     kernel_bridge(&host, ["h0", "h1"]);
     address(&a, 0, "t0");
     address(&b, 1, "t0");
@@ -235,10 +171,9 @@ fn over_kernel_bridge_with_taps(root: &Path, seconds: u32) -> Value {
 }
 
 fn over_kernel_bridge_with_veth(seconds: u32) -> Value {
-    let (a, b, host) = (Namespace::new("a"), Namespace::new("b"), Namespace::new("h"));
+    let [a, b, host] = fresh();
     for (namespace, outer) in [(&a, "h0"), (&b, "h1")] {
-        let inner = ["name", "t0", "netns", namespace.0.as_str()];
-        host.ip(&[&["link", "add", outer, "type", "veth", "peer"][..], &inner].concat());
+        host.ip(&format!("link add {outer} type veth peer name t0 netns {}", namespace.0));
     }
     kernel_bridge(&host, ["h0", "h1"]);
     address(&a, 0, "t0");
@@ -248,7 +183,7 @@ fn over_kernel_bridge_with_veth(seconds: u32) -> Value {
 
 #[test]
 fn ping_tcp_and_udp_pass_between_namespaces() {
-    if let Some(reason) = unable() {
+    if let Err(reason) = namespaces() {
         return skip("ping_tcp_and_udp_pass_between_namespaces", &reason);
     }
     let asked = std::env::var("NM_NETNS_SECONDS").ok();

@@ -8,16 +8,18 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+mod iperf3;
 #[path = "../../lib/nm-cli/tests/skip/mod.rs"]
 mod skip;
 mod support;
 #[path = "../../lib/netmap/tests/veth/mod.rs"]
 mod veth;
+use iperf3::Server;
 use skip::skip;
 use support::{Bridge, nm_bridge, until};
 use veth::{Namespace, Pair, ip};
@@ -63,31 +65,6 @@ fn await_ping(to: &str) {
         let ping = ping.args(["-c", "1", "-W", "1", to]).output().expect("ping runs");
         ping.status.success().then_some(())
     });
-}
-
-/// An iperf3 server, killed when dropped.
-struct Server(Child);
-
-impl Server {
-    fn start() -> Server {
-        let mut command = Command::new("iperf3");
-        command.args(["-s", "--forceflush"]).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("iperf3 runs");
-        let stdout = child.stdout.take().expect("piped");
-        let server = Server(child);
-        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.contains("listening")), "iperf3 -s does not listen");
-        // It must not be stopped by a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        server
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// TCP passes to and fro.
@@ -138,7 +115,7 @@ fn tcp_of_a_local_stack_passes_through_a_nic_and_a_switch_with_nothing_set_by_ha
         await_ping(ADDRESS[1]);
         run(&format!("ping -q -c 20 -i 0.01 -s 1472 -M do -W 5 {}", ADDRESS[1]));
     });
-    let _server = far.within(Server::start);
+    let _server = far.within(|| Server::start(Server::command()));
     pair.within(0, || tcp(ADDRESS[1]));
     for bridge in [nic, tap] {
         let (status, end) = bridge.stop();
@@ -159,11 +136,11 @@ fn one_name_joins_a_nic_to_its_host_which_a_killed_bridge_leaves_as_it_was() {
         assert!(has_program(&pair) && interfaces(&pair).contains("nmh"));
         pair.within(0, || await_ping(ADDRESS[2]));
         {
-            let _server = pair.within(1, Server::start);
+            let _server = pair.within(1, || Server::start(Server::command()));
             pair.within(0, || tcp(ADDRESS[2]));
         }
         {
-            let _server = pair.within(0, Server::start);
+            let _server = pair.within(0, || Server::start(Server::command()));
             pair.within(1, || tcp(ADDRESS[0]));
         }
         if signal == Signal::SIGTERM {
@@ -218,4 +195,57 @@ fn bridge_says_what_a_nic_lacks() {
     command.arg("--memlock=65536:65536").arg(poor.get_program()).args(poor.get_args());
     let said = complaint(command);
     assert!(said.contains("ulimit -l") && said.contains("MiB"), "{said}");
+}
+
+/// Sends datagrams on v0 until there is no way any more.
+fn flood(pair: &Pair) -> std::thread::JoinHandle<()> {
+    let socket = pair.within(0, || std::net::UdpSocket::bind("0.0.0.0:0").expect("bound"));
+    let begin = std::time::Instant::now();
+    // Refused for a moment while the link is down.
+    std::thread::spawn(move || {
+        while begin.elapsed() < support::PATIENCE
+            && socket.send_to(&[1; 100], "10.78.0.2:9").is_ok()
+        {}
+    })
+}
+
+#[test]
+fn nic_goes_down_and_up_and_away_under_traffic_and_the_bridge_says_so() {
+    const TEST: &str = "nic_goes_down_and_up_and_away_under_traffic_and_the_bridge_says_so";
+    let Some((pair, root)) = scene(TEST) else { return };
+    pair.within(0, || {
+        address(0, "v0");
+        ip(&format!("neigh add {} lladdr 02:00:00:00:00:02 dev v0", ADDRESS[1]));
+    });
+    let mut command = nm_bridge(&["xdp:v1", "valeX:nic"]);
+    command.env("NETMAP_ROOT", root.path()).stderr(Stdio::piped());
+    let mut bridge = pair.within(1, || Bridge::start(command));
+    let mut said = BufReader::new(bridge.stderr().expect("piped")).lines().map_while(Result::ok);
+    let mut hear = |words: &str| {
+        assert!(said.any(|line| line.contains(words)), "the bridge does not say: {words}");
+    };
+    let flood = flood(&pair);
+    let mut seen = 0;
+    let mut passes = |bridge: &mut Bridge| {
+        let before = seen;
+        until("packets pass", || {
+            bridge.signal(Signal::SIGUSR1);
+            seen = bridge.record()["a_to_b_packets"].as_u64().expect("a number");
+            (seen > before + 100).then_some(())
+        });
+    };
+    passes(&mut bridge);
+    for _ in 0..2 {
+        pair.within(1, || ip("link set v1 down"));
+        hear("the link is down");
+        pair.within(1, || ip("link set v1 up"));
+        hear("the link is up");
+        passes(&mut bridge);
+    }
+    pair.within(1, || ip("link del v1"));
+    hear("the interface is gone");
+    let (status, end) = bridge.wait();
+    assert_eq!(status.code(), Some(1), "{end}");
+    assert!(end["a_to_b_packets"].as_u64() > Some(300), "{end}");
+    flood.join().expect("no panic");
 }
