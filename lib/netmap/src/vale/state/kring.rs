@@ -388,6 +388,71 @@ pub mod loom_models {
         });
     }
 
+    /// The end of a pipe that reads two slots, of a ring of three, one by one: it rings senders once at most half the ring is
+    /// left, and before it goes to sleep.
+    fn read_two(k: &Kring, bells: &Bells) {
+        for head in 1..=2 {
+            while k.published() < head {
+                yield_now();
+            }
+            let hwtail = k.published();
+            k.free(head);
+            if hwtail - head <= 3 / 2 {
+                ring(k.take_waiters(), bells);
+            }
+        }
+        ring(k.take_waiters(), bells);
+    }
+
+    #[test]
+    fn loom_sender_at_a_full_pipe_is_woken_by_a_reader_that_rings_at_half_a_ring() {
+        loom::model(|| {
+            let (k, bells) = (kring(), bells());
+            k.publish(2);
+            let reader = {
+                let (k, bells) = (k.clone(), bells.clone());
+                thread::spawn(move || read_two(&k, &bells))
+            };
+            k.wait_for_space(HandleIndex(1));
+            let sleeps = k.published() - k.freed() == 2;
+            reader.join().unwrap();
+            assert!(!sleeps || rung(&bells[1]), "asleep at an empty pipe");
+        });
+    }
+
+    #[test]
+    fn loom_sender_that_fills_a_pipe_as_it_goes_to_sleep_asks_before_it_does() {
+        loom::model(|| {
+            let (k, bells) = (kring(), bells());
+            let reader = {
+                let (k, bells) = (k.clone(), bells.clone());
+                thread::spawn(move || read_two(&k, &bells))
+            };
+            let (mut asked, mut sleeps) = (false, false);
+            for _ in 0..2 {
+                // With nothing in flight there is nothing that the reader could release.
+                if k.published() != k.freed() {
+                    k.wait_for_space(HandleIndex(1));
+                    asked = true;
+                }
+                // The look after asking passes on what is queued.
+                if k.published() == 0 {
+                    k.publish(2);
+                }
+                let in_flight = k.published() - k.freed();
+                if in_flight < 2 {
+                    break; // room
+                }
+                if asked {
+                    sleeps = true;
+                    break;
+                }
+            }
+            reader.join().unwrap();
+            assert!(!sleeps || rung(&bells[1]), "asleep at an empty pipe");
+        });
+    }
+
     #[test]
     fn loom_two_producers_publish_complete_slots_once_each() {
         loom::model(|| {
