@@ -18,7 +18,7 @@ use crate::shm::file::FileId;
 use crate::shm::mem::{RESERVED, Region};
 use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, Ordering};
-use crate::vale::lifecycle::lodging::{self, Lodging};
+use crate::vale::lifecycle::lodging::{self, Lodging, Word};
 
 /// The rings of a handle, and what a netmap kernel would know of them. They are numbered as bound.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ pub struct PrivateRings {
 struct Shared {
     cells: RingCells,
     region: Arc<Region>,
-    /// Where that was found, if it is a switch's.
-    lodging: Option<Lodging>,
+    /// Where that was found, if it is a switch's, and what tells others of it.
+    lodging: Option<(Lodging, Option<Word>)>,
     if_cell: u32,
     tx: Vec<TxState>,
     rx: Vec<RxState>,
@@ -57,12 +57,12 @@ struct RxState {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(lodging) = &self.lodging {
+        if let Some((lodging, word)) = &mut self.lodging {
             let (cells, region) = (&self.cells, &*self.region);
             let mut had: HashSet<u32> = cells.ring_cells().chain([self.if_cell]).collect();
             had.extend(cells.buffers(region));
             had.extend(extra_buffers(region, self.if_cell));
-            lodging.give_back(had.into_iter().collect());
+            lodging.give_back(word.take(), had);
         }
     }
 }
@@ -87,7 +87,7 @@ impl PrivateRings {
             .transpose()?;
         let all = || (0..usize::from(sizes.tx_rings)).collect();
         let bound = BoundRings { tx: all(), rx: all() };
-        let make = |region: &Region| {
+        let make = |region: &Region| -> Result<(RingCells, u32)> {
             region.count_port();
             let cells = make_rings(region, sizes)?;
             let if_cell = make_if(region, &cells, name, &bound, options.extra_bufs);
@@ -96,11 +96,19 @@ impl PrivateRings {
             })?;
             Ok((cells, if_cell))
         };
-        let (region, (cells, if_cell)) = match &lodging {
+        let (region, (cells, if_cell), lodging) = match lodging {
             Some(lodging) => {
                 let region = lodging.region().clone();
-                let made = lodging.locked(|| make(&region))?;
-                (region, made)
+                let (made, word) = lodging.locked(|| {
+                    let (cells, if_cell) = make(&region)?;
+                    let word = lodging.enter(&cells, if_cell).inspect_err(|_| {
+                        let extra = extra_buffers(&region, if_cell);
+                        let buffers = cells.buffers(&region).chain(extra).chain([if_cell]);
+                        region.give_back(cells.ring_cells().chain(buffers));
+                    })?;
+                    Ok(((cells, if_cell), word))
+                })?;
+                (region, made, Some((lodging, Some(word))))
             }
             None => {
                 // Nothing else is ever made in it.
@@ -108,7 +116,7 @@ impl PrivateRings {
                 let needed = needed.saturating_add(options.extra_bufs);
                 let region = Region::anonymous(needed.saturating_add(RESERVED))?;
                 let made = make(&region)?;
-                (region.into(), made)
+                (region.into(), made, None)
             }
         };
         let never = EventFd::new().map_err(Error::io("make an event for", name))?;

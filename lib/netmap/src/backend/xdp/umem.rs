@@ -147,7 +147,7 @@ impl Umem {
         // Those of memory that is no switch's end with it: a port that exchanged buffers with this one may name them.
         if let Some(lodging) = &self.lodging {
             cells.retain(|&cell| self.is_free(cell));
-            lodging.give_back(cells);
+            lodging.give_back(None, cells.into_iter().collect());
         }
     }
 
