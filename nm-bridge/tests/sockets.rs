@@ -458,3 +458,34 @@ fn bridge_says_what_came_on_its_socket() {
     assert!(said.contains("longer than 65600: 1"), "{said}");
     assert!(!path.exists());
 }
+
+#[test]
+fn server_without_a_free_descriptor_waits_for_one_and_does_not_spin() {
+    const NAME: &str = "server_without_a_free_descriptor_waits_for_one_and_does_not_spin";
+    if !is_installed("prlimit") {
+        return skip(NAME, "prlimit is not installed");
+    }
+    let lab = Lab::new();
+    let path = lab.path("s");
+    let name = format!("stream:{},server", path.display());
+    let bridge = Bridge::start(nm_bridge(&[&name, "null:", "--count", "1"]));
+    let pid = bridge.pid();
+    let is_open = |fd: &u32| Path::new(&format!("/proc/{pid}/fd/{fd}")).exists();
+    let free = (0..).find(|fd| !is_open(fd)).expect("few are open");
+    let limit = |files: u32| {
+        let mut prlimit = Command::new("prlimit");
+        prlimit.args(["--pid", &pid.to_string(), &format!("--nofile={files}:1024")]);
+        assert!(prlimit.status().expect("it runs").success());
+    };
+    limit(free);
+    let mut client = UnixStream::connect(&path).expect("it waits in the backlog");
+    write_frame(&mut client, &[0xff; 60]);
+    // Nothing can be waited for when nothing is to happen.
+    let before = bridge.cpu_ticks();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let spent = bridge.cpu_ticks() - before;
+    assert!(spent < 30, "{spent} ticks of 10 ms");
+    limit(1024);
+    let (status, end) = bridge.wait();
+    assert!(status.success() && end["a_to_b_packets"] == 1, "{status}: {end}");
+}

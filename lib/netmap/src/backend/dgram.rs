@@ -5,10 +5,10 @@
 //! path is found again. A peer whose queue is full is waited for.
 //!
 //! Datagrams have no connection. Who the peer is, is told by the name (`dgram:OWN,PEER`), or else learnt from the
-//! first that sends. Packets go out of the bound socket, so that the peer sees where they come from; a second
-//! socket, connected to the peer, carries nothing: it tells whether the peer lives, and when its queue has room. What
-//! is under way may also have used up the memory of the bound socket, which tells of that itself. A peer that is
-//! connected to us allows no second socket, and has no limit but that memory.
+//! first that sends, if that has a path that leads to it from here. Packets go out of the bound socket, so that the peer
+//! sees where they come from; a second socket, connected to the peer, carries nothing: it tells whether the peer lives, and
+//! when its queue has room. What is under way may also have used up the memory of the bound socket, which tells of that
+//! itself. A peer that is connected to us allows no second socket, and has no limit but that memory.
 //!
 //! Follows docs/design/host-and-nics.md, "Stream and datagram sockets".
 
@@ -21,18 +21,17 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll, ppoll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{SockType, UnixAddr};
 use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use nix::unistd::read;
 
 use crate::adapter::Kind;
 use crate::backend::packets::Packets;
 use crate::backend::socket_file::{SocketFile, connect_to};
-use crate::backend::stream::{MOST, RETRY, SHORTEST};
+use crate::backend::socket_wait::SocketWait;
+use crate::backend::stream::{MOST, SHORTEST};
 use crate::backend::{Device, Sent};
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::name::{Capabilities, Scheme, Syntax};
 use crate::netlink::Link;
 use crate::wait::Interest;
@@ -87,10 +86,8 @@ pub struct Datagrams {
     /// Where the peer is, if the name says so.
     told: Option<PathBuf>,
     peer: Option<Peer>,
-    /// The bound socket, the gauge, the timer.
-    epoll: Epoll,
-    /// Says when to look for a peer that was told.
-    retry: TimerFd,
+    /// For the bound socket, the gauge, and a peer that was told and is not there.
+    wait: SocketWait,
     /// What the socket and the gauge are watched for.
     watched: (EpollFlags, EpollFlags),
     /// Why what is to be sent has not gone.
@@ -101,6 +98,8 @@ pub struct Datagrams {
     ends: Vec<usize>,
     /// Packets that the peer did not live to take.
     lost: u64,
+    /// Who sent last, and gave a path that leads nowhere from here.
+    out_of_reach: Option<PathBuf>,
 }
 
 /// What the last call brought.
@@ -121,21 +120,25 @@ impl Datagrams {
         let (own, told) =
             name.split_once(',').map_or((name, None), |(own, peer)| (own, Some(peer)));
         let failed = |errno: Errno| Error::io("make a socket for", own)(errno);
-        let (socket, file) = SocketFile::bind(Path::new(own), SockType::Datagram, port)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
-        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-        let retry = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(failed)?;
-        for fd in [socket.as_fd(), retry.as_fd()] {
-            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
+        // What no address can hold will never be met. A path from here is one whatever becomes of the working directory.
+        let told = told.map(|peer| std::path::absolute(peer).map_err(Error::io("find", peer)));
+        let told = told.transpose()?;
+        if let Some(peer) = &told {
+            UnixAddr::new(peer).map_err(Error::io("address the peer at", peer))?;
         }
+        let (socket, file) = SocketFile::bind(Path::new(own), SockType::Datagram, port)?;
+        if told.as_ref().is_some_and(|peer| file.is_at(peer)) {
+            return Err(Error::invalid(port, Invalid::OwnPeer));
+        }
+        let wait = SocketWait::new().map_err(failed)?;
+        wait.add(&socket, EpollFlags::EPOLLIN).map_err(failed)?;
         let mut device = Self {
             path: own.into(),
             socket,
             _file: file,
-            told: told.map(PathBuf::from),
+            told,
             peer: None,
-            epoll,
-            retry,
+            wait,
             watched: (EpollFlags::EPOLLIN, EpollFlags::empty()),
             full: Full::Own,
             received: Received {
@@ -148,6 +151,7 @@ impl Datagrams {
             outbox: Vec::with_capacity(BATCH * MOST),
             ends: Vec::with_capacity(BATCH),
             lost: 0,
+            out_of_reach: None,
         };
         if let Some(peer) = device.told.clone() {
             device.meet(&peer)?;
@@ -171,20 +175,14 @@ impl Datagrams {
         let address = UnixAddr::new(path).ok();
         if let (Some(gauge), Some(address)) = (gauge, address) {
             if let Some(gauge) = &gauge {
-                let event = EpollEvent::new(EpollFlags::empty(), 0);
-                self.epoll.add(gauge, event).map_err(self.failed("watch the peer of"))?;
+                let watched = self.wait.add(gauge, EpollFlags::empty());
+                watched.map_err(self.failed("watch the peer of"))?;
             }
             self.peer = Some(Peer { path: path.into(), address, gauge });
         }
         let found = self.peer.is_some();
         if self.told.is_some() {
-            let often = Expiration::Interval(RETRY.into());
-            let done = if found {
-                self.retry.unset()
-            } else {
-                self.retry.set(often, TimerSetTimeFlags::empty())
-            };
-            done.map_err(self.failed("set a timer for"))?;
+            self.wait.retry(!found).map_err(self.failed("set a timer for"))?;
         }
         Ok(found)
     }
@@ -192,7 +190,7 @@ impl Datagrams {
     /// Looks for the peer that was told, if it is time.
     fn find_peer(&mut self) -> Result<()> {
         if let (None, Some(told)) = (&self.peer, &self.told)
-            && read(&self.retry, &mut [0; 8]).is_ok()
+            && self.wait.is_time()
         {
             self.meet(&told.clone())?;
         }
@@ -261,10 +259,10 @@ impl Datagrams {
         gauge.set(EpollFlags::EPOLLOUT, awaits(Full::Peer));
         // These cannot fail: both are in the set. If they did, sleeps would end by their timers.
         if socket != self.watched.0 {
-            let _ = self.epoll.modify(&self.socket, &mut EpollEvent::new(socket, 0));
+            let _ = self.wait.change(&self.socket, socket);
         }
         if let (Some(Peer { gauge: Some(fd), .. }), true) = (&self.peer, gauge != self.watched.1) {
-            let _ = self.epoll.modify(fd, &mut EpollEvent::new(gauge, 0));
+            let _ = self.wait.change(fd, gauge);
         }
         self.watched = (socket, gauge);
     }
@@ -304,7 +302,9 @@ impl Datagrams {
                 return Ok(());
             }
         }
-        self.meet(sender)?;
+        // One without a root is from where the sender works, and here might be another's.
+        let is_met = sender.is_absolute() && self.meet(sender)?;
+        self.out_of_reach = (!is_met).then(|| sender.to_owned());
         Ok(())
     }
 }
@@ -370,7 +370,7 @@ impl Device for Datagrams {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.epoll.0.as_fd())
+        Some(self.wait.fd())
     }
 
     /// The epoll set is readable for whatever it was asked for.
@@ -416,6 +416,13 @@ impl Device for Datagrams {
         if left_out > 0 {
             let what = "datagrams left out, shorter than 14 bytes or longer than 65600";
             remarks.push(format!("dgram:{path}: {what}: {left_out}"));
+        }
+        if let Some(sender) = &self.out_of_reach {
+            let sender = sender.display();
+            remarks.push(format!(
+                "dgram:{path}: nothing could be sent to who sent last: {sender}, the path of its socket as it says, does \
+                 not lead there from here; start it with one that does, or name that here, as in dgram:{path},PEER"
+            ));
         }
         if self.lost > 0 {
             remarks.push(format!("dgram:{path}: frames lost with peers that left: {}", self.lost));

@@ -24,6 +24,7 @@ pub mod packets;
 pub mod parts;
 pub mod pcap;
 pub mod socket_file;
+pub mod socket_wait;
 pub mod stream;
 pub mod tap;
 #[allow(unsafe_code)]

@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -165,6 +166,13 @@ impl SocketFile {
             let _ = linkat(&self.dir, &aside, &self.dir, &self.name, AtFlags::empty());
         }
         Ok(unlinkat(&self.dir, &aside, UnlinkatFlags::NoRemoveDir)?)
+    }
+}
+
+impl SocketFile {
+    /// Whether that path leads to it.
+    pub fn is_at(&self, path: &Path) -> bool {
+        path.metadata().is_ok_and(|there| (there.dev(), there.ino()) == self.id)
     }
 }
 

@@ -303,6 +303,9 @@ pub enum Invalid {
     /// A mirror of itself.
     #[error("a port cannot be its own mirror")]
     OwnMirror,
+    /// The path of a socket for that of its peer.
+    #[error("its own socket cannot be its peer; name the other one's path behind the comma")]
+    OwnPeer,
     /// A mirror on another switch.
     #[error("the mirror of a port of {switch} must be a port of {switch}, too")]
     ForeignMirror {

@@ -258,3 +258,60 @@ fn peer_that_is_connected_is_a_peer() {
     flush(&mut learns);
     assert_eq!(learns.link(), Link::Down);
 }
+
+#[test]
+fn own_socket_is_no_peer_however_it_is_spelt() {
+    let lab = Lab::new();
+    std::os::unix::fs::symlink(lab.path("d"), lab.path("link")).unwrap();
+    let (own, dotted) = (lab.path("d"), lab.0.path().join("./../").join(lab.0.path()).join("d"));
+    for peer in [own.clone(), dotted.display().to_string(), lab.path("link")] {
+        let error = Datagrams::open("dgram:x", &format!("{own},{peer}")).unwrap_err().to_string();
+        assert!(error.contains("its own socket"), "{peer}: {error}");
+        assert!(!Path::new(&own).exists());
+    }
+    let long = "e".repeat(120);
+    let error = Datagrams::open("dgram:x", &format!("{own},/{long}")).unwrap_err().to_string();
+    assert!(error.contains("address the peer") && error.contains(&long), "{error}");
+    assert!(!Path::new(&own).exists());
+}
+
+#[test]
+fn relative_path_is_the_peers_from_here_and_never_one_that_it_says() {
+    const HERE: &str = "NM_TEST_RELATIVE_PEER";
+    const NAME: &str =
+        "backend::dgram::tests::relative_path_is_the_peers_from_here_and_never_one_that_it_says";
+    // A working directory is a process's, so this is one of its own.
+    if std::env::var_os(HERE).is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args([NAME, "--exact"]).current_dir(&dir).env(HERE, "1");
+        let output = again.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let other = UnixDatagram::bind("p").unwrap();
+    let mut told = Datagrams::open("dgram:x", "d,p").unwrap();
+    std::fs::create_dir("sub").unwrap();
+    std::env::set_current_dir("sub").unwrap();
+    // Its peer is where it was, and a namesake that has come here is not the one that sends.
+    let _namesake = UnixDatagram::bind("p").unwrap();
+    assert_eq!(told.send(&[1; 60]).unwrap(), Sent::Done);
+    flush(&mut told);
+    assert_eq!(take(&other), [1; 60]);
+    let mut learns = Datagrams::open("dgram:y", "e").unwrap();
+    other.send_to(&[2; 60], "e").unwrap();
+    assert_eq!(receive(&mut learns), Some(vec![2; 60]));
+    assert_eq!(learns.link(), Link::Down);
+    let remarks = learns.remarks();
+    assert!(
+        remarks[0].contains("sent last: p,") && remarks[0].contains("dgram:e,PEER"),
+        "{remarks:?}"
+    );
+    // One that can be answered is a peer, and nothing is amiss any more.
+    let good = UnixDatagram::bind(std::path::absolute("g").unwrap()).unwrap();
+    good.send_to(&[3; 60], "e").unwrap();
+    assert_eq!(receive(&mut learns), Some(vec![3; 60]));
+    assert_eq!(learns.link(), Link::Up);
+    assert!(learns.remarks().is_empty());
+}

@@ -3,8 +3,8 @@
 //!
 //! Invariants: one peer at a time, and the port outlives it: a server serves the next, a client tries again. What
 //! is sent while nobody is there is dropped and counted, as on a cable that is unplugged, so nothing old reaches
-//! the next peer. Whatever a peer sends, a read and the frames in it are all that a call looks at, and memory is
-//! bounded. Nothing shorter than an Ethernet header is ever sent: an empty frame would end QEMU's netdev for good.
+//! the next peer. What a peer sent before it went is read to its end. Whatever a peer sends, a read and the frames in
+//! it are all that a call looks at, and memory is bounded. Nothing shorter than an Ethernet header is ever sent: an empty frame would end QEMU's netdev for good.
 //!
 //! Follows docs/design/host-and-nics.md, "Stream and datagram sockets".
 
@@ -15,18 +15,17 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, SockType, send};
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::unistd::read;
 
 use crate::adapter::Kind;
 use crate::backend::packets::Packets;
 use crate::backend::socket_file::{SocketFile, connect_to, is_vacant};
+use crate::backend::socket_wait::SocketWait;
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Result};
 use crate::name::{Capabilities, Scheme, Syntax};
@@ -37,8 +36,6 @@ use outbox::Outbox;
 
 pub use inbox::{MOST, SHORTEST, fuzz};
 
-/// How often a client looks for its server.
-pub const RETRY: Duration = Duration::from_millis(200);
 /// How long a peer that takes nothing is waited for at the end.
 const PATIENCE_MS: u16 = 500;
 
@@ -65,7 +62,7 @@ enum Side {
     /// It listens.
     Server { listener: UnixListener, _file: SocketFile },
     /// It connects, and while it is not connected the timer says when to try.
-    Client { retry: TimerFd },
+    Client,
 }
 
 /// The device behind `stream:`.
@@ -74,9 +71,13 @@ pub struct Stream {
     path: PathBuf,
     side: Side,
     peer: Option<OwnedFd>,
-    /// The peer, the listener, the timer: becomes readable for whichever matters.
-    epoll: Epoll,
-    /// What the peer is watched for.
+    /// A peer that has gone, of which there may be something left to be read.
+    gone: Option<OwnedFd>,
+    /// Readable for the peer, the listener or the timer, whichever matters.
+    wait: SocketWait,
+    /// A server that found no descriptor for its next peer looks again when the timer says so.
+    is_short: bool,
+    /// What the peer is watched for, whether it is there or gone.
     watched: EpollFlags,
     inbox: Inbox,
     /// The last read took all there was, and what it brought is being handed out.
@@ -105,6 +106,12 @@ fn sides(name: &str) -> (&Path, Option<bool>) {
     (Path::new(path), is_server)
 }
 
+/// Whether an error says that the process or the machine has no more of something now.
+fn is_shortage(error: &std::io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS))
+}
+
 impl Stream {
     /// Opens the port `port`, of which `name` is what is behind the colon: a path, and `,server` or `,client`.
     /// Without either it is the client of whoever listens there, else the server.
@@ -121,23 +128,21 @@ impl Stream {
             Some(Err(error)) if is_vacant(&error) => (None, is_server.is_none()),
             Some(Err(error)) => return Err(Error::io("connect to", path)(error)),
         };
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
+        let wait = SocketWait::new().map_err(failed)?;
         let side = if is_server {
             let (listener, file) = SocketFile::bind(path, SockType::Stream, port)?;
-            let event = EpollEvent::new(EpollFlags::EPOLLIN, 0);
-            epoll.add(&listener, event).map_err(failed)?;
+            wait.add(&listener, EpollFlags::EPOLLIN).map_err(failed)?;
             Side::Server { listener: listener.into(), _file: file }
         } else {
-            let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-            let retry = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).map_err(failed)?;
-            epoll.add(&retry, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
-            Side::Client { retry }
+            Side::Client
         };
         let mut stream = Self {
             path: path.into(),
             side,
             peer: None,
-            epoll,
+            gone: None,
+            wait,
+            is_short: false,
             watched: EpollFlags::empty(),
             inbox: Inbox::new(),
             dry: false,
@@ -158,21 +163,37 @@ impl Stream {
     /// Begins with a peer.
     fn adopt(&mut self, socket: OwnedFd) -> Result<()> {
         self.watched = EpollFlags::EPOLLIN;
-        let event = EpollEvent::new(self.watched, 0);
-        self.epoll.add(&socket, event).map_err(self.failed("watch the peer on"))?;
+        self.wait.add(&socket, self.watched).map_err(self.failed("watch the peer on"))?;
         self.peer = Some(socket);
         self.notes.cut += u64::from(self.inbox.restart());
         self.dry = false;
         self.look_for_peers(false)
     }
 
-    /// Ends with the peer. What was for it is gone; whole frames from it are still handed out.
-    fn part(&mut self) -> Result<()> {
-        let Some(peer) = self.peer.take() else { return Ok(()) };
-        // Elsewhere it is gone with its descriptor, but a forked child may have a copy.
-        self.epoll.delete(&peer).map_err(self.failed("let go of the peer on"))?;
+    /// Ends with the peer. What was for it is gone; what it sent before it went is still read, and then `bury` is called.
+    fn part(&mut self) {
+        let Some(peer) = self.peer.take() else { return };
+        self.gone = Some(peer);
         self.notes.deserted += u64::from(!self.outbox.is_empty());
         self.outbox.clear();
+    }
+
+    /// Cuts off a peer that announced a frame that cannot be.
+    fn cut_off(&mut self, announced: u32) -> Result<()> {
+        self.notes.broken += 1;
+        self.notes.announced = announced;
+        self.inbox.restart();
+        self.bury()
+    }
+
+    /// There is nothing to be read of the peer any more; whole frames from it are still handed out.
+    fn bury(&mut self) -> Result<()> {
+        self.part();
+        let Some(gone) = self.gone.take() else { return Ok(()) };
+        if !self.watched.is_empty() {
+            // Elsewhere it is gone with its descriptor, but a forked child may have a copy.
+            self.wait.remove(&gone).map_err(self.failed("let go of the peer on"))?;
+        }
         self.look_for_peers(true)
     }
 
@@ -181,19 +202,28 @@ impl Stream {
         let done = match &self.side {
             Side::Server { listener, .. } => {
                 let events = if yes { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-                self.epoll.modify(listener, &mut EpollEvent::new(events, 0))
+                self.wait.change(listener, events)
             }
-            Side::Client { retry } if yes => {
-                let often = Expiration::Interval(RETRY.into());
-                retry.set(often, TimerSetTimeFlags::empty())
-            }
-            Side::Client { retry } => retry.unset(),
+            Side::Client => self.wait.retry(yes),
         };
         done.map_err(self.failed("watch"))
     }
 
+    /// A server leaves those who want to be its peer alone until the timer has struck, or no longer.
+    fn be_short(&mut self, yes: bool) -> Result<()> {
+        self.is_short = yes;
+        self.wait.retry(yes).map_err(self.failed("set a timer for"))?;
+        self.look_for_peers(!yes)
+    }
+
     /// Looks whether there is a peer to be had, once.
     fn find_peer(&mut self) -> Result<()> {
+        if self.is_short {
+            if !self.wait.is_time() {
+                return Ok(());
+            }
+            self.be_short(false)?;
+        }
         let socket = match &self.side {
             Side::Server { listener, .. } => {
                 let accepted = listener.accept().and_then(|(peer, _)| {
@@ -205,13 +235,14 @@ impl Stream {
                     Err(error) => match error.kind() {
                         ErrorKind::WouldBlock | ErrorKind::Interrupted => return Ok(()),
                         ErrorKind::ConnectionAborted => return Ok(()),
+                        // It waits, and so would we not, if we went on listening.
+                        _ if is_shortage(&error) => return self.be_short(true),
                         _ => return Err(Error::io("accept a peer on", &self.path)(error)),
                     },
                 }
             }
-            Side::Client { retry } => {
-                // Nothing to be read: it is not time yet.
-                if read(retry, &mut [0; 8]).is_err() {
+            Side::Client => {
+                if !self.wait.is_time() {
                     return Ok(());
                 }
                 match connect_to(&self.path, SockType::Stream) {
@@ -235,24 +266,26 @@ impl Stream {
                     self.watch(self.watched | EpollFlags::EPOLLOUT);
                     return Ok(());
                 }
-                Err(_) => {
-                    // It has gone, and may have said something before.
-                    if let Ok(n) = read(peer, self.inbox.space()) {
-                        self.inbox.add(n);
-                    }
-                    return self.part();
-                }
+                // It has gone, and may have said something before.
+                Err(_) => self.part(),
             }
         }
         Ok(())
     }
 
     fn watch(&mut self, what: EpollFlags) {
-        if let (Some(peer), true) = (&self.peer, what != self.watched) {
-            // Cannot fail: the peer is in the set. If it did, sleeps would end by their timers.
-            let _ = self.epoll.modify(peer, &mut EpollEvent::new(what, 0));
-            self.watched = what;
-        }
+        let before = std::mem::replace(&mut self.watched, what);
+        let Some(peer) = self.peer.as_ref().or(self.gone.as_ref()).filter(|_| before != what)
+        else {
+            return;
+        };
+        // None of this can fail but for memory; if it did, sleeps would end by their timers. A peer that has gone is told of
+        // whatever is asked for, so it is taken out if nothing is.
+        let _ = match (before.is_empty(), what.is_empty()) {
+            (true, _) => self.wait.add(peer, what),
+            (false, true) => self.wait.remove(peer),
+            (false, false) => self.wait.change(peer, what),
+        };
     }
 
     /// Reads what has come, once. False: nothing has.
@@ -261,7 +294,7 @@ impl Stream {
             return Ok(false);
         }
         self.push()?;
-        let Some(peer) = &self.peer else { return Ok(false) };
+        let Some(peer) = self.peer.as_ref().or(self.gone.as_ref()) else { return Ok(false) };
         let space = self.inbox.space();
         let room = space.len();
         match read(peer, space) {
@@ -272,7 +305,7 @@ impl Stream {
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
             // The end, or an error, which is one as well.
-            _ => self.part().map(|()| false),
+            _ => self.bury().map(|()| false),
         }
     }
 }
@@ -312,13 +345,7 @@ impl Device for Stream {
                     return Ok(Some(frame.len()));
                 }
                 Next::More => {}
-                Next::Broken(announced) => {
-                    self.notes.broken += 1;
-                    self.notes.announced = announced;
-                    self.inbox.restart();
-                    self.part()?;
-                    return Ok(None);
-                }
+                Next::Broken(announced) => return self.cut_off(announced).map(|()| None),
             }
             if has_read || !self.fill()? {
                 return Ok(None);
@@ -329,7 +356,17 @@ impl Device for Stream {
 
     fn look(&mut self) -> Result<()> {
         // The next one's bytes go where the last one's frames are, which are read first.
-        if self.peer.is_none() && !self.inbox.has_frame() { self.find_peer() } else { Ok(()) }
+        if self.peer.is_some() || self.inbox.has_frame() {
+            return Ok(());
+        }
+        if self.gone.is_none() {
+            return self.find_peer();
+        }
+        // Whoever only sends reads nothing, and is to have a next peer all the same.
+        match self.inbox.next() {
+            Next::Broken(announced) => self.cut_off(announced),
+            _ => self.fill().map(drop),
+        }
     }
 
     fn link(&self) -> Link {
@@ -337,7 +374,7 @@ impl Device for Stream {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.epoll.0.as_fd())
+        Some(self.wait.fd())
     }
 
     /// The epoll set is readable for whatever it was asked for.

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -209,6 +209,53 @@ fn last_words_of_a_peer_are_heard() {
 }
 
 #[test]
+fn all_that_a_peer_sent_before_it_went_is_heard() {
+    let (_dir, mut peer, mut device) = pair();
+    peer.set_nonblocking(true).unwrap();
+    // More than one read takes.
+    let (frame, mut sent) = (framed(&[1; MOST]), 0);
+    while peer.write(&frame).is_ok_and(|n| n == frame.len()) {
+        sent += 1;
+    }
+    assert!(sent > 2, "{sent}");
+    let next = UnixStream::connect(&device.path).unwrap();
+    (&next).write_all(&framed(&[2; 60])).unwrap();
+    drop(peer);
+    assert_eq!(device.send(&[9; 60]).unwrap(), Sent::Done);
+    flush(&mut device); // learns that it has gone
+    assert_eq!((device.link(), device.send(&[9; 60]).unwrap()), (Link::Down, Sent::Down));
+    // While there is no room for packets, its end wakes nobody; then it does.
+    assert!(!wakes(&mut device, Interest::empty(), Duration::ZERO));
+    assert!(wakes(&mut device, Interest::RX, LONG));
+    let mut heard = 0;
+    while let Some(frame) = receive(&mut device) {
+        heard += usize::from(frame == [1; MOST]);
+        if frame == [2; 60] {
+            break;
+        }
+    }
+    assert_eq!(heard, sent);
+    assert_eq!(device.link(), Link::Up);
+}
+
+#[test]
+fn port_that_only_sends_has_a_next_peer_although_it_reads_nothing() {
+    let (_dir, mut peer, mut device) = pair();
+    let frames = [framed(&[]), framed(&[0; 5])].concat();
+    peer.write_all(&frames.repeat(8000)).unwrap();
+    let mut next = UnixStream::connect(&device.path).unwrap();
+    next.set_read_timeout(Some(LONG)).unwrap();
+    drop(peer);
+    let begin = Instant::now();
+    while device.send(&[7; 60]).unwrap() != Sent::Done || device.link() == Link::Down {
+        flush(&mut device);
+        assert!(begin.elapsed() < LONG);
+    }
+    flush(&mut device);
+    assert_eq!(read_frame(&mut next), [7; 60]);
+}
+
+#[test]
 fn last_words_of_a_peer_are_heard_before_the_next_ones() {
     let (_dir, mut peer, mut device) = pair();
     let path = device.path.clone();
@@ -315,7 +362,7 @@ fn side_is_taken_by_who_is_there_unless_it_is_named() {
     let (_dir, path, mut first) = server();
     let name = path.to_str().unwrap();
     let mut second = Stream::open("stream:s", name).unwrap();
-    assert!(matches!(second.side, Side::Client { .. }));
+    assert!(matches!(second.side, Side::Client));
     flush(&mut first);
     second.send(&[4; 60]).unwrap();
     flush(&mut second);
