@@ -24,6 +24,7 @@ use crate::abi::{
 };
 use crate::csb::{Csb, State};
 use crate::handle::Netmap;
+use crate::jumps::Open;
 use crate::kicks::Kicks;
 use crate::process::{self, Outside};
 use crate::request::{Given, Request};
@@ -174,6 +175,7 @@ impl Kloop {
         loop {
             let round = at.netmap(|netmap| self.round(netmap, fd)).unwrap_or(Ok(Some(false)))?;
             let Some(worked) = round else { return Ok(()) };
+            drop(Open::begin());
             if !at.is_at(fd) {
                 return Ok(()); // closed: netmap's loop ends as well
             }
@@ -200,7 +202,7 @@ impl Kloop {
         };
         let looked = at.netmap(arm).unwrap_or(Ok(Some(true)));
         if looked == Ok(Some(false)) {
-            let _outside = Outside::begin();
+            let (_outside, _open) = (Outside::begin(), Open::begin());
             self.kicks.sleep(fd, LONGEST_SLEEP);
         }
         let disarm = |netmap: &mut Netmap| {
@@ -247,7 +249,7 @@ impl Kloop {
 fn pause(us: u32) {
     let time =
         libc::timespec { tv_sec: (us / 1_000_000).into(), tv_nsec: (us % 1_000_000 * 1000).into() };
-    let _outside = Outside::begin();
+    let (_outside, _open) = (Outside::begin(), Open::begin());
     // SAFETY: a time that lives for the call.
     unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
 }

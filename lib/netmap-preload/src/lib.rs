@@ -35,6 +35,8 @@ mod handle;
 #[allow(unsafe_code)]
 mod interpose;
 #[allow(unsafe_code)]
+mod jumps;
+#[allow(unsafe_code)]
 mod kicks;
 #[allow(unsafe_code)]
 mod kloop;

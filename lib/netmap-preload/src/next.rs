@@ -126,6 +126,10 @@ next! {
     fcntl64(fd: c_int, command: c_int, arg: *mut c_void) -> c_int;
     pthread_cancel(thread: pthread_t) -> c_int;
     sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int;
+    longjmp(place: *mut c_void, value: c_int) -> c_int;
+    _longjmp(place: *mut c_void, value: c_int) -> c_int;
+    siglongjmp(place: *mut c_void, value: c_int) -> c_int;
+    __longjmp_chk(place: *mut c_void, value: c_int) -> c_int;
     signal(signal: c_int, handler: sighandler_t) -> sighandler_t;
     bsd_signal(signal: c_int, handler: sighandler_t) -> sighandler_t;
     ssignal(signal: c_int, handler: sighandler_t) -> sighandler_t;

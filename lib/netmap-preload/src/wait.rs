@@ -25,6 +25,7 @@ use nix::errno::Errno;
 use smallvec::SmallVec;
 
 use crate::handle::{Looked, Tails};
+use crate::jumps::{self, Held};
 use crate::process::Outside;
 use crate::table::Ref;
 use crate::{cancel, next};
@@ -154,43 +155,6 @@ impl Timeout {
     }
 }
 
-/// Signals held back while it lives.
-struct Held {
-    before: sigset_t,
-}
-
-impl Held {
-    fn new() -> Self {
-        use nix::sys::signal::{SigSet, Signal};
-        let mut all = SigSet::all();
-        // A fault must be delivered at once, or it kills.
-        for fault in [
-            Signal::SIGBUS,
-            Signal::SIGSEGV,
-            Signal::SIGILL,
-            Signal::SIGFPE,
-            Signal::SIGTRAP,
-            Signal::SIGSYS,
-        ] {
-            all.remove(fault);
-        }
-        let mut before = SigSet::empty();
-        let how = nix::sys::signal::SigmaskHow::SIG_BLOCK;
-        // It fails for a wrong `how` only.
-        let _ = nix::sys::signal::pthread_sigmask(how, Some(&all), Some(&mut before));
-        Self { before: *before.as_ref() }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // SAFETY: the mask that was before.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut())
-        };
-    }
-}
-
 /// When a wait ends; `None`: never.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Option<Instant>);
@@ -236,8 +200,9 @@ pub fn wait(
             return Ok(());
         }
     }
-    let held = Held::new();
-    let mask = mask.unwrap_or(&held.before);
+    let held = Held::begin();
+    let program = jumps::program_mask().unwrap_or(*held.before());
+    let mask = mask.unwrap_or(&program);
     let n = fds.len();
     let mut all: SmallVec<[pollfd; FEW]> = SmallVec::from_slice(fds);
     // In the places of those that are not polled: more of them than a process may have open are refused.

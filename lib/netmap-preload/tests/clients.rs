@@ -57,7 +57,7 @@ cases! {
         many_descriptors, mapped_over ["new"], moved,
     }
     behind {
-        numbers_used_again, raw_sweep, raw_sweep_of_high_numbers, sweeps_in_handlers, cancelled, jumps,
+        numbers_used_again, raw_sweep, raw_sweep_of_high_numbers, sweeps_in_handlers, cancelled, jumps, jumps_anywhere,
     }
     nested { depths, mixed ["new"], changes ["new"], known_later, kept }
     csb {

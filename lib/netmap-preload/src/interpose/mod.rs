@@ -9,6 +9,7 @@ use libc::c_int;
 use nix::errno::Errno;
 
 use crate::handle::{Look, Netmap, look_at};
+use crate::jumps::Work;
 use crate::process::Inside;
 use crate::set::Set;
 use crate::table;
@@ -89,6 +90,8 @@ fn call(f: impl FnOnce() -> Result<c_int, Errno>) -> c_int {
 fn contained(f: impl FnOnce() -> Result<c_int, Errno>) -> c_int {
     let errno = Errno::last_raw();
     let done = {
+        // What is held back comes when the library is no more at work.
+        let _work = Work::begin();
         let _inside = Inside::begin();
         // A panic would be a fault of ours; the call then fails like a broken device.
         catch_unwind(AssertUnwindSafe(f)).unwrap_or(Err(Errno::EIO))

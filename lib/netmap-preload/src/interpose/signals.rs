@@ -1,10 +1,10 @@
-//! sigaction and signal, of SIGBUS.
+//! sigaction and signal, of SIGBUS; and jumps out of handlers.
 
-use libc::{SIG_ERR, SIGBUS, c_int, sighandler_t};
+use libc::{SIG_ERR, SIGBUS, c_int, c_void, sighandler_t};
 use nix::errno::Errno;
 
 use super::call;
-use crate::{faults, next};
+use crate::{faults, jumps, next};
 
 /// sigaction(2) of SIGBUS. Pointers that lead nowhere end the program, as in the C library.
 ///
@@ -90,4 +90,26 @@ signals! {
     ssignal(libc::SA_RESTART, true);
     sysv_signal(libc::SA_RESETHAND | libc::SA_NODEFER, false);
     __sysv_signal(libc::SA_RESETHAND | libc::SA_NODEFER, false);
+}
+
+/// Declares functions like longjmp(3). Nothing on the stack here is to be dropped.
+macro_rules! longjmps {
+    ($($name:ident;)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            unsafe extern "C-unwind" fn $name(place: *mut c_void, value: c_int) -> ! {
+                jumps::note();
+                // SAFETY: the program's call.
+                unsafe { next::$name(place, value) };
+                std::process::abort() // not reached: it does not return
+            }
+        )*
+    };
+}
+
+longjmps! {
+    longjmp;
+    _longjmp;
+    siglongjmp;
+    __longjmp_chk;
 }

@@ -352,6 +352,53 @@ jumps(void)
 	CHECK(!exists("valeA:x"));
 }
 
+/* Who has jumped once may jump at any time, out of syncs and waits: they are system calls, which are done or not begun. */
+static void
+jumps_anywhere(void)
+{
+	struct itimerval soon = { { 0, 0 }, { 0, 3000 } }, never = { { 0, 0 }, { 0, 0 } };
+	struct sigaction s;
+	volatile int i;
+	struct pollfd p;
+
+	open_two();
+	p.fd = a.fd;
+	p.events = POLLIN;
+	memset(&s, 0, sizeof(s));
+	s.sa_handler = jumping;
+	OK(sigaction(SIGALRM, &s, NULL));
+	for (i = 0; i < 2000; i++) {
+		if (sigsetjmp(place, 1) == 0) {
+			OK(setitimer(ITIMER_REAL, &soon, NULL));
+			/* The first one out of a sleep. */
+			OK(poll(&p, 1, i ? 0 : NEVER));
+			for (;;) {
+				queue(tx(&a, 0), 60, 1);
+				if (i % 2)
+					txsync(&a);
+				else
+					OK(poll(&p, 1, 0));
+				OK(poll(&(struct pollfd){ b.fd, POLLIN, 0 }, 1, 0));
+				rx(&b, 0)->head = rx(&b, 0)->cur = rx(&b, 0)->tail;
+			}
+		}
+		soon.it_value.tv_usec = 20 + i % 50;
+	}
+	OK(setitimer(ITIMER_REAL, &never, NULL));
+	txsync(&a);
+	do {
+		rx(&b, 0)->head = rx(&b, 0)->cur = rx(&b, 0)->tail;
+		rxsync(&b);
+	} while (!nm_ring_empty(rx(&b, 0)));
+	send_one(&a, 50);
+	receive_one(&b, 50);
+	rxsync(&b);
+	send_one(&b, 51);
+	receive_one(&a, 51);
+	close_two();
+	CHECK(!exists("valeA:x"));
+}
+
 CASES({ "numbers_used_again", numbers_used_again }, { "raw_sweep", raw_sweep },
     { "raw_sweep_of_high_numbers", raw_sweep_of_high_numbers }, { "sweeps_in_handlers", sweeps_in_handlers },
-    { "cancelled", cancelled }, { "jumps", jumps });
+    { "cancelled", cancelled }, { "jumps", jumps }, { "jumps_anywhere", jumps_anywhere });
