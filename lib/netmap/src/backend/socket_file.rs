@@ -7,7 +7,6 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -172,7 +171,7 @@ impl SocketFile {
 impl SocketFile {
     /// Whether that path leads to it.
     pub fn is_at(&self, path: &Path) -> bool {
-        path.metadata().is_ok_and(|there| (there.dev(), there.ino()) == self.id)
+        nix::sys::stat::stat(path).is_ok_and(|there| FileId::from(&there) == self.id)
     }
 }
 
