@@ -12,6 +12,7 @@ use nm_cli::args::OutputArgs;
 use nm_cli::cpulist::CpuList;
 use nm_cli::duration;
 use nm_cli::exit::{self, UsageError};
+use nm_cli::units::{Count, UnitError};
 
 // By path, for those who include this file by its own.
 #[path = "cli/qemu.rs"]
@@ -194,6 +195,11 @@ pub struct Cli {
     #[arg(long, value_enum, default_value_t = Switch::On, value_name = "ON|OFF", help_heading = "NIC")]
     pub indirect: Switch,
 
+    /// Take at most so many packets a second from each port; what comes faster is dropped by its senders,
+    /// before the guest has spent anything on it. Takes k, M.
+    #[arg(long, value_name = "PPS", value_parser = packets_a_second, help_heading = "NIC")]
+    pub rx_limit: Option<u32>,
+
     /// Who transmits: a thread beside the vCPU, or the vCPU thread itself at its doorbell.
     #[arg(long, value_enum, default_value_t = TxMode::Thread, help_heading = "NIC")]
     pub tx_mode: TxMode,
@@ -313,6 +319,13 @@ fn busy_time(text: &str) -> Result<Duration, String> {
     match duration::seconds(text).map_err(|error| error.to_string())? {
         time if time > Duration::from_millis(1) => Err("at most 1ms".to_string()),
         time => Ok(time),
+    }
+}
+
+fn packets_a_second(text: &str) -> Result<u32, String> {
+    match text.parse().map_err(|error: UnitError| error.to_string())? {
+        Count(n @ 1..=1_000_000_000) => Ok(n as u32),
+        Count(_) => Err("1 to 1G packets a second".to_string()),
     }
 }
 

@@ -187,6 +187,7 @@ fn nics(cli: &Cli, notify: Notify) -> anyhow::Result<Vec<NicPlan>> {
             port,
             config: config(cli, &device, seed, index, notify),
             indirect: cli.indirect.on(),
+            rx_limit: cli.rx_limit,
             slots: cli.ring,
             cpu: cli.cpu.as_ref().map(|cpus| io_cpu(cpus, cli.vcpus.0, index)),
         }
@@ -314,7 +315,7 @@ mod tests {
     fn ladder_steps_reach_the_device() {
         let plan = plan(
             "vmm --netdev null: --netdev null: --device csb=on --csb off --moderation off \
-             --more off --indirect off --tx-mode inline --notify block,wake=first",
+             --more off --indirect off --tx-mode inline --notify block,wake=first --rx-limit 1.5k",
         )
         .expect("valid");
         let (first, second) = (&plan.nics[0].config, &plan.nics[1].config);
@@ -322,6 +323,7 @@ mod tests {
         assert!(!first.moderation && !first.more && !plan.nics[0].indirect);
         assert_eq!(first.tx_mode, TxMode::Inline);
         assert_eq!(plan.notify.wake_percent, 0);
+        assert_eq!(plan.nics[1].rx_limit, Some(1_500));
     }
 
     #[test]

@@ -32,7 +32,11 @@ pub trait Polled: NetPort {
     /// What to poll; the same as long as the port lives.
     fn fd(&self) -> BorrowedFd<'_>;
     /// Events to poll for, to wait for `what`.
-    fn events(&self, what: Await) -> PollFlags;
+    fn events(&mut self, what: Await) -> PollFlags;
+    /// When packets that it holds back may be taken, if it holds back any.
+    fn due_ns(&mut self) -> Option<u64> {
+        None
+    }
     /// The cable, looked at now.
     fn link(&mut self) -> Link {
         Link::Up
@@ -231,10 +235,11 @@ impl<M: GuestMemory, P: Polled> IoThread<'_, M, P> {
     fn block(&mut self) -> io::Result<()> {
         let slept = if self.nic.before_sleep() {
             let now_ns = monotonic_ns();
-            let deadline_ns = self.nic.timer(now_ns).map(|at| at.saturating_sub(now_ns));
-            let timeout_ns = deadline_ns.map_or(LONGEST_SLEEP_NS, |ns| ns.min(LONGEST_SLEEP_NS));
             let awaits = self.nic.awaits();
-            let events = self.nic.with_port(|port| port.events(awaits));
+            let (events, due_ns) = self.nic.with_port(|port| (port.events(awaits), port.due_ns()));
+            let ends = self.nic.timer(now_ns).into_iter().chain(due_ns);
+            let soonest_ns = ends.map(|at_ns| at_ns.saturating_sub(now_ns)).min();
+            let timeout_ns = soonest_ns.map_or(LONGEST_SLEEP_NS, |ns| ns.min(LONGEST_SLEEP_NS));
             self.sleep(Some(timeout_ns), events)
         } else {
             Ok(())
@@ -332,7 +337,7 @@ mod tests {
             NEVER.get_or_init(|| owned(event().unwrap())).as_fd()
         }
 
-        fn events(&self, _: Await) -> PollFlags {
+        fn events(&mut self, _: Await) -> PollFlags {
             PollFlags::POLLIN
         }
     }

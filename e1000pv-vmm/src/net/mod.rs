@@ -2,6 +2,7 @@
 
 pub mod board;
 pub mod iothread;
+pub mod limit;
 #[allow(unsafe_code)]
 pub mod netdev;
 pub mod nics;

@@ -13,7 +13,9 @@ use netmap::{Capabilities, Interest, Link, Options, Port, PortName, RxRing, Slot
 use nix::poll::PollFlags;
 use shared_bytes::Span;
 
+use crate::host::clock::monotonic_ns;
 use crate::net::iothread::Polled;
+use crate::net::limit::Limit;
 
 /// A netmap port.
 pub struct NetmapPort {
@@ -23,6 +25,10 @@ pub struct NetmapPort {
     lost: u64,
     /// The port's count of received packets at the moment when those in the ring were to be dropped.
     stale: Option<u64>,
+    /// `--rx-limit`.
+    limit: Option<Limit>,
+    /// Of the received slots so many may be taken: whole packets. Without a limit all.
+    open: usize,
     /// Dropped after the port, whose slots point there.
     _ram: GuestRam,
 }
@@ -60,7 +66,32 @@ impl NetmapPort {
             // said in docs/trust.md.
             unsafe { port.allow_indirect(ram.base().as_ptr(), len) }?;
         }
-        Ok(Self { port, indirect, lost: 0, stale: None, _ram: ram.clone() })
+        let (limit, open) = (None, usize::MAX);
+        Ok(Self { port, indirect, lost: 0, stale: None, limit, open, _ram: ram.clone() })
+    }
+
+    /// Takes at most so many packets a second from the port; the others wait there, and when it is full their senders
+    /// drop them.
+    #[must_use]
+    pub fn with_limit(mut self, per_second: Option<u32>) -> Self {
+        self.limit = per_second.map(Limit::new);
+        self.open = if self.limit.is_some() { 0 } else { usize::MAX };
+        self
+    }
+
+    /// Whether packets are there that the limit holds back.
+    fn holds_back(&mut self) -> bool {
+        self.limit.is_some() && self.open == 0 && self.port.rx(0).available() > 0
+    }
+
+    /// Opens the slots of as many whole packets as the limit allows now.
+    #[cold]
+    fn open_slots(&mut self, mut limit: Limit) {
+        let packets = usize::try_from(limit.packets(monotonic_ns())).unwrap_or(usize::MAX);
+        self.limit = Some(limit);
+        let rx = self.port.rx(0);
+        let ends = (0..rx.available()).filter(|&at| !rx.slot(at).more_frag());
+        self.open = ends.take(packets).last().map_or(0, |at| at + 1);
     }
 
     /// The port, for its counters.
@@ -155,12 +186,14 @@ impl TxSlots for NetmapTx<'_> {
 #[derive(Debug)]
 pub struct NetmapRx<'a> {
     ring: RxRing<'a>,
+    limit: Option<&'a mut Limit>,
+    open: &'a mut usize,
 }
 
 impl RxSlots for NetmapRx<'_> {
     #[inline]
     fn available(&self) -> usize {
-        self.ring.available()
+        self.ring.available().min(*self.open)
     }
 
     #[inline]
@@ -178,6 +211,11 @@ impl RxSlots for NetmapRx<'_> {
 
     #[inline]
     fn release(mut self, n: usize) {
+        if let Some(limit) = self.limit {
+            let packets = (0..n).filter(|&at| !self.ring.slot(at).more_frag()).count();
+            limit.take(packets as u64);
+            *self.open = self.open.saturating_sub(n);
+        }
         self.ring.advance(n);
     }
 }
@@ -215,7 +253,7 @@ impl NetPort for NetmapPort {
 
     #[inline]
     fn rx(&mut self) -> NetmapRx<'_> {
-        NetmapRx { ring: self.port.rx(0) }
+        NetmapRx { ring: self.port.rx(0), limit: self.limit.as_mut(), open: &mut self.open }
     }
 
     #[inline]
@@ -225,6 +263,9 @@ impl NetPort for NetmapPort {
         }
         // A port that fails shows no packets; the loop that polls its descriptor finds out why.
         let _ = self.port.rxsync();
+        if let Some(limit) = self.limit {
+            self.open_slots(limit);
+        }
     }
 
     fn rx_discard(&mut self) {
@@ -238,7 +279,9 @@ impl NetPort for NetmapPort {
     }
 
     fn arm(&mut self, what: Await) -> bool {
-        let interest = self.interest(what);
+        // What is held back is there already; a time ends that sleep (`due_ns`).
+        let held = if self.holds_back() { Await::PACKET } else { Await::empty() };
+        let interest = self.interest(what.difference(held));
         if interest.is_empty() {
             return true;
         }
@@ -262,9 +305,14 @@ impl Polled for NetmapPort {
         self.port.fd()
     }
 
-    fn events(&self, what: Await) -> PollFlags {
-        let interest = self.interest(what);
+    fn events(&mut self, what: Await) -> PollFlags {
+        let held = if self.holds_back() { Await::PACKET } else { Await::empty() };
+        let interest = self.interest(what.difference(held));
         if interest.is_empty() { PollFlags::empty() } else { self.port.events(interest) }
+    }
+
+    fn due_ns(&mut self) -> Option<u64> {
+        if self.holds_back() { self.limit.map(|limit| limit.next_ns()) } else { None }
     }
 
     fn link(&mut self) -> Link {
@@ -354,6 +402,33 @@ mod tests {
         assert_eq!(received(&mut to), [[0; 0]; 0]);
         send(&[60]);
         assert_eq!(received(&mut to), [[0xff; 60]]);
+    }
+
+    #[test]
+    fn limited_port_gives_whole_packets_and_leaves_the_others_to_time() {
+        let ram = GuestRam::anonymous(4096).unwrap();
+        let mut from = open("l:x", &ram, false);
+        let mut to = open("l:y", &ram, false).with_limit(Some(1));
+        let mut tx = from.tx();
+        for (at, more) in [true, false, false, false].into_iter().enumerate() {
+            tx.put_copy(at, &[0xff; 60], more);
+        }
+        tx.commit(4);
+        assert_eq!(from.tx_sync(), 0);
+
+        assert_eq!(to.due_ns(), None, "nothing is known of packets yet");
+        to.rx_sync();
+        let rx = to.rx();
+        assert_eq!((rx.available(), rx.frame(0).1, rx.frame(1).1), (2, true, false));
+        rx.release(2);
+
+        // The next is due in a second: longer than this takes.
+        to.rx_sync();
+        assert_eq!(to.rx().available(), 0);
+        assert!(to.due_ns().is_some_and(|due_ns| due_ns > monotonic_ns()));
+        assert!(to.arm(Await::PACKET), "what is held back is no reason to stay awake");
+        assert_eq!(to.events(Await::PACKET), PollFlags::empty());
+        to.disarm();
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct NicPlan {
     pub config: Config,
     /// Guest memory goes to the port by address.
     pub indirect: bool,
+    /// Packets a second that it takes from its port at most.
+    pub rx_limit: Option<u32>,
     /// Descriptors of the guest's rings, as far as is known: as long are those of the port.
     pub slots: u32,
     /// The CPU that its I/O thread is bound to, if any.
@@ -105,6 +107,7 @@ fn open(nic: &NicPlan, ram: &GuestRam) -> anyhow::Result<NetmapPort> {
     NetmapPort::open(name, &wanted, ram, nic.indirect)
         // An existing port with rings of other sizes can be used, too.
         .or_else(|first| NetmapPort::open(name, &any, ram, nic.indirect).map_err(|_| first))
+        .map(|port| port.with_limit(nic.rx_limit))
         .with_context(|| format!("opening port {name}"))
 }
 
