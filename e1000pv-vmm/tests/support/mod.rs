@@ -16,9 +16,10 @@ mod skipping;
 #[allow(unused_imports, reason = "not every test binary skips")]
 pub use skipping::skip;
 
-/// The tool, with a root directory of its own.
+/// The tool, with a root directory of its own. It heeds SIGHUP, also where the tests run under nohup(1).
 pub fn vmm(root: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_e1000pv-vmm"));
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_e1000pv-vmm")]);
     command.args(args).env("NETMAP_ROOT", root).stdin(Stdio::null());
     if args.contains(&"--kernel") && !args.contains(&"--mem") {
         // All of it is made present at the start, and these kernels need none.

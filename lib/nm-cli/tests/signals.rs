@@ -50,8 +50,10 @@ struct Signalled {
 
 impl Signalled {
     fn start() -> Signalled {
-        let mut command = Command::new(std::env::current_exe().expect("this program"));
-        Signalled::spawn(command.arg(CHILD))
+        let this = std::env::current_exe().expect("this program");
+        // The tests themselves may run under nohup.
+        let mut command = Command::new("env");
+        Signalled::spawn(command.arg("--default-signal=HUP").arg(this).arg(CHILD))
     }
 
     /// Started by a program that ignores SIGHUP, as nohup does.
