@@ -390,7 +390,8 @@ impl Adapter for ValePort {
         if self.is_monitor {
             return Err(Error::unsupported(name, Feature::VnetHeaders));
         }
-        loan::lend(&self.at, persist::header(&name.to_string(), len)?)
+        let (at, len) = (&self.at, persist::header(&name.to_string(), len)?);
+        loan::lend(&at.switch, &at.port, at.id, &at.bound, len)
     }
 
     fn layout(&self) -> Option<Layout> {

@@ -9,12 +9,11 @@
 use crate::error::{Error, Result};
 use crate::options::BoundRings;
 use crate::shm::lock::RootLock;
-use crate::vale::lifecycle::open::Attached;
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::handles::{ListedHandle, Loan};
-use crate::vale::state::ids::{ParticipantId, PortIndex, RingNumber};
+use crate::vale::state::ids::{HandleId, ParticipantId, PortIndex, RingNumber};
 use crate::vale::state::kring::{Held, OnHeld};
 use crate::vale::state::owner::Taken;
 use crate::vale::state::portfiles::PortFiles;
@@ -23,19 +22,25 @@ use crate::vale::state::switch::HEADER_LENGTHS;
 /// Times that a sender in the middle of a batch is looked for again.
 const PATIENCE: u32 = 1000;
 
-/// Lends the handle's port headers of `len` bytes, one of `HEADER_LENGTHS`.
-pub fn lend(at: &Attached, len: u8) -> Result<()> {
-    let (switch, port) = (&*at.switch, at.port.file.shape.index);
+/// Lends a port headers of `len` bytes, one of `HEADER_LENGTHS`, for as long as the handle `id` lives, which binds the rings `bound`.
+pub fn lend(
+    switch: &Switch,
+    files: &PortFiles,
+    id: HandleId,
+    bound: &BoundRings,
+    len: u8,
+) -> Result<()> {
+    let port = files.file.shape.index;
     let lock = switch.root().lock()?;
-    if switch.handles().get(at.index()).is_none_or(|entry| entry.id != at.id) {
+    if switch.handles().get(id.index).is_none_or(|entry| entry.id != id) {
         return Err(Error::NotFound { name: format!("port of {} any more", switch.name()) });
     }
     let mut loans = switch.handles().all().filter(|h| h.port == port).filter_map(|h| h.loan);
     let before = loans.next().map_or(switch.header_of(port), |loan| loan.before);
-    switch.handles().lend(&lock, at.index(), Some(Loan { before, lent: len }));
+    switch.handles().lend(&lock, id.index, Some(Loan { before, lent: len }));
     if switch.header_of(port) != len {
         switch.set_header(&lock, port, len);
-        discard(switch, &at.port, &at.bound)?;
+        discard(switch, files, bound)?;
     }
     Ok(())
 }
