@@ -14,7 +14,7 @@ use nix::sys::socket::{
     socket,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Lack, Result};
 
 /// Messages read in one call of `Watch::update`; the rest is the next call's. Somebody may make and remove interfaces
 /// all the time.
@@ -107,9 +107,19 @@ impl Watch {
     ///
     /// # Errors
     /// There is none (`ENODEV`), or the kernel has no such sockets.
-    #[allow(dead_code, reason = "for ports that end when their interface moves")]
     pub fn new(name: &str) -> Result<Self> {
         Self::find(name, None, false)
+    }
+
+    /// As `new`, for a port of that name: that there is no such interface is what the port lacks.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn of_port(port: &str, name: &str) -> Result<Self> {
+        Self::new(name).map_err(|error| match error.errno() {
+            Errno::ENODEV => Error::Unavailable { name: port.to_owned(), lack: Lack::NoInterface },
+            _ => error,
+        })
     }
 
     /// Finds the interface `name`, here or in the namespace that a descriptor names, to be followed to others if this

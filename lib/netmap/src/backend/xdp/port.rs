@@ -20,7 +20,7 @@ use super::raw;
 use super::socket::{Failure, Socket, Target};
 use super::umem::Umem;
 use crate::adapter::Adapter;
-use crate::error::{Errno, Error, Invalid, Lack, Result};
+use crate::error::{Error, Invalid, Lack, Result};
 use crate::name::{Capabilities, PortName, RingSel};
 use crate::netlink::{Link, Presence, Watch};
 use crate::netns::Home;
@@ -124,10 +124,7 @@ impl Xdp {
     pub fn open(name: &PortName, options: &Options, home: Option<Home>) -> Result<Self> {
         let port = name.to_string();
         let interface = name.interface().unwrap_or_default();
-        let watch = Watch::new(interface).map_err(|error| match error.errno() {
-            Errno::ENODEV => Error::Unavailable { name: port.clone(), lack: Lack::NoInterface },
-            _ => error,
-        })?;
+        let watch = Watch::of_port(&port, interface)?;
         let mtu = watch.interface().mtu;
         let index = watch.interface().index.cast_unsigned();
         if mtu as usize + HEADERS > STRIDE {
