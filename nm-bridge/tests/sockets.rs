@@ -184,13 +184,18 @@ fn hub_is_there(port: &mut Port, far: &UnixStream) {
     far.set_read_timeout(Some(PATIENCE)).expect("a socket");
 }
 
+/// Whether the test of that name goes on here: there is QEMU, and the process has a root of its own.
+fn beside_qemu(test: &str) -> bool {
+    if !is_installed("qemu-system-x86_64") {
+        skip(test, "qemu-system-x86_64 is not installed");
+        return false;
+    }
+    !in_own_root(test)
+}
+
 #[test]
 fn frames_pass_a_stream_to_qemu_and_both_come_again() {
-    let test = "frames_pass_a_stream_to_qemu_and_both_come_again";
-    if !is_installed("qemu-system-x86_64") {
-        return skip(test, "qemu-system-x86_64 is not installed");
-    }
-    if in_own_root(test) {
+    if !beside_qemu("frames_pass_a_stream_to_qemu_and_both_come_again") {
         return;
     }
     let lab = Lab::new();
@@ -238,11 +243,7 @@ fn frames_pass_a_stream_to_qemu_and_both_come_again() {
 
 #[test]
 fn frames_pass_datagrams_to_qemu() {
-    let test = "frames_pass_datagrams_to_qemu";
-    if !is_installed("qemu-system-x86_64") {
-        return skip(test, "qemu-system-x86_64 is not installed");
-    }
-    if in_own_root(test) {
+    if !beside_qemu("frames_pass_datagrams_to_qemu") {
         return;
     }
     let lab = Lab::new();
