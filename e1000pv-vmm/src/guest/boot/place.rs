@@ -25,9 +25,12 @@ pub struct Placed {
     pub bytes: u64,
 }
 
-/// The size of a disk.
+/// The size of a disk, which must have one before it is read: a pipe has not.
 pub fn bytes(Initrd(path): &Initrd) -> anyhow::Result<u64> {
     let data = std::fs::metadata(path).with_context(|| format!("opening {}", path.display()))?;
+    if !data.is_file() {
+        bail!("{} is no file: an initial RAM disk cannot come by a pipe or device", path.display());
+    }
     Ok(data.len())
 }
 
@@ -55,14 +58,11 @@ pub fn fits(memory: &GuestMemoryMmap, end: u64, disk_bytes: u64) -> anyhow::Resu
 }
 
 /// Loads a disk for a kernel.
-pub fn load(
-    memory: &GuestMemoryMmap,
-    kernel: &Loaded,
-    Initrd(path): &Initrd,
-) -> anyhow::Result<Placed> {
+pub fn load(memory: &GuestMemoryMmap, kernel: &Loaded, disk: &Initrd) -> anyhow::Result<Placed> {
+    let bytes = bytes(disk)?;
+    let Initrd(path) = disk;
     let load = || -> anyhow::Result<Placed> {
         let mut file = File::open(path)?;
-        let bytes = file.metadata()?.len();
         let top = below_hole(memory).min(kernel.disk_end);
         let Some(at) = place(bytes, kernel.end, top) else {
             fits(memory, kernel.end, bytes)?;

@@ -203,6 +203,15 @@ fn disk_of_a_hundred_megabytes_is_loaded_whole() {
 }
 
 #[test]
+fn disk_that_has_no_size_is_refused() {
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 160 << 20)]).expect("memory");
+    let (_file, image) = file(&bzimage(header()));
+    let error =
+        load(&memory, &image, Some(&Initrd("/dev/null".into())), "", &[]).expect_err("refused");
+    assert!(format!("{error:#}").contains("/dev/null is no file"), "{error:#}");
+}
+
+#[test]
 fn what_is_no_kernel_is_refused_in_words() {
     assert!(error(b"").contains("neither an ELF image"));
     assert!(error(&[0x90; 4096]).contains("neither an ELF image"));
