@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "../../lib/nm-cli/tests/build/mod.rs"]
+mod build;
 mod common;
 #[path = "../../lib/nm-cli/tests/netns/mod.rs"]
 mod netns;
@@ -123,12 +125,7 @@ fn attach_and_detach_refuse_what_is_not_theirs() {
 
 /// The real bridge, built as this test was.
 fn build_bridge() {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "-p", "nm-bridge"]);
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
-    assert!(cargo.status().expect("cargo runs").success(), "nm-bridge was not built");
+    build::programs(&["nm-bridge"]);
     let bin = Path::new(env!("CARGO_BIN_EXE_vale-ctl")).with_file_name("nm-bridge");
     assert!(bin.is_file(), "{} is missing", bin.display());
 }

@@ -13,6 +13,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+#[path = "../../../nm-cli/tests/build/mod.rs"]
+mod build;
 #[path = "../../../nm-cli/tests/skip/mod.rs"]
 mod skipping;
 #[allow(unused_imports, reason = "not every test binary skips")]
@@ -37,15 +39,7 @@ fn target() -> PathBuf {
 pub fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--locked"]).current_dir(here());
-        for name in ["netmap-preload", "nm-pktgen", "nm-bridge", "vale-ctl"] {
-            cargo.args(["-p", name]);
-        }
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().expect("cargo").success(), "library and tools were not built");
+        build::programs(&["netmap-preload", "nm-pktgen", "nm-bridge", "vale-ctl"]);
         let dir = target();
         assert!(dir.join("libnetmap_preload.so").is_file(), "no library in {}", dir.display());
         dir

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+#[path = "../../../../lib/nm-cli/tests/build/mod.rs"]
+mod build;
 #[path = "../../../../lib/nm-cli/tests/skip/mod.rs"]
 mod skipping;
 #[allow(unused_imports, reason = "not every test binary skips")]
@@ -22,15 +24,7 @@ pub fn repository() -> PathBuf {
 pub fn tools() -> &'static Path {
     static TOOLS: OnceLock<PathBuf> = OnceLock::new();
     TOOLS.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--locked"]).current_dir(repository());
-        for tool in xtask::TOOLS {
-            cargo.args(["-p", tool]);
-        }
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().expect("cargo").success(), "the tools were not built");
+        build::programs(&xtask::TOOLS);
         let dir = Path::new(env!("CARGO_BIN_EXE_xtask")).parent().expect("a directory");
         for tool in xtask::TOOLS {
             assert!(dir.join(tool).is_file(), "{tool} is not in {}", dir.display());
