@@ -7,6 +7,7 @@ mod common;
 mod skip;
 mod veth;
 
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use netmap::error::{InUse, Invalid, Lack};
@@ -112,6 +113,34 @@ fn packets_in_several_slots_are_sent_as_one_frame() {
     from.txsync().unwrap();
     assert_eq!(from.counters().since(&before).tx_drop_bad, 1);
     assert!(is_silent(&mut to));
+}
+
+/// How many descriptors an epoll set hears.
+fn heard(port: &Port) -> usize {
+    let fd = port.fd().as_raw_fd();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+    info.lines().filter(|line| line.starts_with("tfd:")).count()
+}
+
+#[test]
+fn socket_is_in_no_epoll_set_while_its_user_sends() {
+    // It would cost each packet that leaves a look at who waits.
+    let Some(pair) = new_pair("socket_is_in_no_epoll_set_while_its_user_sends", 1) else {
+        return;
+    };
+    let mut ports = [pair.open(0, ""), pair.open(1, "")];
+    send(&mut ports[0], 0, &frame(60, 1));
+    let news = heard(&ports[0]); // of the interface
+    assert_eq!(ports[0].arm(Interest::RX).unwrap(), Interest::empty());
+    assert_eq!(heard(&ports[0]), news + 1);
+    // What is sent while it is about to wait does not make it deaf.
+    send(&mut ports[0], 0, &frame(60, 2));
+    assert_eq!(heard(&ports[0]), news + 1);
+    ports[0].disarm();
+    send(&mut ports[0], 0, &frame(60, 3));
+    assert_eq!(heard(&ports[0]), news);
+    send(&mut ports[1], 0, &frame(60, 4));
+    assert_eq!(receive(&mut ports[0]).1, frame(60, 4));
 }
 
 #[test]

@@ -47,10 +47,12 @@ const IDLE: u32 = 64;
 /// A handle on the port: some of its rings.
 #[derive(Debug)]
 pub struct Xdp {
-    /// The sockets of the rings bound, and what tells of the interface.
+    /// What tells of the interface, and the sockets of the rings bound while they are heard.
     epoll: Epoll,
-    /// What of it is awaited.
-    asked: Interest,
+    /// What of them is heard.
+    heard: Interest,
+    /// Somebody is about to wait, or does.
+    armed: bool,
     bound: BoundRings,
     shared: Arc<Shared>,
     /// Syncs without anything to do since the kernel was asked for news.
@@ -180,13 +182,41 @@ impl Xdp {
     fn with(shared: Arc<Shared>, bound: BoundRings) -> Result<Self> {
         let failed = || Error::io("make a descriptor to wait for", &shared.name);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed())?;
-        for queue in Self::queues_of(&bound) {
-            let nothing = EpollEvent::new(EpollFlags::empty(), queue as u64);
-            epoll.add(shared.queues[queue].socket().fd(), nothing).map_err(failed())?;
-        }
         let news = EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX);
         epoll.add(lock(&shared.watch).fd(), news).map_err(failed())?;
-        Ok(Self { epoll, asked: Interest::empty(), bound, shared, idle: 0, looks: Cell::new(0) })
+        let heard = Interest::empty();
+        Ok(Self { epoll, heard, armed: false, bound, shared, idle: 0, looks: Cell::new(0) })
+    }
+
+    /// Has the epoll set hear of that, and of nothing else.
+    ///
+    /// A socket that is in a set costs each packet that leaves it a look at who waits, a tenth of all that sending
+    /// costs. So who sends takes his out, unless he is about to wait.
+    fn hear(&mut self, what: Interest) {
+        let heard = std::mem::replace(&mut self.heard, what);
+        if heard == what {
+            return;
+        }
+        let events = |what: Interest, queue: usize| {
+            let mut events = EpollFlags::empty();
+            let awaits =
+                |interest, rings: &[usize]| what.contains(interest) && rings.contains(&queue);
+            events.set(EpollFlags::EPOLLIN, awaits(Interest::RX, &self.bound.rx));
+            events.set(EpollFlags::EPOLLOUT, awaits(Interest::TX, &self.bound.tx));
+            events
+        };
+        for queue in Self::queues_of(&self.bound) {
+            let socket = self.shared.queues[queue].socket().fd();
+            let (before, now) = (events(heard, queue), events(what, queue));
+            let mut event = EpollEvent::new(now, queue as u64);
+            // One that cannot be added, for want of memory, is looked at again when the sleep ends, by its timer.
+            let _ = match (before.is_empty(), now.is_empty()) {
+                (true, true) => Ok(()),
+                (true, false) => self.epoll.add(socket, event),
+                (false, true) => self.epoll.delete(socket),
+                (false, false) => self.epoll.modify(socket, &mut event),
+            };
+        }
     }
 
     /// The queues that are bound in either direction.
@@ -353,6 +383,9 @@ impl Adapter for Xdp {
     }
 
     fn txsync_ring(&mut self, ring: usize) -> Result<()> {
+        if !self.armed {
+            self.hear(Interest::empty());
+        }
         let (queue, shared) = (self.bound.tx[ring], &self.shared);
         let is_down = || shared.down.load(Ordering::Relaxed);
         if is_down() {
@@ -406,23 +439,12 @@ impl Adapter for Xdp {
     }
 
     fn arm(&mut self, what: Interest) {
-        if what == self.asked {
-            return;
-        }
-        for queue in Self::queues_of(&self.bound) {
-            let mut events = EpollFlags::empty();
-            let awaits =
-                |interest, rings: &[usize]| what.contains(interest) && rings.contains(&queue);
-            events.set(EpollFlags::EPOLLIN, awaits(Interest::RX, &self.bound.rx));
-            events.set(EpollFlags::EPOLLOUT, awaits(Interest::TX, &self.bound.tx));
-            let mut event = EpollEvent::new(events, queue as u64);
-            // It cannot fail for a socket that was added; if it did, a wait would end by its timer.
-            let _ = self.epoll.modify(self.shared.queues[queue].socket().fd(), &mut event);
-        }
-        self.asked = what;
+        self.armed = true;
+        self.hear(what);
     }
 
     fn disarm(&mut self, slept: bool) {
+        self.armed = false;
         if !slept {
             return;
         }
