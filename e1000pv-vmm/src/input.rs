@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal, Stdin};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::errno::Errno;
 
@@ -86,8 +87,16 @@ impl Input {
         matches!(&self.source, Source::Typed(terminal, _) if terminal.is_raw())
     }
 
+    /// When to look again although nothing came.
+    pub fn next(&self, now: Instant) -> Option<Instant> {
+        match &self.source {
+            Source::Wire(wire, None) => wire.resumes(now),
+            _ => None,
+        }
+    }
+
     /// What to poll for more, if more can be taken.
-    pub fn fd(&self, com1: &Com1) -> Option<BorrowedFd<'_>> {
+    pub fn fd(&self, com1: &Com1, now: Instant) -> Option<BorrowedFd<'_>> {
         match &self.source {
             Source::None => None,
             Source::Bytes(stdin) => {
@@ -96,7 +105,7 @@ impl Input {
             Source::Wire(_, Some(peer)) => {
                 (self.waiting.is_empty() && com1.room() > 0).then(|| peer.as_fd())
             }
-            Source::Wire(wire, None) => wire.listener(),
+            Source::Wire(wire, None) => wire.listener(now),
             Source::Typed(terminal, _) => {
                 (terminal.is_raw() && self.waiting.len() < MAX_SYMBOLS).then(|| terminal.fd())
             }

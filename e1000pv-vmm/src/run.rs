@@ -27,6 +27,7 @@ use crate::guest::kvm::KvmMachine;
 use crate::guest::thread::{Parts, ThreadGuest};
 use crate::guest::vm;
 use crate::halt::{Step, Watch};
+use crate::host::clock;
 use crate::host::event::{event, owned};
 use crate::host::keys;
 use crate::host::memory::Memory;
@@ -415,8 +416,8 @@ impl Running<'_> {
             }
             let next = intervals.map(|every| every.next());
             let look = self.may_halt().then(|| self.halts.next());
-            let wait = [end, next, look].into_iter().flatten().min();
-            if self.wait(signals, wait.map(|at| at.saturating_duration_since(now)))? {
+            let until = [end, next, look, self.input.next(now)].into_iter().flatten().min();
+            if self.wait(signals, now, until)? {
                 return Ok(Wake::Guest);
             }
         }
@@ -478,13 +479,13 @@ impl Running<'_> {
     }
 
     /// Sleeps until a signal, input, the time, or the guest's end, which returns true.
-    fn wait(&mut self, signals: &Signals, timeout: Option<Duration>) -> anyhow::Result<bool> {
-        let timeout = match timeout {
-            None => PollTimeout::NONE,
-            // Rounded up: rounding down would spin through the last millisecond.
-            Some(time) => PollTimeout::try_from(time.as_nanos().div_ceil(1_000_000))
-                .unwrap_or(PollTimeout::MAX),
-        };
+    fn wait(
+        &mut self,
+        signals: &Signals,
+        now: Instant,
+        until: Option<Instant>,
+    ) -> anyhow::Result<bool> {
+        let timeout = until.map_or(PollTimeout::NONE, |until| clock::timeout(until, now));
         let com1 = self.guest.com1();
         let mut fds = vec![
             PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
@@ -492,7 +493,7 @@ impl Running<'_> {
             PollFd::new(self.inbox.fd(), PollFlags::POLLIN),
             PollFd::new(self.failed.as_fd(), PollFlags::POLLIN),
         ];
-        let more = com1.and_then(|com1| self.input.fd(com1));
+        let more = com1.and_then(|com1| self.input.fd(com1, now));
         fds.extend(com1.map(|com1| PollFd::new(com1.room_fd(), PollFlags::POLLIN)));
         fds.extend(more.map(|more| PollFd::new(more, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {

@@ -390,6 +390,76 @@ fn who_connects_to_the_socket_has_the_serial_port_and_then_the_next() {
     assert!(!socket.exists());
 }
 
+/// What a process's first thread has spent on a CPU.
+fn cpu_time(process: u32) -> Duration {
+    let schedstat = format!("/proc/{process}/task/{process}/schedstat");
+    let text = std::fs::read_to_string(schedstat).expect("a running process");
+    let ns = text.split(' ').next().expect("a number").parse().expect("a number");
+    Duration::from_nanos(ns)
+}
+
+/// The descriptors that a process has.
+fn descriptors(process: u32) -> Vec<u64> {
+    let names = std::fs::read_dir(format!("/proc/{process}/fd")).expect("a running process");
+    let names = names.map(|fd| fd.expect("a name").file_name().into_string().expect("text"));
+    names.map(|name| name.parse().expect("a number")).collect()
+}
+
+/// A process has descriptors below `limit` only, from now on.
+fn limit_descriptors(process: u32, limit: u64) {
+    let (pid, limit) = (process.to_string(), format!("--nofile={limit}:"));
+    let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(set.expect("prlimit, of util-linux").success());
+}
+
+/// Connects to a machine's socket while that can have no more descriptors, and looks whether it sleeps all the same.
+fn connect_in_vain(process: u32, socket: &Path) -> UnixStream {
+    let taken = descriptors(process);
+    limit_descriptors(process, (0..).find(|fd| !taken.contains(fd)).expect("a number"));
+    let peer = UnixStream::connect(socket).expect("it listens");
+    let begin = cpu_time(process);
+    std::thread::sleep(Duration::from_millis(500)); // nothing is to happen
+    let spent = cpu_time(process) - begin;
+    assert!(spent < Duration::from_millis(100), "{spent:?}");
+    assert_eq!(descriptors(process).len(), taken.len());
+    limit_descriptors(process, 1024);
+    peer
+}
+
+#[test]
+fn who_cannot_be_taken_for_want_of_a_descriptor_waits_and_keeps_nobody_awake() {
+    need_kvm!("who_cannot_be_taken_for_want_of_a_descriptor_waits_and_keeps_nobody_awake");
+    let (root, kernel) = (root(), echo());
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let socket = elsewhere.path().join("serial");
+    let to = format!("unix:{},server", socket.display());
+    let mut child = machine(root.path(), &kernel, &["--serial", &to]).spawn().expect("starts");
+    let process = child.id();
+    let end = Instant::now() + TIMEOUT_S;
+    let until = |condition: &dyn Fn() -> bool| {
+        while !condition() {
+            assert!(Instant::now() < end, "too late");
+            std::thread::yield_now();
+        }
+    };
+    // Before the guest begins.
+    let status = format!("/proc/{process}/status");
+    let sleeps = || std::fs::read_to_string(&status).expect("it runs").contains("State:\tS");
+    until(&|| socket.exists() && sleeps());
+    let mut first = connect_in_vain(process, &socket);
+    let mut line = [0; 7];
+    first.write_all(b"1").and_then(|()| first.read_exact(&mut line)).expect("we are taken now");
+    assert_eq!(&line, b"ready\n1");
+    // While it runs.
+    let taken = descriptors(process).len();
+    drop(first);
+    until(&|| descriptors(process).len() < taken);
+    let mut second = connect_in_vain(process, &socket);
+    second.write_all(b"2q").and_then(|()| second.read_exact(&mut line[..2])).expect("and again");
+    assert_eq!(&line[..2], b"2q");
+    assert_eq!(child.wait().expect("our child").code(), Some(0));
+}
+
 #[test]
 fn serial_port_connects_to_a_socket_of_another() {
     need_kvm!("serial_port_connects_to_a_socket_of_another");

@@ -1,6 +1,7 @@
 //! A unix socket as the other end of the guest's serial line.
 //!
 //! Invariants: one peer is served at a time; when it leaves, the next may come. Without one, what the guest prints is lost.
+//! Who cannot be taken, for want of a descriptor or of memory, waits and wakes nobody meanwhile.
 //! At the socket's path only a socket that nobody listens to is replaced, and only what was made is removed.
 
 use std::io;
@@ -8,17 +9,31 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::host::clock::timeout;
+
+/// Until peers are looked for again after one could not be taken. It stays in the queue, so the listener is readable, and
+/// who polled it would wake up again and again.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The socket.
 #[derive(Debug)]
 pub struct Wire {
     listener: Option<Listener>,
-    peer: Mutex<Option<Arc<UnixStream>>>,
+    ends: Mutex<Ends>,
+}
+
+#[derive(Debug, Default)]
+struct Ends {
+    peer: Option<Arc<UnixStream>>,
+    /// Nobody is looked for before.
+    resumes: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -67,7 +82,7 @@ impl Wire {
         socket.set_nonblocking(true)?;
         let made = identity(path).context("it is gone already")?;
         let listener = Some(Listener { socket, path: path.to_path_buf(), made });
-        Ok(Wire { listener, peer: Mutex::default() })
+        Ok(Wire { listener, ends: Mutex::default() })
     }
 
     /// A connection to a socket of another.
@@ -77,7 +92,12 @@ impl Wire {
     pub fn connect(path: &Path) -> anyhow::Result<Wire> {
         let peer = UnixStream::connect(path)?;
         peer.set_nonblocking(true)?;
-        Ok(Wire { listener: None, peer: Mutex::new(Some(Arc::new(peer))) })
+        let ends = Ends { peer: Some(Arc::new(peer)), resumes: None };
+        Ok(Wire { listener: None, ends: Mutex::new(ends) })
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a first peer, or until the other descriptor is readable, which returns false.
@@ -85,10 +105,18 @@ impl Wire {
     /// # Errors
     /// Waiting failed.
     pub fn wait(&self, other: BorrowedFd<'_>) -> anyhow::Result<bool> {
-        let Some(listener) = self.listener() else { return Ok(true) };
-        let fds = &mut [other, listener].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match poll(fds, PollTimeout::NONE) {
-            Ok(_) => Ok(fds[1].any() == Some(true) && self.accept().is_some()),
+        if self.listener.is_none() {
+            return Ok(true);
+        }
+        let now = Instant::now();
+        let mut fds = vec![PollFd::new(other, PollFlags::POLLIN)];
+        fds.extend(self.listener(now).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let pause = self.resumes(now).map_or(PollTimeout::NONE, |at| timeout(at, now));
+        match poll(&mut fds, pause) {
+            Ok(_) => {
+                let has_come = fds.get(1).is_some_and(|fd| fd.any() == Some(true));
+                Ok(has_come && self.accept().is_some())
+            }
             Err(nix::errno::Errno::EINTR) => Ok(false),
             Err(why) => Err(why).context("waiting for a connection"),
         }
@@ -96,30 +124,41 @@ impl Wire {
 
     /// Who is connected.
     pub fn peer(&self) -> Option<Arc<UnixStream>> {
-        self.peer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ends().peer.clone()
     }
 
-    /// What to poll for the next peer.
-    pub fn listener(&self) -> Option<BorrowedFd<'_>> {
-        self.listener.as_ref().map(|listener| listener.socket.as_fd())
+    /// What to poll for the next peer, if one can be taken now.
+    pub fn listener(&self, now: Instant) -> Option<BorrowedFd<'_>> {
+        let listener = self.listener.as_ref().filter(|_| self.resumes(now).is_none());
+        listener.map(|listener| listener.socket.as_fd())
     }
 
-    /// The next peer, if one has come.
+    /// When peers are looked for again, if not now.
+    pub fn resumes(&self, now: Instant) -> Option<Instant> {
+        self.ends().resumes.filter(|at| *at > now)
+    }
+
+    /// The next peer, if one has come and can be taken.
     pub fn accept(&self) -> Option<Arc<UnixStream>> {
-        let (peer, _) = self.listener.as_ref()?.socket.accept().ok()?;
+        let peer = match self.listener.as_ref()?.socket.accept() {
+            Ok((peer, _)) => Arc::new(peer),
+            Err(why) => {
+                use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+                if !matches!(why.kind(), WouldBlock | Interrupted | ConnectionAborted) {
+                    self.ends().resumes = Some(Instant::now() + PAUSE);
+                }
+                return None;
+            }
+        };
         // Not by the request that std makes of it, which the sandbox has not.
         fcntl(&peer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).ok()?;
-        let peer = Arc::new(peer);
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&peer));
+        self.ends().peer = Some(Arc::clone(&peer));
         Some(peer)
     }
 
     /// The peer has left.
     pub fn left(&self, who: &Arc<UnixStream>) {
-        let mut peer = self.peer.lock().unwrap_or_else(PoisonError::into_inner);
-        if peer.as_ref().is_some_and(|peer| Arc::ptr_eq(peer, who)) {
-            *peer = None;
-        }
+        self.ends().peer.take_if(|peer| Arc::ptr_eq(peer, who));
     }
 }
 
