@@ -12,9 +12,10 @@ use crate::error::{Error, Feature, Result};
 use crate::layout::Layout;
 use crate::name::{Capabilities, PortName, Scheme};
 use crate::netlink::Link;
-use crate::options::{BoundRings, MemoryRef, Options, PerDirection};
+use crate::options::{MemoryRef, Options, PerDirection, Places};
 use crate::ring::{RingRef, TxRingRef};
 use crate::shm::file::FileId;
+use crate::shm::mem::Cell;
 use crate::stats::Counters;
 use crate::wait::Interest;
 
@@ -119,7 +120,7 @@ pub trait Adapter: Debug + Send {
 
     /// Whether the last sync could not send all that it was given, and what is left would be sent by another one: whoever waits for
     /// anything sends it then, and is woken for it by the bell.
-    fn owes(&self) -> bool {
+    fn has_unsent(&self) -> bool {
         false
     }
 
@@ -184,7 +185,7 @@ pub trait Adapter: Debug + Send {
     }
 
     /// Lets another handle have some rings, numbered as bound; those that stay are numbered anew.
-    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>>;
+    fn give_away(&mut self, places: &Places) -> Result<Box<dyn Adapter>>;
 
     /// The file that the memory of its buffers is in, which distinguishes it from other memory.
     fn memory_id(&self) -> FileId;
@@ -205,7 +206,7 @@ pub trait Adapter: Debug + Send {
     }
 
     /// Buffers beside those in rings.
-    fn extra_buffers(&self) -> Vec<u32>;
+    fn extra_buffers(&self) -> Vec<Cell>;
 
     /// Counters of the whole port.
     fn counters(&self) -> Counters;

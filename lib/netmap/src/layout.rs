@@ -6,7 +6,7 @@
 
 use crate::options::SLOTS;
 use crate::ring::ring_bytes;
-use crate::shm::mem::{Region, STRIDE, cells_for, cells_within};
+use crate::shm::mem::{Cell, Region, STRIDE, cells_for, cells_within};
 
 /// Where a handle's structures lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl PoolsInfo {
     /// Of the memory with that number and size.
     #[must_use]
     pub fn new(mem_id: u16, mem_size: u64) -> Self {
-        let offset = Region::offset(0) as u64;
+        let offset = Region::offset(Cell(0)) as u64;
         let cells = Pool { offset, objects: cells_within(mem_size), object_bytes: STRIDE as u32 };
         let largest = cells_for(ring_bytes(*SLOTS.end()));
         let object_bytes = cells.object_bytes * largest;

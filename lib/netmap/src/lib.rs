@@ -85,6 +85,7 @@ mod random;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
 mod ring;
+mod ring_number;
 #[cfg(not(loom))]
 mod rings;
 #[cfg(not(loom))]
@@ -117,5 +118,5 @@ pub use {
         place::{Placing, losses, place_descriptors},
     },
     stats::Counters,
-    wait::{Interest, Wait},
+    wait::{Interest, UnknownWait, Wait},
 };

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Invalid, Result};
 use crate::name::{NameFlags, PortName, RingSel};
+use crate::ring_number::RingNumber;
 
 /// Most ring pairs of one port.
 pub const MAX_RINGS: u16 = 16;
@@ -184,14 +185,17 @@ impl Sizes {
     }
 }
 
-/// Numbers of the TX and of the RX rings that a handle binds.
+/// The TX and the RX rings that a handle binds. Programs know them by their places here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BoundRings {
     /// Transmit.
-    pub tx: Vec<usize>,
+    pub tx: Vec<RingNumber>,
     /// Receive.
-    pub rx: Vec<usize>,
+    pub rx: Vec<RingNumber>,
 }
+
+/// Places among the rings that a handle binds.
+pub type Places = PerDirection<Vec<usize>>;
 
 impl BoundRings {
     /// How many there are.
@@ -201,8 +205,31 @@ impl BoundRings {
 
     /// Whether there is a ring that both have.
     pub fn shares(&self, other: &Self) -> bool {
-        let common = |a: &[usize], b: &[usize]| a.iter().any(|i| b.contains(i));
+        let common = |a: &[RingNumber], b: &[RingNumber]| a.iter().any(|i| b.contains(i));
         common(&self.tx, &other.tx) || common(&self.rx, &other.rx)
+    }
+
+    /// All rings of a port that has so many.
+    pub fn all(has: PerDirection<usize>) -> Self {
+        Self { tx: RingNumber::first(has.tx).collect(), rx: RingNumber::first(has.rx).collect() }
+    }
+
+    /// The rings at these places.
+    ///
+    /// # Panics
+    /// There is no such place.
+    pub fn at(&self, places: &Places) -> Self {
+        let of = |rings: &[RingNumber], at: &[usize]| at.iter().map(|&i| rings[i]).collect();
+        Self { tx: of(&self.tx, &places.tx), rx: of(&self.rx, &places.rx) }
+    }
+
+    /// Those that another handle has not.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let rest = |rings: &[RingNumber], taken: &[RingNumber]| {
+            rings.iter().copied().filter(|i| !taken.contains(i)).collect()
+        };
+        Self { tx: rest(&self.tx, &other.tx), rx: rest(&self.rx, &other.rx) }
     }
 
     /// What a name and options choose of a port with that many rings.
@@ -212,22 +239,20 @@ impl BoundRings {
         direction: Direction,
         has: PerDirection<usize>,
     ) -> Result<Self> {
-        let (tx, rx) = match rings {
-            RingSel::One(asked) => {
-                let i = usize::from(asked);
-                let most = has.tx.max(has.rx);
-                if i >= most {
-                    let has = most as u16; // at most MAX_RINGS
-                    return Err(Error::invalid(name, Invalid::NoRing { asked, has }));
-                }
-                ((i..has.tx.min(i + 1)).collect(), (i..has.rx.min(i + 1)).collect())
+        let mut bound = Self::all(has);
+        if let RingSel::One(asked) = rings {
+            let most = has.tx.max(has.rx);
+            if usize::from(asked) >= most {
+                let has = most as u16; // at most MAX_RINGS
+                return Err(Error::invalid(name, Invalid::NoRing { asked, has }));
             }
-            _ => ((0..has.tx).collect(), (0..has.rx).collect()),
-        };
+            bound.tx.retain(|i| u16::from(i.0) == asked);
+            bound.rx.retain(|i| u16::from(i.0) == asked);
+        }
         Ok(match direction {
-            Direction::Both => Self { tx, rx },
-            Direction::RxOnly => Self { tx: Vec::new(), rx },
-            Direction::TxOnly => Self { tx, rx: Vec::new() },
+            Direction::Both => bound,
+            Direction::RxOnly => Self { tx: Vec::new(), ..bound },
+            Direction::TxOnly => Self { rx: Vec::new(), ..bound },
             Direction::Neither => Self::default(),
         })
     }

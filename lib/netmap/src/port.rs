@@ -271,7 +271,7 @@ impl Port {
     /// Buffers beside those in rings, asked for by `Options::extra_bufs`.
     #[must_use]
     pub fn extra_buffers(&self) -> Vec<u32> {
-        self.adapter.extra_buffers()
+        self.adapter.extra_buffers().into_iter().map(|cell| cell.0).collect()
     }
 
     /// Whether packets can pass, as of the last sync: a tap or NIC that was set down or deleted says so, and a

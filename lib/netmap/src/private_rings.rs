@@ -11,14 +11,14 @@ use std::sync::Arc;
 use nix::sys::eventfd::EventFd;
 
 use crate::error::{Error, Invalid, Result};
-use crate::options::{BoundRings, Memory, MemoryRef, Options, PerDirection, Sizes};
+use crate::options::{BoundRings, Memory, MemoryRef, Options, PerDirection, Places, Sizes};
 use crate::ring::RingRef;
 use crate::rings::{RingCells, cells_needed, extra_buffers, make_if, make_rings};
 use crate::shm::file::FileId;
-use crate::shm::mem::{RESERVED, Region};
+use crate::shm::mem::{Cell, RESERVED, Region};
 use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, Ordering};
-use crate::vale::lifecycle::lodging::{self, Lodging, Word};
+use crate::vale::lifecycle::lodging::{self, Lodging, Registration};
 
 /// The rings of a handle, and what a netmap kernel would know of them. They are numbered as bound.
 #[derive(Debug)]
@@ -34,8 +34,8 @@ struct Shared {
     cells: RingCells,
     region: Arc<Region>,
     /// Where that was found, if it is a switch's, and what tells others of it.
-    lodging: Option<(Lodging, Option<Word>)>,
-    if_cell: u32,
+    lodging: Option<(Lodging, Option<Registration>)>,
+    if_cell: Cell,
     tx: Vec<TxState>,
     rx: Vec<RxState>,
     /// Never ready: for ports without a descriptor of their own.
@@ -57,12 +57,12 @@ struct RxState {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some((lodging, word)) = &mut self.lodging {
+        if let Some((lodging, registration)) = &mut self.lodging {
             let (cells, region) = (&self.cells, &*self.region);
-            let mut had: HashSet<u32> = cells.ring_cells().chain([self.if_cell]).collect();
+            let mut had: HashSet<Cell> = cells.ring_cells().chain([self.if_cell]).collect();
             had.extend(cells.buffers(region));
             had.extend(extra_buffers(region, self.if_cell));
-            lodging.give_back(word.take(), had);
+            lodging.give_back(registration.take(), had);
         }
     }
 }
@@ -85,9 +85,9 @@ impl PrivateRings {
         let lodging = lodging
             .map(|found| found.ok_or_else(|| Error::invalid(name, Invalid::NotShareable)))
             .transpose()?;
-        let all = || (0..usize::from(sizes.tx_rings)).collect();
-        let bound = BoundRings { tx: all(), rx: all() };
-        let make = |region: &Region| -> Result<(RingCells, u32)> {
+        let has = PerDirection { tx: sizes.tx_rings.into(), rx: sizes.rx_rings.into() };
+        let bound = BoundRings::all(has);
+        let make = |region: &Region| -> Result<(RingCells, Cell)> {
             region.count_port();
             let cells = make_rings(region, sizes)?;
             let if_cell = make_if(region, &cells, name, &bound, options.extra_bufs);
@@ -99,16 +99,16 @@ impl PrivateRings {
         let (region, (cells, if_cell), lodging) = match lodging {
             Some(lodging) => {
                 let region = lodging.region().clone();
-                let (made, word) = lodging.locked(|| {
+                let (made, registration) = lodging.locked(|| {
                     let (cells, if_cell) = make(&region)?;
-                    let word = lodging.enter(&cells, if_cell).inspect_err(|_| {
+                    let registration = lodging.enter(&cells, if_cell).inspect_err(|_| {
                         let extra = extra_buffers(&region, if_cell);
                         let buffers = cells.buffers(&region).chain(extra).chain([if_cell]);
                         region.give_back(cells.ring_cells().chain(buffers));
                     })?;
-                    Ok(((cells, if_cell), word))
+                    Ok(((cells, if_cell), registration))
                 })?;
-                (region, made, Some((lodging, Some(word))))
+                (region, made, Some((lodging, Some(registration))))
             }
             None => {
                 // Nothing else is ever made in it.
@@ -136,19 +136,14 @@ impl PrivateRings {
         Ok(Self { shared: shared.into(), bound })
     }
 
-    /// Lets another handle have some rings, numbered as bound; those that stay are numbered anew.
-    pub fn give_away(&mut self, rings: &BoundRings) -> Self {
-        let take = |from: &mut Vec<usize>, which: &[usize]| {
-            let taken = which.iter().map(|&i| from[i]).collect();
-            *from = (0..from.len()).filter(|i| !which.contains(i)).map(|i| from[i]).collect();
-            taken
-        };
-        let tx = take(&mut self.bound.tx, &rings.tx);
-        let rx = take(&mut self.bound.rx, &rings.rx);
-        Self { shared: self.shared.clone(), bound: BoundRings { tx, rx } }
+    /// Lets another handle have the rings at these places; those that stay get new places.
+    pub fn give_away(&mut self, places: &Places) -> Self {
+        let bound = self.bound.at(places);
+        self.bound = self.bound.without(&bound);
+        Self { shared: self.shared.clone(), bound }
     }
 
-    /// The rings' numbers in the port.
+    /// The rings that it binds.
     pub fn bound(&self) -> &BoundRings {
         &self.bound
     }
@@ -160,12 +155,12 @@ impl PrivateRings {
 
     #[inline]
     fn tx_state(&self, ring: usize) -> &TxState {
-        &self.shared.tx[self.bound.tx[ring]]
+        &self.shared.tx[self.bound.tx[ring].at()]
     }
 
     #[inline]
     fn rx_state(&self, ring: usize) -> &RxState {
-        &self.shared.rx[self.bound.rx[ring]]
+        &self.shared.rx[self.bound.rx[ring].at()]
     }
 
     /// What happened on a TX ring.
@@ -181,7 +176,7 @@ impl PrivateRings {
     /// Counts a sleep, for a handle that has something to be woken for.
     pub fn woken(&self, slept: bool) {
         if let (true, Some(&ring)) = (slept, self.bound.rx.first()) {
-            self.shared.rx[ring].counters.add(C::wakeups, 1);
+            self.shared.rx[ring.at()].counters.add(C::wakeups, 1);
         }
     }
 
@@ -283,7 +278,7 @@ impl PrivateRings {
     }
 
     /// Buffers beside those in the rings.
-    pub fn extra_buffers(&self) -> Vec<u32> {
+    pub fn extra_buffers(&self) -> Vec<Cell> {
         extra_buffers(&self.shared.region, self.shared.if_cell)
     }
 

@@ -12,7 +12,7 @@
 
 use crate::abi::{RING_HEADER_BYTES, RawRing, RawSlot, SlotFlags, SlotValue};
 use crate::copy;
-use crate::shm::mem::{BufferView, Region};
+use crate::shm::mem::{BufferView, Cell, Region};
 use crate::sync::core_atomic::Ordering;
 use shared_bytes::Span as Frame;
 
@@ -33,7 +33,7 @@ impl<'a> RingRef<'a> {
     /// The ring of `n` slots at `cell`, if it lies within the region's cells.
     // Always: as a call, its result is written in words and read back in lines, which waits for the words.
     #[inline(always)]
-    pub fn new(region: &'a Region, cell: u32, n: u32) -> Option<Self> {
+    pub fn new(region: &'a Region, cell: Cell, n: u32) -> Option<Self> {
         let slots = region.slice(cell, RING_HEADER_BYTES, n as usize)?;
         Some(Self { raw: region.at(cell, 0)?, slots, buffers: region.buffers() })
     }
@@ -61,6 +61,11 @@ impl<'a> RingRef<'a> {
     #[inline]
     pub fn load(&self, i: u32) -> SlotValue {
         SlotValue::unpack(self.slots[i as usize].word.load(Ordering::Relaxed))
+    }
+
+    /// The buffers that its slots name now.
+    pub fn named_buffers(self) -> impl Iterator<Item = Cell> + use<'a> {
+        (0..self.n()).map(move |i| Cell(self.load(i).buf_idx))
     }
 
     /// Address of a buffer, if there is one of that number.

@@ -9,8 +9,10 @@ use crate::abi::{IF_HEADER_BYTES, NETMAP_API, NI_PRIV_MEM, RawIf, SlotValue};
 use crate::error::Result;
 use crate::options::{BoundRings, PerDirection, Sizes};
 use crate::ring::{RingRef, ring_bytes};
-use crate::shm::mem::{Region, STRIDE, cells_for};
+use crate::ring_number::RingNumber;
+use crate::shm::mem::{Cell, Region, STRIDE, cells_for};
 use crate::shm::text::store_text;
+use crate::stats::RingDir;
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Where a port's rings are in its region.
@@ -21,21 +23,21 @@ pub struct RingCells {
     /// Slots per RX ring.
     pub rx_slots: u32,
     /// First cell of each TX ring.
-    pub tx: Vec<u32>,
+    pub tx: Vec<Cell>,
     /// First cell of each RX ring.
-    pub rx: Vec<u32>,
+    pub rx: Vec<Cell>,
 }
 
 impl RingCells {
     /// First cell and number of slots of each ring, transmit first.
-    pub fn all(&self) -> impl Iterator<Item = (u32, u32)> {
+    pub fn all(&self) -> impl Iterator<Item = (Cell, u32)> {
         let tx = self.tx.iter().map(|&cell| (cell, self.tx_slots));
         tx.chain(self.rx.iter().map(|&cell| (cell, self.rx_slots)))
     }
 
     /// The cells that the rings themselves take.
-    pub fn ring_cells(&self) -> impl Iterator<Item = u32> {
-        self.all().flat_map(|(cell, n)| cell..cell.saturating_add(cells_for(ring_bytes(n))))
+    pub fn ring_cells(&self) -> impl Iterator<Item = Cell> {
+        self.all().flat_map(|(cell, n)| cell.run(cells_for(ring_bytes(n))))
     }
 
     /// Slots of the rings of each direction.
@@ -45,20 +47,20 @@ impl RingCells {
 
     /// TX ring `i`, if there is one and it lies within the region.
     #[inline]
-    pub fn tx_ring<'a>(&self, region: &'a Region, i: usize) -> Option<RingRef<'a>> {
-        RingRef::new(region, *self.tx.get(i)?, self.tx_slots)
+    pub fn tx_ring<'a>(&self, region: &'a Region, i: RingNumber) -> Option<RingRef<'a>> {
+        RingRef::new(region, *self.tx.get(i.at())?, self.tx_slots)
     }
 
     /// RX ring `i`, if there is one and it lies within the region.
     #[inline]
-    pub fn rx_ring<'a>(&self, region: &'a Region, i: usize) -> Option<RingRef<'a>> {
-        RingRef::new(region, *self.rx.get(i)?, self.rx_slots)
+    pub fn rx_ring<'a>(&self, region: &'a Region, i: RingNumber) -> Option<RingRef<'a>> {
+        RingRef::new(region, *self.rx.get(i.at())?, self.rx_slots)
     }
 
-    /// Numbers of the buffers that the rings name now.
-    pub fn buffers<'a>(&'a self, region: &'a Region) -> impl Iterator<Item = u32> + 'a {
+    /// The buffers that the rings name now.
+    pub fn buffers<'a>(&'a self, region: &'a Region) -> impl Iterator<Item = Cell> + 'a {
         let rings = self.all().filter_map(|(cell, n)| RingRef::new(region, cell, n));
-        rings.flat_map(|ring| (0..ring.n()).map(move |i| ring.load(i).buf_idx))
+        rings.flat_map(RingRef::named_buffers)
     }
 }
 
@@ -68,26 +70,38 @@ pub fn cells_needed(sizes: Sizes) -> u32 {
     of(sizes.tx_rings, sizes.tx_slots) + of(sizes.rx_rings, sizes.rx_slots) + 2
 }
 
+/// A ring that is being made.
+#[derive(Clone, Copy, Debug)]
+struct NewRing {
+    dir: RingDir,
+    number: RingNumber,
+    slots: u32,
+}
+
 /// Takes cells for rings and buffers, and fills the rings' headers and slots. Used for every kind
 /// of port. On error everything is given back.
 pub fn make_rings(region: &Region, sizes: Sizes) -> Result<RingCells> {
-    let rings: Vec<(u32, bool, u16)> = (0..sizes.tx_rings)
-        .map(|i| (sizes.tx_slots, false, i))
-        .chain((0..sizes.rx_rings).map(|i| (sizes.rx_slots, true, i)))
-        .collect();
+    let tx = RingNumber::first(sizes.tx_rings.into());
+    let tx = tx.map(|number| NewRing { dir: RingDir::Tx, number, slots: sizes.tx_slots });
+    let rx = RingNumber::first(sizes.rx_rings.into());
+    let rx = rx.map(|number| NewRing { dir: RingDir::Rx, number, slots: sizes.rx_slots });
     // At once for all, so that a lack of space shows before anything is taken.
     region.reserve(cells_needed(sizes))?;
+    let rings = tx.chain(rx);
     let (mut tx, mut rx) = (Vec::new(), Vec::new());
-    let mut taken: Vec<u32> = Vec::new();
+    let mut taken: Vec<Cell> = Vec::new();
     let made = (|| {
-        for (n, is_rx, number) in rings {
-            let cells = cells_for(ring_bytes(n));
+        for new in rings {
+            let cells = cells_for(ring_bytes(new.slots));
             let cell = region.take_run(cells)?;
-            taken.extend(cell..cell + cells);
-            let buffers = region.take(n)?;
+            taken.extend(cell.run(cells));
+            let buffers = region.take(new.slots)?;
             taken.extend(&buffers);
-            fill_ring(region, cell, n, is_rx, number, &buffers);
-            if is_rx { rx.push(cell) } else { tx.push(cell) }
+            new.fill(region, cell, &buffers);
+            match new.dir {
+                RingDir::Tx => tx.push(cell),
+                RingDir::Rx => rx.push(cell),
+            }
         }
         Ok(())
     })();
@@ -107,14 +121,17 @@ pub fn make_pipe_rings(region: &Region, sizes: Sizes) -> Result<(RingCells, Ring
     let mut other =
         RingCells { tx_slots: one.rx_slots, rx_slots: one.tx_slots, ..RingCells::default() };
     let made = (|| {
-        for (dir, slots) in [(true, one.tx_slots), (false, one.rx_slots)] {
-            let (of, to) = if dir { (&one.tx, &mut other.rx) } else { (&one.rx, &mut other.tx) };
-            for (i, &cell) in of.iter().enumerate() {
+        for dir in [RingDir::Rx, RingDir::Tx] {
+            let (of, slots, to) = match dir {
+                RingDir::Rx => (&one.tx, one.tx_slots, &mut other.rx),
+                RingDir::Tx => (&one.rx, one.rx_slots, &mut other.tx),
+            };
+            for (number, &cell) in RingNumber::first(of.len()).zip(of) {
                 let ring = RingRef::new(region, cell, slots).expect("it was just made");
-                let buffers: Vec<u32> = (0..slots).map(|k| ring.load(k).buf_idx).collect();
+                let buffers: Vec<Cell> = ring.named_buffers().collect();
                 let cell = region.take_run(cells_for(ring_bytes(slots)))?;
                 to.push(cell);
-                fill_ring(region, cell, slots, dir, i as u16, &buffers);
+                NewRing { dir, number, slots }.fill(region, cell, &buffers);
             }
         }
         Ok(())
@@ -127,35 +144,42 @@ pub fn make_pipe_rings(region: &Region, sizes: Sizes) -> Result<(RingCells, Ring
     Ok((one, other))
 }
 
-fn fill_ring(region: &Region, cell: u32, n: u32, is_rx: bool, number: u16, buffers: &[u32]) {
-    let ring = RingRef::new(region, cell, n).expect("the cells were just taken");
-    let raw = ring.raw;
-    let to_buffer_0 = Region::offset(0) as i64 - Region::offset(cell) as i64;
-    raw.buf_ofs.store(to_buffer_0, Ordering::Relaxed);
-    raw.num_slots.store(n, Ordering::Relaxed);
-    raw.nr_buf_size.store(STRIDE as u32, Ordering::Relaxed);
-    raw.ringid_dir.store(u32::from(number) | u32::from(is_rx) << 16, Ordering::Relaxed);
-    raw.head.store(0, Ordering::Relaxed);
-    raw.cur.store(0, Ordering::Relaxed);
-    // A TX ring begins with all slots free, an RX ring with none received.
-    raw.tail.store(if is_rx { 0 } else { n - 1 }, Ordering::Relaxed);
-    raw.flags.store(0, Ordering::Relaxed);
-    raw.offset_mask.store(0, Ordering::Relaxed);
-    raw.buf_align.store(0, Ordering::Relaxed);
-    for (slot, &buf_idx) in ring.slots.iter().zip(buffers) {
-        slot.word.store(SlotValue { buf_idx, len: 0, flags: 0 }.pack(), Ordering::Relaxed);
-        slot.ptr.store(0, Ordering::Relaxed);
+impl NewRing {
+    /// Fills its header, and its slots with these buffers.
+    fn fill(self, region: &Region, cell: Cell, buffers: &[Cell]) {
+        let ring = RingRef::new(region, cell, self.slots).expect("the cells were just taken");
+        let raw = ring.raw;
+        let to_buffer_0 = Region::offset(Cell(0)) as i64 - Region::offset(cell) as i64;
+        let (dir, tail) = match self.dir {
+            RingDir::Tx => (0, self.slots - 1), // all slots are free
+            RingDir::Rx => (1, 0),              // none is received
+        };
+        raw.buf_ofs.store(to_buffer_0, Ordering::Relaxed);
+        raw.num_slots.store(self.slots, Ordering::Relaxed);
+        raw.nr_buf_size.store(STRIDE as u32, Ordering::Relaxed);
+        raw.ringid_dir.store(u32::from(self.number.0) | dir << 16, Ordering::Relaxed);
+        raw.head.store(0, Ordering::Relaxed);
+        raw.cur.store(0, Ordering::Relaxed);
+        raw.tail.store(tail, Ordering::Relaxed);
+        raw.flags.store(0, Ordering::Relaxed);
+        raw.offset_mask.store(0, Ordering::Relaxed);
+        raw.buf_align.store(0, Ordering::Relaxed);
+        for (slot, buffer) in ring.slots.iter().zip(buffers) {
+            let value = SlotValue { buf_idx: buffer.0, len: 0, flags: 0 };
+            slot.word.store(value.pack(), Ordering::Relaxed);
+            slot.ptr.store(0, Ordering::Relaxed);
+        }
     }
 }
 
 /// Makes the pages of a port's rings and buffers present.
 pub fn populate(rings: &RingCells, region: &Region) {
     if region.ports_ever() == 1 {
-        region.populate(0..region.end_of_given());
+        region.populate(Cell(0), region.end_of_given());
     } else {
         // In a shared region, what is ours is scattered: touch the rings only.
         for (cell, n) in rings.all() {
-            region.populate(cell..cell + cells_for(ring_bytes(n)));
+            region.populate(cell, cells_for(ring_bytes(n)));
         }
     }
 }
@@ -167,7 +191,7 @@ pub fn make_if(
     name: &str,
     bound: &BoundRings,
     extra_bufs: u32,
-) -> Result<u32> {
+) -> Result<Cell> {
     let cells = cells_for(IF_HEADER_BYTES + 8 * rings.all().count());
     assert_eq!(cells, 1, "the largest netmap_if fits a buffer");
     let cell = region.take_run(1)?;
@@ -192,19 +216,22 @@ pub fn make_if(
     let mut next = 0;
     for &buffer in extra.iter().rev() {
         region.at::<AtomicU32>(buffer, 0).expect("just taken").store(next, Ordering::Relaxed);
-        next = buffer;
+        next = buffer.0;
     }
     nif.ni_bufs_head.store(next, Ordering::Relaxed);
     Ok(cell)
 }
 
 /// Says in a netmap_if which rings its handle binds.
-pub fn bind_if(region: &Region, rings: &RingCells, cell: u32, bound: &BoundRings) {
+pub fn bind_if(region: &Region, rings: &RingCells, cell: Cell, bound: &BoundRings) {
     let offset = |i: usize| -> &AtomicU64 {
         region.at(cell, IF_HEADER_BYTES + 8 * i).expect("one cell holds the largest netmap_if")
     };
-    let all = rings.tx.iter().enumerate().map(|(i, c)| (*c, bound.tx.contains(&i)));
-    let all = all.chain(rings.rx.iter().enumerate().map(|(i, c)| (*c, bound.rx.contains(&i))));
+    let which = |rings: &[Cell], bound: &[RingNumber]| -> Vec<(Cell, bool)> {
+        let numbers = RingNumber::first(rings.len());
+        rings.iter().zip(numbers).map(|(cell, i)| (*cell, bound.contains(&i))).collect()
+    };
+    let all = which(&rings.tx, &bound.tx).into_iter().chain(which(&rings.rx, &bound.rx));
     for (i, (ring, bound)) in all.enumerate() {
         let distance = Region::offset(ring) as i64 - Region::offset(cell) as i64;
         // 0 tells the program that the ring is not its business.
@@ -214,31 +241,34 @@ pub fn bind_if(region: &Region, rings: &RingCells, cell: u32, bound: &BoundRings
 
 /// The extra buffers that a netmap_if lists now. A chain that a peer has damaged ends where it
 /// repeats or leaves the region.
-pub fn extra_buffers(region: &Region, if_cell: u32) -> Vec<u32> {
-    chain(region, if_cell, &mut HashSet::new(), u32::MAX).0
+pub fn extra_buffers(region: &Region, if_cell: Cell) -> Vec<Cell> {
+    chain(region, if_cell, &mut HashSet::new(), u32::MAX).cells
 }
 
-/// Cells in a netmap_if's chain of extra buffers up to one that was `seen`, and whether that is all of
-/// it: `most` are followed.
-pub fn chain(
-    region: &Region,
-    if_cell: u32,
-    seen: &mut HashSet<u32>,
-    most: u32,
-) -> (Vec<u32>, bool) {
-    let mut chain = Vec::new();
+/// A netmap_if's chain of extra buffers, as far as it was followed.
+#[derive(Debug)]
+pub struct Chain {
+    /// The buffers.
+    pub cells: Vec<Cell>,
+    /// That is all of it.
+    pub is_whole: bool,
+}
+
+/// Follows a netmap_if's chain of extra buffers up to one that was `seen`, for `most` buffers.
+pub fn chain(region: &Region, if_cell: Cell, seen: &mut HashSet<Cell>, most: u32) -> Chain {
+    let mut cells = Vec::new();
     let head = region.at::<RawIf>(if_cell, 0).map(|nif| nif.ni_bufs_head.load(Ordering::Relaxed));
-    let mut next = head.unwrap_or(0);
-    while next != 0 && !seen.contains(&next) {
+    let mut next = Cell(head.unwrap_or(0));
+    while next != Cell(0) && !seen.contains(&next) {
         let Some(word) = region.at::<AtomicU32>(next, 0) else {
             break;
         };
-        if chain.len() >= most as usize {
-            return (chain, false);
+        if cells.len() >= most as usize {
+            return Chain { cells, is_whole: false };
         }
         seen.insert(next);
-        chain.push(next);
-        next = word.load(Ordering::Relaxed);
+        cells.push(next);
+        next = Cell(word.load(Ordering::Relaxed));
     }
-    (chain, true)
+    Chain { cells, is_whole: true }
 }

@@ -56,15 +56,37 @@ impl Default for Wait {
     }
 }
 
-impl FromStr for Wait {
-    type Err = String;
+/// What was asked for is not the name of a `Wait`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown wait mode {asked:?}; use busy, adaptive or block")]
+pub struct UnknownWait {
+    /// The name.
+    pub asked: String,
+}
 
-    fn from_str(s: &str) -> std::result::Result<Self, String> {
+impl FromStr for Wait {
+    type Err = UnknownWait;
+
+    fn from_str(s: &str) -> Result<Self, UnknownWait> {
         match s {
             "busy" => Ok(Self::Busy),
             "adaptive" => Ok(Self::default()),
             "block" => Ok(Self::Block),
-            _ => Err(format!("unknown way to wait {s:?}; use busy, adaptive or block")),
+            _ => Err(UnknownWait { asked: s.into() }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mode_is_known_by_its_name_and_others_are_told_the_names() {
+        assert_eq!("busy".parse(), Ok(Wait::Busy));
+        assert_eq!("block".parse(), Ok(Wait::Block));
+        assert_eq!("adaptive".parse(), Ok(Wait::default()));
+        let error = "Busy".parse::<Wait>().unwrap_err();
+        assert!(error.to_string().contains("\"Busy\"; use busy, adaptive or block"), "{error}");
     }
 }

@@ -51,7 +51,7 @@ fn heirs_of_a_killed_sender_send_nothing_twice_and_lose_one_batch() {
             child.kill().expect("killed");
             child.wait().expect("gone");
             // The heir sends what is queued, while the receiver makes room.
-            let patience = Instant::now() + Duration::from_secs(20);
+            let deadline = Instant::now() + Duration::from_secs(20);
             loop {
                 heir.txsync().expect("synced");
                 seen.extend(read(&mut receiver, 0, usize::MAX).iter().map(|p| number(p)));
@@ -59,7 +59,7 @@ fn heirs_of_a_killed_sender_send_nothing_twice_and_lose_one_batch() {
                 if left == 0 && heir.tx(0).space() == SLOTS as usize - 1 {
                     break;
                 }
-                assert!(Instant::now() < patience, "round {round}: {left} slots are not sent");
+                assert!(Instant::now() < deadline, "round {round}: {left} slots are not sent");
             }
             assert!(seen.windows(2).all(|w| w[0] < w[1]), "round {round}: twice or out of order");
             assert!(seen[0] >= first, "round {round}: a packet of an earlier round");

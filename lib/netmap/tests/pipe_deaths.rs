@@ -14,7 +14,7 @@ use netmap::{Interest, Options, Port, Wait};
 
 const CHILD: &str = "NM_TEST_PIPE_CHILD";
 const SLOTS: u32 = 128;
-const PATIENCE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 fn open(name: &str, extra_bufs: u32) -> Port {
     let options = Options { extra_bufs, ..slots(SLOTS) };
@@ -84,7 +84,7 @@ fn next_user_of_a_dead_senders_end_sends_what_is_queued_and_nothing_is_lost_or_s
             while heir.tx(0).space() < SLOTS as usize - 1 {
                 heir.txsync().expect("synced");
                 seen.extend(read(&mut reader, 0, usize::MAX).iter().map(|p| intact(p)));
-                assert!(start.elapsed() < PATIENCE, "{} slots are not sent", heir.tx(0).pending());
+                assert!(start.elapsed() < DEADLINE, "{} slots are not sent", heir.tx(0).pending());
             }
             let all: Vec<u32> = (round << 24..).take(seen.len()).collect();
             assert_eq!(seen, all, "round {round}");
@@ -150,7 +150,7 @@ fn next_reader_goes_on_where_a_dead_one_was_and_no_buffer_is_in_two_slots() {
                 while sender.tx(0).push(&frame(9, 1, next, 60)) {
                     next += 1;
                 }
-                let wait = sender.wait(Interest::SPACE, Wait::default(), Some(PATIENCE));
+                let wait = sender.wait(Interest::SPACE, Wait::default(), Some(DEADLINE));
                 assert_eq!(wait.expect("waited"), Interest::SPACE, "at {next}");
             }
             kill(&mut child);
@@ -168,7 +168,7 @@ fn next_reader_goes_on_where_a_dead_one_was_and_no_buffer_is_in_two_slots() {
         while sender.tx(0).space() < SLOTS as usize - 1 {
             rest.extend(read(&mut reader, 0, usize::MAX).iter().map(|p| intact(p)));
             sender.txsync().expect("synced");
-            assert!(start.elapsed() < PATIENCE, "it stands still");
+            assert!(start.elapsed() < DEADLINE, "it stands still");
         }
         assert!(rest.is_empty() || rest[rest.len() - 1] + 1 == next);
         assert!(rest.windows(2).all(|w| w[0] + 1 == w[1]) && read_up_to + SLOTS >= next);

@@ -16,7 +16,7 @@ use netmap::{Capabilities, Interest, Link, Options, Port, Wait};
 use netns::Namespace;
 
 /// Far beyond anything that works.
-const PATIENCE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(20);
 const PEER: &str = "10.9.0.2:7";
 
 /// A namespace, or the test is skipped.
@@ -33,9 +33,9 @@ fn with_header(len: u8) -> Options {
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + DEADLINE;
     while !done() {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < end, "{what}: not within {DEADLINE:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -49,7 +49,7 @@ fn address(namespace: &Namespace) {
 /// UDP packets of the namespace's stack: whole packets as the port gives them, of `ring`.
 fn udp(port: &mut Port, ring: usize, count: usize) -> Vec<Vec<u8>> {
     let (mut packets, mut packet) = (Vec::new(), Vec::new());
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + DEADLINE;
     while packets.len() < count {
         assert!(Instant::now() < end, "{} of {count} packets", packets.len());
         port.wait(Interest::RX, Wait::Block, Some(Duration::from_millis(100))).unwrap();
@@ -237,7 +237,7 @@ fn queues_are_ring_pairs_that_flows_are_spread_over() {
     for i in 0..4 {
         assert!(port.tx(i).push(&[0xff; 60]));
     }
-    port.wait(Interest::SENT, Wait::Block, Some(PATIENCE)).unwrap();
+    port.wait(Interest::SENT, Wait::Block, Some(DEADLINE)).unwrap();
     let (senders, mut receivers) = port.split_rings().unwrap();
     assert_eq!((senders.len(), receivers.len()), (4, 4));
     flows();

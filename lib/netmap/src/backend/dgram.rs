@@ -40,7 +40,7 @@ use calls::BATCH;
 /// Bytes that one such call can bring.
 const ROOM: usize = BATCH * MOST;
 /// How long a peer that takes nothing is waited for at the end.
-const PATIENCE: Duration = Duration::from_millis(500);
+const LONGEST_DRAIN: Duration = Duration::from_millis(500);
 
 /// What such a port can do. Its link is up while a peer is known.
 const CAPABILITIES: Capabilities = Capabilities::RECEIVE.union(Capabilities::LINK_STATE);
@@ -388,7 +388,7 @@ impl Device for Datagrams {
             self.push()?;
             let (Some(peer), false) = (&self.peer, self.ends.is_empty()) else { return Ok(()) };
             if self.ends.len() < left {
-                (left, end) = (self.ends.len(), Instant::now() + PATIENCE);
+                (left, end) = (self.ends.len(), Instant::now() + LONGEST_DRAIN);
             }
             let time = end.saturating_duration_since(Instant::now());
             if time.is_zero() {

@@ -12,10 +12,11 @@ use crate::adapter::{Adapter, Kind};
 use crate::backend::packets::one_ring_pair;
 use crate::error::Result;
 use crate::name::{Capabilities, PortName, Scheme, Syntax};
-use crate::options::{BoundRings, Options, PerDirection};
+use crate::options::{Options, PerDirection, Places};
 use crate::private_rings::PrivateRings;
 use crate::ring::{RingRef, TxRingRef};
 use crate::shm::file::FileId;
+use crate::shm::mem::Cell;
 use crate::stats::{C, Counters};
 use crate::wait::Interest;
 
@@ -115,15 +116,15 @@ impl Adapter for Null {
         self.0.woken(slept);
     }
 
-    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
-        Ok(Box::new(Self(self.0.give_away(rings))))
+    fn give_away(&mut self, places: &Places) -> Result<Box<dyn Adapter>> {
+        Ok(Box::new(Self(self.0.give_away(places))))
     }
 
     fn memory_id(&self) -> FileId {
         self.0.memory_id()
     }
 
-    fn extra_buffers(&self) -> Vec<u32> {
+    fn extra_buffers(&self) -> Vec<Cell> {
         self.0.extra_buffers()
     }
 

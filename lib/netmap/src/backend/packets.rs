@@ -16,10 +16,12 @@ use crate::backend::{Device, Sent};
 use crate::error::{Error, Invalid, Result};
 use crate::name::{Capabilities, PortName, RingSel};
 use crate::netlink::Link;
-use crate::options::{BoundRings, Options, PerDirection};
+use crate::options::{BoundRings, Options, PerDirection, Places};
 use crate::private_rings::PrivateRings;
 use crate::ring::{RingRef, TxRingRef};
+use crate::ring_number::RingNumber;
 use crate::shm::file::FileId;
+use crate::shm::mem::Cell;
 use crate::stats::{C, Counters};
 use crate::sync::core_atomic::Ordering;
 use crate::wait::Interest;
@@ -104,7 +106,7 @@ impl<D: Device> Packets<D> {
 
 impl Doors {
     fn new<D: Device>(bound: &BoundRings, devices: &[Mutex<D>]) -> Result<Self> {
-        let mut used: Vec<usize> = bound.tx.iter().chain(&bound.rx).copied().collect();
+        let mut used: Vec<usize> = bound.tx.iter().chain(&bound.rx).map(|ring| ring.at()).collect();
         used.sort_unstable();
         used.dedup();
         if used.len() <= 1 {
@@ -145,12 +147,12 @@ impl Doors {
         if wanted == *asked {
             return;
         }
-        for (i, device) in devices.iter().enumerate() {
+        for (i, device) in RingNumber::first(devices.len()).zip(devices) {
             if (bound.tx.contains(&i) || bound.rx.contains(&i))
                 && let Some(fd) = lock(device).fd()
             {
                 // It was added, so this fails only without memory: a late wake-up.
-                let _ = all.modify(fd, &mut EpollEvent::new(wanted, i as u64));
+                let _ = all.modify(fd, &mut EpollEvent::new(wanted, i.0.into()));
             }
         }
         *asked = wanted;
@@ -190,7 +192,7 @@ impl<D: Device + 'static> Adapter for Packets<D> {
     fn txsync_ring(&mut self, i: usize) -> Result<()> {
         let Some(head) = self.rings.queued(i) else { return Ok(()) };
         let devices = self.devices.clone();
-        let mut device = lock(&devices[self.rings.bound().tx[i]]);
+        let mut device = lock(&devices[self.rings.bound().tx[i].at()]);
         device.look()?;
         let (ring, counters) = (self.rings.tx(i), self.rings.tx_counters(i));
         let first = self.rings.hwcur(i);
@@ -241,7 +243,7 @@ impl<D: Device + 'static> Adapter for Packets<D> {
             return Err(error);
         }
         let devices = self.devices.clone();
-        let mut device = lock(&devices[self.rings.bound().rx[i]]);
+        let mut device = lock(&devices[self.rings.bound().rx[i].at()]);
         device.look()?;
         let (ring, counters) = (self.rings.rx(i), self.rings.rx_counters(i));
         let (n, stride) = (ring.n(), ring.buffer_bytes());
@@ -287,7 +289,7 @@ impl<D: Device + 'static> Adapter for Packets<D> {
     }
 
     fn peek(&self) -> bool {
-        self.rings.bound().rx.iter().any(|&device| lock(&self.devices[device]).has_news())
+        self.rings.bound().rx.iter().any(|ring| lock(&self.devices[ring.at()]).has_news())
     }
 
     fn peeks(&self) -> bool {
@@ -365,10 +367,10 @@ impl<D: Device + 'static> Adapter for Packets<D> {
         self.any().mac()
     }
 
-    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
+    fn give_away(&mut self, places: &Places) -> Result<Box<dyn Adapter>> {
         let mut at = 0..;
-        self.failed.retain(|_| at.next().is_some_and(|ring| !rings.rx.contains(&ring)));
-        let rings = self.rings.give_away(rings);
+        self.failed.retain(|_| at.next().is_some_and(|ring| !places.rx.contains(&ring)));
+        let rings = self.rings.give_away(places);
         self.doors = Doors::new(self.rings.bound(), &self.devices)?;
         if let Doors::One { device, .. } = self.doors {
             let devices = self.devices.clone();
@@ -381,7 +383,7 @@ impl<D: Device + 'static> Adapter for Packets<D> {
         self.rings.memory_id()
     }
 
-    fn extra_buffers(&self) -> Vec<u32> {
+    fn extra_buffers(&self) -> Vec<Cell> {
         self.rings.extra_buffers()
     }
 

@@ -9,9 +9,9 @@ use super::{Input, no_access_beyond_files, small};
 use crate::abi::{RawSlot, SlotFlags, SlotValue};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
-use crate::options::{BoundRings, Memory, MemoryRef};
+use crate::options::{BoundRings, Memory, MemoryRef, PerDirection};
 use crate::ring::{RingRef, RxRing, TxRing, TxRingRef, ring_bytes, transfer};
-use crate::shm::mem::{STRIDE, cells_for};
+use crate::shm::mem::{Cell, STRIDE, cells_for};
 use crate::sync::core_atomic::{AtomicU64, Ordering};
 use crate::vale::forward::set_always;
 use crate::vale::lifecycle::open;
@@ -99,10 +99,8 @@ impl Rig {
             options.rx_slots = Some(SLOTS);
             options.tx_rings = Some(RINGS as u16);
             options.rx_rings = Some(RINGS as u16);
-            let all = || (0..RINGS).collect::<Vec<_>>();
-            let at = open::open(&root, "valeFuzzS", name, &options, |_| {
-                Ok(BoundRings { tx: all(), rx: all() })
-            })?;
+            let all = |_: &_| Ok(BoundRings::all(PerDirection { tx: RINGS, rx: RINGS }));
+            let at = open::open(&root, "valeFuzzS", name, &options, all)?;
             let mut port = ValePort::new(at);
             port.allow_indirect(window, WINDOW);
             ports.push(port);
@@ -114,7 +112,10 @@ impl Rig {
             let same = |p: &&ValePort| p.at.port.region.id() == of.at.port.region.id();
             let shapes = ports.iter().filter(same).map(|p| &p.at.port.file.shape);
             let starts = shapes.flat_map(|s| s.rings.tx.iter().chain(&s.rings.rx));
-            starts.flat_map(|&c| c..c + cells_for(ring_bytes(SLOTS))).collect()
+            starts
+                .flat_map(|cell| cell.run(cells_for(ring_bytes(SLOTS))))
+                .map(|cell| cell.0)
+                .collect()
         };
         Ok(Self {
             words: words.collect(),
@@ -138,7 +139,7 @@ impl Rig {
         {
             for cell in (0..port.at.port.region.cells()).filter(|c| !ring_cells.contains(c)) {
                 let start: &[AtomicU64] =
-                    port.at.port.region.slice(cell, 0, 2).expect("a known cell");
+                    port.at.port.region.slice(Cell(cell), 0, 2).expect("a known cell");
                 start.iter().for_each(|w| w.store(0, Ordering::Relaxed)); // what routes a packet
             }
             let slots = rings(port).flat_map(|r| r.slots.iter());
@@ -240,7 +241,7 @@ impl Rig {
                 let byte = usize::from(input.byte()) % (STRIDE / 8) * 8;
                 let value = u64::from_le_bytes(input.bytes());
                 if cell < port.at.port.region.cells()
-                    && let Some(word) = port.at.port.region.at::<AtomicU64>(cell, byte)
+                    && let Some(word) = port.at.port.region.at::<AtomicU64>(Cell(cell), byte)
                 {
                     word.store(value, Ordering::Relaxed);
                 }
@@ -254,7 +255,7 @@ impl Rig {
             }
             5 => self.txsync(p, i),
             6 => self.rxsync(p, i, input.byte().into()),
-            _ if other => self.transfer((p, i), usize::from(input.byte()) % 3, input.byte(), is_rx),
+            _ if other => self.transfer(p, i, usize::from(input.byte()) % 3, input.byte(), is_rx),
             _ => {
                 self.ports[p].arm(Interest::all());
                 let _ = (self.ports[p].peek(), self.ports[p].is_armed());
@@ -344,7 +345,7 @@ impl Rig {
 
     /// A transfer moves no more than was there, fitted and was asked for, and leaves in the rings
     /// the very buffers that were there.
-    fn transfer(&mut self, (p, i): (usize, usize), to: usize, most: u8, zero_copy: bool) {
+    fn transfer(&mut self, p: usize, i: usize, to: usize, most: u8, zero_copy: bool) {
         let in_rings = || {
             let mut all: Vec<(u64, u32)> = Vec::new();
             for port in &self.ports {

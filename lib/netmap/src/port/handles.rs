@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use crate::error::{Error, Feature, Result};
 use crate::kinds;
-use crate::options::{BoundRings, PerDirection};
+use crate::options::{PerDirection, Places};
 use crate::port::Port;
 
 impl Port {
@@ -51,7 +51,7 @@ impl Port {
     /// As `open`.
     pub fn split(mut self) -> Result<(Self, Self)> {
         let rx = self.adapter.rings().rx;
-        let receiver = self.give_away(&BoundRings { tx: Vec::new(), rx: (0..rx).collect() })?;
+        let receiver = self.give_away(&Places { tx: Vec::new(), rx: (0..rx).collect() })?;
         Ok((self, receiver))
     }
 
@@ -61,18 +61,14 @@ impl Port {
     /// As `split`.
     pub fn split_rings(mut self) -> Result<(Vec<Self>, Vec<Self>)> {
         let PerDirection { tx, rx } = self.adapter.rings();
-        let one = |tx: Option<usize>, rx: Option<usize>| BoundRings {
-            tx: tx.into_iter().collect(),
-            rx: rx.into_iter().collect(),
-        };
         // From the last one on, as the rings that stay are numbered from 0.
         let mut receivers = (0..rx)
             .rev()
-            .map(|i| self.give_away(&one(None, Some(i))))
+            .map(|i| self.give_away(&Places { tx: Vec::new(), rx: vec![i] }))
             .collect::<Result<Vec<_>>>()?;
         let mut senders = (1..tx)
             .rev()
-            .map(|i| self.give_away(&one(Some(i), None)))
+            .map(|i| self.give_away(&Places { tx: vec![i], rx: Vec::new() }))
             .collect::<Result<Vec<_>>>()?;
         receivers.reverse();
         senders.reverse();
@@ -82,9 +78,9 @@ impl Port {
         Ok((senders, receivers))
     }
 
-    /// Lets another handle have some rings, numbered as bound.
-    fn give_away(&mut self, rings: &BoundRings) -> Result<Self> {
-        let adapter = self.adapter.give_away(rings)?;
+    /// Lets another handle have the rings at these places.
+    fn give_away(&mut self, places: &Places) -> Result<Self> {
+        let adapter = self.adapter.give_away(places)?;
         Ok(Self { name: self.name.clone(), adapter, pushes: self.pushes })
     }
 }

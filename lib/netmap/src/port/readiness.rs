@@ -93,7 +93,7 @@ impl Port {
 
     /// Sends what is queued, receives if that is asked for, and returns what is ready.
     pub(super) fn sync_since(&mut self, what: Interest, before: usize) -> Result<Interest> {
-        if self.pushes || what.wants_room() || self.adapter.owes() {
+        if self.pushes || what.wants_room() || self.adapter.has_unsent() {
             self.txsync()?;
         }
         if what.contains(Interest::RX) {

@@ -1,14 +1,14 @@
 //! Ports by the calls that every kind has: who shares memory with whom, and what a kind refuses.
 
 use super::*;
-use crate::options::{BoundRings, Memory};
+use crate::options::{BoundRings, Memory, PerDirection};
 use crate::vale::lifecycle::open;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::port::ValePort;
 
 fn vale(root: &Root, name: &str, memory: Memory) -> Port {
     let options = Options { tx_slots: Some(64), rx_slots: Some(64), memory, ..Options::default() };
-    let bound = |_: &_| Ok(BoundRings { tx: vec![0], rx: vec![0] });
+    let bound = |_: &_| Ok(BoundRings::all(PerDirection { tx: 1, rx: 1 }));
     let at = open::open(root, "valeA", name, &options, bound).unwrap();
     Port::of(format!("valeA:{name}").parse().unwrap(), Box::new(ValePort::new(at)))
 }

@@ -315,7 +315,7 @@ impl Port {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{BoundRings, Options};
+    use crate::options::{BoundRings, Options, PerDirection};
     use crate::vale::lifecycle::open;
     use crate::vale::lifecycle::root::Root;
     use crate::vale::port::ValePort;
@@ -330,7 +330,7 @@ mod tests {
 
     /// Opens a port of a switch below a root of its own.
     fn vale(root: &Root, name: &str) -> ValePort {
-        let bound = |_: &_| Ok(BoundRings { tx: vec![0], rx: vec![0] });
+        let bound = |_: &_| Ok(BoundRings::all(PerDirection { tx: 1, rx: 1 }));
         let options = Options { tx_slots: Some(64), rx_slots: Some(64), ..Options::default() };
         ValePort::new(open::open(root, "valeA", name, &options, bound).unwrap())
     }

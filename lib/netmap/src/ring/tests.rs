@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::options::Sizes;
+use crate::ring_number::RingNumber;
 use crate::rings::{RingCells, make_rings};
 
 const SLOTS: u32 = 64;
@@ -22,7 +23,7 @@ impl Rig {
     }
 
     fn tx(&self) -> RingRef<'_> {
-        self.cells.tx_ring(&self.region, 0).unwrap()
+        self.cells.tx_ring(&self.region, RingNumber::FIRST).unwrap()
     }
 
     fn set(&self, head: u32, cur: u32, tail: u32) -> RingRef<'_> {

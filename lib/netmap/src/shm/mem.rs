@@ -38,6 +38,28 @@ pub const MAX_BYTES: u64 = bytes_for(MAX_CELLS);
 /// Cells 0 and 1 are netmap's reserved buffers.
 pub const RESERVED: u32 = 2;
 
+/// A cell's number in its region. Of a buffer it is netmap's index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cell(pub u32);
+
+impl Cell {
+    /// As an index of an array of cells.
+    #[inline]
+    pub const fn at(self) -> usize {
+        self.0 as usize
+    }
+
+    /// This one and those behind it, `n` in all.
+    pub fn run(self, n: u32) -> impl Iterator<Item = Self> + Clone {
+        (self.0..self.0.saturating_add(n)).map(Self)
+    }
+
+    /// Those of numbers `from` to `to`.
+    pub fn between(from: u32, to: u32) -> impl Iterator<Item = Self> + Clone {
+        (from..to).map(Self)
+    }
+}
+
 const MAGIC: u64 = u64::from_le_bytes(*b"NMVMEM\0\0");
 const VERSION: u32 = 2;
 const BITMAP_OFF: usize = 256;
@@ -133,14 +155,14 @@ impl Region {
     fn fill(file: &File, home: Home, path: &Path, cells: u32) -> Result<Self> {
         let cells = cells.clamp(RESERVED, MAX_CELLS);
         file.set_len(bytes_for(cells)).map_err(Error::io("set the length of", path))?;
-        file::reserve(file, path, 0, Self::offset(RESERVED) as u64)?;
+        file::reserve(file, path, 0, Self::offset(Cell(RESERVED)) as u64)?;
         let region = Self::mapped(file, home, path, cells)?;
         let h = region.header();
         h.version.store(VERSION, Ordering::Relaxed);
         h.stride.store(STRIDE as u32, Ordering::Relaxed);
         h.cells.store(cells, Ordering::Relaxed);
         h.backed.store(RESERVED, Ordering::Relaxed);
-        region.mark(0..RESERVED, true);
+        region.mark(Cell::between(0, RESERVED), true);
         h.magic.store(MAGIC, Ordering::Release);
         Ok(region)
     }
@@ -160,7 +182,7 @@ impl Region {
         let file = file::open(dir, name)?;
         let path = &dir.join(name);
         let len = file::len(&file);
-        if len < Self::offset(RESERVED) as u64 {
+        if len < Self::offset(Cell(RESERVED)) as u64 {
             return Err(damaged(path, Damage::Short(SharedFile::Region)));
         }
         let cells = cells_within(len);
@@ -213,7 +235,7 @@ impl Region {
 
     /// Bytes that have memory; the header's word for it.
     pub fn bytes_backed(&self) -> u64 {
-        Self::offset(self.backed()) as u64
+        Self::offset(Cell(self.backed())) as u64
     }
 
     /// The file, opened anew.
@@ -261,28 +283,28 @@ impl Region {
 
     /// Offset of a cell from the start of the file (and of the mapping), in bytes.
     #[inline]
-    pub const fn offset(cell: u32) -> usize {
-        DATA_OFF + cell as usize * STRIDE
+    pub const fn offset(cell: Cell) -> usize {
+        DATA_OFF + cell.at() * STRIDE
     }
 
     /// The `T` at `byte` of `cell`, if it lies within the region.
-    pub fn at<T: Shared>(&self, cell: u32, byte: usize) -> Option<&T> {
+    pub fn at<T: Shared>(&self, cell: Cell, byte: usize) -> Option<&T> {
         self.slice(cell, byte, 1).map(|s| &s[0])
     }
 
     /// `n` `T`s from `byte` of `cell` on, if they lie within the region.
-    pub fn slice<T: Shared>(&self, cell: u32, byte: usize, n: usize) -> Option<&[T]> {
+    pub fn slice<T: Shared>(&self, cell: Cell, byte: usize, n: usize) -> Option<&[T]> {
         let start = Self::offset(cell).checked_add(byte)?;
         let end = start.checked_add(n.checked_mul(size_of::<T>())?)?;
-        if end > Self::offset(self.cells) {
+        if end > Self::offset(Cell(self.cells)) {
             return None;
         }
         self.map.slice(start, n)
     }
 
-    /// Makes the pages of some cells present.
-    pub fn populate(&self, cells: std::ops::Range<u32>) {
-        let (start, end) = (Self::offset(cells.start), Self::offset(cells.end));
+    /// Makes the pages of `n` cells present.
+    pub fn populate(&self, first: Cell, n: u32) {
+        let (start, end) = (Self::offset(first), Self::offset(Cell(first.0 + n)));
         self.map.populate(start, end.saturating_sub(start));
     }
 
@@ -307,14 +329,14 @@ impl Region {
     }
 
     /// Whether a cell has been given out.
-    pub fn used(&self, cell: u32) -> bool {
-        self.bitmap()[cell as usize / 32].load(Ordering::Relaxed) & 1 << (cell % 32) != 0
+    pub fn used(&self, cell: Cell) -> bool {
+        self.bitmap()[cell.at() / 32].load(Ordering::Relaxed) & 1 << (cell.0 % 32) != 0
     }
 
-    fn mark(&self, cells: impl IntoIterator<Item = u32>, used: bool) {
+    fn mark(&self, cells: impl IntoIterator<Item = Cell>, used: bool) {
         for cell in cells {
-            let word = &self.bitmap()[cell as usize / 32];
-            let bit = 1 << (cell % 32);
+            let word = &self.bitmap()[cell.at() / 32];
+            let bit = 1 << (cell.0 % 32);
             let old = word.load(Ordering::Relaxed);
             word.store(if used { old | bit } else { old & !bit }, Ordering::Relaxed);
         }
@@ -342,7 +364,7 @@ impl Region {
             if file::len(&file) < self.bytes() {
                 return Err(damaged(&self.path, Damage::Short(SharedFile::Region)));
             }
-            let (from, to) = (Self::offset(backed) as u64, Self::offset(end) as u64);
+            let (from, to) = (Self::offset(Cell(backed)) as u64, Self::offset(Cell(end)) as u64);
             file::reserve(&file, &self.path, from, to)?;
             self.header().backed.store(end, Ordering::Relaxed);
         }
@@ -351,28 +373,33 @@ impl Region {
 
     /// Cells that are free, with memory or without.
     pub fn free(&self) -> u32 {
-        (RESERVED..self.cells).filter(|&c| !self.used(c)).count() as u32
+        self.unused(self.cells).count() as u32
+    }
+
+    /// Cells before that number that are free.
+    fn unused(&self, end: u32) -> impl Iterator<Item = Cell> + '_ {
+        Cell::between(RESERVED, end).filter(|&cell| !self.used(cell))
     }
 
     /// Makes sure that `n` more cells can be given out, in one call of the system.
     pub fn reserve(&self, n: u32) -> Result<()> {
         let backed = self.backed();
-        let free = (RESERVED..backed).filter(|&c| !self.used(c)).count() as u32;
+        let free = self.unused(backed).count() as u32;
         let mut lacking = n.saturating_sub(free);
         let mut end = backed;
         while lacking > 0 && end < self.cells {
-            lacking -= u32::from(!self.used(end)); // a peer may have marked what was never given out
+            lacking -= u32::from(!self.used(Cell(end))); // a peer may have marked what was never given out
             end += 1;
         }
         self.back(end.saturating_add(lacking))
     }
 
     /// Takes `n` consecutive cells, the first with an even number (a ring's alignment).
-    pub fn take_run(&self, n: u32) -> Result<u32> {
+    pub fn take_run(&self, n: u32) -> Result<Cell> {
         let mut start = RESERVED;
         let mut cell = start;
         while cell < self.cells && cell - start < n {
-            if self.used(cell) {
+            if self.used(Cell(cell)) {
                 start = (cell + 1).next_multiple_of(2);
                 cell = start;
             } else {
@@ -380,23 +407,23 @@ impl Region {
             }
         }
         self.back(start.saturating_add(n))?;
-        self.mark(start..start + n, true);
+        let start = Cell(start);
+        self.mark(start.run(n), true);
         Ok(start)
     }
 
     /// Takes any `n` cells, lowest first.
-    pub fn take(&self, n: u32) -> Result<Vec<u32>> {
+    pub fn take(&self, n: u32) -> Result<Vec<Cell>> {
         self.reserve(n)?;
-        let cells: Vec<u32> =
-            (RESERVED..self.cells).filter(|&c| !self.used(c)).take(n as usize).collect();
+        let cells: Vec<Cell> = self.unused(self.cells).take(n as usize).collect();
         self.mark(cells.iter().copied(), true);
         Ok(cells)
     }
 
     /// Gives cells back; reserved ones, ones beyond the end and ones already free are ignored.
-    pub fn give_back(&self, cells: impl IntoIterator<Item = u32>) {
+    pub fn give_back(&self, cells: impl IntoIterator<Item = Cell>) {
         let there = RESERVED..self.cells;
-        self.mark(cells.into_iter().filter(|c| there.contains(c)), false);
+        self.mark(cells.into_iter().filter(|cell| there.contains(&cell.0)), false);
     }
 }
 
@@ -407,7 +434,7 @@ pub const fn cells_for(bytes: usize) -> u32 {
 
 /// Bytes of a region with so many cells: whole pages.
 pub const fn bytes_for(cells: u32) -> u64 {
-    (Region::offset(cells) as u64).next_multiple_of(4096)
+    (Region::offset(Cell(cells)) as u64).next_multiple_of(4096)
 }
 
 /// Cells of a region of so many bytes.
@@ -460,13 +487,13 @@ mod tests {
         let taken = meta().blocks() * 512;
         assert!((1000 * STRIDE as u64..1200 * STRIDE as u64).contains(&taken), "{taken}");
         assert_eq!(meta().len(), region.bytes());
-        region.at::<AtomicU32>(1001, 0).unwrap().store(7, Ordering::Relaxed);
-        assert_eq!(peer.at::<AtomicU32>(1001, 0).unwrap().load(Ordering::Relaxed), 7);
-        assert!(peer.at::<AtomicU32>(4000, 0).is_none());
+        region.at::<AtomicU32>(Cell(1001), 0).unwrap().store(7, Ordering::Relaxed);
+        assert_eq!(peer.at::<AtomicU32>(Cell(1001), 0).unwrap().load(Ordering::Relaxed), 7);
+        assert!(peer.at::<AtomicU32>(Cell(4000), 0).is_none());
         assert!(peer.buffers().at(3999).is_some() && peer.buffers().at(4000).is_none());
         // What is given back keeps its memory, and is given out again first.
-        region.give_back([500]);
-        assert_eq!(region.take(1).unwrap(), [500]);
+        region.give_back([Cell(500)]);
+        assert_eq!(region.take(1).unwrap(), [Cell(500)]);
         assert_eq!(meta().blocks() * 512, taken);
     }
 
@@ -501,15 +528,15 @@ mod tests {
         #[test]
         fn allocation_never_gives_a_cell_twice(ops in prop::collection::vec((0u8..3, 1u32..20), 1..60)) {
             let (_temp, _dir, region) = region();
-            let mut given: Vec<Vec<u32>> = Vec::new();
-            let mut out = HashSet::from([0, 1]);
+            let mut given: Vec<Vec<Cell>> = Vec::new();
+            let mut out = HashSet::from([Cell(0), Cell(1)]);
             for (op, n) in ops {
                 let cells = match op {
                     0 => region.take(n).unwrap(),
                     1 => {
                         let c = region.take_run(n).unwrap();
-                        prop_assert_eq!(c % 2, 0);
-                        (c..c + n).collect()
+                        prop_assert_eq!(c.0 % 2, 0);
+                        c.run(n).collect()
                     }
                     _ => {
                         if let Some(cells) = given.pop() {
@@ -520,8 +547,8 @@ mod tests {
                     }
                 };
                 for &c in &cells {
-                    prop_assert!(out.insert(c), "cell {} given twice", c);
-                    prop_assert!(c < region.cells());
+                    prop_assert!(out.insert(c), "cell {} given twice", c.0);
+                    prop_assert!(c.0 < region.cells());
                 }
                 given.push(cells);
             }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use crate::error::Result;
 use crate::layout::Layout;
-use crate::options::BoundRings;
+use crate::options::Places;
 use crate::ring::RingRef;
 use crate::shm::bell::Bell;
 use crate::shm::mem::Region;
@@ -16,7 +16,7 @@ use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
 use crate::time::now_ms;
 use crate::vale::lifecycle::memory;
-use crate::vale::lifecycle::open::Attached;
+use crate::vale::lifecycle::open::{Attached, Handle};
 use crate::vale::lifecycle::reap;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::peers::MOST_RINGS;
@@ -51,37 +51,37 @@ impl Attached {
     /// The TX ring at that place among those that the handle binds.
     #[inline]
     pub fn tx_number(&self, place: usize) -> RingNumber {
-        RingNumber::new(self.bound.tx[place])
+        self.bound.tx[place]
     }
 
     /// The RX ring at that place among those that the handle binds.
     #[inline]
     pub fn rx_number(&self, place: usize) -> RingNumber {
-        RingNumber::new(self.bound.rx[place])
+        self.bound.rx[place]
     }
 
     /// The TX rings that the handle binds.
     #[inline]
     pub fn tx_rings(&self) -> impl Iterator<Item = RingNumber> + '_ {
-        self.bound.tx.iter().map(|&i| RingNumber::new(i))
+        self.bound.tx.iter().copied()
     }
 
     /// The RX rings that the handle binds.
     #[inline]
     pub fn rx_rings(&self) -> impl Iterator<Item = RingNumber> + '_ {
-        self.bound.rx.iter().map(|&i| RingNumber::new(i))
+        self.bound.rx.iter().copied()
     }
 
     /// TX ring `i` in memory.
     #[inline]
     pub fn tx_ring(&self, i: RingNumber) -> RingRef<'_> {
-        self.port.file.shape.rings.tx_ring(&self.port.region, i.at()).expect(WITHIN)
+        self.port.file.shape.rings.tx_ring(&self.port.region, i).expect(WITHIN)
     }
 
     /// RX ring `i` in memory.
     #[inline]
     pub fn rx_ring(&self, i: RingNumber) -> RingRef<'_> {
-        self.port.file.shape.rings.rx_ring(&self.port.region, i.at()).expect(WITHIN)
+        self.port.file.shape.rings.rx_ring(&self.port.region, i).expect(WITHIN)
     }
 
     /// Whether a sync of RX ring `i` would change nothing: nothing was read, and nothing is new.
@@ -231,12 +231,9 @@ impl Attached {
         Layout { mem_size, if_offset: if_offset as u64, mem_id }
     }
 
-    /// Lets a new handle have some rings, numbered as bound; they are no longer this one's.
-    pub fn give_away_bound(&mut self, rings: &BoundRings) -> Result<(Bell, Self)> {
-        let of = |all: &[usize], some: &[usize]| some.iter().map(|&i| all[i]).collect();
-        let bound = &self.bound;
-        let rings = BoundRings { tx: of(&bound.tx, &rings.tx), rx: of(&bound.rx, &rings.rx) };
-        self.give_away(rings)
+    /// Lets a new handle have the rings at these places; they are no longer this one's.
+    pub fn give_away_bound(&mut self, places: &Places) -> Result<Handle> {
+        self.give_away(self.bound.at(places))
     }
 }
 

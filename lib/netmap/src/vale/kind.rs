@@ -7,8 +7,7 @@ use crate::adapter::{Adapter, Kind};
 use crate::error::Result;
 use crate::name::{PortName, Scheme, Syntax};
 use crate::options::{BoundRings, Direction, Options, PerDirection};
-use crate::shm::bell::Bell;
-use crate::vale::lifecycle::open::{self, Attached};
+use crate::vale::lifecycle::open::{self, Handle};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::pipe::PipePort;
 use crate::vale::port::{self, ValePort, monitor};
@@ -26,7 +25,7 @@ pub const KIND: Kind = Kind {
 };
 
 /// Opens a port, making it and its switch if they are not there.
-fn open(name: &PortName, options: &Options) -> Result<(Bell, Attached)> {
+fn open(name: &PortName, options: &Options) -> Result<Handle> {
     let of = name.switch_port().expect("the syntax of the kind");
     let watch = monitor::watch(name)?;
     // A monitor sends nothing.
@@ -42,16 +41,16 @@ fn open(name: &PortName, options: &Options) -> Result<(Bell, Attached)> {
     }
 }
 
-fn adapter((bell, at): (Bell, Attached)) -> Box<dyn Adapter> {
-    match at.peer.clone() {
-        None => Box::new(ValePort::new((bell, at))),
-        Some(peer) => Box::new(PipePort::new(bell, at, peer)),
+fn adapter(handle: Handle) -> Box<dyn Adapter> {
+    match handle.at.peer.clone() {
+        None => Box::new(ValePort::new(handle)),
+        Some(peer) => Box::new(PipePort::new(handle, peer)),
     }
 }
 
 /// Takes over the handle that a descriptor names, with its port's name.
 pub fn adopt(fd: OwnedFd) -> Result<(PortName, Box<dyn Adapter>)> {
-    let (bell, at) = open::adopt(fd)?;
-    let name = monitor::name_of(&at.switch, at.port.file.shape.index)?;
-    Ok((name, adapter((bell, at))))
+    let handle = open::adopt(fd)?;
+    let name = monitor::name_of(&handle.at.switch, handle.at.port.file.shape.index)?;
+    Ok((name, adapter(handle)))
 }

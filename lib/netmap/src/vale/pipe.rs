@@ -18,16 +18,17 @@ use crate::adapter::Adapter;
 use crate::error::Result;
 use crate::layout::Layout;
 use crate::name::{Capabilities, PortName};
-use crate::options::{BoundRings, MemoryRef, PerDirection};
+use crate::options::{MemoryRef, PerDirection, Places};
 use crate::ring::{RingRef, TxRingRef};
 use crate::rings::extra_buffers;
 use crate::shm::bell::Bell;
 use crate::shm::file::FileId;
+use crate::shm::mem::Cell;
 use crate::stats::{C, Counters};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::bound::{DeathChecks, Step, WITHIN};
 use crate::vale::forward::{Forwarder, PassedOn};
-use crate::vale::lifecycle::open::Attached;
+use crate::vale::lifecycle::open::{Attached, Handle};
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::peers::Peers;
 use crate::vale::state::ids::{ParticipantId, RingNumber};
@@ -83,7 +84,7 @@ const BLIND: u32 = 64;
 
 impl PipePort {
     /// Of an attached end and the other one.
-    pub fn new(bell: Bell, at: Attached, peer: Arc<PortFiles>) -> Self {
+    pub fn new(Handle { bell, at }: Handle, peer: Arc<PortFiles>) -> Self {
         let (skipped, asked, armed_for, reinits) = (0, 0, Interest::empty(), 0);
         Self { bell, at, peer, skipped, asked, armed_for, reinits, unlike: 0, shows: None }
     }
@@ -190,7 +191,7 @@ impl PipePort {
         if self.at.is_idle_rx(i) {
             return;
         }
-        let to = self.peer.file.shape.rings.tx_ring(&self.peer.region, i.at()).expect(WITHIN);
+        let to = self.peer.file.shape.rings.tx_ring(&self.peer.region, i).expect(WITHIN);
         let reinit = self.at.receive_ring(me, i, true, |step| {
             if let Step::GiveBack { ring, from, to: head, .. } = step {
                 pass_back(ring, to, from, head);
@@ -297,7 +298,7 @@ impl Adapter for PipePort {
             && !(self.armed_for.contains(Interest::RX) && self.at.has_news())
     }
 
-    fn owes(&self) -> bool {
+    fn has_unsent(&self) -> bool {
         self.skipped != 0
     }
 
@@ -314,9 +315,9 @@ impl Adapter for PipePort {
         Some(bell.into_fd()) // the rest is dropped and finds the handle alive
     }
 
-    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
-        let (bell, at) = self.at.give_away_bound(rings)?;
-        Ok(Box::new(Self::new(bell, at, self.peer.clone())))
+    fn give_away(&mut self, places: &Places) -> Result<Box<dyn Adapter>> {
+        let handle = self.at.give_away_bound(places)?;
+        Ok(Box::new(Self::new(handle, self.peer.clone())))
     }
 
     fn detach(&mut self) -> Result<Option<OwnedFd>> {
@@ -349,7 +350,7 @@ impl Adapter for PipePort {
         Ok(self.at.port.region.file()?.into())
     }
 
-    fn extra_buffers(&self) -> Vec<u32> {
+    fn extra_buffers(&self) -> Vec<Cell> {
         extra_buffers(&self.at.port.region, self.at.if_cell)
     }
 
@@ -401,10 +402,10 @@ fn pass(from: RingRef<'_>, to: RingRef<'_>, start: u32, end: u32, look: bool) ->
     let mut passed = Passed::default();
     let mut at = Seen::default();
     if look {
-        at = pass_slots::<true>(from, to, (start, end), at, &mut passed);
+        at = pass_slots::<true>(from, to, start, end, at, &mut passed);
         passed.alike = at.slots;
     }
-    pass_slots::<false>(from, to, (from.step(start, at.slots), end), at, &mut passed);
+    pass_slots::<false>(from, to, from.step(start, at.slots), end, at, &mut passed);
     passed
 }
 
@@ -420,7 +421,8 @@ struct Seen {
 fn pass_slots<const ALIKE: bool>(
     from: RingRef<'_>,
     to: RingRef<'_>,
-    (start, end): (u32, u32),
+    start: u32,
+    end: u32,
     Seen { mut slots, mut bytes }: Seen,
     passed: &mut Passed,
 ) -> Seen {

@@ -11,17 +11,18 @@ use crate::adapter::Adapter;
 use crate::error::{Error, Feature, Result};
 use crate::layout::Layout;
 use crate::name::{Capabilities, PortName, SwitchPort};
-use crate::options::{BoundRings, MAX_RINGS, MemoryRef, PerDirection};
+use crate::options::{MAX_RINGS, MemoryRef, PerDirection, Places};
 use crate::ring::{RingRef, TxRingRef};
 use crate::rings::extra_buffers;
 use crate::shm::bell::Bell;
 use crate::shm::file::FileId;
+use crate::shm::mem::Cell;
 use crate::stats::{C, Counters, RingDir};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::bound::{DeathChecks, Step};
 use crate::vale::forward::{Forwarder, Source, Used};
 use crate::vale::lifecycle::loan;
-use crate::vale::lifecycle::open::Attached;
+use crate::vale::lifecycle::open::{Attached, Handle};
 use crate::vale::lifecycle::persist;
 use crate::vale::peers::Peers;
 use crate::vale::state::ids::{ParticipantId, RingNumber};
@@ -64,7 +65,7 @@ pub struct ValePort {
 
 impl ValePort {
     /// Of an attached port.
-    pub fn new((bell, at): (Bell, Attached)) -> Self {
+    pub fn new(Handle { bell, at }: Handle) -> Self {
         let forwarder = Forwarder::new(at.port.file.shape.index);
         let (armed, armed_for) = ([None; MAX_RINGS as usize], Interest::empty());
         let (death_checks, skipped, reinits) = (DeathChecks::default(), 0, 0);
@@ -321,7 +322,7 @@ impl Adapter for ValePort {
             && !(self.armed_for.contains(Interest::RX) && self.at.has_news())
     }
 
-    fn owes(&self) -> bool {
+    fn has_unsent(&self) -> bool {
         self.skipped != 0 || self.first_stall().is_some()
     }
 
@@ -354,8 +355,8 @@ impl Adapter for ValePort {
         Some(bell.into_fd()) // the rest is dropped and finds the handle alive
     }
 
-    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
-        Ok(Box::new(Self::new(self.at.give_away_bound(rings)?)))
+    fn give_away(&mut self, places: &Places) -> Result<Box<dyn Adapter>> {
+        Ok(Box::new(Self::new(self.at.give_away_bound(places)?)))
     }
 
     fn held_up_by(&self) -> Option<String> {
@@ -402,7 +403,7 @@ impl Adapter for ValePort {
         Ok(self.at.port.region.file()?.into())
     }
 
-    fn extra_buffers(&self) -> Vec<u32> {
+    fn extra_buffers(&self) -> Vec<Cell> {
         extra_buffers(&self.at.port.region, self.at.if_cell)
     }
 

@@ -29,7 +29,7 @@ const LOOK_MS: u64 = 100;
 /// Packets that are given back to the device together.
 const BATCH: usize = 64;
 /// How long a device that sends nothing is waited for at the end.
-const PATIENCE: Duration = Duration::from_millis(200);
+const LONGEST_DRAIN: Duration = Duration::from_millis(200);
 /// Between two looks at it.
 const PAUSE: Duration = Duration::from_micros(100);
 
@@ -227,7 +227,7 @@ impl<M: Mmio + Debug + Send, D: Dma + Debug + Send> Device for E1000<M, D> {
             match nic.tx_pending() {
                 0 => return Ok(()),
                 pending if pending < left => (left, since) = (pending, Instant::now()),
-                _ if since.elapsed() > PATIENCE => return Ok(()),
+                _ if since.elapsed() > LONGEST_DRAIN => return Ok(()),
                 _ => std::thread::sleep(PAUSE),
             }
         }

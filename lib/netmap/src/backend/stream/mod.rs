@@ -37,7 +37,7 @@ use outbox::Outbox;
 pub use inbox::{MOST, SHORTEST, fuzz};
 
 /// How long a peer that takes nothing is waited for at the end.
-const PATIENCE_MS: u16 = 500;
+const LONGEST_DRAIN_MS: u16 = 500;
 
 /// What such a port can do. Its link is up while a peer is there.
 const CAPABILITIES: Capabilities = Capabilities::RECEIVE.union(Capabilities::LINK_STATE);
@@ -170,7 +170,7 @@ impl Stream {
         self.look_for_peers(false)
     }
 
-    /// Ends with the peer. What was for it is gone; what it sent before it went is still read, and then `bury` is called.
+    /// Ends with the peer. What was for it is gone; what it sent before it went is still read, and then `forget_peer` is called.
     fn part(&mut self) {
         let Some(peer) = self.peer.take() else { return };
         self.gone = Some(peer);
@@ -183,11 +183,11 @@ impl Stream {
         self.notes.broken += 1;
         self.notes.announced = announced;
         self.inbox.restart();
-        self.bury()
+        self.forget_peer()
     }
 
     /// There is nothing to be read of the peer any more; whole frames from it are still handed out.
-    fn bury(&mut self) -> Result<()> {
+    fn forget_peer(&mut self) -> Result<()> {
         self.part();
         let Some(gone) = self.gone.take() else { return Ok(()) };
         if !self.watched.is_empty() {
@@ -305,7 +305,7 @@ impl Stream {
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
             // The end, or an error, which is one as well.
-            _ => self.bury().map(|()| false),
+            _ => self.forget_peer().map(|()| false),
         }
     }
 }
@@ -394,7 +394,7 @@ impl Device for Stream {
             self.push()?;
             let (Some(peer), false) = (&self.peer, self.outbox.is_empty()) else { return Ok(()) };
             let mut waits = [PollFd::new(peer.as_fd(), PollFlags::POLLOUT)];
-            match poll(&mut waits, PATIENCE_MS) {
+            match poll(&mut waits, LONGEST_DRAIN_MS) {
                 Ok(0) => return Ok(()),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(self.failed("wait for the peer on")(errno)),

@@ -67,7 +67,7 @@ pub fn open(name: &PortName, options: &Options, home: Option<Home>) -> Result<Bo
 /// would give it to the port again, for ever.
 fn runs_natively(port: &str, interface: &str, index: u32) -> Result<()> {
     let needs_native = || Err(Error::invalid(port, Invalid::HostRingsAndGeneric));
-    match Redirect::load(port, 1)?.attach(port, (interface, index), Some(XdpMode::Native)) {
+    match Redirect::load(port, 1)?.attach(port, interface, index, Some(XdpMode::Native)) {
         Err(Error::Busy { by: InUse::XdpProgram { native: true, .. }, .. }) | Ok(_) => Ok(()),
         Err(Error::Busy { by: InUse::XdpProgram { .. }, .. }) => needs_native(),
         Err(Error::Invalid { fault: Invalid::NoNativeXdp, .. }) => needs_native(),

@@ -3,7 +3,7 @@
 //! Invariant: the program is attached when all sockets are ready, and only if something is received; it and the
 //! sockets go with the last handle, before any memory does.
 
-use std::cell::Cell;
+use std::cell;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -24,11 +24,12 @@ use crate::error::{Error, Invalid, Lack, Result};
 use crate::name::{Capabilities, PortName, RingSel};
 use crate::netlink::{Link, Presence, Watch};
 use crate::netns::Home;
-use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options, PerDirection, Sizes};
+use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options, PerDirection, Places, Sizes};
 use crate::ring::{RingRef, TxRingRef};
+use crate::ring_number::RingNumber;
 use crate::rings::{RingCells, cells_needed, extra_buffers, make_if, make_rings, populate};
 use crate::shm::file::FileId;
-use crate::shm::mem::{RESERVED, STRIDE};
+use crate::shm::mem::{Cell, RESERVED, STRIDE};
 use crate::stats::Counters;
 use crate::time::now_ms;
 use crate::wait::Interest;
@@ -58,7 +59,7 @@ pub struct Xdp {
     /// Syncs without anything to do since the kernel was asked for news.
     idle: u32,
     /// Cheap looks.
-    looks: Cell<u32>,
+    looks: cell::Cell<u32>,
 }
 
 /// The port, for all its handles.
@@ -73,7 +74,7 @@ struct Shared {
     hook: Option<Hook>,
     cells: RingCells,
     umem: Arc<Umem>,
-    if_cell: u32,
+    if_cell: Cell,
     watch: Mutex<Watch>,
     /// The name of the namespace that the sockets keep alive.
     home: Option<Home>,
@@ -185,7 +186,7 @@ impl Xdp {
         let news = EpollEvent::new(EpollFlags::EPOLLIN, u64::MAX);
         epoll.add(lock(&shared.watch).fd(), news).map_err(failed())?;
         let heard = Interest::empty();
-        Ok(Self { epoll, heard, armed: false, bound, shared, idle: 0, looks: Cell::new(0) })
+        Ok(Self { epoll, heard, armed: false, bound, shared, idle: 0, looks: cell::Cell::new(0) })
     }
 
     /// Has the epoll set hear of that, and of nothing else.
@@ -197,18 +198,18 @@ impl Xdp {
         if heard == what {
             return;
         }
-        let events = |what: Interest, queue: usize| {
+        let events = |what: Interest, queue: RingNumber| {
             let mut events = EpollFlags::empty();
             let awaits =
-                |interest, rings: &[usize]| what.contains(interest) && rings.contains(&queue);
+                |interest, rings: &[RingNumber]| what.contains(interest) && rings.contains(&queue);
             events.set(EpollFlags::EPOLLIN, awaits(Interest::RX, &self.bound.rx));
             events.set(EpollFlags::EPOLLOUT, awaits(Interest::TX, &self.bound.tx));
             events
         };
         for queue in Self::queues_of(&self.bound) {
-            let socket = self.shared.queues[queue].socket().fd();
+            let socket = self.shared.queues[queue.at()].socket().fd();
             let (before, now) = (events(heard, queue), events(what, queue));
-            let mut event = EpollEvent::new(now, queue as u64);
+            let mut event = EpollEvent::new(now, queue.0.into());
             // One that cannot be added, for want of memory, is looked at again when the sleep ends, by its timer.
             let _ = match (before.is_empty(), now.is_empty()) {
                 (true, true) => Ok(()),
@@ -220,8 +221,8 @@ impl Xdp {
     }
 
     /// The queues that are bound in either direction.
-    fn queues_of(bound: &BoundRings) -> impl Iterator<Item = usize> {
-        let all = 0..usize::from(MAX_RINGS);
+    fn queues_of(bound: &BoundRings) -> impl Iterator<Item = RingNumber> {
+        let all = RingNumber::first(MAX_RINGS.into());
         let (tx, rx) = (bound.tx.clone(), bound.rx.clone());
         all.filter(move |queue| tx.contains(queue) || rx.contains(queue))
     }
@@ -269,13 +270,13 @@ impl Shared {
                 redirect.enter(&self.name, queue, socket.fd())?;
             }
             let polls = name.conf.busy_poll_us.is_some();
-            let rx = receives.then(|| self.rx(self.queues.len()));
+            let rx = receives.then(|| self.rx(RingNumber::new(self.queues.len())));
             let made = Queue::new(socket, rings, &self.umem, self.cells.tx_slots, rx, polls);
             self.queues.push(made);
         }
         if let Some(redirect) = &mut redirect {
-            let on = (self.interface.as_str(), index);
-            let hook = redirect.attach(&self.name, on, name.conf.xdp_mode)?;
+            let mode = name.conf.xdp_mode;
+            let hook = redirect.attach(&self.name, &self.interface, index, mode)?;
             if hook == Hook::Generic && Watch::new(&tap_of(index.cast_signed())).is_ok() {
                 // What its host rings hand to the stack would come back here.
                 return Err(Error::invalid(&self.name, Invalid::HostRingsAndGeneric));
@@ -286,12 +287,12 @@ impl Shared {
         Ok(())
     }
 
-    fn tx(&self, ring: usize) -> RingRef<'_> {
+    fn tx(&self, ring: RingNumber) -> RingRef<'_> {
         let ring = self.cells.tx_ring(self.umem.region(), ring);
         ring.expect("made in this region with this shape")
     }
 
-    fn rx(&self, ring: usize) -> RingRef<'_> {
+    fn rx(&self, ring: RingNumber) -> RingRef<'_> {
         let ring = self.cells.rx_ring(self.umem.region(), ring);
         ring.expect("made in this region with this shape")
     }
@@ -337,18 +338,14 @@ impl Drop for Shared {
     fn drop(&mut self) {
         self.redirect = None;
         let (cells, umem) = (&self.cells, self.umem.clone());
-        let mut had: HashSet<u32> = cells.ring_cells().chain([self.if_cell]).collect();
+        let mut had: HashSet<Cell> = cells.ring_cells().chain([self.if_cell]).collect();
         had.extend(extra_buffers(umem.region(), self.if_cell));
         let mut queues = std::mem::take(&mut self.queues).into_iter();
-        for ring in 0..self.cells.tx.len() {
+        for ring in RingNumber::first(self.cells.tx.len()) {
             let (tx, rx) = (self.tx(ring), self.rx(ring));
             match queues.next() {
                 Some(queue) => had.extend(queue.close(&umem, tx, rx)),
-                None => had.extend(
-                    [tx, rx]
-                        .iter()
-                        .flat_map(|ring| (0..ring.n()).map(|slot| ring.load(slot).buf_idx)),
-                ),
+                None => had.extend([tx, rx].into_iter().flat_map(RingRef::named_buffers)),
             }
         }
         umem.give_back(had.into_iter().collect());
@@ -374,7 +371,7 @@ impl Adapter for Xdp {
 
     fn tx(&self, ring: usize) -> TxRingRef<'_> {
         let queue = self.bound.tx[ring];
-        let (hwcur, sent) = self.shared.queues[queue].sent();
+        let (hwcur, sent) = self.shared.queues[queue.at()].sent();
         TxRingRef { ring: self.shared.tx(queue), hwcur, sent }
     }
 
@@ -393,12 +390,12 @@ impl Adapter for Xdp {
         }
         if is_down() {
             // As on a cable that is unplugged: nothing old is sent when it is up again.
-            shared.queues[queue].discard(&shared.umem, shared.tx(queue));
+            shared.queues[queue.at()].discard(&shared.umem, shared.tx(queue));
             return self.settle(Ok(()));
         }
         let longest = shared.longest.load(Ordering::Relaxed);
-        let called = shared.queues[queue].txsync(&shared.umem, shared.tx(queue), longest);
-        let (completed, sent) = shared.queues[queue].sent();
+        let called = shared.queues[queue.at()].txsync(&shared.umem, shared.tx(queue), longest);
+        let (completed, sent) = shared.queues[queue.at()].sent();
         if completed != sent {
             shared.look_again(); // why it does not go
         }
@@ -408,7 +405,7 @@ impl Adapter for Xdp {
     fn rxsync_ring(&mut self, ring: usize) -> Result<()> {
         let (queue, shared) = (self.bound.rx[ring], &self.shared);
         let slots = shared.rx(queue);
-        let called = shared.queues[queue].rxsync(&shared.umem, slots);
+        let called = shared.queues[queue.at()].rxsync(&shared.umem, slots);
         if slots.is_ready() {
             self.idle = 0;
             return Ok(()); // what came is read before anything is told
@@ -427,7 +424,7 @@ impl Adapter for Xdp {
         // Now and then a sync, which tells of an interface that is gone.
         looks.is_multiple_of(LOOKS)
             && (looks.is_multiple_of(SYNC_LOOKS)
-                || self.bound.rx.iter().any(|&queue| self.shared.queues[queue].has_news()))
+                || self.bound.rx.iter().any(|queue| self.shared.queues[queue.at()].has_news()))
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -450,8 +447,8 @@ impl Adapter for Xdp {
         }
         // What woke us may have been news of the interface.
         self.shared.look();
-        if let Some(&queue) = self.bound.rx.first() {
-            self.shared.queues[queue].count_wakeup();
+        if let Some(queue) = self.bound.rx.first() {
+            self.shared.queues[queue.at()].count_wakeup();
         }
     }
 
@@ -477,17 +474,9 @@ impl Adapter for Xdp {
         lock(&self.shared.watch).interface().mac
     }
 
-    fn give_away(&mut self, rings: &BoundRings) -> Result<Box<dyn Adapter>> {
-        let queues = |of: &[usize], chosen: &[usize]| chosen.iter().map(|&i| of[i]).collect();
-        let given = BoundRings {
-            tx: queues(&self.bound.tx, &rings.tx),
-            rx: queues(&self.bound.rx, &rings.rx),
-        };
-        let other = Self::with(self.shared.clone(), given)?;
-        let mut stays = self.bound.clone();
-        stays.tx.retain(|queue| !other.bound.tx.contains(queue));
-        stays.rx.retain(|queue| !other.bound.rx.contains(queue));
-        *self = Self::with(self.shared.clone(), stays)?;
+    fn give_away(&mut self, places: &Places) -> Result<Box<dyn Adapter>> {
+        let other = Self::with(self.shared.clone(), self.bound.at(places))?;
+        *self = Self::with(self.shared.clone(), self.bound.without(&other.bound))?;
         Ok(Box::new(other))
     }
 
@@ -499,7 +488,7 @@ impl Adapter for Xdp {
         Some(self.shared.umem.memory())
     }
 
-    fn extra_buffers(&self) -> Vec<u32> {
+    fn extra_buffers(&self) -> Vec<Cell> {
         extra_buffers(self.shared.umem.region(), self.shared.if_cell)
     }
 

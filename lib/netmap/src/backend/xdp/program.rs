@@ -45,7 +45,7 @@ const fn call(helper: i32) -> Insn {
     insn(0x85, 0, 0, helper)
 }
 
-/// Which of the two ways of running programs an interface uses.
+/// Who runs the programs of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// The driver's.
@@ -97,7 +97,8 @@ impl Redirect {
     pub fn attach(
         &mut self,
         port: &str,
-        (interface, index): (&str, u32),
+        interface: &str,
+        index: u32,
         mode: Option<XdpMode>,
     ) -> Result<Hook> {
         let link = |flags| raw::link(self.program.as_fd(), index, BPF_XDP, flags);

@@ -22,6 +22,7 @@ use super::socket::{Failure, Rings, Socket};
 use super::umem::{Purpose, Umem, User, address, fill_address, received_address};
 use crate::abi::{NETMAP_MAX_FRAGS, SlotFlags, SlotValue};
 use crate::ring::RingRef;
+use crate::shm::mem::Cell;
 use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, Ordering};
 
@@ -97,7 +98,7 @@ impl Queue {
             let scratch = vec![0; slots.buffer_bytes()].into();
             let mut rx = Rx { fill, ring, freed: 0, hwtail: 0, scratch };
             for slot in 0..slots.n() {
-                rx.give(umem, user, slots.load(slot).buf_idx, &counters);
+                rx.give(umem, user, Cell(slots.load(slot).buf_idx), &counters);
             }
             rx.fill.publish();
             rx
@@ -136,7 +137,7 @@ impl Queue {
             slots.distance(tx.completed, head) >= slots.distance(tx.completed, tx.sent)
         });
         match head {
-            Some(head) => tx.send((umem, self.user), slots, head, longest, &self.tx_counters),
+            Some(head) => tx.send(umem, self.user, slots, head, longest, &self.tx_counters),
             None => {
                 slots.reinit(tx.sent, tail);
                 self.tx_counters.add(C::reinits, 1);
@@ -188,7 +189,7 @@ impl Queue {
         let mut called = Ok(());
         if head != rx.freed {
             while rx.freed != head {
-                rx.give(umem, self.user, slots.load(rx.freed).buf_idx, counters);
+                rx.give(umem, self.user, Cell(slots.load(rx.freed).buf_idx), counters);
                 rx.freed = slots.step(rx.freed, 1);
             }
             rx.fill.publish();
@@ -236,7 +237,7 @@ impl Queue {
     }
 
     /// Ends the pair: closes the socket, and returns the buffers that rings and slots had.
-    pub fn close(self, umem: &Umem, tx: RingRef<'_>, rx: RingRef<'_>) -> Vec<u32> {
+    pub fn close(self, umem: &Umem, tx: RingRef<'_>, rx: RingRef<'_>) -> Vec<Cell> {
         let read = self.rx.as_ref().map(|_| {
             let side = lock(&self.rx);
             (side.freed, rx.distance(side.freed, side.hwtail))
@@ -245,9 +246,9 @@ impl Queue {
         drop(self);
         // With the kernel; all TX slots, which name theirs wherever they are; RX slots that are the program's.
         let mut found = umem.leave(user);
-        found.extend((0..tx.n()).map(|slot| tx.load(slot).buf_idx));
+        found.extend(tx.named_buffers());
         let (from, n) = read.unwrap_or((0, rx.n()));
-        found.extend((0..n).map(|k| rx.load(rx.step(from, k)).buf_idx));
+        found.extend((0..n).map(|k| Cell(rx.load(rx.step(from, k)).buf_idx)));
         found
     }
 }
@@ -275,7 +276,8 @@ impl Tx {
 
     fn send(
         &mut self,
-        (umem, user): (&Umem, User),
+        umem: &Umem,
+        user: User,
         slots: RingRef<'_>,
         head: u32,
         longest: usize,
@@ -293,9 +295,9 @@ impl Tx {
                 }
                 Ok(slot)
                     if self.ring.has_room(1)
-                        && umem.give(slot.buf_idx, user, Purpose::Send(at as u16)) =>
+                        && umem.give(Cell(slot.buf_idx), user, Purpose::Send(at as u16)) =>
                 {
-                    let (address, len) = (address(slot.buf_idx), u32::from(slot.len));
+                    let (address, len) = (address(Cell(slot.buf_idx)), u32::from(slot.len));
                     self.ring.put_packet(Packet { address, len });
                     packets += 1;
                     bytes += u64::from(slot.len);
@@ -389,7 +391,7 @@ fn gather(slots: RingRef<'_>, at: u32, head: u32, longest: usize) -> (u32, Resul
 
 impl Rx {
     /// Gives the kernel a buffer for a packet to come.
-    fn give(&mut self, umem: &Umem, user: User, cell: u32, counters: &SharedCounters) {
+    fn give(&mut self, umem: &Umem, user: User, cell: Cell, counters: &SharedCounters) {
         if self.fill.has_room(1) && umem.give(cell, user, Purpose::Fill) {
             self.fill.put(fill_address(cell));
         } else {
@@ -407,7 +409,7 @@ impl Rx {
                 continue;
             };
             let len = packet.len.min(slots.buffer_bytes() as u32) as u16;
-            let slot = SlotValue { buf_idx: cell, len, flags: ONE_SLOT };
+            let slot = SlotValue { buf_idx: cell.0, len, flags: ONE_SLOT };
             self.complete(slots, slot);
             let word = &slots.slots[self.hwtail as usize].word;
             word.store(slot.pack(), Ordering::Relaxed);

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::{Error, Invalid, Result};
 use crate::options::{Memory, MemoryRef, Options};
-use crate::shm::mem::{RESERVED, Region, STRIDE};
+use crate::shm::mem::{Cell, RESERVED, Region, STRIDE};
 use crate::vale::lifecycle::lodging::{self, Lodging};
 
 /// What the kernel keeps for itself at the start of a chunk (`XDP_PACKET_HEADROOM`).
@@ -143,7 +143,7 @@ impl Umem {
     }
 
     /// Gives cells back that a port had, but those that somebody else names.
-    pub fn give_back(&self, mut cells: Vec<u32>) {
+    pub fn give_back(&self, mut cells: Vec<Cell>) {
         // Those of memory that is no switch's end with it: a port that exchanged buffers with this one may name them.
         if let Some(lodging) = &self.lodging {
             cells.retain(|&cell| self.is_free(cell));
@@ -157,9 +157,9 @@ impl Umem {
     }
 
     /// Ends the use by a queue whose socket is closed; returns the cells that its rings had.
-    pub fn leave(&self, user: User) -> Vec<u32> {
+    pub fn leave(&self, user: User) -> Vec<Cell> {
         let mut left = Vec::new();
-        for (cell, word) in (0..).zip(&self.marks) {
+        for (cell, word) in (0..).map(Cell).zip(&self.marks) {
             let mark = word.load(Ordering::Relaxed);
             if mark != FREE && mark >> 16 == u32::from(user.0) {
                 word.store(FREE, Ordering::Release);
@@ -171,9 +171,9 @@ impl Umem {
 
     /// Marks a cell as one that the kernel is about to have. False: there is no such cell, or somebody has it.
     #[inline]
-    pub fn give(&self, cell: u32, user: User, purpose: Purpose) -> bool {
-        cell >= RESERVED
-            && self.marks.get(cell as usize).is_some_and(|word| {
+    pub fn give(&self, cell: Cell, user: User, purpose: Purpose) -> bool {
+        cell.0 >= RESERVED
+            && self.marks.get(cell.at()).is_some_and(|word| {
                 let mark = mark(user, purpose);
                 // Who had it last has written to it before: pairs with the store in `take_back`.
                 word.compare_exchange(FREE, mark, Ordering::Acquire, Ordering::Relaxed).is_ok()
@@ -182,30 +182,30 @@ impl Umem {
 
     /// The cell at that address, which the kernel has given back, and what for it had it.
     #[inline]
-    pub fn take_back(&self, address: u64) -> Option<(u32, Purpose)> {
+    pub fn take_back(&self, address: u64) -> Option<(Cell, Purpose)> {
         let cell = cell_at(address)?;
-        let word = self.marks.get(cell as usize)?;
+        let word = self.marks.get(cell.at())?;
         let mark = word.load(Ordering::Relaxed);
         word.store(FREE, Ordering::Release); // pairs with the exchange in `give`
         (mark != FREE).then_some((cell, purpose(mark)))
     }
 
     /// Whether nobody but its program has a cell.
-    fn is_free(&self, cell: u32) -> bool {
-        let word = self.marks.get(cell as usize);
+    fn is_free(&self, cell: Cell) -> bool {
+        let word = self.marks.get(cell.at());
         word.is_some_and(|word| word.load(Ordering::Relaxed) == FREE)
     }
 }
 
 /// Address of a cell's data.
 #[inline]
-pub fn address(cell: u32) -> u64 {
+pub fn address(cell: Cell) -> u64 {
     Region::offset(cell) as u64
 }
 
 /// What the fill ring is given of a cell.
 #[inline]
-pub fn fill_address(cell: u32) -> u64 {
+pub fn fill_address(cell: Cell) -> u64 {
     address(cell) - HEADROOM
 }
 
@@ -218,10 +218,10 @@ pub fn received_address(address: u64) -> u64 {
 
 /// The cell whose data are at that address.
 #[inline]
-fn cell_at(address: u64) -> Option<u32> {
-    let offset = address.checked_sub(Region::offset(0) as u64)?;
+fn cell_at(address: u64) -> Option<Cell> {
+    let offset = address.checked_sub(Region::offset(Cell(0)) as u64)?;
     let cell = offset / STRIDE as u64;
-    (offset % STRIDE as u64 == 0).then(|| u32::try_from(cell).ok()).flatten()
+    (offset % STRIDE as u64 == 0).then(|| u32::try_from(cell).ok().map(Cell)).flatten()
 }
 
 #[cfg(test)]
@@ -234,6 +234,7 @@ mod tests {
     proptest! {
         #[test]
         fn addresses_of_a_cell_lead_back_to_it_and_no_others_do(cell in RESERVED..MAX_CELLS, off in 1..STRIDE as u64) {
+            let cell = Cell(cell);
             prop_assert_eq!(cell_at(address(cell)), Some(cell));
             // As the kernel reports a packet whose chunk was given by `fill_address`.
             let reported = fill_address(cell) | HEADROOM << BASE_BITS;
@@ -255,15 +256,16 @@ mod tests {
         let umem = Umem::of(Region::anonymous(16).unwrap().into(), None);
         let (one, other) = (umem.enter(), umem.enter());
         for nobody in [0, 1, 16, u32::MAX] {
-            assert!(!umem.give(nobody, one, Purpose::Fill), "{nobody}");
+            assert!(!umem.give(Cell(nobody), one, Purpose::Fill), "{nobody}");
         }
-        assert!(umem.is_free(5) && umem.give(5, one, Purpose::Send(0)) && !umem.is_free(5));
-        assert!(!umem.give(5, one, Purpose::Fill) && !umem.give(5, other, Purpose::Send(0)));
-        assert_eq!(umem.take_back(address(5)), Some((5, Purpose::Send(0))));
-        assert_eq!(umem.take_back(address(5)), None);
-        assert!(umem.give(5, other, Purpose::Send(4095)) && umem.give(6, one, Purpose::Fill));
-        assert_eq!((umem.leave(one), umem.leave(other)), (vec![6], vec![5]));
-        assert!(umem.is_free(5) && umem.is_free(6));
+        let (a, b) = (Cell(5), Cell(6));
+        assert!(umem.is_free(a) && umem.give(a, one, Purpose::Send(0)) && !umem.is_free(a));
+        assert!(!umem.give(a, one, Purpose::Fill) && !umem.give(a, other, Purpose::Send(0)));
+        assert_eq!(umem.take_back(address(a)), Some((a, Purpose::Send(0))));
+        assert_eq!(umem.take_back(address(a)), None);
+        assert!(umem.give(a, other, Purpose::Send(4095)) && umem.give(b, one, Purpose::Fill));
+        assert_eq!((umem.leave(one), umem.leave(other)), (vec![b], vec![a]));
+        assert!(umem.is_free(a) && umem.is_free(b));
     }
 
     #[test]

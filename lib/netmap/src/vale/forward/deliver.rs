@@ -48,26 +48,46 @@ impl Loads {
     }
 }
 
+/// A receive ring of whoever gets something.
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    port: PortIndex,
+    ring: RingNumber,
+}
+
+/// A batch that is being delivered.
+#[derive(Clone, Copy, Debug)]
+struct Delivery<'a> {
+    job: &'a Job<'a>,
+    batch: &'a Batch,
+    /// For those who watch, if somebody does.
+    copies: Option<&'a Copies>,
+    /// First fragment that is not sent now.
+    stop: usize,
+}
+
 /// Delivers a batch that begins at slot `from`, with copies for those who watch.
 pub fn deliver<I: Isa>(
     job: &Job<'_>,
     from: u32,
-    (batch, copies): (&Batch, Option<&Copies>),
+    batch: &Batch,
+    copies: Option<&Copies>,
     Loads(loads): &mut Loads,
     destinations: &mut impl Destinations,
     means: &mut Means<'_>,
 ) -> Done {
     let mut done = Done::default();
-    let mut stop = batch.fragments.len();
+    let mut delivery = Delivery { job, batch, copies, stop: batch.fragments.len() };
     loads.clear();
     if !job.lossless {
-        claim::<I>(job, from, stop, (batch, copies), (&*destinations, means), &mut done);
+        delivery.claim::<I>(from, &*destinations, means, &mut done);
     }
     for port in ports(job, batch) {
         let unicast = batch.has_unicast(port);
         let found = destinations.update(port).filter(|&g| !unicast || g <= job.epoch);
         let Some(to) = found.and_then(|_| destinations.get(port)) else {
-            let lost = batch.packets(port, Which { floods: false, unicast }, stop).count();
+            let all = Which { floods: false, unicast };
+            let lost = batch.packets(port, all, delivery.stop).count();
             job.counters.add(C::tx_drop_no_port, lost as u64);
             continue;
         };
@@ -87,106 +107,48 @@ pub fn deliver<I: Isa>(
                     let load = Load { port, which, lease, form };
                     if !job.lossless {
                         let out = Writer::new(to, lease, job);
-                        let others = (&*destinations, &mut *means);
-                        put::<I>(job, out, (batch, copies), load, stop, others, &mut done);
+                        delivery.put::<I>(out, load, &*destinations, means, &mut done);
                         continue;
                     }
                     let most = to.file.shape.rings.rx_slots - 1;
-                    if let Some(first) = first_misfit::<I>(batch, load, most, stop, means.headers) {
-                        stop = first;
+                    if let Some(first) = delivery.first_misfit::<I>(load, most, means.headers) {
+                        delivery.stop = first;
                         done.stall = Some(Stall { port, ring });
                     }
                     loads.push(load);
                 }
                 Err(NotHeld::Busy) if job.lossless => {
-                    stop = 0;
+                    delivery.stop = 0;
                     done.stall = Some(Stall { port, ring });
                 }
                 Err(why) => {
                     let busy = why == NotHeld::Busy;
                     let reason = if busy { C::tx_drop_busy } else { C::tx_drop_no_port };
-                    let lost = batch.packets(port, which, stop).count();
+                    let lost = batch.packets(port, which, delivery.stop).count();
                     job.counters.add(reason, lost as u64);
                 }
             }
         }
     }
     if job.lossless {
-        claim::<I>(job, from, stop, (batch, copies), (&*destinations, means), &mut done);
+        delivery.claim::<I>(from, &*destinations, means, &mut done);
     }
     for &load in &*loads {
         let to = destinations.get(load.port).expect("it was there when its ring was held");
-        let (out, others) = (Writer::new(to, load.lease, job), (&*destinations, &mut *means));
-        put::<I>(job, out, (batch, copies), load, stop, others, &mut done);
+        let out = Writer::new(to, load.lease, job);
+        delivery.put::<I>(out, load, &*destinations, means, &mut done);
     }
+    let stop = delivery.stop;
     if let Some(copies) = copies {
         for (mirror, packets) in copies.mirrors(batch, job.switch, job.port) {
             let packets = packets.take_while(|&packet| usize::from(packet) < stop);
-            let packets = (packets, job.form_for(mirror));
-            show::<I, 0>(
-                job,
-                batch,
-                (mirror, RingNumber::FIRST),
-                packets,
-                (&*destinations, means),
-                &mut done,
-            );
+            let (to, form) =
+                (Target { port: mirror, ring: RingNumber::FIRST }, job.form_for(mirror));
+            delivery.show::<I, 0>(to, packets, form, &*destinations, means, &mut done);
         }
     }
     done.slots = stop as u32;
     done
-}
-
-/// Says that the fragments before `stop` are about to be published. Monitors see them first, before anybody
-/// can answer them.
-#[inline]
-fn claim<I: Isa>(
-    job: &Job<'_>,
-    from: u32,
-    stop: usize,
-    (batch, copies): (&Batch, Option<&Copies>),
-    (destinations, means): (&impl Destinations, &mut Means<'_>),
-    done: &mut Done,
-) {
-    job.state.claim(job.ring.step(from, stop as u32));
-    let Some(copies) = copies else { return };
-    const SENT: u16 = SlotFlags::TXMON.bits();
-    for monitor in copies.monitors(job.port, RingDir::Tx, job.ring_no) {
-        let packets = batch.firsts().map(|(packet, _)| packet);
-        let packets = packets.take_while(|&packet| usize::from(packet) < stop);
-        let (to, others) = ((monitor, job.ring_no), (destinations, &mut *means));
-        show::<I, SENT>(job, batch, to, (packets, None), others, done);
-    }
-}
-
-/// Copies packets to a ring of who watches, as far as there is room, in that form, with `FLAGS` in their slots.
-fn show<I: Isa, const FLAGS: u16>(
-    job: &Job<'_>,
-    batch: &Batch,
-    (watcher, ring): (PortIndex, RingNumber),
-    (packets, form): (impl Iterator<Item = u16>, Option<Form>),
-    (destinations, means): (&impl Destinations, &mut Means<'_>),
-    done: &mut Done,
-) {
-    let Some(to) = destinations.get(watcher) else { return };
-    let ring = ring.among(to.file.shape.rings.rx.len());
-    let Ok(lease) = writer::hold(job.switch, to, ring, job.me, means.budget) else { return };
-    let mut out = Writer::new(to, lease, job);
-    let mut misfits = 0;
-    match form {
-        None => put_packets::<I, FLAGS>(&mut out, batch, packets, |_| misfits += 1),
-        Some(form) => {
-            let put = means.headers.put::<I, FLAGS>(&mut out, batch, packets, form, |_| ());
-            out.bad += put.faults;
-            misfits = put.misfits;
-        }
-    }
-    out.dropped += misfits;
-    if out.dropped > 0 {
-        done.full = Some(watcher); // it may be dead
-    }
-    out.forgive();
-    out.finish(job.counters, destinations);
 }
 
 /// Ports that get something of this batch, ascending, so that two senders that hold several
@@ -202,102 +164,153 @@ fn ports(job: &Job<'_>, batch: &Batch) -> impl Iterator<Item = PortIndex> + use<
     ports.without(job.port).iter()
 }
 
-/// First fragment of the first packet that does not fit, but would fit an empty ring.
-fn first_misfit<I: Isa>(
-    batch: &Batch,
-    load: Load,
-    most: u32,
-    stop: usize,
-    headers: &mut Headers,
-) -> Option<usize> {
-    let mut space = load.lease.space;
-    for packet in batch.packets(load.port, load.which, stop) {
-        let frags = match load.form.map(|form| headers.need::<I>(batch, packet, form)) {
-            None => batch.fragments[usize::from(packet)].frags.into(),
-            Some(Need::Slots(n)) => n,
-            Some(Need::TooLong | Need::Fault) => continue,
-        };
-        if frags > most {
-            continue; // never fits: dropped by `put`
+impl Delivery<'_> {
+    /// Says that the fragments before `stop` are about to be published. Monitors see them first, before anybody
+    /// can answer them.
+    #[inline]
+    fn claim<I: Isa>(
+        &self,
+        from: u32,
+        destinations: &impl Destinations,
+        means: &mut Means<'_>,
+        done: &mut Done,
+    ) {
+        let Self { job, batch, copies, stop } = *self;
+        job.state.claim(job.ring.step(from, stop as u32));
+        let Some(copies) = copies else { return };
+        const SENT: u16 = SlotFlags::TXMON.bits();
+        for monitor in copies.monitors(job.port, RingDir::Tx, job.ring_no) {
+            let packets = batch.firsts().map(|(packet, _)| packet);
+            let packets = packets.take_while(|&packet| usize::from(packet) < stop);
+            let to = Target { port: monitor, ring: job.ring_no };
+            self.show::<I, SENT>(to, packets, None, destinations, means, done);
         }
-        if frags > space {
-            return Some(packet.into());
-        }
-        space -= frags;
     }
-    None
-}
 
-/// Puts the packets of a load before fragment `stop` that fit.
-fn put<I: Isa>(
-    job: &Job<'_>,
-    mut out: Writer<'_>,
-    (batch, copies): (&Batch, Option<&Copies>),
-    load: Load,
-    stop: usize,
-    others: (&impl Destinations, &mut Means<'_>),
-    done: &mut Done,
-) {
-    if let Some(form) = load.form {
-        return put_formed::<I>(job, out, (batch, copies), (load, form), stop, others, done);
-    }
-    let (destinations, means) = others;
-    let mut packets = batch.packets(load.port, load.which, stop);
-    if !load.which.unicast && out.offset_mask == 0 {
-        // A flood is often plain packets only, and always many copies: worth a tight loop.
-        let sent = batch.floods.partition_point(|&packet| usize::from(packet) < stop);
-        packets.others = put_plain::<I>(&mut out, batch, &batch.floods[..sent]);
-    }
-    let mut misfits = Misfits::default();
-    put_packets::<I, 0>(&mut out, batch, packets, |packet| misfits.insert(packet));
-    if misfits.count > 0 {
-        job.counters.add(C::tx_drop_bad, misfits.count);
-    }
-    if out.dropped > 0 {
-        done.full = Some(load.port);
-    }
-    if let Some(copies) = copies {
-        let ring = load.lease.ring;
-        // Before they are published, and while nobody else writes to that ring: in its order.
-        for monitor in copies.monitors(load.port, RingDir::Rx, ring) {
-            let packets = batch.packets(load.port, load.which, stop);
-            let packets = packets.filter(|&packet| !misfits.contains(packet));
-            let packets = packets.take(out.packets_put());
-            let others = (destinations, &mut *means);
-            show::<I, 0>(job, batch, (monitor, ring), (packets, None), others, done);
+    /// Copies packets to a ring of who watches, as far as there is room, in that form, with `FLAGS` in their slots.
+    fn show<I: Isa, const FLAGS: u16>(
+        &self,
+        to: Target,
+        packets: impl Iterator<Item = u16>,
+        form: Option<Form>,
+        destinations: &impl Destinations,
+        means: &mut Means<'_>,
+        done: &mut Done,
+    ) {
+        let (Self { job, batch, .. }, Target { port, ring }) = (*self, to);
+        let Some(to) = destinations.get(port) else { return };
+        let ring = ring.among(to.file.shape.rings.rx.len());
+        let Ok(lease) = writer::hold(job.switch, to, ring, job.me, means.budget) else { return };
+        let mut out = Writer::new(to, lease, job);
+        let mut misfits = 0;
+        match form {
+            None => put_packets::<I, FLAGS>(&mut out, batch, packets, |_| misfits += 1),
+            Some(form) => {
+                let put = means.headers.put::<I, FLAGS>(&mut out, batch, packets, form, |_| ());
+                out.bad += put.faults;
+                misfits = put.misfits;
+            }
         }
+        out.dropped += misfits;
+        if out.dropped > 0 {
+            done.full = Some(port); // it may be dead
+        }
+        out.forgive();
+        out.finish(job.counters, destinations);
     }
-    out.finish(job.counters, destinations);
-}
 
-/// As `put`, where the port's headers have another length.
-fn put_formed<I: Isa>(
-    job: &Job<'_>,
-    mut out: Writer<'_>,
-    (batch, copies): (&Batch, Option<&Copies>),
-    (load, form): (Load, Form),
-    stop: usize,
-    (destinations, means): (&impl Destinations, &mut Means<'_>),
-    done: &mut Done,
-) {
-    let packets = || batch.packets(load.port, load.which, stop);
-    let mut lost = Misfits::default();
-    let note = |packet| lost.insert(packet);
-    let put = means.headers.put::<I, 0>(&mut out, batch, packets(), form, note);
-    job.counters.add(C::tx_drop_bad, put.misfits);
-    job.counters.add(C::tx_drop_vnet_hdr, put.faults);
-    if out.dropped > 0 {
-        done.full = Some(load.port);
-    }
-    if let Some(copies) = copies {
-        let ring = load.lease.ring;
-        for monitor in copies.monitors(load.port, RingDir::Rx, ring) {
-            let packets = packets().filter(|&packet| !lost.contains(packet)).take(put.packets);
-            let others = (destinations, &mut *means);
-            show::<I, 0>(job, batch, (monitor, ring), (packets, Some(form)), others, done);
+    /// First fragment of the first packet that does not fit, but would fit an empty ring, which takes `most` slots.
+    fn first_misfit<I: Isa>(&self, load: Load, most: u32, headers: &mut Headers) -> Option<usize> {
+        let batch = self.batch;
+        let mut space = load.lease.space;
+        for packet in batch.packets(load.port, load.which, self.stop) {
+            let frags = match load.form.map(|form| headers.need::<I>(batch, packet, form)) {
+                None => batch.fragments[usize::from(packet)].frags.into(),
+                Some(Need::Slots(n)) => n,
+                Some(Need::TooLong | Need::Fault) => continue,
+            };
+            if frags > most {
+                continue; // never fits: dropped by `put`
+            }
+            if frags > space {
+                return Some(packet.into());
+            }
+            space -= frags;
         }
+        None
     }
-    out.finish(job.counters, destinations);
+
+    /// Puts the packets of a load that fit.
+    fn put<I: Isa>(
+        &self,
+        mut out: Writer<'_>,
+        load: Load,
+        destinations: &impl Destinations,
+        means: &mut Means<'_>,
+        done: &mut Done,
+    ) {
+        if let Some(form) = load.form {
+            return self.put_formed::<I>(out, load, form, destinations, means, done);
+        }
+        let Self { job, batch, copies, stop } = *self;
+        let mut packets = batch.packets(load.port, load.which, stop);
+        if !load.which.unicast && out.offset_mask == 0 {
+            // A flood is often plain packets only, and always many copies: worth a tight loop.
+            let sent = batch.floods.partition_point(|&packet| usize::from(packet) < stop);
+            packets.others = put_plain::<I>(&mut out, batch, &batch.floods[..sent]);
+        }
+        let mut misfits = Misfits::default();
+        put_packets::<I, 0>(&mut out, batch, packets, |packet| misfits.insert(packet));
+        if misfits.count > 0 {
+            job.counters.add(C::tx_drop_bad, misfits.count);
+        }
+        if out.dropped > 0 {
+            done.full = Some(load.port);
+        }
+        if let Some(copies) = copies {
+            let ring = load.lease.ring;
+            // Before they are published, and while nobody else writes to that ring: in its order.
+            for monitor in copies.monitors(load.port, RingDir::Rx, ring) {
+                let packets = batch.packets(load.port, load.which, stop);
+                let packets = packets.filter(|&packet| !misfits.contains(packet));
+                let packets = packets.take(out.packets_put());
+                let to = Target { port: monitor, ring };
+                self.show::<I, 0>(to, packets, None, destinations, means, done);
+            }
+        }
+        out.finish(job.counters, destinations);
+    }
+
+    /// As `put`, where the port's headers have another length.
+    fn put_formed<I: Isa>(
+        &self,
+        mut out: Writer<'_>,
+        load: Load,
+        form: Form,
+        destinations: &impl Destinations,
+        means: &mut Means<'_>,
+        done: &mut Done,
+    ) {
+        let Self { job, batch, copies, stop } = *self;
+        let packets = || batch.packets(load.port, load.which, stop);
+        let mut lost = Misfits::default();
+        let note = |packet| lost.insert(packet);
+        let put = means.headers.put::<I, 0>(&mut out, batch, packets(), form, note);
+        job.counters.add(C::tx_drop_bad, put.misfits);
+        job.counters.add(C::tx_drop_vnet_hdr, put.faults);
+        if out.dropped > 0 {
+            done.full = Some(load.port);
+        }
+        if let Some(copies) = copies {
+            let ring = load.lease.ring;
+            for monitor in copies.monitors(load.port, RingDir::Rx, ring) {
+                let packets = packets().filter(|&packet| !lost.contains(packet)).take(put.packets);
+                let to = Target { port: monitor, ring };
+                self.show::<I, 0>(to, packets, Some(form), destinations, means, done);
+            }
+        }
+        out.finish(job.counters, destinations);
+    }
 }
 
 /// Packets of a batch that were dropped although there was room. Mostly none: then nothing is written down.
@@ -352,7 +365,7 @@ fn put_each<I: Isa, const WARM: bool, const FLAGS: u16>(
 }
 
 /// Puts one packet, or drops it. Order is kept: once one does not fit, none of the later ones goes.
-/// Only one that no ring of this size could ever hold makes way for the others: false.
+/// One that no ring of this size could ever hold is dropped alone: false.
 #[inline(always)]
 pub fn put_packet<I: Isa, const WARM: bool, const FLAGS: u16>(
     out: &mut Writer<'_>,
@@ -422,13 +435,16 @@ fn put_at_offsets<const FLAGS: u16>(
 /// Puts plain packets as long as they last and fit; returns the others.
 fn put_plain<'a, I: Isa>(out: &mut Writer<'_>, batch: &Batch, mut packets: &'a [u16]) -> &'a [u16] {
     while !packets.is_empty() && out.space > 0 {
-        let (slots, buffers) = out.stretch(packets.len());
-        let (n, bytes) = copy_fragments::<I>(&batch.fragments, packets, slots, buffers);
-        out.filled(n, bytes);
-        packets = &packets[n..];
-        if n < slots.len() {
+        let to = out.stretch(packets.len());
+        let copied = copy_fragments::<I>(&batch.fragments, packets, to);
+        out.filled(copied);
+        packets = &packets[copied.packets..];
+        if copied.packets < to.slots.len() {
             break;
         }
     }
     packets
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ use crate::vale::state::ids::{ParticipantId, PortIndex, RingNumber};
 use crate::vale::state::owner::Taken;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::portset::PortSet;
-use crate::vale::state::repair::SeenRing;
+use crate::vale::state::repair::{Numbered, SeenRing};
 use crate::vale::state::switch::SwitchFile;
 
 /// Slots of a ring that its port is done with.
@@ -157,7 +157,7 @@ fn give<const FLAGS: u16>(out: &mut Writer<'_>, batch: &Batch, used: &Used<'_>, 
             let slot = used.ring.step(at, (begin + i) as u32);
             let word = &used.ring.slots[slot as usize].word;
             let flags = rx_flags(frags, i + 1 < usize::from(frags)) | FLAGS;
-            out.exchange(used.seen(), (slot, word), fragment.len, flags);
+            out.exchange(used.seen(), Numbered::new(slot, word), fragment.len, flags);
         }
         out.packet();
     }
@@ -178,8 +178,7 @@ fn mend_if_needed(
     let mut mend = |ring| writer::mend(switch, monitor, number, ring, used.me, budget);
     let (PortFiles { file, region, .. }, i) = (used.port, seen.number);
     let rings = &file.shape.rings;
-    let ring =
-        if seen.is_rx { rings.rx_ring(region, i.at()) } else { rings.tx_ring(region, i.at()) };
+    let ring = if seen.is_rx { rings.rx_ring(region, i) } else { rings.tx_ring(region, i) };
     let is_dead = |owner| switch.is_dead(owner);
     match ring {
         Some(_) if seen == used.seen() => mend(ring),

@@ -125,8 +125,8 @@ impl Headers {
         if slots(longest) > NETMAP_MAX_FRAGS { Need::TooLong } else { Need::Slots(all as u32) }
     }
 
-    /// Puts packets, or drops them, in order: once one does not fit, none of the later ones goes. Only what no ring of this
-    /// size could ever hold makes way for the others, and what cannot be completed; `lost` is told of these.
+    /// Puts packets, or drops them, in order: once one does not fit, none of the later ones goes. What no ring of this
+    /// size could ever hold, and what cannot be completed, is dropped alone; `lost` is told of these.
     pub fn put<I: Isa, const FLAGS: u16>(
         &mut self,
         out: &mut Writer<'_>,

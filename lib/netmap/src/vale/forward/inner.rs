@@ -113,14 +113,41 @@ impl Source for Window {
     }
 }
 
-/// Copies plain packets for `destination` from TX slots to RX slots, as long as there are some of both;
-/// returns how many packets and bytes.
+/// TX slots, and where their data are.
+#[derive(Clone, Copy, Debug)]
+pub struct Queued<'a, S> {
+    /// The slots.
+    pub slots: &'a [RawSlot],
+    /// Where their data are.
+    pub source: S,
+}
+
+/// RX slots that are free, and where their buffers are.
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch<'a> {
+    /// The slots.
+    pub slots: &'a [RawSlot],
+    /// Where their buffers are.
+    pub buffers: Buffers,
+}
+
+/// What was copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Copied {
+    /// Packets, each of one slot.
+    pub packets: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Copies plain packets for the destination `route` from TX slots to RX slots, as long as there are some of both.
 #[inline(never)]
 pub fn copy_run<I: Isa, S: Source>(
-    (from, source): (&[RawSlot], S),
-    (to, to_buffers): (&[RawSlot], Buffers),
-    (look, route): (&mut Lookup<'_>, Route),
-) -> (usize, u64) {
+    Queued { slots: from, source }: Queued<'_, S>,
+    Stretch { slots: to, buffers: to_buffers }: Stretch<'_>,
+    look: &mut Lookup<'_>,
+    route: Route,
+) -> Copied {
     let mut bytes = 0;
     let n = from.len().min(to.len());
     let (from, to) = (&from[..n], &to[..n]);
@@ -136,11 +163,11 @@ pub fn copy_run<I: Isa, S: Source>(
         let to_buf = SlotValue::unpack(to[i].word.load(Ordering::Relaxed)).buf_idx;
         let (Some(data), Some(target)) = (source.plain(&from[i], slot), to_buffers.at(to_buf))
         else {
-            return (i, bytes);
+            return Copied { packets: i, bytes };
         };
         // SAFETY: `len` bytes at `data` are in the source.
         if unsafe { look.route(data, slot.len) } != route {
-            return (i, bytes);
+            return Copied { packets: i, bytes };
         }
         if S::EXACT {
             // SAFETY: `len` bytes at `data` are in the source; a buffer holds STRIDE, which is no less,
@@ -154,7 +181,7 @@ pub fn copy_run<I: Isa, S: Source>(
         to[i].word.store(value.pack(), Ordering::Relaxed);
         bytes += u64::from(slot.len);
     }
-    (n, bytes)
+    Copied { packets: n, bytes }
 }
 
 /// Copies plain packets of a batch to RX slots, as `copy_run` does.
@@ -162,9 +189,8 @@ pub fn copy_run<I: Isa, S: Source>(
 pub fn copy_fragments<I: Isa>(
     fragments: &[Fragment],
     packets: &[u16],
-    to: &[RawSlot],
-    buffers: Buffers,
-) -> (usize, u64) {
+    Stretch { slots: to, buffers }: Stretch<'_>,
+) -> Copied {
     let mut bytes = 0;
     let n = packets.len().min(to.len());
     let (packets, to) = (&packets[..n], &to[..n]);
@@ -176,7 +202,7 @@ pub fn copy_fragments<I: Isa>(
         let Fragment { data, len, frags, indirect, .. } = fragments[usize::from(packets[i])];
         let buf_idx = SlotValue::unpack(to[i].word.load(Ordering::Relaxed)).buf_idx;
         let Some(target) = buffers.at(buf_idx).filter(|_| frags == 1) else {
-            return (i, bytes);
+            return Copied { packets: i, bytes };
         };
         if indirect {
             // SAFETY: `gather` checked the fragment; `target` is a buffer, which holds no less.
@@ -189,7 +215,7 @@ pub fn copy_fragments<I: Isa>(
         to[i].word.store(value.pack(), Ordering::Relaxed);
         bytes += u64::from(len);
     }
-    (n, bytes)
+    Copied { packets: n, bytes }
 }
 
 /// Address and length of the data of a plain slot of this source.

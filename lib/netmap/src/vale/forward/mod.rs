@@ -256,7 +256,7 @@ impl Forwarder {
         self.headers.begin();
         let means = &mut Means { budget: &mut self.budget, headers: &mut self.headers };
         let mut done =
-            deliver::deliver::<I>(job, from, (&self.batch, copies), &mut self.loads, to, means);
+            deliver::deliver::<I>(job, from, &self.batch, copies, &mut self.loads, to, means);
         done.bytes = count(&self.batch, done.slots as usize, job);
         done
     }

@@ -2,7 +2,7 @@
 
 use crate::copy::Isa;
 use crate::stats::C;
-use crate::vale::forward::inner::{Source, copy_run, plain, rx_flags};
+use crate::vale::forward::inner::{Queued, Source, copy_run, plain, rx_flags};
 use crate::vale::forward::job::{Destinations, Done, Job};
 use crate::vale::forward::lookup::{Lookup, Route};
 use crate::vale::forward::writer::{self, WaitBudget, Writer};
@@ -52,13 +52,14 @@ pub fn run<I: Isa, S: Source>(
     while at != head {
         let end = if at < head { head } else { ring.n() };
         let from_slots = &ring.slots[at as usize..end as usize];
-        let (to_slots, to_buffers) = out.stretch(from_slots.len());
-        let (n, sum) =
-            copy_run::<I, S>((from_slots, source), (to_slots, to_buffers), (&mut look, route));
-        out.filled(n, sum);
-        bytes += sum;
+        let to_slots = out.stretch(from_slots.len());
+        let from_slots = Queued { slots: from_slots, source };
+        let copied = copy_run::<I, S>(from_slots, to_slots, &mut look, route);
+        out.filled(copied);
+        let n = copied.packets;
+        bytes += copied.bytes;
         at = ring.step(at, n as u32);
-        if n == from_slots.len() || (n == to_slots.len() && out.space > 0) {
+        if n == from_slots.slots.len() || (n == to_slots.slots.len() && out.space > 0) {
             continue; // round the end of a ring
         }
         // Here the loop stopped: at another kind of packet, a full ring, or a damaged slot.

@@ -16,10 +16,10 @@ use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::{NewName, Settings};
 use crate::vale::state::txstate::Stall;
 
-const SLOTS: u32 = 64;
+pub const SLOTS: u32 = 64;
 
 /// Ports that are all there.
-struct Ports(Vec<(Generation, PortFiles)>);
+pub struct Ports(Vec<(Generation, PortFiles)>);
 
 impl Destinations for Ports {
     fn update(&mut self, index: PortIndex) -> Option<Generation> {
@@ -35,14 +35,14 @@ impl Destinations for Ports {
     }
 }
 
-struct Rig {
+pub struct Rig {
     _temp: tempfile::TempDir,
     lock: RootLock,
-    switch: SwitchFile,
+    pub switch: SwitchFile,
     /// The ports as destinations.
-    ports: Ports,
+    pub ports: Ports,
     /// The same ports as senders, with rings and counters of their own.
-    senders: Vec<(PortFile, Region)>,
+    pub senders: Vec<(PortFile, Region)>,
     /// Slots sent so far, by port.
     hwcur: Vec<u32>,
     /// By port.
@@ -50,7 +50,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(ports: u8) -> Self {
+    pub fn new(ports: u8) -> Self {
         let temp = tempfile::tempdir_in("/dev/shm").unwrap();
         let dir = Dir::open(temp.path(), false).unwrap();
         let lock = RootLock::acquire(&dir).unwrap();
@@ -87,7 +87,7 @@ impl Rig {
 
     fn tx(&self, port: u8) -> RingRef<'_> {
         let (file, region) = &self.senders[usize::from(port)];
-        file.shape.rings.tx_ring(region, 0).unwrap()
+        file.shape.rings.tx_ring(region, RingNumber::FIRST).unwrap()
     }
 
     /// Queues a frame of `len` bytes between stations, a number in its last byte.
@@ -107,7 +107,7 @@ impl Rig {
         let hwcur = self.hwcur[index];
         let Self { switch, ports, senders, forwarders, .. } = self;
         let (file, region) = &senders[index];
-        let ring = file.shape.rings.tx_ring(region, 0).unwrap();
+        let ring = file.shape.rings.tx_ring(region, RingNumber::FIRST).unwrap();
         let n = ring.n();
         let head = ring.head_in_order(hwcur, ring.step(hwcur, n - 1)).unwrap();
         let (state, counters) =
@@ -130,7 +130,7 @@ impl Rig {
     }
 
     /// Numbers of the frames that a port received, which makes room for others.
-    fn received(&self, port: u8) -> Vec<u8> {
+    pub fn received(&self, port: u8) -> Vec<u8> {
         let port = &self.ports.0[usize::from(port)].1;
         let kring = port.file.kring(RingNumber::FIRST);
         let ring = port.rx_ring(RingNumber::FIRST).unwrap();

@@ -8,12 +8,12 @@
 //! there: measured 14 against 19 Mpps of 1514 bytes. If each has a cache of its own, these lines are the receiver's
 //! and have to be fetched from it, while those of cold buffers lie in the cache that all cores share: 8
 //! against 6 Mpps. Which it is, nothing tells a process; and in virtual machines it changes from minute to minute. So
-//! now and then the other way is tried, and kept if it costs less.
+//! now and then the other kind of buffer is tried, and kept if it costs less.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Packets until the buffers in use are those of the new way: two of the largest rings.
+/// Packets until the buffers in use are those of the other kind: two of the largest rings.
 const SETTLE: u64 = 8 << 10;
 /// Packets that are measured then, by samples: the time of one sync each, so many packets after the last. The median
 /// counts, as any sync may be interrupted.
@@ -24,7 +24,7 @@ const EVERY: u64 = 512;
 const ENOUGH: usize = 4;
 /// Packets from one trial to the next: so many that trials cost a percent or two.
 const USUAL: u64 = 512 << 10;
-/// How much cheaper the other way has to be: a part of the cost, more than chance makes.
+/// How much cheaper the other kind has to be: a part of the cost, more than chance makes.
 const MARGIN: u64 = 16;
 
 /// For tests.
@@ -40,13 +40,13 @@ pub fn is_always() -> bool {
     ALWAYS.load(Ordering::Relaxed)
 }
 
-/// Which way packets go, and what it costs.
+/// Which kind of buffer packets go to, and what it costs.
 #[derive(Debug)]
 pub struct Trial {
     warm: bool,
-    /// The way now is not the usual one.
+    /// The kind in use is being tried, and not the usual one.
     trying: bool,
-    /// Packets to go this way.
+    /// Packets that still go to this kind.
     left: u64,
     /// Times of a packet, in 64ths of a nanosecond.
     samples: Vec<u64>,
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn cheaper_way_is_found_and_found_anew_when_it_changes() {
+    fn cheaper_kind_is_found_and_found_anew_when_it_changes() {
         let mut trial = Trial::new();
         assert!(warm_part(&mut trial, 150, 100) > 0.9);
         assert!(warm_part(&mut trial, 100, 150) < 0.1);

@@ -16,11 +16,11 @@
 //! Invariant: exchanges are between slots of the free part, which belong to the holder of the ring. What was
 //! warm is remembered in shared memory between holders, as a hint: any value costs speed at most.
 
-use crate::abi::{RawSlot, SlotValue};
+use crate::abi::SlotValue;
 use crate::copy;
 use crate::sync::core_atomic::Ordering;
-use crate::vale::forward::inner::{AHEAD, Buffers};
-use crate::vale::state::repair::Exchange;
+use crate::vale::forward::inner::{AHEAD, Stretch};
+use crate::vale::state::repair::{Exchange, Numbered};
 
 /// Slots that get warm buffers at once.
 const CHUNK: u32 = 32;
@@ -63,13 +63,14 @@ impl<'a> Warm<'a> {
         Self { exchange, freed, ready, warm: warm.min(free) }
     }
 
-    /// Gives warm buffers to the first slots from `tail`, of which `space` and one are free; `want` packets are
-    /// likely to come. Returns how many slots are as warm as they get.
+    /// Gives warm buffers to the first slots of the ring from `tail`, of which `space` and one are free; `want` packets
+    /// are likely to come. Returns how many slots are as warm as they get.
     #[inline(never)]
     pub fn prepare(
         &mut self,
-        (slots, buffers): (&[RawSlot], Buffers),
-        (tail, space): (u32, u32),
+        Stretch { slots, buffers }: Stretch<'_>,
+        tail: u32,
+        space: u32,
         want: u32,
     ) -> u32 {
         let n = slots.len() as u32;
@@ -82,7 +83,8 @@ impl<'a> Warm<'a> {
                 return space;
             }
             let (a, b) = (front(self.ready), back(self.warm));
-            self.exchange.swap((a as u32, &slots[a].word), (b as u32, &slots[b].word));
+            let numbered = |i: usize| Numbered::new(i as u32, &slots[i].word);
+            self.exchange.swap(numbered(a), numbered(b));
             if self.ready < AHEAD as u32 {
                 let first = SlotValue::unpack(slots[a].word.load(Ordering::Relaxed));
                 copy::prefetch_write(buffers.anywhere(first.buf_idx));

@@ -10,7 +10,7 @@ use crate::abi::{RawSlot, SlotValue};
 use crate::copy::{self, Isa};
 use crate::stats::{C, SharedCounters};
 use crate::sync::core_atomic::Ordering;
-use crate::vale::forward::inner::{AHEAD, Buffers};
+use crate::vale::forward::inner::{AHEAD, Buffers, Copied, Stretch};
 use crate::vale::forward::job::{Destinations, Job};
 use crate::vale::forward::warm::Warm;
 use crate::vale::state::handleset::Rung;
@@ -239,10 +239,10 @@ impl<'a> Writer<'a> {
     /// for a loop that fills them itself, with `want` packets if there are so many, and then says so with
     /// `filled`. There are none only if no slot is free.
     #[inline]
-    pub fn stretch(&mut self, want: usize) -> (&'a [RawSlot], Buffers) {
+    pub fn stretch(&mut self, want: usize) -> Stretch<'a> {
         let most = if self.warm.is_some() { self.prepare(want) } else { self.space };
         let end = self.slots.len().min(self.tail + most as usize);
-        (&self.slots[self.tail..end], self.buffers)
+        Stretch { slots: &self.slots[self.tail..end], buffers: self.buffers }
     }
 
     /// Whether packets go to warm buffers: then `warm_up` comes before `put`s, and `used` after them.
@@ -268,14 +268,14 @@ impl<'a> Writer<'a> {
 
     /// How many of the next slots are to be written before this is called again.
     fn prepare(&mut self, want: usize) -> u32 {
-        let (slots, place) = ((self.slots, self.buffers), (self.tail as u32, self.space));
+        let (ring, space) = (Stretch { slots: self.slots, buffers: self.buffers }, self.space);
         let warm = self.warm.as_mut().expect("the caller has looked");
-        warm.prepare(slots, place, want.min(u32::MAX as usize) as u32).min(self.space)
+        warm.prepare(ring, self.tail as u32, space, want.min(u32::MAX as usize) as u32).min(space)
     }
 
-    /// Counts the first `n` slots of the stretch, each a packet, `bytes` in all.
+    /// Counts the first slots of the stretch, each a packet.
     #[inline]
-    pub fn filled(&mut self, n: usize, bytes: u64) {
+    pub fn filled(&mut self, Copied { packets: n, bytes }: Copied) {
         self.used(n as u32);
         self.tail += n;
         if self.tail == self.slots.len() {

@@ -7,7 +7,7 @@
 //! The handle's entry says what it borrowed before the port's entry changes, so a death in between is one after.
 
 use crate::error::{Error, Result};
-use crate::options::BoundRings;
+use crate::options::{BoundRings, PerDirection};
 use crate::shm::lock::RootLock;
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
@@ -20,7 +20,7 @@ use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::HEADER_LENGTHS;
 
 /// Times that a sender in the middle of a batch is looked for again.
-const PATIENCE: u32 = 1000;
+const MOST_LOOKS: u32 = 1000;
 
 /// Lends a port headers of `len` bytes, one of `HEADER_LENGTHS`, for as long as the handle `id` lives, which binds the rings `bound`.
 pub fn lend(
@@ -69,12 +69,11 @@ pub fn end(switch: &Switch, lock: &RootLock, handle: &ListedHandle) {
     let Some(listed) = switch.listed(handle.port) else { return };
     if let Ok((port, _)) = shared::port(switch, &listed.name) {
         let rings = &port.file.shape.rings;
-        let (mut tx, mut rx) = (0..rings.tx.len(), 0..rings.rx.len());
-        let mut all = BoundRings { tx: tx.by_ref().collect(), rx: rx.by_ref().collect() };
+        let has = PerDirection { tx: rings.tx.len(), rx: rings.rx.len() };
+        let mut all = BoundRings::all(has);
         // Whoever lives may have read how things are, and has to see to it.
         for user in switch.live_handles_of(handle.port).filter(|user| user.id != handle.id) {
-            all.tx.retain(|ring| !user.bound.tx.contains(ring));
-            all.rx.retain(|ring| !user.bound.rx.contains(ring));
+            all = all.without(&user.bound);
         }
         // Without a place among the processes, the next one finds what this one leaves.
         let _ = discard(switch, &port, &all);
@@ -85,10 +84,10 @@ pub fn end(switch: &Switch, lock: &RootLock, handle: &ListedHandle) {
 fn discard(switch: &Switch, port: &PortFiles, rings: &BoundRings) -> Result<()> {
     let me = switch.me()?;
     for &i in &rings.tx {
-        discard_sent(switch, port, RingNumber::new(i), me);
+        discard_sent(switch, port, i, me);
     }
     for &i in &rings.rx {
-        discard_received(switch, port, RingNumber::new(i), me);
+        discard_received(switch, port, i, me);
     }
     Ok(())
 }
@@ -115,7 +114,7 @@ fn discard_received(switch: &Switch, port: &PortFiles, i: RingNumber, me: Partic
         looks += 1;
         match switch.is_dead(owner) {
             true => OnHeld::Dead,
-            false if looks < PATIENCE => OnHeld::Wait,
+            false if looks < MOST_LOOKS => OnHeld::Wait,
             false => OnHeld::GiveUp,
         }
     });

@@ -159,7 +159,7 @@ fn make(
     let shape = Shape { index, generation, region: region_name, rings, peer: None };
     let (made, is_new) = make_file(switch, &name, shape.clone())
         .and_then(|()| shared::port(switch, &name))
-        .inspect_err(|_| give_up(switch, &region, &[(&name, &shape.rings)]))?;
+        .inspect_err(|_| give_up(switch, &region, &[Made { name: &name, rings: &shape.rings }]))?;
     // Last: from now on senders open all of the above.
     switch.list_port(lock, index);
     Ok((made, is_new))
@@ -171,13 +171,22 @@ pub fn make_file(switch: &Switch, name: &str, shape: Shape) -> Result<()> {
     PortFile::create(switch.dir(), &port_file(name), shape).map(drop)
 }
 
+/// What was made of a port that is not listed yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Made<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its rings.
+    pub rings: &'a RingCells,
+}
+
 /// Gives back the cells of entries that were not listed and cannot be: with their files, so that nobody finds them
 /// there and gives them back again.
 #[cold]
-pub fn give_up(switch: &Switch, region: &Region, made: &[(&str, &RingCells)]) {
-    let gone = |(name, _): &(&str, _)| file::remove(switch.dir(), &port_file(name)).is_ok();
+pub fn give_up(switch: &Switch, region: &Region, made: &[Made<'_>]) {
+    let gone = |made: &Made<'_>| file::remove(switch.dir(), &port_file(made.name)).is_ok();
     if made.iter().all(gone) {
-        for (_, rings) in made {
+        for Made { rings, .. } in made {
             region.give_back(rings.buffers(region).collect::<Vec<_>>());
             region.give_back(rings.ring_cells());
         }

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use crate::ring::RingRef;
-use crate::shm::mem::Region;
+use crate::shm::mem::{Cell, Region};
 use crate::sync::core_atomic::Ordering;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::state::ids::RingNumber;
@@ -23,7 +23,7 @@ const LOOKS: u64 = 16;
 /// goes from a slot not yet seen to one that was. It then sees another one twice, as there are as many
 /// slots as buffers. So a look that sees each once has seen all. Else what several looks saw is taken together: a
 /// buffer is in two slots for good if a program died while it exchanged it.
-pub fn named(ports: &[&PortFile], region: &Region, most: u64) -> (HashSet<u32>, u64) {
+pub fn named(ports: &[&PortFile], region: &Region, most: u64) -> (HashSet<Cell>, u64) {
     let mut all = HashSet::new();
     let most = most.min(LOOKS);
     for look in 1..=most {
@@ -42,22 +42,24 @@ pub fn named(ports: &[&PortFile], region: &Region, most: u64) -> (HashSet<u32>, 
 }
 
 /// Shows the buffers that the rings of a port name; returns how many there are.
-fn see(file: &PortFile, ports: &[&PortFile], region: &Region, mut saw: impl FnMut(u32)) -> usize {
+fn see(file: &PortFile, ports: &[&PortFile], region: &Region, mut saw: impl FnMut(Cell)) -> usize {
     let rings = &file.shape.rings;
     let Some(peer) = ports.iter().find(|peer| peer.shape.is_pipe_with(&file.shape)) else {
         return rings.buffers(region).map(saw).count();
     };
     let mut show = |ring: RingRef<'_>, counts: &dyn Fn(u32) -> bool| {
-        (0..ring.n()).filter(|&k| counts(k)).for_each(|k| saw(ring.load(k).buf_idx));
+        (0..ring.n()).filter(|&k| counts(k)).for_each(|k| saw(Cell(ring.load(k).buf_idx)));
     };
     let mut slots = 0;
-    for (i, ring) in (0..rings.tx.len()).filter_map(|i| Some((i, rings.tx_ring(region, i)?))) {
-        let in_flight = peer.in_flight(RingNumber::new(i));
+    for i in RingNumber::first(rings.tx.len()) {
+        let Some(ring) = rings.tx_ring(region, i) else { continue };
+        let in_flight = peer.in_flight(i);
         show(ring, &|k| !in_flight(k));
         slots += ring.slots.len();
     }
-    for (i, ring) in (0..rings.rx.len()).filter_map(|i| Some((i, rings.rx_ring(region, i)?))) {
-        show(ring, &file.in_flight(RingNumber::new(i)));
+    for i in RingNumber::first(rings.rx.len()) {
+        let Some(ring) = rings.rx_ring(region, i) else { continue };
+        show(ring, &file.in_flight(i));
     }
     slots
 }
@@ -80,10 +82,10 @@ pub fn has_the_buffers(switch: &Switch, file: &PortFile, region: &Region) -> boo
 
 /// Lets the slots of a sender's and a reader's rings name the same buffers: those of the one that holds them.
 fn settle(sender: &PortFile, reader: &PortFile, region: &Region) {
-    for i in 0..sender.shape.rings.tx.len() {
+    for i in RingNumber::first(sender.shape.rings.tx.len()) {
         let tx = sender.shape.rings.tx_ring(region, i);
         let Some((tx, rx)) = tx.zip(reader.shape.rings.rx_ring(region, i)) else { continue };
-        let in_flight = reader.in_flight(RingNumber::new(i));
+        let in_flight = reader.in_flight(i);
         for ((tx, rx), k) in tx.slots.iter().zip(rx.slots).zip(0..) {
             let (of, to) = if in_flight(k) { (rx, tx) } else { (tx, rx) };
             to.word.store(of.word.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -98,6 +100,7 @@ mod tests {
     use crate::rings::make_rings;
     use crate::vale::state::ids::{Generation, PortIndex};
     use crate::vale::state::portfile::Shape;
+    use crate::vale::state::repair::Numbered;
 
     #[test]
     fn buffers_that_are_exchanged_meanwhile_are_all_seen_in_use() {
@@ -112,12 +115,12 @@ mod tests {
             peer: None,
         };
         let file = PortFile::anonymous(shape).unwrap();
-        let ring = file.shape.rings.rx_ring(&region, 0).unwrap();
-        let buffers: HashSet<u32> = file.shape.rings.buffers(&region).collect();
+        let ring = file.shape.rings.rx_ring(&region, RingNumber::FIRST).unwrap();
+        let buffers: HashSet<Cell> = file.shape.rings.buffers(&region).collect();
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let word = |i: u32| (i, &ring.slots[i as usize].word);
+                let word = |i: u32| Numbered::new(i, &ring.slots[i as usize].word);
                 for i in (0..32).cycle() {
                     file.kring(RingNumber::FIRST).exchange.swap(word(i), word(63 - i));
                     if stop.load(Ordering::Relaxed) {
@@ -135,6 +138,6 @@ mod tests {
         let gone = ring.load(5).buf_idx;
         file.kring(RingNumber::FIRST).exchange.forge(5, 6, gone);
         ring.slots[5].word.store(ring.slots[6].word.load(Ordering::Relaxed), Ordering::Relaxed);
-        assert!(named(&[&file], &region, u64::MAX).0.contains(&gone));
+        assert!(named(&[&file], &region, u64::MAX).0.contains(&Cell(gone)));
     }
 }

@@ -22,6 +22,7 @@ use crate::rings::{bind_if, make_if, populate};
 use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
+use crate::shm::mem::Cell;
 use crate::vale::lifecycle::loan;
 use crate::vale::lifecycle::make::{check_rings, find_or_make, make_monitor, set_offsets};
 use crate::vale::lifecycle::pipe;
@@ -31,7 +32,7 @@ use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::{Opened, Switch};
 use crate::vale::state::handles::{EXCLUSIVE, ListedHandle, NewHandle, bell_file, bell_index};
 use crate::vale::state::handleset::HANDLES;
-use crate::vale::state::ids::{HandleId, HandleIndex, PortIndex};
+use crate::vale::state::ids::{HandleId, HandleIndex, PortIndex, RingNumber};
 use crate::vale::state::portfile::Shape;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::port_file;
@@ -39,6 +40,15 @@ use crate::vale::state::watch::Watch;
 
 /// How long an opener goes on clearing away what a port of that name left behind.
 const LONGEST_CLEARING: Duration = Duration::from_secs(10);
+
+/// A handle as whoever opened it has it.
+#[derive(Debug)]
+pub struct Handle {
+    /// Its bell.
+    pub bell: Bell,
+    /// What it is on.
+    pub at: Attached,
+}
 
 /// A handle on a VALE port, as this process has it beside its bell. The bell is closed first: the handle
 /// then goes unless somebody else has a copy of it.
@@ -53,7 +63,7 @@ pub struct Attached {
     /// Identity of the handle.
     pub id: HandleId,
     /// Cell of the handle's netmap_if.
-    pub if_cell: u32,
+    pub if_cell: Cell,
     /// Rings that the handle binds.
     pub bound: BoundRings,
 }
@@ -66,7 +76,7 @@ pub fn open(
     port: &str,
     options: &Options,
     bound: impl Fn(&Shape) -> Result<BoundRings>,
-) -> Result<(Bell, Attached)> {
+) -> Result<Handle> {
     attach(root, SwitchPort { switch, port }, options, bound, |switch, lock, port, options| {
         match PipeName::of(port) {
             None => find_or_make(switch, lock, port, options, 0),
@@ -82,7 +92,7 @@ pub fn open_monitor(
     watch: Watch,
     options: &Options,
     bound: impl Fn(&Shape) -> Result<BoundRings>,
-) -> Result<(Bell, Attached)> {
+) -> Result<Handle> {
     attach(root, seen, options, bound, |switch, lock, port, options| {
         make_monitor(switch, lock, port, options, watch)
     })
@@ -95,7 +105,7 @@ fn attach(
     options: &Options,
     bound: impl Fn(&Shape) -> Result<BoundRings>,
     make: impl FnOnce(&Switch, &RootLock, &str, &Options) -> Result<(Arc<PortFiles>, bool)>,
-) -> Result<(Bell, Attached)> {
+) -> Result<Handle> {
     let full = format!("{switch_name}:{port}");
     let (lock, switch) = lock_for_new(root, switch_name, port)?;
     // From here on an error leaves a port without handles, perhaps a switch without ports.
@@ -133,7 +143,10 @@ fn attach(
                     switch.activate_port(&lock, shape.index);
                 }
                 let switch = switch.clone();
-                Ok((bell, Attached { switch, port, peer, id, if_cell, bound }, is_new))
+                Ok((
+                    Handle { bell, at: Attached { switch, port, peer, id, if_cell, bound } },
+                    is_new,
+                ))
             }
             Err(e) => {
                 let mut sweep = Sweep::new(&switch);
@@ -144,12 +157,12 @@ fn attach(
         }
     })();
     match opened {
-        Ok((bell, attached, is_new)) => {
+        Ok((handle, is_new)) => {
             drop(lock);
             if is_new {
-                populate(&attached.port.file.shape.rings, &attached.port.region);
+                populate(&handle.at.port.file.shape.rings, &handle.at.port.region);
             }
-            Ok((bell, attached))
+            Ok(handle)
         }
         Err(e) => {
             let _ = reap(&switch, &lock); // the first error is the one to report
@@ -173,7 +186,7 @@ fn enter(switch: &Switch, lock: &RootLock, new: &NewHandle<'_>) -> Result<(Bell,
 }
 
 /// Takes over the handle that a descriptor names: its bell, opened by `open` in whatever process.
-pub fn adopt(fd: OwnedFd) -> Result<(Bell, Attached)> {
+pub fn adopt(fd: OwnedFd) -> Result<Handle> {
     let place = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let path = std::fs::read_link(&place).map_err(Error::io("look up the descriptor", place))?;
     let no_handle = || Error::Unavailable { name: path.display().to_string(), lack: Lack::Handle };
@@ -191,7 +204,7 @@ pub fn adopt(fd: OwnedFd) -> Result<(Bell, Attached)> {
     let (port, is_new) = shared::port(&switch, &listed.name)?;
     let shape = &port.file.shape;
     check_rings(shape, &port.region)?;
-    let within = |rings: &[usize], n: usize| rings.iter().all(|&i| i < n);
+    let within = |rings: &[RingNumber], n: usize| rings.iter().all(|i| i.at() < n);
     if (shape.index, shape.generation) != (listed.index, listed.generation)
         || !within(&entry.bound.tx, shape.rings.tx.len())
         || !within(&entry.bound.rx, shape.rings.rx.len())
@@ -209,7 +222,7 @@ pub fn adopt(fd: OwnedFd) -> Result<(Bell, Attached)> {
         populate(&port.file.shape.rings, &port.region);
     }
     let ListedHandle { id, if_cell, bound, .. } = entry;
-    Ok((bell, Attached { switch, port, peer, id, if_cell, bound }))
+    Ok(Handle { bell, at: Attached { switch, port, peer, id, if_cell, bound } })
 }
 
 /// Takes the root's lock and opens a switch, making it if there is none, once nothing is left of an
@@ -265,7 +278,7 @@ impl Attached {
     }
 
     /// Lets a new handle have some of the rings; they are no longer this one's.
-    pub fn give_away(&mut self, rings: BoundRings) -> Result<(Bell, Self)> {
+    pub fn give_away(&mut self, rings: BoundRings) -> Result<Handle> {
         let lock = self.switch.root().lock()?;
         let PortFiles { file, region, .. } = &*self.port;
         let shape = &file.shape;
@@ -282,12 +295,11 @@ impl Attached {
         let new = NewHandle { port: shape.index, if_cell, flags, bound: &rings, loan };
         let (bell, id) =
             enter(&self.switch, &lock, &new).inspect_err(|_| region.give_back([if_cell]))?;
-        self.bound.tx.retain(|i| !rings.tx.contains(i));
-        self.bound.rx.retain(|i| !rings.rx.contains(i));
+        self.bound = self.bound.without(&rings);
         self.switch.handles().bind(&lock, self.index(), &self.bound);
         bind_if(region, &shape.rings, self.if_cell, &self.bound);
         let (switch, port, peer) = (self.switch.clone(), self.port.clone(), self.peer.clone());
-        Ok((bell, Self { switch, port, peer, id, if_cell, bound: rings }))
+        Ok(Handle { bell, at: Self { switch, port, peer, id, if_cell, bound: rings } })
     }
 
     /// Closes the handle, if nobody has a copy of its bell any more; with the last handle goes the port,

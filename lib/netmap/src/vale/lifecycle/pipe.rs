@@ -14,7 +14,7 @@ use crate::rings::{cells_needed, make_pipe_rings};
 use crate::shm::lock::RootLock;
 use crate::sync::core_atomic::Ordering;
 use crate::vale::lifecycle::make::{
-    check_rings, find, find_or_make as find_or_make_base, give_up, make_file,
+    Made, check_rings, find, find_or_make as find_or_make_base, give_up, make_file,
 };
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
@@ -80,7 +80,8 @@ pub fn find_or_make(
         .try_for_each(|at| make_file(switch, &names[at], shape(at)))
         .and_then(|()| shared::port(switch, &names[0]))
         .inspect_err(|_| {
-            give_up(switch, region, &[(&names[0], rings[0]), (&names[1], rings[1])]);
+            let made = |at: usize| Made { name: &names[at], rings: rings[at] };
+            give_up(switch, region, &[made(0), made(1)]);
         })?;
     // Last, as of any port.
     for (index, _) in places {
@@ -110,7 +111,7 @@ pub fn other_end(switch: &Switch, port: &PortFiles) -> Result<Option<Arc<PortFil
 pub fn resume(port: &PortFiles, peer: &PortFiles) {
     let rings = &port.file.shape.rings;
     for i in RingNumber::first(rings.tx.len()) {
-        let Some(ring) = rings.tx_ring(&port.region, i.at()) else { continue };
+        let Some(ring) = rings.tx_ring(&port.region, i) else { continue };
         let (kring, n) = (peer.file.kring(i), ring.n());
         let (from, freed) = (kring.published(), kring.freed());
         if from >= n || freed >= n {

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::name::valid_name;
-use crate::rings::chain;
+use crate::rings::{Chain, chain};
 use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
-use crate::shm::mem::{MAX_CELLS, Region};
+use crate::shm::mem::{Cell, MAX_CELLS, Region};
 use crate::vale::lifecycle::loan;
 use crate::vale::lifecycle::named::has_the_buffers;
 use crate::vale::lifecycle::root::Root;
@@ -206,9 +206,9 @@ impl<'a> Sweep<'a> {
         &mut self,
         region: &Region,
         name: &str,
-        if_cell: u32,
+        if_cell: Cell,
         handle: Option<HandleIndex>,
-    ) -> Option<Vec<u32>> {
+    ) -> Option<Vec<Cell>> {
         self.gone.extend(handle);
         let cells = self.cells(region, name, if_cell, &mut HashSet::new())?;
         Some(cells.into_iter().chain([if_cell]).collect())
@@ -221,13 +221,13 @@ impl<'a> Sweep<'a> {
         &mut self,
         region: &Region,
         name: &str,
-        if_cell: u32,
-        seen: &mut HashSet<u32>,
-    ) -> Option<Vec<u32>> {
+        if_cell: Cell,
+        seen: &mut HashSet<Cell>,
+    ) -> Option<Vec<Cell>> {
         let before = seen.len();
-        let (cells, finished) = chain(region, if_cell, seen, self.links);
+        let Chain { cells, is_whole } = chain(region, if_cell, seen, self.links);
         self.links = self.links.saturating_sub((seen.len() - before) as u32);
-        if !finished {
+        if !is_whole {
             for cell in &cells {
                 seen.remove(cell); // the next call's
             }
@@ -242,8 +242,8 @@ impl<'a> Sweep<'a> {
         region: &Region,
         name: &str,
         but: Option<PortIndex>,
-        mut cells: Vec<u32>,
-    ) -> Option<Vec<u32>> {
+        mut cells: Vec<Cell>,
+    ) -> Option<Vec<Cell>> {
         if !cells.is_empty() {
             match self.in_use(region, name, but) {
                 InUse::Known(used) => cells.retain(|c| !used.contains(c)),
@@ -306,10 +306,10 @@ impl<'a> Sweep<'a> {
         // A sender may be in the middle of a batch to this port, and write on after it was unlisted.
         // Its ring is held for ever, so that nobody begins another; if that fails, the cells stay
         // unused until the region ends. The same if the port was never listed and has no file.
-        let displaced: Vec<u32> = file.into_iter().flat_map(PortFile::displaced).collect();
+        let displaced: Vec<Cell> = file.into_iter().flat_map(PortFile::displaced).collect();
         let Some(file) = file.filter(|f| self.retire(f, &region)) else { return Ok(Left::Nothing) };
         let rings = &file.shape.rings;
-        let mut cells: Vec<u32> = rings.ring_cells().chain(displaced).collect();
+        let mut cells: Vec<Cell> = rings.ring_cells().chain(displaced).collect();
         if has_the_buffers(self.switch, file, &region) {
             cells.extend(rings.buffers(&region));
         }
@@ -334,7 +334,7 @@ impl<'a> Sweep<'a> {
                 }
             });
             // A sender that died there may have left a buffer in two slots.
-            let ring = file.shape.rings.rx_ring(region, i.at()).filter(|_| held != Held::No);
+            let ring = file.shape.rings.rx_ring(region, i).filter(|_| held != Held::No);
             ring.inspect(|&ring| file.kring(i).mend(ring)).is_some()
         })
     }
@@ -394,7 +394,7 @@ enum Left {
     /// A region that nobody else lives in.
     Region(String),
     /// Cells of a region with other users.
-    Cells(Region, Vec<u32>),
+    Cells(Region, Vec<Cell>),
 }
 
 #[cfg(test)]

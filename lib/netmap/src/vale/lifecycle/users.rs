@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use crate::error::{Errno, Error, Result};
 use crate::rings::chain;
-use crate::shm::mem::{MAX_CELLS, Region};
+use crate::shm::mem::{Cell, MAX_CELLS, Region};
 use crate::vale::lifecycle::named::named;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
@@ -33,14 +33,14 @@ pub struct User {
     /// Its file; `None`: it cannot be opened, so that nobody knows what the port names.
     file: Option<PortFile>,
     /// The netmap_ifs of its handles.
-    if_cells: Vec<u32>,
+    if_cells: Vec<Cell>,
 }
 
 /// Cells that the living name.
 #[derive(Clone, Debug)]
 pub enum InUse {
     /// These.
-    Known(Rc<HashSet<u32>>),
+    Known(Rc<HashSet<Cell>>),
     /// It cannot be told. What may be among them stays unused until the region ends: better than used
     /// twice.
     Unknown,

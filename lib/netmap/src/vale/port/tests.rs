@@ -3,7 +3,7 @@
 mod monitors;
 
 use super::*;
-use crate::options::Options;
+use crate::options::{BoundRings, Options};
 use crate::ring::{RxRing, TxRing};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::{open, reap};
@@ -14,7 +14,7 @@ use crate::vale::state::portfile::Shape;
 
 /// Opens a port below a root of its own.
 fn open(root: &Root, name: &str) -> ValePort {
-    let bound = |_: &Shape| Ok(BoundRings { tx: vec![0], rx: vec![0] });
+    let bound = |_: &Shape| Ok(BoundRings::all(PerDirection { tx: 1, rx: 1 }));
     let at = open::open(root, "valeA", name, &Options::default(), bound).expect("opened");
     ValePort::new(at)
 }

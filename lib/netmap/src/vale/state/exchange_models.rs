@@ -15,7 +15,7 @@ fn slots() -> Arc<Slots> {
 }
 
 fn slot(slots: &Slots, i: u32) -> Numbered<'_> {
-    (i, &slots[i as usize])
+    Numbered::new(i, &slots[i as usize])
 }
 
 fn named(slots: &Slots) -> Vec<u64> {

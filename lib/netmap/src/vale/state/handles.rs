@@ -6,9 +6,10 @@
 use crate::options::{BoundRings, MAX_RINGS};
 use crate::shm::lock::RootLock;
 use crate::shm::map::Shared;
+use crate::shm::mem::Cell;
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::vale::state::handleset::HANDLES;
-use crate::vale::state::ids::{Generation, HandleId, HandleIndex, PortIndex};
+use crate::vale::state::ids::{Generation, HandleId, HandleIndex, PortIndex, RingNumber};
 
 /// An open handle. `port`: index + 1, 0 if the entry is free.
 #[repr(C)]
@@ -57,7 +58,7 @@ pub struct NewHandle<'a> {
     /// Port it belongs to.
     pub port: PortIndex,
     /// Cell of its netmap_if.
-    pub if_cell: u32,
+    pub if_cell: Cell,
     /// `EXCLUSIVE` or 0.
     pub flags: u32,
     /// Rings that it binds.
@@ -80,7 +81,7 @@ pub struct ListedHandle {
     /// `EXCLUSIVE` or 0.
     pub flags: u32,
     /// Cell of its netmap_if.
-    pub if_cell: u32,
+    pub if_cell: Cell,
     /// Rings that it binds.
     pub bound: BoundRings,
     /// What its port has for its sake, whatever a peer wrote.
@@ -97,8 +98,9 @@ impl<'a> Handles<'a> {
         let (port, id) = self.port_of(index)?;
         let h = &self.0[index.0 as usize];
         let rings = h.rings.load(Ordering::Relaxed);
-        let of =
-            |bits: u32| (0..usize::from(MAX_RINGS)).filter(move |i| bits & 1 << i != 0).collect();
+        let of = |bits: u32| {
+            RingNumber::first(MAX_RINGS.into()).filter(|i| bits & i.bit() != 0).collect()
+        };
         Some(ListedHandle {
             index,
             // A scribbled port number makes the handle one of no port; it is freed all the same.
@@ -106,7 +108,7 @@ impl<'a> Handles<'a> {
             id,
             pid: h.pid.load(Ordering::Relaxed),
             flags: h.flags.load(Ordering::Relaxed),
-            if_cell: h.if_cell.load(Ordering::Relaxed),
+            if_cell: Cell(h.if_cell.load(Ordering::Relaxed)),
             bound: BoundRings { tx: of(rings), rx: of(rings >> MAX_RINGS) },
             loan: Loan::unpack(h.loan.load(Ordering::Relaxed)),
         })
@@ -131,7 +133,7 @@ impl<'a> Handles<'a> {
         let h = &self.0[index.0 as usize];
         h.generation.store(generation.0, Ordering::Relaxed);
         h.pid.store(std::process::id(), Ordering::Relaxed);
-        h.if_cell.store(new.if_cell, Ordering::Relaxed);
+        h.if_cell.store(new.if_cell.0, Ordering::Relaxed);
         h.flags.store(new.flags, Ordering::Relaxed);
         self.bind(lock, index, new.bound);
         self.lend(lock, index, new.loan);
@@ -140,7 +142,7 @@ impl<'a> Handles<'a> {
 
     /// Says which rings a handle binds.
     pub fn bind(self, _lock: &RootLock, index: HandleIndex, bound: &BoundRings) {
-        let bits = |rings: &[usize]| rings.iter().fold(0u32, |bits, &i| bits | 1 << i);
+        let bits = |rings: &[RingNumber]| rings.iter().fold(0, |bits, i| bits | i.bit());
         let rings = bits(&bound.tx) | bits(&bound.rx) << MAX_RINGS;
         self.0[index.0 as usize].rings.store(rings, Ordering::Relaxed);
     }
@@ -157,9 +159,9 @@ impl<'a> Handles<'a> {
 
     /// Enters a handle as a process would leave it that was killed, or a peer that forges one.
     #[cfg(test)]
-    pub fn forge_dead(self, index: u32, port: PortIndex, if_cell: u32) {
+    pub fn forge_dead(self, index: u32, port: PortIndex, if_cell: Cell) {
         let h = &self.0[index as usize];
-        h.if_cell.store(if_cell, Ordering::Relaxed);
+        h.if_cell.store(if_cell.0, Ordering::Relaxed);
         h.port.store(u32::from(port.0) + 1, Ordering::Relaxed);
     }
 
@@ -202,15 +204,24 @@ mod tests {
         Handles(map.slice(0, HANDLES).unwrap())
     }
 
+    fn numbers(rings: &[u8]) -> Vec<RingNumber> {
+        rings.iter().map(|&ring| RingNumber(ring)).collect()
+    }
+
     #[test]
     fn handle_is_listed_as_it_was_entered_bound_and_freed() {
         let (_temp, map, lock) = table();
         let handles = handles(&map);
         let index = HandleIndex(HANDLES as u32 - 1);
-        let bound = BoundRings { tx: vec![0, 15], rx: vec![3] };
+        let bound = BoundRings { tx: numbers(&[0, 15]), rx: numbers(&[3]) };
         let loan = Some(Loan { before: 0, lent: 12 });
-        let new =
-            NewHandle { port: PortIndex(0), if_cell: 77, flags: EXCLUSIVE, bound: &bound, loan };
+        let new = NewHandle {
+            port: PortIndex(0),
+            if_cell: Cell(77),
+            flags: EXCLUSIVE,
+            bound: &bound,
+            loan,
+        };
         assert_eq!(handles.get(index), None);
         let id = HandleId { index, generation: Generation(9) };
         handles.enter(&lock, id, &new);
@@ -221,12 +232,12 @@ mod tests {
             id,
             pid,
             flags: EXCLUSIVE,
-            if_cell: 77,
+            if_cell: Cell(77),
             bound: bound.clone(),
             loan,
         };
         assert_eq!(handles.all().collect::<Vec<_>>(), std::slice::from_ref(&listed));
-        let fewer = BoundRings { tx: vec![], rx: vec![0, 15] };
+        let fewer = BoundRings { tx: vec![], rx: numbers(&[0, 15]) };
         handles.bind(&lock, index, &fewer);
         handles.lend(&lock, index, None);
         assert_eq!(handles.get(index), Some(ListedHandle { bound: fewer, loan: None, ..listed }));

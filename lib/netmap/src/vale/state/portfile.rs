@@ -20,7 +20,7 @@ use crate::rings::RingCells;
 use crate::shm::dir::Dir;
 use crate::shm::file::{self, FileId};
 use crate::shm::map::{Map, Shared};
-use crate::shm::mem::Region;
+use crate::shm::mem::{Cell, Region};
 use crate::shm::text::{load_text, store_text};
 use crate::stats::{Counters, RingDir, RingInfo, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, AtomicU64, Ordering};
@@ -126,10 +126,10 @@ impl PortFile {
         h.rx_slots.store(shape.rings.rx_slots, Ordering::Relaxed);
         store_text(&h.region, &shape.region);
         for (to, from) in h.tx_cell.iter().zip(&shape.rings.tx) {
-            to.store(*from, Ordering::Relaxed);
+            to.store(from.0, Ordering::Relaxed);
         }
         for (to, from) in h.rx_cell.iter().zip(&shape.rings.rx) {
-            to.store(*from, Ordering::Relaxed);
+            to.store(from.0, Ordering::Relaxed);
         }
         if let Some(PortId { index, generation }) = shape.peer {
             h.peer_index.store(index.0.into(), Ordering::Relaxed);
@@ -181,9 +181,9 @@ impl PortFile {
     }
 
     /// Buffers that slots of the RX rings have given up for a moment, or because a sender died then.
-    pub fn displaced(&self) -> impl Iterator<Item = u32> {
+    pub fn displaced(&self) -> impl Iterator<Item = Cell> {
         let rings = RingNumber::first(self.shape.rings.rx.len());
-        rings.filter_map(|i| self.kring(i).exchange.displaced())
+        rings.filter_map(|i| self.kring(i).exchange.displaced()).map(Cell)
     }
 
     /// Which slots of RX ring `i` were published and not given back yet.
@@ -219,7 +219,7 @@ fn read(h: &Header) -> Option<Shape> {
     let cells = |n: &AtomicU32, cells: &[AtomicU32]| {
         let n = n.load(Ordering::Relaxed) as usize;
         let some = (1..=cells.len()).contains(&n);
-        some.then(|| cells[..n].iter().map(|c| c.load(Ordering::Relaxed)).collect::<Vec<_>>())
+        some.then(|| cells[..n].iter().map(|c| Cell(c.load(Ordering::Relaxed))).collect::<Vec<_>>())
     };
     let slots = |n: &AtomicU32| Some(n.load(Ordering::Relaxed)).filter(|n| SLOTS.contains(n));
     let id = |index: &AtomicU32, generation: &AtomicU64| {

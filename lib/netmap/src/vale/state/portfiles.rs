@@ -19,12 +19,12 @@ pub struct PortFiles {
 impl PortFiles {
     /// TX ring `i`.
     pub fn tx_ring(&self, i: RingNumber) -> Option<RingRef<'_>> {
-        self.file.shape.rings.tx_ring(&self.region, i.at())
+        self.file.shape.rings.tx_ring(&self.region, i)
     }
 
     /// RX ring `i`.
     #[inline]
     pub fn rx_ring(&self, i: RingNumber) -> Option<RingRef<'_>> {
-        self.file.shape.rings.rx_ring(&self.region, i.at())
+        self.file.shape.rings.rx_ring(&self.region, i)
     }
 }

@@ -30,8 +30,33 @@ pub struct Exchange {
     pub hint: AtomicU64,
 }
 
-/// A slot and its number.
-pub type Numbered<'a> = (u32, &'a AtomicU64);
+/// A slot's number and its word.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbered<'a> {
+    slot: u32,
+    word: &'a AtomicU64,
+}
+
+impl<'a> Numbered<'a> {
+    /// Slot `slot`, which has that word.
+    #[inline(always)]
+    pub fn new(slot: u32, word: &'a AtomicU64) -> Self {
+        Self { slot, word }
+    }
+
+    /// The word.
+    #[cfg(not(loom))]
+    pub fn word(self) -> &'a AtomicU64 {
+        self.word
+    }
+}
+
+/// What is about to be stored.
+#[derive(Clone, Copy, Debug)]
+struct Store<'a> {
+    word: &'a AtomicU64,
+    value: u64,
+}
 
 /// A ring that a zero-copy monitor sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +106,9 @@ impl Pending {
 impl Exchange {
     /// Holder of the ring: exchanges the words of two slots of its free part.
     #[inline(always)]
-    pub fn swap(&self, (a, word_a): Numbered<'_>, (b, word_b): Numbered<'_>) {
-        let (to_b, to_a) = (word_a.load(Ordering::Relaxed), word_b.load(Ordering::Relaxed));
-        let pending = Pending { from: None, a, b, buf_idx: to_b as u32 };
-        for (word, value) in self.stores(pending, (word_a, to_a), (word_b, to_b)) {
+    pub fn swap(&self, a: Numbered<'_>, b: Numbered<'_>) {
+        let (to_b, to_a) = (a.word.load(Ordering::Relaxed), b.word.load(Ordering::Relaxed));
+        for Store { word, value } in self.stores(None, a, to_a, b, to_b) {
             // Each is seen only with those before it, the last ones of the exchange before among them.
             word.store(value, Ordering::Release);
         }
@@ -92,14 +116,8 @@ impl Exchange {
 
     /// Holder of the ring who syncs the ring `from`: gives the buffer of its slot a to slot b of the free part,
     /// and the other way round, with the words that the slots are to have.
-    pub fn cross(
-        &self,
-        from: SeenRing,
-        ((a, word_a), to_a): (Numbered<'_>, u64),
-        ((b, word_b), to_b): (Numbered<'_>, u64),
-    ) {
-        let pending = Pending { from: Some(from), a, b, buf_idx: to_b as u32 };
-        for (word, value) in self.stores(pending, (word_a, to_a), (word_b, to_b)) {
+    pub fn cross(&self, from: SeenRing, a: Numbered<'_>, to_a: u64, b: Numbered<'_>, to_b: u64) {
+        for Store { word, value } in self.stores(Some(from), a, to_a, b, to_b) {
             word.store(value, Ordering::Release);
         }
     }
@@ -108,11 +126,18 @@ impl Exchange {
     #[inline(always)]
     fn stores<'a>(
         &'a self,
-        pending: Pending,
-        a: (&'a AtomicU64, u64),
-        b: (&'a AtomicU64, u64),
-    ) -> [(&'a AtomicU64, u64); 3] {
-        [(&self.repair, pending.pack()), a, b]
+        from: Option<SeenRing>,
+        a: Numbered<'a>,
+        to_a: u64,
+        b: Numbered<'a>,
+        to_b: u64,
+    ) -> [Store<'a>; 3] {
+        let pending = Pending { from, a: a.slot, b: b.slot, buf_idx: to_b as u32 };
+        [
+            Store { word: &self.repair, value: pending.pack() },
+            Store { word: a.word, value: to_a },
+            Store { word: b.word, value: to_b },
+        ]
     }
 
     /// Holder of the ring, after its last exchange.
@@ -181,8 +206,8 @@ impl Exchange {
     }
 
     /// The first `n` stores of an exchange, after which the holder is killed.
-    pub fn swap_and_die(&self, (a, word_a): Numbered<'_>, (b, word_b): Numbered<'_>, n: usize) {
-        self.exchange_and_die(None, (a, word_a), (b, word_b), n);
+    pub fn swap_and_die(&self, a: Numbered<'_>, b: Numbered<'_>, n: usize) {
+        self.exchange_and_die(None, a, b, n);
     }
 
     /// The same with a slot a in a ring that is seen.
@@ -190,17 +215,10 @@ impl Exchange {
         self.exchange_and_die(Some(from), a, b, n);
     }
 
-    fn exchange_and_die(
-        &self,
-        from: Option<SeenRing>,
-        (a, word_a): Numbered<'_>,
-        (b, word_b): Numbered<'_>,
-        n: usize,
-    ) {
-        let (to_b, to_a) = (word_a.load(Ordering::Relaxed), word_b.load(Ordering::Relaxed));
-        let pending = Pending { from, a, b, buf_idx: to_b as u32 };
-        let stores = self.stores(pending, (word_a, to_a), (word_b, to_b));
-        for (word, value) in stores.into_iter().take(n) {
+    fn exchange_and_die(&self, from: Option<SeenRing>, a: Numbered<'_>, b: Numbered<'_>, n: usize) {
+        let (to_b, to_a) = (a.word.load(Ordering::Relaxed), b.word.load(Ordering::Relaxed));
+        let stores = self.stores(from, a, to_a, b, to_b);
+        for Store { word, value } in stores.into_iter().take(n) {
             word.store(value, Ordering::Release);
         }
     }
@@ -255,7 +273,8 @@ mod tests {
     fn exchange_cut_off_after_any_store_is_mended() {
         for stores in 0..=3 {
             let (exchange, slots) = (Exchange::new(), slots([10, 11, 12, 13]));
-            exchange.swap_and_die((1, &slots[1]), (3, &slots[3]), stores);
+            let slot = |i: u32| Numbered::new(i, &slots[i as usize]);
+            exchange.swap_and_die(slot(1), slot(3), stores);
             assert_eq!(exchange.is_pending(), stores > 0);
             exchange.mend(|i| slots.get(i as usize), |idx| idx >= 2);
             assert!(!exchange.is_pending());
@@ -270,7 +289,8 @@ mod tests {
         for stores in 0..=3 {
             let (exchange, ring, seen) =
                 (Exchange::new(), slots([10, 11, 12, 13]), slots([20, 21, 22, 23]));
-            exchange.cross_and_die(from, (3, &seen[3]), (3, &ring[3]), stores);
+            let third = |slots| Numbered::new(3, slots);
+            exchange.cross_and_die(from, third(&seen[3]), third(&ring[3]), stores);
             assert_eq!(exchange.crossed(), (stores > 0).then_some(from));
             exchange.mend_with(|i| seen.get(i as usize), |i| ring.get(i as usize), |idx| idx >= 2);
             assert!(!exchange.is_pending());

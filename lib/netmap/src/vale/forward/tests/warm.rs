@@ -9,6 +9,7 @@ use crate::shm::mem::STRIDE;
 use crate::sync::core_atomic::Ordering;
 use crate::vale::state::ids::{Generation, ParticipantId, RingNumber};
 use crate::vale::state::kring::{Held, Kring, OnHeld};
+use crate::vale::state::repair::Numbered;
 
 /// An identity that no living handle has.
 const DEAD: ParticipantId = ParticipantId::new(6, Generation(1 << 24));
@@ -89,7 +90,7 @@ impl Rig {
     fn die(&self, port: u8, (a, b): (u32, u32), stores: usize) {
         let (kring, ring) = self.rx(port);
         assert_eq!(kring.hold(DEAD, |_| OnHeld::GiveUp), Held::Fresh);
-        let word = |i: u32| (i, &ring.slots[i as usize].word);
+        let word = |i: u32| Numbered::new(i, &ring.slots[i as usize].word);
         kring.exchange.swap_and_die(word(a), word(b), stores);
     }
 

@@ -41,9 +41,9 @@ impl<'a> Writer<'a> {
 
     /// Puts the `len` bytes in the buffer of a slot into the next one by exchanging the two buffers. There is
     /// space, and both are of one region; the caller counts packets, and calls `exchanged` in the end.
-    pub fn exchange(&mut self, from: SeenRing, (a, word): Numbered<'_>, len: u16, flags: u16) {
+    pub fn exchange(&mut self, from: SeenRing, a: Numbered<'_>, len: u16, flags: u16) {
         let slot = &self.slots[self.tail];
-        let theirs = SlotValue::unpack(word.load(Ordering::Relaxed));
+        let theirs = SlotValue::unpack(a.word().load(Ordering::Relaxed));
         let own = SlotValue::unpack(slot.word.load(Ordering::Relaxed));
         let is_buffer = |idx| self.buffers.at(idx).is_some();
         if is_buffer(theirs.buf_idx) && is_buffer(own.buf_idx) {
@@ -52,8 +52,8 @@ impl<'a> Writer<'a> {
             let to_a = SlotValue { buf_idx: own.buf_idx, flags: changed, ..theirs };
             let to_b = SlotValue { buf_idx: theirs.buf_idx, len, flags };
             let exchange = &self.to.file.kring(self.ring).exchange;
-            let b = (self.tail as u32, &slot.word);
-            exchange.cross(from, ((a, word), to_a.pack()), (b, to_b.pack()));
+            let b = Numbered::new(self.tail as u32, &slot.word);
+            exchange.cross(from, a, to_a.pack(), b, to_b.pack());
             self.bytes += u64::from(len);
         } else {
             // Damaged by a peer: shown without its data.

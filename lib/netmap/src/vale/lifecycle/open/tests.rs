@@ -23,7 +23,8 @@ fn options(exclusive: bool) -> Options {
 }
 
 /// Opens `valeA:x` with ring pair `pair`.
-fn open_pair(root: &Root, pair: usize, exclusive: bool) -> Result<(Bell, Attached)> {
+fn open_pair(root: &Root, pair: u8, exclusive: bool) -> Result<Handle> {
+    let pair = RingNumber(pair);
     let bound = |_: &Shape| Ok(BoundRings { tx: vec![pair], rx: vec![pair] });
     open(root, "valeA", "x", &options(exclusive), bound)
 }
@@ -41,7 +42,7 @@ fn exclusive_handle_shares_no_ring_and_other_rings_are_free() {
     let error = open_pair(&root, 1, true).unwrap_err();
     assert!(matches!(error, Error::Busy { by: InUse::Open { .. }, .. }), "{error}");
     let third = open_pair(&root, 1, false).unwrap();
-    assert_eq!(third.1.bound.count(), PerDirection { tx: 1, rx: 1 });
+    assert_eq!(third.at.bound.count(), PerDirection { tx: 1, rx: 1 });
     drop(first);
     open_pair(&root, 0, true).unwrap();
     drop((second, third));
@@ -60,7 +61,7 @@ fn opening_that_fails_leaves_no_port_no_switch_and_no_memory() {
 fn opening_that_fails_leaves_a_port_that_was_there_as_it_was() {
     let (_temp, root) = rig();
     persist::create_persistent(&root, "valeA", "x", &options(false)).unwrap();
-    let (_bell, at) = open_pair(&root, 0, false).unwrap();
+    let Handle { at, bell: _bell } = open_pair(&root, 0, false).unwrap();
     let free = at.port.region.free();
     open_pair(&root, 0, true).unwrap_err();
     let refused = |_: &Shape| Err(Error::NotFound { name: "ring".into() });
@@ -73,10 +74,10 @@ fn opening_that_fails_leaves_a_port_that_was_there_as_it_was() {
 #[test]
 fn descriptor_of_a_bell_is_its_handle_and_no_other_file_is() {
     let (temp, root) = rig();
-    let (bell, at) = open_pair(&root, 1, false).unwrap();
+    let Handle { bell, at } = open_pair(&root, 1, false).unwrap();
     let passed = bell.into_fd();
     let copy = |fd: &OwnedFd| fd.try_clone().unwrap();
-    let (again, heir) = adopt(copy(&passed)).unwrap();
+    let Handle { bell: again, at: heir } = adopt(copy(&passed)).unwrap();
     assert_eq!((heir.id, &heir.bound, heir.if_cell), (at.id, &at.bound, at.if_cell));
     // It has the bell's name, and is not the one whose owner lives.
     let path = temp.path().join("valeA").join(at.bell());
@@ -88,7 +89,11 @@ fn descriptor_of_a_bell_is_its_handle_and_no_other_file_is() {
     }
     // A peer says that it binds a ring that the port does not have.
     let lock = root.lock().unwrap();
-    at.switch.handles().bind(&lock, at.index(), &BoundRings { tx: vec![9], rx: vec![] });
+    at.switch.handles().bind(
+        &lock,
+        at.index(),
+        &BoundRings { tx: vec![RingNumber(9)], rx: vec![] },
+    );
     drop(lock);
     assert!(matches!(adopt(copy(&passed)), Err(Error::Damaged { .. })));
     drop((again, heir));

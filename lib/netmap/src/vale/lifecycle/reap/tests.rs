@@ -2,11 +2,12 @@
 
 use super::*;
 use crate::abi::RawIf;
-use crate::options::{Memory, Options};
+use crate::options::{BoundRings, Memory, Options, PerDirection};
 use crate::sync::core_atomic::{AtomicU32, Ordering};
 use crate::vale::lifecycle::persist;
 use crate::vale::state::ids::{ParticipantId, RingNumber};
 use crate::vale::state::portfile::Shape;
+use crate::vale::state::repair::Numbered;
 
 const EXTRA: u32 = 3000;
 const HANDLES: u32 = 1900;
@@ -44,16 +45,16 @@ fn open(root: &Root) -> (Switch, Region) {
 }
 
 /// A netmap_if whose chain of extra buffers begins at `head`.
-fn netmap_if(region: &Region, head: u32) -> u32 {
+fn netmap_if(region: &Region, head: Cell) -> Cell {
     let cell = region.take_run(1).unwrap();
     let nif: &RawIf = region.at(cell, 0).unwrap();
-    nif.ni_bufs_head.store(head, Ordering::Relaxed);
+    nif.ni_bufs_head.store(head.0, Ordering::Relaxed);
     cell
 }
 
-fn chain_up(region: &Region, cells: &[u32]) {
+fn chain_up(region: &Region, cells: &[Cell]) {
     for pair in cells.windows(2) {
-        region.at::<AtomicU32>(pair[0], 0).unwrap().store(pair[1], Ordering::Relaxed);
+        region.at::<AtomicU32>(pair[0], 0).unwrap().store(pair[1].0, Ordering::Relaxed);
     }
     let last = *cells.last().unwrap();
     region.at::<AtomicU32>(last, 0).unwrap().store(0, Ordering::Relaxed);
@@ -112,7 +113,7 @@ fn ports_beyond_the_bound_are_removed_by_later_calls() {
 }
 
 /// Lets a dead handle on `x` have a list of one buffer.
-fn dead_list(switch: &Switch, region: &Region, buffer: u32) {
+fn dead_list(switch: &Switch, region: &Region, buffer: Cell) {
     let x = switch.find("x").unwrap().index;
     switch.handles().forge_dead(0, x, netmap_if(region, buffer));
 }
@@ -173,7 +174,7 @@ fn sender_takes_a_dead_port_off_the_list_and_leaves_the_rest_to_others() {
         let lock = root.lock().unwrap();
         let port = switch.find("y").unwrap().index;
         switch.set_port_persistent(&lock, port, false);
-        switch.handles().forge_dead(0, port, u32::MAX);
+        switch.handles().forge_dead(0, port, Cell(u32::MAX));
         port
     };
     unlist_if_dead(&switch, port).unwrap();
@@ -187,8 +188,9 @@ fn sender_takes_a_dead_port_off_the_list_and_leaves_the_rest_to_others() {
 #[test]
 fn port_whose_handle_dies_while_others_are_looked_at_waits_for_the_next_look() {
     let (_temp, root) = rig();
-    let bound = |_: &Shape| Ok(crate::options::BoundRings { tx: vec![0], rx: vec![0] });
-    let (bell, at) =
+    let one = PerDirection { tx: 1, rx: 1 };
+    let bound = |_: &Shape| Ok(BoundRings::all(one));
+    let crate::vale::lifecycle::open::Handle { bell, at } =
         crate::vale::lifecycle::open::open(&root, "valeA", "z", &Options::default(), bound)
             .unwrap();
     let (switch, lock) = (at.switch.clone(), root.lock().unwrap());
@@ -212,12 +214,14 @@ fn buffer_that_a_dead_sender_left_in_no_slot_goes_back_with_its_port() {
         let (switch, region) = open(&root);
         let lock = root.lock().unwrap();
         let file = PortFile::open(switch.dir(), &port_file("y")).unwrap();
-        let buffers: HashSet<u32> = file.shape.rings.buffers(&region).collect();
+        let buffers: HashSet<Cell> = file.shape.rings.buffers(&region).collect();
         // A sender to `y` is killed while it exchanges two buffers.
-        let (kring, ring) =
-            (file.kring(RingNumber::FIRST), file.shape.rings.rx_ring(&region, 0).unwrap());
+        let (kring, ring) = (
+            file.kring(RingNumber::FIRST),
+            file.shape.rings.rx_ring(&region, RingNumber::FIRST).unwrap(),
+        );
         assert_eq!(kring.hold(DEAD, |_| OnHeld::GiveUp), Held::Fresh);
-        let word = |i: u32| (i, &ring.slots[i as usize].word);
+        let word = |i: u32| Numbered::new(i, &ring.slots[i as usize].word);
         kring.exchange.swap_and_die(word(3), word(60), stores);
         switch.set_port_persistent(&lock, switch.find("y").unwrap().index, false);
         assert!(reap(&switch, &lock).unwrap().is_empty());

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use crate::abi::RawIf;
-use crate::options::{BoundRings, Memory, Options};
+use crate::options::{BoundRings, Memory, Options, PerDirection};
+use crate::ring_number::RingNumber;
 use crate::rings::extra_buffers;
 use crate::shm::bell::Bell;
 use crate::shm::mem::RESERVED;
@@ -54,7 +55,7 @@ fn op() -> impl Strategy<Value = Op> {
 struct Handle {
     bell: Bell,
     at: Attached,
-    list: Vec<u32>,
+    list: Vec<Cell>,
     /// The program has written over the list.
     broken: bool,
 }
@@ -104,14 +105,17 @@ impl World {
     }
 
     /// Puts a buffer into a slot and returns the one that was there.
-    fn exchange(&self, slot: u8, buffer: u32) -> u32 {
+    fn exchange(&self, slot: u8, buffer: Cell) -> Cell {
         let (file, is_rx, i) = self.slot(slot);
         let rings = &file.shape.rings;
-        let ring =
-            if is_rx { rings.rx_ring(&self.region, 0) } else { rings.tx_ring(&self.region, 0) };
+        let ring = if is_rx {
+            rings.rx_ring(&self.region, RingNumber::FIRST)
+        } else {
+            rings.tx_ring(&self.region, RingNumber::FIRST)
+        };
         let ring = ring.unwrap();
         let mut value = ring.load(i as u32);
-        let old = std::mem::replace(&mut value.buf_idx, buffer);
+        let old = Cell(std::mem::replace(&mut value.buf_idx, buffer.0));
         ring.slots[i].word.store(value.pack(), Ordering::Relaxed);
         old
     }
@@ -122,7 +126,7 @@ impl World {
         let mut next = 0;
         for &buffer in handle.list.iter().rev() {
             self.region.at::<AtomicU32>(buffer, 0).unwrap().store(next, Ordering::Relaxed);
-            next = buffer;
+            next = buffer.0;
         }
         self.head(handle).store(next, Ordering::Relaxed);
     }
@@ -133,9 +137,9 @@ impl World {
 
     fn open(&mut self, port: u8, extra: u32) {
         let port = ["x", "y"][usize::from(port & 1)];
-        let bound = |_: &_| Ok(BoundRings { tx: vec![0], rx: vec![0] });
+        let bound = |_: &_| Ok(BoundRings::all(PerDirection { tx: 1, rx: 1 }));
         let opened = open::open(&self.root, "valeA", port, &Self::options(extra), bound).unwrap();
-        let (bell, at) = opened;
+        let open::Handle { bell, at } = opened;
         let list = extra_buffers(&self.region, at.if_cell);
         assert!(list.len() == extra as usize || self.leaky, "{} of {extra}", list.len());
         self.handles.push(Handle { bell, at, list, broken: false });
@@ -172,7 +176,7 @@ impl World {
                 let (from, to) = (of(from), of(to));
                 if from != to && !self.handles[from].broken && !self.handles[to].broken {
                     let list = &mut self.handles[from].list;
-                    let moved: Vec<u32> = list.drain(..list.len().min(count.into())).collect();
+                    let moved: Vec<Cell> = list.drain(..list.len().min(count.into())).collect();
                     self.handles[to].list.extend(moved);
                     self.link(from);
                     self.link(to);
@@ -220,8 +224,8 @@ impl World {
     }
 
     /// Cells that somebody alive rightly has.
-    fn named(&self) -> HashSet<u32> {
-        let mut named: HashSet<u32> = (0..RESERVED).collect();
+    fn named(&self) -> HashSet<Cell> {
+        let mut named: HashSet<Cell> = Cell::between(0, RESERVED).collect();
         for file in &self.ports {
             named.extend(file.shape.rings.ring_cells());
             named.extend(file.shape.rings.buffers(&self.region));
@@ -238,7 +242,7 @@ impl World {
     fn check(&self) {
         let named = self.named();
         for &cell in &named {
-            assert!(self.region.used(cell), "cell {cell} is free, and somebody has it");
+            assert!(self.region.used(cell), "{cell:?} is free, and somebody has it");
         }
         let used = self.region.cells() - self.region.free();
         assert!(
@@ -276,7 +280,7 @@ fn list_that_packets_were_written_over_gives_back_no_ring() {
     // cell 2, where a ring begins.
     let first = world.handles[0].list[0];
     world.region.at::<AtomicU32>(first, 0).unwrap().store(2, Ordering::Relaxed);
-    assert!(world.ports[0].shape.rings.ring_cells().any(|cell| cell == 2));
+    assert!(world.ports[0].shape.rings.ring_cells().any(|cell| cell == Cell(2)));
     world.handles[0].broken = true;
     world.leaky = true;
     world.end(0, true);
@@ -290,7 +294,7 @@ fn list_that_leads_into_another_ones_gives_back_its_own_part() {
     world.open(0, 5);
     world.open(1, 5);
     let (mine, other) = (world.handles[0].list.clone(), world.handles[1].list[2]);
-    world.region.at::<AtomicU32>(mine[3], 0).unwrap().store(other, Ordering::Relaxed);
+    world.region.at::<AtomicU32>(mine[3], 0).unwrap().store(other.0, Ordering::Relaxed);
     world.handles[0].broken = true;
     world.leaky = true;
     world.end(0, false);

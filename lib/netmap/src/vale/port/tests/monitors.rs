@@ -5,10 +5,10 @@ use std::collections::{HashSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::options::Memory;
+use crate::options::{BoundRings, Memory};
 use crate::vale::lifecycle::persist;
 use crate::vale::state::kring::{Held, OnHeld};
-use crate::vale::state::repair::SeenRing;
+use crate::vale::state::repair::{Numbered, SeenRing};
 use crate::vale::state::watch::Watch;
 
 const FIRST: RingNumber = RingNumber::FIRST;
@@ -18,14 +18,14 @@ fn small() -> Options {
 }
 
 fn open_small(root: &Root, name: &str) -> ValePort {
-    let bound = |_: &Shape| Ok(BoundRings { tx: vec![0], rx: vec![0] });
+    let bound = |_: &Shape| Ok(BoundRings::all(PerDirection { tx: 1, rx: 1 }));
     ValePort::new(open::open(root, "valeA", name, &small(), bound).expect("opened"))
 }
 
 /// A zero-copy monitor of what `x` sends and receives.
 fn open_monitor(root: &Root) -> ValePort {
     let watch = Watch { of: None, ring: None, tx: true, rx: true, zero_copy: true };
-    let bound = |_: &Shape| Ok(BoundRings { tx: vec![], rx: vec![0] });
+    let bound = |_: &Shape| Ok(BoundRings { tx: vec![], rx: vec![RingNumber::FIRST] });
     let at = open::open_monitor(
         root,
         SwitchPort { switch: "valeA", port: "x" },
@@ -37,12 +37,12 @@ fn open_monitor(root: &Root) -> ValePort {
 }
 
 /// Buffers that the rings of ports name.
-fn named(ports: &[&ValePort]) -> Vec<u32> {
+fn named(ports: &[&ValePort]) -> Vec<Cell> {
     let of = |p: &&ValePort| {
         let files = p.at.port.clone();
         files.file.shape.rings.buffers(&files.region).collect::<Vec<_>>()
     };
-    let mut all: Vec<u32> = ports.iter().flat_map(of).collect();
+    let mut all: Vec<Cell> = ports.iter().flat_map(of).collect();
     all.sort_unstable();
     all
 }
@@ -61,7 +61,7 @@ fn die(x: &ValePort, monitor: &ValePort, seen: SeenRing, stores: usize) {
     let ring = if seen.is_rx { x.rx_ring(FIRST) } else { x.tx_ring(FIRST) };
     let tail = kring.producer_tail();
     let (a, b) = (&ring.slots[5].word, &monitor.rx_ring(FIRST).slots[tail as usize].word);
-    kring.exchange.cross_and_die(seen, (5, a), (tail, b), stores);
+    kring.exchange.cross_and_die(seen, Numbered::new(5, a), Numbered::new(tail, b), stores);
 }
 
 const RINGS: [SeenRing; 2] =
@@ -138,7 +138,7 @@ fn buffers_of_a_monitor_that_died_in_an_exchange_go_back_with_it() {
         for name in ["x", "y"] {
             persist::create_persistent(&root, "valeA", name, &shared).unwrap();
         }
-        let bound = |_: &Shape| Ok(BoundRings { tx: vec![0], rx: vec![0] });
+        let bound = |_: &Shape| Ok(BoundRings::all(PerDirection { tx: 1, rx: 1 }));
         let at = open::open(&root, "valeA", "x", &Options::default(), bound).unwrap();
         let (x, monitor) = (ValePort::new(at), open_monitor(&root));
         let before = named(&[&x, &monitor]);
@@ -148,7 +148,7 @@ fn buffers_of_a_monitor_that_died_in_an_exchange_go_back_with_it() {
         // What `x` does not have is free.
         let (region, mut now) = (&x.at.port.region, named(&[&x]));
         now.extend(region.take(region.free()).unwrap());
-        let once: HashSet<u32> = now.iter().copied().collect();
+        let once: HashSet<Cell> = now.iter().copied().collect();
         assert_eq!(once.len(), now.len(), "{seen:?} {stores}: a buffer was given out twice");
         assert!(before.iter().all(|b| once.contains(b)), "{seen:?} {stores}: a buffer was lost");
     }

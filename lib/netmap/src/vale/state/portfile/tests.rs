@@ -6,12 +6,21 @@ use super::*;
 use crate::vale::state::ids::ParticipantId;
 use crate::vale::state::kring::{Held, OnHeld};
 
+fn cells(numbers: &[u32]) -> Vec<Cell> {
+    numbers.iter().copied().map(Cell).collect()
+}
+
 fn shape() -> Shape {
     Shape {
         index: PortIndex(3),
         generation: Generation(7),
         region: "1".into(),
-        rings: RingCells { tx_slots: 64, rx_slots: 128, tx: vec![10, 20], rx: vec![30, 40, 50] },
+        rings: RingCells {
+            tx_slots: 64,
+            rx_slots: 128,
+            tx: cells(&[10, 20]),
+            rx: cells(&[30, 40, 50]),
+        },
         peer: None,
     }
 }
@@ -103,7 +112,8 @@ fn slots_in_flight_are_those_between_the_indices_going_round() {
 
 #[test]
 fn ends_of_a_pipe_name_each_other_and_have_each_others_rings() {
-    let rings = RingCells { tx_slots: 128, rx_slots: 64, tx: vec![1, 2, 3], rx: vec![4, 5] };
+    let rings =
+        RingCells { tx_slots: 128, rx_slots: 64, tx: cells(&[1, 2, 3]), rx: cells(&[4, 5]) };
     let id = PortId { index: PortIndex(4), generation: Generation(8) };
     let one = Shape { peer: Some(id), ..shape() };
     let other = Shape {
