@@ -95,9 +95,9 @@ pub fn run<I: Isa, S: Source>(
     done
 }
 
-/// Where a run to a ring of `n` slots ends at the latest. With backpressure a sender that is ahead has a whole ring's worth
-/// queued when the receiver lets go. Published at once, the two would work in turns instead of at the same time.
+/// Where a run to a ring of `n` slots ends at the latest. A sender that is ahead queues up to a whole ring's worth while the
+/// receiver reads. Published at once, the two would work in turns instead of at the same time.
 fn portion(job: &Job<'_>, from: u32, n: u32) -> u32 {
-    let most = if job.lossless { n / 2 } else { u32::MAX };
+    let most = n / 2;
     if job.ring.distance(from, job.head) > most { job.ring.step(from, most) } else { job.head }
 }

@@ -216,20 +216,37 @@ fn with_backpressure_the_batch_stops_before_what_does_not_fit_everywhere() {
 }
 
 #[test]
-fn with_backpressure_a_ringful_is_published_in_two_portions() {
+fn a_ringful_is_published_in_two_portions() {
     let mut rig = Rig::new(2);
-    for (lossless, publications) in [(false, 1), (true, 2)] {
+    for lossless in [false, true] {
         if lossless {
             rig.backpressure();
         }
-        for number in 0..60 {
-            rig.queue(0, 0, 1, 60, number);
+        for (burst, publications) in [(32, 1), (60, 2)] {
+            for number in 0..burst {
+                rig.queue(0, 0, 1, 60, number);
+            }
+            let before = rig.ports.0[1].1.file.counters().rx_batches;
+            assert_eq!(rig.send(0).stall, None);
+            assert_eq!(rig.ports.0[1].1.file.counters().rx_batches - before, publications);
+            assert_eq!(rig.received(1), (0..burst).collect::<Vec<u8>>());
         }
-        let before = rig.ports.0[1].1.file.counters().rx_batches;
-        assert_eq!(rig.send(0).stall, None);
-        assert_eq!(rig.ports.0[1].1.file.counters().rx_batches - before, publications);
-        assert_eq!(rig.received(1), (0..60).collect::<Vec<u8>>());
     }
+}
+
+#[test]
+fn what_finds_no_room_in_any_portion_is_dropped_and_counted_once() {
+    let mut rig = Rig::new(2);
+    for number in 0..40 {
+        rig.queue(0, 0, 1, 60, number);
+    }
+    rig.send(0);
+    for number in 40..100 {
+        rig.queue(0, 0, 1, 60, number);
+    }
+    assert_eq!(rig.send(0).full, Some(PortIndex(1)));
+    assert_eq!(rig.received(1), (0..63).collect::<Vec<u8>>());
+    assert_eq!(rig.senders[0].0.counters().tx_drop_full, 37);
 }
 
 #[test]
