@@ -20,6 +20,15 @@ pub struct Handles {
     pub dead: Vec<ListedHandle>,
 }
 
+/// Ports that some handles need.
+#[derive(Clone, Copy, Debug)]
+pub struct NeededPorts {
+    /// In use by one of the handles, or persistent.
+    pub used: PortSet,
+    /// These, and those for which it is enough that their pipes are in use.
+    pub kept: PortSet,
+}
+
 impl Switch {
     /// Whether somebody holds the handle at `index`.
     pub fn is_alive(&self, index: HandleIndex) -> bool {
@@ -50,9 +59,8 @@ impl Switch {
         port.persistent || handles.any(|h| users.contains(h.port) && self.is_alive(h.index))
     }
 
-    /// Ports that are in use by one of these handles, or persistent; and those that are kept, for which it is
-    /// enough that their pipes are in use.
-    pub fn used_and_kept_ports(&self, alive: &[ListedHandle]) -> (PortSet, PortSet) {
+    /// Ports that these handles need.
+    pub fn needed_ports(&self, alive: &[ListedHandle]) -> NeededPorts {
         let ports = self.list();
         let live = alive.iter().map(|h| h.port).filter(|&port| port.at() < MAX_PORTS);
         let persistent = ports.iter().filter(|l| l.persistent).map(|l| l.index);
@@ -65,7 +73,7 @@ impl Switch {
             let kept_with_it = ports.iter().filter(|l| keeps(&pipe.name, &l.name));
             kept_with_it.for_each(|l| kept.insert(l.index));
         }
-        (used, kept)
+        NeededPorts { used, kept }
     }
 }
 

@@ -71,7 +71,7 @@ fn see(file: &PortFile, ports: &[&PortFile], region: &Region, mut saw: impl FnMu
 /// round. So the slots are made equal first: then the end that goes last names what both had.
 pub fn has_the_buffers(switch: &Switch, file: &PortFile, region: &Region) -> bool {
     let Some(peer) = file.shape.peer.filter(|&peer| switch.is_there(peer)) else { return true };
-    let name = switch.entry(peer.index).0;
+    let name = switch.name_at(peer.index);
     let open = |name: String| PortFile::open(switch.dir(), &port_file(&name)).ok();
     if let Some(peer) = name.and_then(open).filter(|peer| peer.shape.is_pipe_with(&file.shape)) {
         settle(file, &peer, region);

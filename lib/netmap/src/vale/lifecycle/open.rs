@@ -236,7 +236,7 @@ pub fn lock_for_new(root: &Root, switch: &str, port: &str) -> Result<(RootLock, 
         let needed = |left: &str| {
             left == port || pipe.as_ref().is_some_and(|(base, peer)| left == *base || left == peer)
         };
-        if !rest.iter().any(|&index| opened.entry(index).0.is_some_and(|left| needed(&left))) {
+        if !rest.iter().any(|&index| opened.name_at(index).is_some_and(|left| needed(&left))) {
             return Ok((lock, opened));
         }
         // Each reaping does a bounded part of the work; others get the lock in between.

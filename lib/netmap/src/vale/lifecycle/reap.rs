@@ -21,6 +21,7 @@ use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::{Cell, MAX_CELLS, Region};
+use crate::vale::lifecycle::alive::NeededPorts;
 use crate::vale::lifecycle::loan;
 use crate::vale::lifecycle::named::has_the_buffers;
 use crate::vale::lifecycle::root::Root;
@@ -48,7 +49,7 @@ pub fn reap(switch: &Switch, lock: &RootLock) -> Result<Vec<PortIndex>> {
         return Ok(Vec::new()); // somebody removed the directory: what is there now is not ours
     }
     let handles = switch.look_at_handles();
-    let (used, kept) = switch.used_and_kept_ports(&handles.alive);
+    let NeededPorts { used, kept } = switch.needed_ports(&handles.alive);
     let mut sweep = Sweep::new(switch);
     let mut wakes = sweep.handles(lock, handles.dead, kept) | switch.forget_dead(lock);
     let mut rest = Vec::new();
@@ -105,7 +106,7 @@ pub fn remove_orphans(root: &Root, lock: &RootLock) -> Result<()> {
     for name in switches {
         match Switch::open_existing(root, &name) {
             Ok(Some(switch)) => {
-                used.extend(PortIndex::all().filter_map(|i| switch.entry(i).1));
+                used.extend(PortIndex::all().filter_map(|i| switch.region_at(i)));
             }
             Ok(None) => {} // nobody is on it
             Err(_) => return Ok(()),
@@ -152,7 +153,7 @@ impl<'a> Sweep<'a> {
     /// there were any.
     fn handles(&mut self, lock: &RootLock, dead: Vec<ListedHandle>, kept: PortSet) -> bool {
         let mut dead: Vec<_> =
-            dead.into_iter().map(|handle| (self.switch.entry(handle.port).1, handle)).collect();
+            dead.into_iter().map(|handle| (self.switch.region_at(handle.port), handle)).collect();
         self.gone.extend(dead.iter().map(|(_, handle)| handle.index));
         // One region at a time is open.
         dead.sort_by(|a, b| a.0.cmp(&b.0));
@@ -257,7 +258,7 @@ impl<'a> Sweep<'a> {
     /// False: that is more than this call may still look at.
     fn remove_port(&mut self, lock: &RootLock, index: PortIndex) -> Result<bool> {
         let switch = self.switch;
-        let (name, region) = switch.entry(index);
+        let (name, region) = (switch.name_at(index), switch.region_at(index));
         switch.unlist_port(lock, index);
         if let Some(name) = name {
             let file = usable(PortFile::open(switch.dir(), &port_file(&name)))?;

@@ -68,7 +68,8 @@ pub fn all(root: &Root, switch: &str, gone: &HashSet<HandleIndex>) -> Result<Opt
         let mut handles: Vec<_> = there.handles().all().collect();
         handles.retain(|h| name != switch || !gone.contains(&h.index));
         for index in PortIndex::all() {
-            let (Some(port), Some(region)) = there.entry(index) else { continue };
+            let Some(port) = there.name_at(index) else { continue };
+            let Some(region) = there.region_at(index) else { continue };
             opens += 1;
             if opens > OPENS {
                 return Ok(None);

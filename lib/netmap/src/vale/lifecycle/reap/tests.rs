@@ -31,7 +31,7 @@ fn rig() -> (tempfile::TempDir, Root) {
 /// Lets a sweep remove the dead handles.
 fn sweep_handles(sweep: &mut Sweep<'_>, switch: &Switch, lock: &RootLock) -> bool {
     let handles = switch.look_at_handles();
-    sweep.handles(lock, handles.dead, switch.used_and_kept_ports(&handles.alive).1)
+    sweep.handles(lock, handles.dead, switch.needed_ports(&handles.alive).kept)
 }
 
 fn dead(switch: &Switch) -> usize {
@@ -107,9 +107,9 @@ fn ports_beyond_the_bound_are_removed_by_later_calls() {
     let mut sweep = Sweep::new(&switch);
     sweep.slots = 100;
     assert!(!sweep.remove_port(&lock, port).unwrap());
-    assert_eq!(switch.entry(port).0.as_deref(), Some("y"));
+    assert_eq!(switch.name_at(port).as_deref(), Some("y"));
     assert!(reap(&switch, &lock).unwrap().is_empty());
-    assert_eq!(switch.entry(port).0, None);
+    assert_eq!(switch.name_at(port), None);
 }
 
 /// Lets a dead handle on `x` have a list of one buffer.
@@ -182,7 +182,7 @@ fn sender_takes_a_dead_port_off_the_list_and_leaves_the_rest_to_others() {
     let lock = root.lock().unwrap();
     assert_eq!(dead(&switch), 1, "that is work for who opens or lists");
     assert!(reap(&switch, &lock).unwrap().is_empty());
-    assert!((dead(&switch) == 0) && switch.entry(port).0.is_none());
+    assert!((dead(&switch) == 0) && switch.name_at(port).is_none());
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn port_whose_handle_dies_while_others_are_looked_at_waits_for_the_next_look() {
     let (switch, lock) = (at.switch.clone(), root.lock().unwrap());
     let handles = switch.look_at_handles();
     drop(bell); // it is dead now, and its entry is there
-    let (_, kept) = switch.used_and_kept_ports(&handles.alive);
+    let kept = switch.needed_ports(&handles.alive).kept;
     Sweep::new(&switch).handles(&lock, handles.dead, kept);
     let index = switch.find("z").unwrap().index;
     assert!(!switch.ports_but(&lock, kept).contains(&index), "an entry names that index");

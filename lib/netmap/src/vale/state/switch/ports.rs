@@ -223,12 +223,18 @@ impl SwitchFile {
             .collect()
     }
 
-    /// Names of the port and the region at `index`, listed or not, as far as they make sense.
-    pub fn entry(&self, index: PortIndex) -> (Option<String>, Option<String>) {
-        let entry = self.ports().get(index.at()).filter(|p| !p.place.is_free());
-        let text =
-            |words: &[AtomicU64], valid: fn(&str) -> bool| load_text(words).filter(|n| valid(n));
-        entry.map_or((None, None), |p| (text(&p.name, valid_entry), text(&p.region, valid_name)))
+    /// Name of the port at `index`, listed or not, as far as it makes sense.
+    pub fn name_at(&self, index: PortIndex) -> Option<String> {
+        load_text(&self.taken(index)?.name).filter(|name| valid_entry(name))
+    }
+
+    /// Name of the region of the port at `index`, listed or not, as far as it makes sense.
+    pub fn region_at(&self, index: PortIndex) -> Option<String> {
+        load_text(&self.taken(index)?.region).filter(|name| valid_name(name))
+    }
+
+    fn taken(&self, index: PortIndex) -> Option<&PortEntry> {
+        self.ports().get(index.at()).filter(|entry| !entry.place.is_free())
     }
 
     /// Takes a port off the list, so that no sender begins to use it.

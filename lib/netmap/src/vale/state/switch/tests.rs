@@ -120,7 +120,7 @@ fn words_that_a_peer_scribbled_over_are_taken_for_what_they_can_be() {
     scribble(&temp, entry + 8, &[0xff; 8]);
     assert_eq!((switch.header_of(x), switch.offset_mask_of(x)), (0, u64::MAX));
     scribble(&temp, entry + 16, b"a/b\0");
-    assert_eq!((switch.listed(x), switch.entry(x).0), (None, None));
+    assert_eq!((switch.listed(x), switch.name_at(x)), (None, None));
     let beyond = PortIndex(MAX_PORTS as u8);
     assert_eq!((switch.listed(beyond), switch.header_of(beyond)), (None, 0));
     assert_eq!(switch.port_generation(beyond), Generation::NONE);
