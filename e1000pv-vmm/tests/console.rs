@@ -426,6 +426,16 @@ fn connect_in_vain(process: u32, socket: &Path) -> UnixStream {
     peer
 }
 
+/// A process that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn who_cannot_be_taken_for_want_of_a_descriptor_waits_and_keeps_nobody_awake() {
     need_kvm!("who_cannot_be_taken_for_want_of_a_descriptor_waits_and_keeps_nobody_awake");
@@ -433,8 +443,9 @@ fn who_cannot_be_taken_for_want_of_a_descriptor_waits_and_keeps_nobody_awake() {
     let elsewhere = tempfile::tempdir().expect("a directory");
     let socket = elsewhere.path().join("serial");
     let to = format!("unix:{},server", socket.display());
-    let mut child = machine(root.path(), &kernel, &["--serial", &to]).spawn().expect("starts");
-    let process = child.id();
+    let child = machine(root.path(), &kernel, &["--serial", &to]).spawn().expect("starts");
+    let mut child = Killed(child); // it would wait for ever for somebody to connect
+    let process = child.0.id();
     let end = Instant::now() + TIMEOUT_S;
     let until = |condition: &dyn Fn() -> bool| {
         while !condition() {
@@ -457,7 +468,7 @@ fn who_cannot_be_taken_for_want_of_a_descriptor_waits_and_keeps_nobody_awake() {
     let mut second = connect_in_vain(process, &socket);
     second.write_all(b"2q").and_then(|()| second.read_exact(&mut line[..2])).expect("and again");
     assert_eq!(&line[..2], b"2q");
-    assert_eq!(child.wait().expect("our child").code(), Some(0));
+    assert_eq!(child.0.wait().expect("our child").code(), Some(0));
 }
 
 #[test]
