@@ -1,5 +1,5 @@
-//! Measures the way between two network namespaces: through a VALE switch with a tap at each end, through the kernel's
-//! bridge with the same taps and pumps, and through a veth pair, in turns. `scripts/bench host` builds and runs it.
+//! Measures the way between two network namespaces: through a VALE switch with a tap at each end, through one pump between
+//! the taps, through the kernel's bridge with the same taps and pumps, and through a veth pair, in turns. `scripts/bench host` builds and runs it.
 #![forbid(unsafe_code)]
 
 mod measure;
@@ -32,7 +32,7 @@ struct Cli {
     /// Measure the switch with this nm-bridge as well: that of another build.
     #[arg(long, value_name = "FILE")]
     other: Option<PathBuf>,
-    /// Measure these paths only: vale, vale-plain, vale-other, bridge, veth.
+    /// Measure these paths only: vale, vale-plain, vale-other, pump, bridge, veth.
     #[arg(value_name = "PATH")]
     only: Vec<String>,
 }
@@ -47,6 +47,7 @@ fn main() -> Result<()> {
     let mut all = vec![
         ("vale", Path::Vale { bridge: bridge.clone(), offload: true }),
         ("vale-plain", plain(&bridge)),
+        ("pump", Path::Pump { bridge: bridge.clone() }),
         ("bridge", Path::KernelBridge { bridge }),
         ("veth", Path::Veth),
     ];

@@ -3,6 +3,7 @@
 //! ```text
 //!   vale     stack - t0 = nm-bridge = valeN:a ...... valeN:b = nm-bridge = t0 - stack
 //!   bridge   stack - t0 = nm-bridge = h0 - br0 (kernel) - h1 = nm-bridge = t0 - stack
+//!   pump     stack - t0 = nm-bridge ------------------------------------ t0 - stack
 //!   veth     stack - t0 ------------------------------------------------- t0 - stack
 //! ```
 
@@ -32,6 +33,11 @@ pub enum Path {
     },
     /// Through the kernel's bridge, reached by more taps and the same pumps.
     KernelBridge {
+        /// The program.
+        bridge: PathBuf,
+    },
+    /// Through one nm-bridge between the two taps, without a switch.
+    Pump {
         /// The program.
         bridge: PathBuf,
     },
@@ -98,6 +104,10 @@ pub fn measured(path: &Path, ms: u64) -> Result<Figures> {
                 host.ip(&format!("link set {port} master br0"))?;
             }
             pumps
+        }
+        Path::Pump { bridge } => {
+            let ports = [tap(&a, "t0"), tap(&b, "t0")];
+            vec![Pump::start(Command::new(bridge), root.path(), &[&ports[0], &ports[1]])?]
         }
         Path::Veth => {
             a.ip(&format!("link add t0 type veth peer name t0 netns {}", b.0))?;
