@@ -34,6 +34,8 @@ pub struct Config {
     pub mac: [u8; 6],
     /// Interrupts keep the distance that ITR and the delay registers say; off, each event raises one.
     pub moderation: bool,
+    /// Shortest distance of interrupts, whatever the guest asks for; 0 leaves it to the guest.
+    pub pace_ns: u64,
     /// Offers the CSB.
     pub csb: bool,
     /// A burst of packets is one txsync; off, each packet is one.
@@ -51,6 +53,7 @@ impl Default for Config {
         Self {
             mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
             moderation: true,
+            pace_ns: 0,
             csb: true,
             more: true,
             wake: Wake::default(),

@@ -60,7 +60,7 @@ impl<M: GuestMemory> Core<M> {
         counters: Arc<dyn Counters>,
     ) -> Self {
         Self {
-            irq: Irq::new(config.moderation, Arc::clone(&counters)),
+            irq: Irq::new(config.moderation, Arc::clone(&counters)).paced(config.pace_ns),
             eeprom: Mutex::new(Eeprom::new(config.mac, config.csb)),
             phy: Mutex::new(Phy::default()),
             csb: Mutex::new(None),

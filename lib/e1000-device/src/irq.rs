@@ -81,6 +81,7 @@ struct State {
 pub struct Irq {
     state: Mutex<State>,
     moderation: bool,
+    pace_ns: u64,
     counters: Arc<dyn Counters>,
 }
 
@@ -99,7 +100,7 @@ pub struct Context<'a, W, S, C> {
     pub wants: W,
     /// Sets the line.
     pub set_intx: S,
-    /// The monotonic clock; called only where moderation is on.
+    /// The monotonic clock; called only where interrupts are kept apart.
     pub now_ns: C,
 }
 
@@ -116,7 +117,13 @@ impl Irq {
             not_before_ns: 0,
             postponed: false,
         };
-        Self { state: Mutex::new(state), moderation, counters }
+        Self { state: Mutex::new(state), moderation, pace_ns: 0, counters }
+    }
+
+    /// With at least so much time between interrupts, whatever the guest asks for.
+    #[must_use]
+    pub fn paced(self, pace_ns: u64) -> Self {
+        Self { pace_ns, ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -293,7 +300,7 @@ impl Irq {
             state.postponed = false;
             return Change::None;
         }
-        if self.moderation {
+        if self.moderation || self.pace_ns > 0 {
             let now = (context.now_ns)();
             if now < state.not_before_ns {
                 if state.postponed {
@@ -303,7 +310,11 @@ impl Irq {
                 self.counters.bump(Count::IrqPostponed, 1);
                 return Change::Postponed;
             }
-            state.not_before_ns = now + distance_ns(context.registers, pending, state.ide);
+            let asked_ns = match self.moderation {
+                true => distance_ns(context.registers, pending, state.ide),
+                false => 0,
+            };
+            state.not_before_ns = now + asked_ns.max(self.pace_ns);
         }
         state.postponed = false;
         state.ide = false;

@@ -111,6 +111,30 @@ fn itr_keeps_a_distance_and_a_lone_interrupt_is_not_late() {
 }
 
 #[test]
+fn paced_interrupts_keep_their_distance_whatever_the_guest_asks_for() {
+    for moderation in [false, true] {
+        let mut b = Bench::new(moderation);
+        b.irq = b.irq.paced(200_000);
+        b.irq.unmask(Icr::all(), b.context());
+        b.registers.store(regs::ITR, 0);
+        assert_eq!(b.raise(Icr::RXT0), Change::Line(true));
+        b.read_icr();
+        assert_eq!(b.raise(Icr::RXT0), Change::Postponed);
+        assert_eq!(b.advance(199_999), Change::None);
+        assert_eq!(b.advance(1), Change::Line(true));
+        b.read_icr();
+        // A guest that asks for more has more, where it is heard: 1 ms in units of 256 ns.
+        b.registers.store(regs::ITR, 3906);
+        b.advance(200_000);
+        assert_eq!(b.raise(Icr::RXT0), Change::Line(true));
+        b.read_icr();
+        assert_eq!(b.raise(Icr::RXT0), Change::Postponed);
+        let sooner = if moderation { Change::None } else { Change::Line(true) };
+        assert_eq!(b.advance(500_000), sooner);
+    }
+}
+
+#[test]
 fn postponed_interrupt_that_was_polled_away_is_not_raised() {
     let b = Bench::new(true);
     b.registers.store(regs::ITR, 100);
