@@ -12,7 +12,7 @@ use nm_cli::args::OutputArgs;
 use nm_cli::cpulist::CpuList;
 use nm_cli::duration;
 use nm_cli::exit::{self, UsageError};
-use nm_cli::units::{Count, UnitError};
+use nm_cli::units::Count;
 
 // By path, for those who include this file by its own.
 #[path = "cli/qemu.rs"]
@@ -187,6 +187,10 @@ pub struct Cli {
     #[arg(long, value_enum, default_value_t = Switch::On, value_name = "ON|OFF", help_heading = "NIC")]
     pub moderation: Switch,
 
+    /// Keep interrupts at least this time apart, whatever the guest's driver asks for, at most 100ms.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = pace, hide_default_value = true, help_heading = "NIC")]
+    pub irq_pace: Duration,
+
     /// Send bursts to the port in one txsync; off: one a packet.
     #[arg(long, value_enum, default_value_t = Switch::On, value_name = "ON|OFF", help_heading = "NIC")]
     pub more: Switch,
@@ -195,10 +199,11 @@ pub struct Cli {
     #[arg(long, value_enum, default_value_t = Switch::On, value_name = "ON|OFF", help_heading = "NIC")]
     pub indirect: Switch,
 
-    /// Take at most so many packets a second from each port; what comes faster is dropped by its senders,
-    /// before the guest has spent anything on it. Takes k, M.
-    #[arg(long, value_name = "PPS", value_parser = packets_a_second, help_heading = "NIC")]
-    pub rx_limit: Option<u32>,
+    /// Take at most so many packets a second from each port (takes k, M); what comes faster is dropped by its
+    /// senders, before the guest has spent anything on it. auto: as many as leave the guest's processors some
+    /// time, a guest that always computes excepted.
+    #[arg(long, value_name = "PPS|auto", value_parser = rx_limit, help_heading = "NIC")]
+    pub rx_limit: Option<RxLimit>,
 
     /// Who transmits: a thread beside the vCPU, or the vCPU thread itself at its doorbell.
     #[arg(long, value_enum, default_value_t = TxMode::Thread, help_heading = "NIC")]
@@ -277,6 +282,15 @@ pub enum Switch {
     Off,
 }
 
+/// What is taken from a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RxLimit {
+    /// So many packets a second.
+    Rate(u32),
+    /// As many as leave the guest some time.
+    Auto,
+}
+
 /// Who transmits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TxMode {
@@ -315,17 +329,28 @@ impl Switch {
     }
 }
 
-fn busy_time(text: &str) -> Result<Duration, String> {
+fn up_to(most: Duration, text: &str) -> Result<Duration, String> {
     match duration::seconds(text).map_err(|error| error.to_string())? {
-        time if time > Duration::from_millis(1) => Err("at most 1ms".to_string()),
+        time if time > most => Err(format!("at most {most:?}")),
         time => Ok(time),
     }
 }
 
-fn packets_a_second(text: &str) -> Result<u32, String> {
-    match text.parse().map_err(|error: UnitError| error.to_string())? {
-        Count(n @ 1..=1_000_000_000) => Ok(n as u32),
-        Count(_) => Err("1 to 1G packets a second".to_string()),
+fn busy_time(text: &str) -> Result<Duration, String> {
+    up_to(Duration::from_millis(1), text)
+}
+
+fn pace(text: &str) -> Result<Duration, String> {
+    up_to(Duration::from_millis(100), text)
+}
+
+fn rx_limit(text: &str) -> Result<RxLimit, String> {
+    if text == "auto" {
+        return Ok(RxLimit::Auto);
+    }
+    match text.parse() {
+        Ok(Count(n @ 1..=1_000_000_000)) => Ok(RxLimit::Rate(n as u32)),
+        _ => Err("auto, or 1 to 1G packets a second".to_string()),
     }
 }
 
@@ -475,6 +500,11 @@ mod tests {
             "vmm --ring 7",
             "vmm --ring 12",
             "vmm --ring 8192",
+            "vmm --rx-limit 0",
+            "vmm --rx-limit 2G",
+            "vmm --rx-limit Auto",
+            "vmm --rx-limit -1",
+            "vmm --irq-pace 101ms",
             "vmm --name a/b",
             "vmm --name .hidden",
             "vmm --csb maybe",

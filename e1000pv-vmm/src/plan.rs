@@ -19,6 +19,7 @@ use crate::guest::boot::{Image, Initrd};
 use crate::guest::{KvmPlan, Threads, image};
 use crate::host::memory::Backing;
 use crate::machine::layout;
+use crate::net::limiter::RxLimit;
 use crate::net::nics::NicPlan;
 use crate::net::notify::Notify;
 
@@ -187,12 +188,19 @@ fn nics(cli: &Cli, notify: Notify) -> anyhow::Result<Vec<NicPlan>> {
             port,
             config: config(cli, &device, seed, index, notify),
             indirect: cli.indirect.on(),
-            rx_limit: cli.rx_limit,
+            rx_limit: cli.rx_limit.map(rx_limit),
             slots: cli.ring,
             cpu: cli.cpu.as_ref().map(|cpus| io_cpu(cpus, cli.vcpus.0, index)),
         }
     };
     Ok(all.map(nic).collect())
+}
+
+fn rx_limit(limit: cli::RxLimit) -> RxLimit {
+    match limit {
+        cli::RxLimit::Rate(per_second) => RxLimit::Rate(per_second),
+        cli::RxLimit::Auto => RxLimit::Auto,
+    }
 }
 
 /// The CPU of I/O thread `index`: those of the list behind the vCPUs', in turn; if there are none, all in turn.
@@ -237,6 +245,7 @@ fn config(cli: &Cli, device: &Device, seed: &str, index: usize, notify: Notify) 
     Config {
         mac: device.mac.map_or_else(|| default_mac(seed, index), |mac| mac.0),
         moderation: device.moderation.unwrap_or(cli.moderation.on()),
+        pace_ns: cli.irq_pace.as_nanos().try_into().unwrap_or(u64::MAX),
         csb: device.csb.unwrap_or(cli.csb.on()),
         more: cli.more.on(),
         wake: notify.wake(),
@@ -315,15 +324,16 @@ mod tests {
     fn ladder_steps_reach_the_device() {
         let plan = plan(
             "vmm --netdev null: --netdev null: --device csb=on --csb off --moderation off \
-             --more off --indirect off --tx-mode inline --notify block,wake=first --rx-limit 1.5k",
+             --more off --indirect off --tx-mode inline --notify block,wake=first --rx-limit 1.5k --irq-pace 2ms",
         )
         .expect("valid");
         let (first, second) = (&plan.nics[0].config, &plan.nics[1].config);
         assert!(first.csb && !second.csb);
         assert!(!first.moderation && !first.more && !plan.nics[0].indirect);
         assert_eq!(first.tx_mode, TxMode::Inline);
+        assert_eq!((first.pace_ns, second.pace_ns), (2_000_000, 2_000_000));
         assert_eq!(plan.notify.wake_percent, 0);
-        assert_eq!(plan.nics[1].rx_limit, Some(1_500));
+        assert_eq!(plan.nics[1].rx_limit, Some(RxLimit::Rate(1_500)));
     }
 
     #[test]

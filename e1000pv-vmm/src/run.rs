@@ -30,6 +30,7 @@ use crate::halt::{Step, Watch};
 use crate::host::clock;
 use crate::host::event::{event, owned};
 use crate::host::keys;
+use crate::host::load::Load;
 use crate::host::memory::Memory;
 use crate::host::sandbox::{self, Role};
 use crate::host::terminal::Terminal;
@@ -264,11 +265,12 @@ fn thread_parts(
     let ram = vm::guest_ram(&memory);
     let lines = (0..plan.nics.len()).map(layout::irq).collect();
     let intx = Arc::new(Intx::new(lines, plan.threads.vcpus.len(), Box::new(Nowhere)));
-    let nics = nics::make(&plan.nics, &ram, &intx, counters, None)?;
+    let load = Load::new(1);
+    let nics = nics::make(&plan.nics, &ram, &intx, counters, &load, None)?;
     let registers = nics.iter().map(Nic::registers).collect();
     let csb = plan.nics.iter().map(|nic| nic.config.csb).collect();
     let counters = counters.vcpu(0);
-    Ok((Parts { ram, nics: registers, csb, intx, counters, console }, nics))
+    Ok((Parts { ram, nics: registers, csb, intx, load, counters, console }, nics))
 }
 
 /// Job control by others: this process is stopped (Ctrl-Z is the guest's), and goes on.

@@ -96,6 +96,7 @@ fn steps_of_the_ladder_in_threads() {
         &["--driver", "csb", "--more", "off", "--indirect", "off", "--ring", "256"],
         &["--driver", "csb", "--tx-mode", "inline"],
         &["--driver", "csb", "--notify", "block,wake=first", "--no-sandbox"],
+        &["--driver", "plain", "--rx-limit", "auto", "--irq-pace", "50us"],
     ] {
         let (sent, _) = check(&[&["--accel", "thread"], step].concat());
         assert_eq!(sent["accel"], "thread");
@@ -112,6 +113,7 @@ fn steps_of_the_ladder_on_kvm() {
         &["--driver", "plain", "--moderation", "off"][..],
         &["--driver", "plain", "--idle", "halt"],
         &["--driver", "plain", "--idle", "halt", "--irq", "irqfd"],
+        &["--driver", "plain", "--idle", "halt", "--rx-limit", "auto", "--irq-pace", "50us"],
         &["--driver", "combine", "--idle", "halt"],
         &["--driver", "csb", "--idle", "halt", "--irq", "irqfd"],
         &["--driver", "csb", "--tx-mode", "inline"],

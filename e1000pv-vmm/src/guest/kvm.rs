@@ -19,6 +19,7 @@ use crate::guest::vcpu::{self, Kick};
 use crate::guest::vm::{self, Vm};
 use crate::guest::{Ended, Guest, KvmPlan, Threads, boot};
 use crate::host::event::{event, owned};
+use crate::host::load::Load;
 use crate::host::memory::Memory;
 use crate::host::sandbox::{self, Filter, Role};
 use crate::host::thread::{begin_thread, thread_cpu_ns};
@@ -33,6 +34,7 @@ use crate::machine::layout;
 use crate::machine::pci::{PciBus, identity};
 use crate::machine::power::Power;
 use crate::machine::serial::Console;
+use crate::net::limiter::RxLimit;
 use crate::net::nics::{self, Nic, NicPlan};
 use crate::stats::counters::VmCounters;
 
@@ -48,6 +50,7 @@ pub struct KvmMachine {
     idle: Option<Arc<Idle>>,
     irqfd: Option<Arc<IrqFd>>,
     inline: bool,
+    load: Arc<Load>,
     vm: Arc<Vm>,
 }
 
@@ -86,7 +89,11 @@ impl KvmMachine {
         let intx = Arc::new(Intx::new(lines, vcpus, inject));
         let inline = nics.iter().any(|nic| nic.config.tx_mode == TxMode::Inline);
         let csb: Vec<bool> = nics.iter().map(|nic| nic.config.csb).collect();
-        let nics = nics::make(nics, &ram, &intx, counters, Some(&vm.fd))?;
+        if nics.iter().any(|nic| nic.rx_limit == Some(RxLimit::Auto)) {
+            vm.halt_is_sleep();
+        }
+        let load = Load::new(vcpus);
+        let nics = nics::make(nics, &ram, &intx, counters, &load, Some(&vm.fd))?;
         let mut pci = PciBus::new();
         let mut slots = Vec::new();
         for (index, (nic, csb)) in nics.iter().zip(csb).enumerate() {
@@ -115,20 +122,34 @@ impl KvmMachine {
         };
         let vcpus = (0..vcpus).map(make).collect::<anyhow::Result<_>>()?;
         let (plan, vm) = (plan.clone(), Arc::new(vm));
-        Ok((KvmMachine { vcpus, plan, power, bus, com1, intx, idle, irqfd, inline, vm }, nics))
+        let machine =
+            KvmMachine { vcpus, plan, power, bus, com1, intx, idle, irqfd, inline, load, vm };
+        Ok((machine, nics))
     }
 
     /// Starts the guest. `ended` is signalled when one of its vCPUs has ended.
     pub fn start(self, threads: &Threads, ended: &EventFd) -> anyhow::Result<KvmGuest> {
-        let KvmMachine { vcpus, plan, power, bus, com1, intx, idle, irqfd, inline, vm } = self;
+        let KvmMachine { vcpus, plan, power, bus, com1, intx, idle, irqfd, inline, load, vm } =
+            self;
         let role = if inline { Role::InlineVcpu } else { Role::Vcpu };
         let resampler = match &irqfd {
             Some(irqfd) => Some(Resampler::start(irqfd, &intx, threads.confined)?),
             None => None,
         };
         let gate = Arc::new(Gate::new(vcpus.len()));
-        let mut guest =
-            KvmGuest { vcpus: Vec::new(), gate, plan, intx, idle, com1, power, bus, resampler, vm };
+        let mut guest = KvmGuest {
+            vcpus: Vec::new(),
+            gate,
+            plan,
+            intx,
+            idle,
+            com1,
+            power,
+            bus,
+            resampler,
+            load,
+            vm,
+        };
         for (vcpu, cpu, power_on) in vcpus {
             let pinned = threads.vcpus.get(cpu.index).copied().flatten();
             let filter = threads.confined.then(|| sandbox::filter(role)).transpose()?;
@@ -171,8 +192,10 @@ impl RunningVcpu {
         let (bus, vm, com1) =
             (Arc::clone(&guest.bus), Arc::clone(&guest.vm), Arc::clone(&guest.com1));
         let (ended, name) = (ended.try_clone()?, format!("vcpu{}", cpu.index));
+        let load = Arc::clone(&guest.load);
         let run = move || -> anyhow::Result<Ended> {
             let tell = || drop(ended.write(1)); // it fails only if 2^64 are pending, and then it is readable
+            load.enlist(cpu.index);
             let began = begin_thread(pinned, filter.as_ref());
             if let Err(why) = began {
                 gate.fail(End::Crash(format!("{why:#}")));
@@ -214,6 +237,7 @@ pub struct KvmGuest {
     power: Arc<Power>,
     bus: Arc<Bus>,
     resampler: Option<Resampler>,
+    load: Arc<Load>,
     vm: Arc<Vm>,
 }
 

@@ -27,6 +27,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::guest::gate::News;
 use crate::guest::{Ended, Guest, Threads};
 use crate::host::clock::monotonic_ns;
+use crate::host::load::Load;
 use crate::host::sandbox::{self, Role};
 use crate::host::thread::{begin_thread, thread_cpu_ns};
 use crate::machine::com1::Com1;
@@ -160,6 +161,8 @@ pub struct Parts {
     pub csb: Vec<bool>,
     /// Their lines.
     pub intx: Arc<Intx>,
+    /// Who watches its time.
+    pub load: Arc<Load>,
     /// Where to count.
     pub counters: VcpuCounters,
     /// Where to print.
@@ -186,6 +189,7 @@ impl ThreadGuest {
         let filter = threads.confined.then(|| sandbox::filter(Role::Io)).transpose()?;
         let stopped = Arc::clone(&stop);
         let run = move || -> anyhow::Result<Ended> {
+            parts.load.enlist(0);
             begin_thread(cpu, filter.as_ref())?;
             let used = Box::new((parts.nics.clone(), parts.ram.clone()));
             let end = work_through(parts, &work, stopped);
@@ -206,7 +210,7 @@ impl ThreadGuest {
 
 /// The guest's `main`.
 fn work_through(parts: Parts, work: &Work, stop: Arc<AtomicBool>) -> End {
-    let Parts { ram, nics, csb, intx, counters, mut console } = parts;
+    let Parts { ram, nics, csb, intx, counters, mut console, .. } = parts;
     let (interrupts, causes) = (Cell::new(0), Cell::new(0));
     let registers = nics.clone();
     let cpu = ThreadCpu { intx, nics: registers, counters, stop, interrupts, causes };

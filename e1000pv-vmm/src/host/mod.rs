@@ -4,6 +4,7 @@ pub mod clock;
 #[allow(unsafe_code)]
 pub mod event;
 pub mod keys;
+pub mod load;
 #[allow(unsafe_code)]
 pub mod memory;
 #[cfg_attr(test, allow(unsafe_code))]

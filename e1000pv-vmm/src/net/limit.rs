@@ -1,4 +1,4 @@
-//! `--rx-limit`: how many packets a second a NIC takes from its port.
+//! `--rx-limit`: how many packets a second a NIC takes from its port, once that is known.
 //!
 //! A guest that gets more packets than it can handle spends its time on those that it drops in the end, at a
 //! socket's queue, and handles fewer than it could (receive livelock). What the NIC leaves in the port's
@@ -25,6 +25,16 @@ impl Limit {
     #[must_use]
     pub fn new(per_second: u32) -> Limit {
         Limit { packet_ns: SECOND_NS / u64::from(per_second.max(1)), empty_ns: 0 }
+    }
+
+    /// From now on it is another rate, which is not 0.
+    pub fn set(&mut self, per_second: u32) {
+        self.packet_ns = SECOND_NS / u64::from(per_second.max(1));
+    }
+
+    /// It is empty now.
+    pub fn begin(&mut self, now_ns: u64) {
+        self.empty_ns = now_ns;
     }
 
     /// How many packets may be taken now.

@@ -15,7 +15,7 @@ use shared_bytes::Span;
 
 use crate::host::clock::monotonic_ns;
 use crate::net::iothread::Polled;
-use crate::net::limit::Limit;
+use crate::net::limiter::Limiter;
 
 /// A netmap port.
 pub struct NetmapPort {
@@ -26,7 +26,7 @@ pub struct NetmapPort {
     /// The port's count of received packets at the moment when those in the ring were to be dropped.
     stale: Option<u64>,
     /// `--rx-limit`.
-    limit: Option<Limit>,
+    limit: Option<Limiter>,
     /// Of the received slots so many may be taken: whole packets. Without a limit all.
     open: usize,
     /// Dropped after the port, whose slots point there.
@@ -70,11 +70,11 @@ impl NetmapPort {
         Ok(Self { port, indirect, lost: 0, stale: None, limit, open, _ram: ram.clone() })
     }
 
-    /// Takes at most so many packets a second from the port; the others wait there, and when it is full their senders
-    /// drop them.
+    /// Takes so many packets from the port as that lets through; the others wait there, and when it is full their
+    /// senders drop them.
     #[must_use]
-    pub fn with_limit(mut self, per_second: Option<u32>) -> Self {
-        self.limit = per_second.map(Limit::new);
+    pub fn with_limit(mut self, limit: Option<Limiter>) -> Self {
+        self.limit = limit;
         self.open = if self.limit.is_some() { 0 } else { usize::MAX };
         self
     }
@@ -86,12 +86,20 @@ impl NetmapPort {
 
     /// Opens the slots of as many whole packets as the limit allows now.
     #[cold]
-    fn open_slots(&mut self, mut limit: Limit) {
-        let packets = usize::try_from(limit.packets(monotonic_ns())).unwrap_or(usize::MAX);
-        self.limit = Some(limit);
+    fn open_slots(&mut self) {
+        let Some(limit) = &mut self.limit else { return };
+        let Some(packets) = limit.packets(monotonic_ns()) else {
+            self.open = usize::MAX;
+            return;
+        };
+        let packets = usize::try_from(packets).unwrap_or(usize::MAX);
         let rx = self.port.rx(0);
-        let ends = (0..rx.available()).filter(|&at| !rx.slot(at).more_frag());
+        let available = rx.available();
+        let ends = (0..available).filter(|&at| !rx.slot(at).more_frag());
         self.open = ends.take(packets).last().map_or(0, |at| at + 1);
+        if self.open < available {
+            limit.hold_back();
+        }
     }
 
     /// The port, for its counters.
@@ -186,7 +194,7 @@ impl TxSlots for NetmapTx<'_> {
 #[derive(Debug)]
 pub struct NetmapRx<'a> {
     ring: RxRing<'a>,
-    limit: Option<&'a mut Limit>,
+    limit: Option<&'a mut Limiter>,
     open: &'a mut usize,
 }
 
@@ -263,8 +271,8 @@ impl NetPort for NetmapPort {
         }
         // A port that fails shows no packets; the loop that polls its descriptor finds out why.
         let _ = self.port.rxsync();
-        if let Some(limit) = self.limit {
-            self.open_slots(limit);
+        if self.limit.is_some() {
+            self.open_slots();
         }
     }
 
@@ -312,7 +320,7 @@ impl Polled for NetmapPort {
     }
 
     fn due_ns(&mut self) -> Option<u64> {
-        if self.holds_back() { self.limit.map(|limit| limit.next_ns()) } else { None }
+        if self.holds_back() { self.limit.as_ref().map(Limiter::next_ns) } else { None }
     }
 
     fn link(&mut self) -> Link {
@@ -334,6 +342,8 @@ mod tests {
     use netmap::control::{Switch, SwitchOptions};
 
     use super::*;
+    use crate::host::load::Load;
+    use crate::net::limiter::RxLimit;
 
     fn open(port: &str, ram: &GuestRam, indirect: bool) -> NetmapPort {
         // A switch of this process and test, so that tests can run at the same time.
@@ -408,7 +418,8 @@ mod tests {
     fn limited_port_gives_whole_packets_and_leaves_the_others_to_time() {
         let ram = GuestRam::anonymous(4096).unwrap();
         let mut from = open("l:x", &ram, false);
-        let mut to = open("l:y", &ram, false).with_limit(Some(1));
+        let limit = Limiter::new(RxLimit::Rate(1), &Load::new(1));
+        let mut to = open("l:y", &ram, false).with_limit(Some(limit));
         let mut tx = from.tx();
         for (at, more) in [true, false, false, false].into_iter().enumerate() {
             tx.put_copy(at, &[0xff; 60], more);

@@ -17,6 +17,7 @@ use netmap::{Options, PortName};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::host::event::{event, owned};
+use crate::host::load::Load;
 use crate::host::sandbox::{self, Role};
 use crate::host::thread::{begin_thread, thread_cpu_ns};
 use crate::machine::intx::Intx;
@@ -25,6 +26,7 @@ use crate::machine::pci::config::May;
 use crate::machine::registers::Registers;
 use crate::net::board::{Doorbell, NicBoard};
 use crate::net::iothread::{self, Wakers};
+use crate::net::limiter::{Limiter, RxLimit};
 use crate::net::netdev::NetmapPort;
 use crate::net::notify::Notify;
 use crate::stats::counters::VmCounters;
@@ -41,8 +43,8 @@ pub struct NicPlan {
     pub config: Config,
     /// Guest memory goes to the port by address.
     pub indirect: bool,
-    /// Packets a second that it takes from its port at most.
-    pub rx_limit: Option<u32>,
+    /// What it takes from its port at most.
+    pub rx_limit: Option<RxLimit>,
     /// Descriptors of the guest's rings, as far as is known: as long are those of the port.
     pub slots: u32,
     /// The CPU that its I/O thread is bound to, if any.
@@ -99,7 +101,7 @@ impl Endpoint for Function {
 
 /// Opens the port of a NIC exclusively, because two machines on one port would each get a part of its packets. If
 /// that creates the port, its rings are as long as the guest's.
-fn open(nic: &NicPlan, ram: &GuestRam) -> anyhow::Result<NetmapPort> {
+fn open(nic: &NicPlan, ram: &GuestRam, load: &Arc<Load>) -> anyhow::Result<NetmapPort> {
     let name = &nic.port;
     let slots = Some(nic.slots.clamp(*PORT_SLOTS.start(), *PORT_SLOTS.end()));
     let any = Options { exclusive: true, ..Options::default() };
@@ -107,20 +109,21 @@ fn open(nic: &NicPlan, ram: &GuestRam) -> anyhow::Result<NetmapPort> {
     NetmapPort::open(name, &wanted, ram, nic.indirect)
         // An existing port with rings of other sizes can be used, too.
         .or_else(|first| NetmapPort::open(name, &any, ram, nic.indirect).map_err(|_| first))
-        .map(|port| port.with_limit(nic.rx_limit))
+        .map(|port| port.with_limit(nic.rx_limit.map(|limit| Limiter::new(limit, load))))
         .with_context(|| format!("opening port {name}"))
 }
 
-/// Makes the NICs of a machine. With `vm`, their doorbells are ioeventfds of it.
+/// Makes the NICs of a machine whose vCPUs' load is `load`. With `vm`, their doorbells are ioeventfds of it.
 pub fn make(
     plans: &[NicPlan],
     ram: &GuestRam,
     intx: &Arc<Intx>,
     counters: &VmCounters,
+    load: &Arc<Load>,
     vm: Option<&Arc<VmFd>>,
 ) -> anyhow::Result<Vec<Nic>> {
     let make = |(index, nic): (usize, &NicPlan)| -> anyhow::Result<Nic> {
-        let port = open(nic, ram)?;
+        let port = open(nic, ram, load)?;
         let (kick, wake) = (event()?, event()?);
         let doorbell = match vm {
             Some(vm) => Some(Doorbell::new(Arc::clone(vm), kick.try_clone()?)),
