@@ -221,9 +221,11 @@ impl Irq {
         self.update(&mut state, context)
     }
 
-    /// Forgets the distance to the last interrupt (FPD in RDTR or TIDV).
+    /// Forgets the distance to the last interrupt (FPD in RDTR or TIDV), unless it is the host that keeps it.
     pub fn flush(&self) {
-        self.lock().not_before_ns = 0;
+        if self.pace_ns == 0 {
+            self.lock().not_before_ns = 0;
+        }
     }
 
     /// When a postponed interrupt is due.

@@ -120,6 +120,7 @@ fn paced_interrupts_keep_their_distance_whatever_the_guest_asks_for() {
         assert_eq!(b.raise(Icr::RXT0), Change::Line(true));
         b.read_icr();
         assert_eq!(b.raise(Icr::RXT0), Change::Postponed);
+        b.irq.flush();
         assert_eq!(b.advance(199_999), Change::None);
         assert_eq!(b.advance(1), Change::Line(true));
         b.read_icr();
