@@ -10,8 +10,8 @@
 //!               no time left, packets come            time is left
 //!      free ------------------------------> search ------------------> hold
 //!       ^ ^   a quarter of the rate          |  ^ a quarter each        |  rate * TARGET / busy, again and again;
-//!       | |                                  |  '- no time left         |  no time left: three quarters
-//!       | '--- nothing helps: leave it alone-+                          |
+//!       | |                                  |  '- no time left         |  no time left, thrice in turn:
+//!       | '--- nothing helps: leave it alone-+                          |  seven eighths
 //!       |      for a while, twice as long each time                     |
 //!       '-------------- nothing is held back any more ------------------'
 //! ```
@@ -22,8 +22,10 @@
 
 use crate::net::limit::Limit;
 
-/// How long the guest is observed before its limit changes: many of its scheduler's turns, and of the host's.
+/// How long the guest is observed before its limit changes: many of its scheduler's turns, and of the host's; and as
+/// long as so many packets take, up to `LONGEST_NS`.
 const INTERVAL_NS: u64 = 100_000_000;
+const OBSERVED: u64 = 64;
 /// A vCPU that is busy for so many thousandths of an interval has no time left. Not all: clocks of threads lag.
 const SATURATED: u64 = 950;
 /// How busy a limited guest is to be: below that by more than what it varies from interval to interval.
@@ -31,12 +33,14 @@ const TARGET: u64 = 880;
 /// Fewer packets in an interval are not what a guest is busy with.
 const WORTH: u64 = 20;
 /// After a limit was lowered a guest still has what its queues hold: so many packets at the new rate are its time
-/// to catch up, up to `LONGEST_SETTLING_NS`.
+/// to catch up, up to `LONGEST_NS`.
 const QUEUED: u64 = 512;
-const LONGEST_SETTLING_NS: u64 = 1_000_000_000;
+const LONGEST_NS: u64 = 1_000_000_000;
 /// The search ends at this part of the rate that it began with, or this rate: nothing helped.
 const SEARCHED: u64 = 1024;
 const LEAST: u64 = 50;
+/// A guest that had time left before has none for so many intervals: its limit is too high.
+const SURE: u32 = 3;
 /// Nothing was held back for so many intervals: the limit is not needed.
 const SPARE: u32 = 10;
 /// How long a guest that nothing helps is left alone.
@@ -51,8 +55,9 @@ enum State {
     Free { until_ns: u64 },
     /// It takes `rate` packets a second, and less and less, down to `least`.
     Search { rate: u64, least: u64 },
-    /// It takes `rate` packets a second, which left the guest some time; for `spare` intervals nothing was held back.
-    Hold { rate: u64, least: u64, spare: u32 },
+    /// It takes `rate` packets a second, which left the guest some time; for `spare` intervals nothing was held back;
+    /// in the last `doubts` it had no time, which may have been the host's doing.
+    Hold { rate: u64, least: u64, spare: u32, doubts: u32 },
 }
 
 /// Finds the rate.
@@ -126,30 +131,43 @@ impl Governor {
     pub fn judge(&mut self, now_ns: u64, busy: Option<u32>) {
         let passed_ns = now_ns.saturating_sub(self.begin_ns).max(1);
         let rate = self.taken.saturating_mul(SECOND_NS) / passed_ns;
-        let mut length_ns = INTERVAL_NS;
+        let before = self.state;
         if self.settling {
             self.settling = false;
         } else {
-            let before = self.state;
             self.state = match busy.map(u64::from) {
                 None => State::Free { until_ns: 0 },
                 Some(SATURATED..) => self.lower(now_ns, rate),
                 Some(busy) => self.raise(rate, busy),
             };
-            if let State::Search { rate, .. } | State::Hold { rate, .. } = self.state {
-                self.bucket.set(rate.min(u64::from(u32::MAX)) as u32);
-                self.settling = busy.is_some_and(|busy| u64::from(busy) >= SATURATED);
-                if self.settling {
-                    let queued_ns = QUEUED * SECOND_NS / rate.max(1);
-                    length_ns = queued_ns.clamp(INTERVAL_NS / 2, LONGEST_SETTLING_NS);
-                }
-                if matches!(before, State::Free { .. }) {
-                    self.bucket.begin(now_ns);
-                }
+        }
+        let mut length_ns = INTERVAL_NS;
+        if let Some(rate) = self.rate() {
+            self.bucket.set(rate.min(u64::from(u32::MAX)) as u32);
+            if matches!(before, State::Free { .. }) {
+                self.bucket.begin(now_ns);
             }
+            let was = match before {
+                State::Free { .. } => u64::MAX,
+                State::Search { rate, .. } | State::Hold { rate, .. } => rate,
+            };
+            self.settling = rate < was && busy.is_some_and(|busy| u64::from(busy) >= SATURATED);
+            let (packets, shortest_ns) = match self.settling {
+                true => (QUEUED, INTERVAL_NS / 2),
+                false => (OBSERVED, INTERVAL_NS),
+            };
+            length_ns = (packets * SECOND_NS / rate.max(1)).clamp(shortest_ns, LONGEST_NS);
         }
         (self.taken, self.held_back) = (0, false);
         (self.begin_ns, self.end_ns) = (now_ns, now_ns + length_ns);
+    }
+
+    /// The limit, if there is one.
+    fn rate(&self) -> Option<u64> {
+        match self.state {
+            State::Free { .. } => None,
+            State::Search { rate, .. } | State::Hold { rate, .. } => Some(rate),
+        }
     }
 
     /// The guest had no time left.
@@ -160,14 +178,20 @@ impl Governor {
             }
             State::Free { .. } => (came / 4, (came / SEARCHED).max(LEAST), false),
             State::Search { rate, least } => (rate / 4, least, false),
-            State::Hold { rate, least, .. } => (rate * 3 / 4, least, true),
+            State::Hold { rate, least, spare, doubts } if doubts + 1 < SURE => {
+                return State::Hold { rate, least, spare, doubts: doubts + 1 };
+            }
+            State::Hold { rate, least, .. } => (rate * 7 / 8, least, true),
         };
         if rate < least {
             let until_ns = now_ns + self.rest_ns;
             self.rest_ns = (2 * self.rest_ns).min(LONGEST_REST_NS);
             return State::Free { until_ns };
         }
-        if found { State::Hold { rate, least, spare: 0 } } else { State::Search { rate, least } }
+        match found {
+            true => State::Hold { rate, least, spare: 0, doubts: 0 },
+            false => State::Search { rate, least },
+        }
     }
 
     /// It had, having got `came` packets a second.
@@ -175,22 +199,22 @@ impl Governor {
         let (rate, least, spare) = match self.state {
             State::Free { .. } => return self.state,
             State::Search { rate, least } => (rate, least, 0),
-            State::Hold { rate, least, spare } => (rate, least, spare),
+            State::Hold { rate, least, spare, .. } => (rate, least, spare),
         };
         self.rest_ns = FIRST_REST_NS;
         if !self.held_back {
             return match spare + 1 {
                 SPARE => State::Free { until_ns: 0 },
-                spare => State::Hold { rate, least, spare },
+                spare => State::Hold { rate, least, spare, doubts: 0 },
             };
         }
         let wanted = (came * TARGET / busy.max(1)).clamp(rate / 4, rate * 4);
         let rate = match self.state {
-            // Up by half of what seems possible: an interval may have been an easy one.
-            State::Hold { .. } if wanted > rate => rate + (wanted - rate).div_ceil(2),
-            _ => wanted.max(rate.min(least)),
+            // By half of what seems right: no interval is like the others.
+            State::Hold { .. } => (rate + wanted).div_ceil(2),
+            _ => wanted,
         };
-        State::Hold { rate: rate.max(1), least, spare: 0 }
+        State::Hold { rate: rate.max(1), least, spare: 0, doubts: 0 }
     }
 }
 

@@ -21,6 +21,8 @@ struct Guest {
     computes: bool,
     /// The reader has every other turn of it.
     shares: bool,
+    /// Steps in which the host lets it run no more, which looks like work.
+    stolen: u32,
     ring: u64,
     socket: u64,
     /// Time that is left of this step; less than zero if a packet took some of the next.
@@ -36,6 +38,7 @@ impl Guest {
             read_ns,
             computes: false,
             shares: false,
+            stolen: 0,
             ring: 0,
             socket: 0,
             left_ns: 0,
@@ -50,6 +53,11 @@ impl Guest {
     }
 
     fn step(&mut self) {
+        if self.stolen > 0 {
+            self.stolen -= 1;
+            self.busy_ns += STEP_NS;
+            return;
+        }
         self.left_ns += STEP_NS as i64;
         while self.left_ns > 0 && self.ring > 0 {
             self.ring -= 1;
@@ -219,6 +227,23 @@ fn a_guest_whose_costs_change_is_followed() {
         machine.run(1_000_000, 3);
         let (read, capacity) = (machine.run(1_000_000, 10), machine.guest.capacity());
         assert!(read * 10 >= capacity * 8, "{driver_ns}: {read} of {capacity}");
+    }
+}
+
+#[test]
+fn a_host_that_takes_the_processor_away_for_a_while_is_no_load() {
+    for (driver_ns, read_ns) in COSTS {
+        let mut machine = Machine::new(Guest::new(driver_ns, read_ns), true);
+        let capacity = machine.guest.capacity();
+        machine.run(4 * capacity, 6);
+        let mut read = 0;
+        for _ in 0..10 {
+            machine.guest.stolen = 1_000; // for a tenth of a second
+            read += 3 * machine.run(4 * capacity, 3);
+        }
+        // What is left of its time.
+        let possible = 10 * capacity * 29 / 10;
+        assert!(read * 10 >= possible * 8, "{driver_ns}, {read_ns}: {read} of {possible}");
     }
 }
 
