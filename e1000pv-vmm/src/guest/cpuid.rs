@@ -13,6 +13,8 @@ use crate::machine::layout;
 const HYPERVISOR: u32 = 0x4000_0000;
 /// Leaf 1, ECX: under a hypervisor.
 const ECX_HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1, ECX: the local APIC's timer goes off at a value of the TSC.
+const ECX_TSC_DEADLINE: u32 = 1 << 24;
 /// Leaf 1, EDX: the package has several logical processors (HTT).
 const EDX_MANY: u32 = 1 << 28;
 /// Extended topology, of Intel's and AMD's; a second version of it.
@@ -82,6 +84,15 @@ fn topology(cpuid: &mut CpuId, id: u32, count: u32) {
     }
 }
 
+/// Offers the timer that is set to a value of the TSC. KVM has it and leaves it out of its leaves, since it goes with the local
+/// APIC in the kernel. Without it Linux measures the APIC's timer against the PIT, and where the host is busy, so that
+/// the two disagree, it goes without that timer for good.
+pub fn offer_deadline_timer(cpuid: &mut CpuId) {
+    for entry in cpuid.as_mut_slice().iter_mut().filter(|entry| entry.function == 1) {
+        entry.ecx |= ECX_TSC_DEADLINE;
+    }
+}
+
 /// Adds the leaf that tells the frequency of the TSC, and makes it reachable. Without it, or if the table is full,
 /// guests measure.
 pub fn tell_tsc(cpuid: &mut CpuId, tsc_khz: u32) {
@@ -123,6 +134,8 @@ mod tests {
         tell_tsc(&mut cpuid, 2_500_000);
         let first = find(&cpuid, 1, 0);
         assert_eq!((first.ebx, first.ecx, first.edx), (0x0001_0800, ECX_HYPERVISOR, 0));
+        offer_deadline_timer(&mut cpuid);
+        assert_eq!(find(&cpuid, 1, 0).ecx, ECX_HYPERVISOR | ECX_TSC_DEADLINE);
         assert_eq!(find(&cpuid, HYPERVISOR, 0).eax, layout::CPUID_TSC_KHZ);
         assert_eq!(find(&cpuid, layout::CPUID_TSC_KHZ, 0).eax, 2_500_000);
         assert_eq!(find(&cpuid, 0x4000_0001, 0).eax, 0x0100_00fb, "kvm-clock and the rest");

@@ -14,7 +14,7 @@ use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
     KVM_MP_STATE_UNINITIALIZED,
 };
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use crate::guest::boot::{self, Entry};
@@ -41,6 +41,9 @@ pub fn create(
         let vcpu = vm.create_vcpu(index as u64)?;
         let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
         cpuid::adjust(&mut cpuid, index, count);
+        if kvm.check_extension(Cap::TscDeadlineTimer) {
+            cpuid::offer_deadline_timer(&mut cpuid);
+        }
         // Unknown frequency (no invariant TSC): the guest measures.
         if let Ok(tsc_khz @ 1..) = vcpu.get_tsc_khz() {
             cpuid::tell_tsc(&mut cpuid, tsc_khz);
