@@ -17,9 +17,6 @@ use crate::cli::{Cli, Operands};
 /// A virtio-net header with all its fields.
 const LONGEST_HEADER: u8 = 12;
 
-/// Slots for a few frames of 64 KiB.
-const SHORT: u32 = 128;
-
 /// The two names and how they are to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -98,20 +95,26 @@ impl Plan {
 
     /// Opens both ports.
     pub fn open(&self, cli: &Cli) -> anyhow::Result<Pair> {
-        let open = |name: &PortName, direction, memory| {
-            let any = Options { direction, memory, ..Options::default() };
-            let sized = self.sized(cli, name, any.clone());
-            let opened = match Port::open_with(name, &sized) {
-                // A port that is there already has the rings that it has.
-                Err(_) if sized != any => Port::open_with(name, &any),
-                opened => opened,
+        // A stream's window of frames of 64 KiB, so that few are lost when the bridge comes late. A port that is there
+        // already has the rings that it has.
+        let host =
+            |name: &PortName| name.interface().is_some() && name.can(Capabilities::OFFLOAD_HEADERS);
+        let deep = !cli.no_offload && (host(&self.a) || host(&self.b));
+        let open = |name: &PortName, direction| {
+            let any = Options { direction, ..Options::default() };
+            let deep = deep && name.switch_port().is_some();
+            let opened = if deep {
+                let deep = Options { rx_slots: Some(*SLOTS.end()), ..any.clone() };
+                Port::open_with(name, &deep).or_else(|_| Port::open_with(name, &any))
+            } else {
+                Port::open_with(name, &any)
             };
             opened.with_context(|| format!("opening port {name}"))
         };
         let (mut a, mut b) =
             if self.loopback && self.a.switch_port().is_none() && self.a.path().is_none() {
                 // Its device has one user at a time, whose halves these are.
-                let whole = open(&self.a, Direction::Both, Memory::default())?;
+                let whole = open(&self.a, Direction::Both)?;
                 let (tx, rx) = whole.split().with_context(|| format!("sharing port {}", self.a))?;
                 (rx, tx)
             } else {
@@ -141,25 +144,10 @@ impl Plan {
         Ok(Pair { a, b, zero_copy })
     }
 
-    /// Rings for frames of 64 KiB, if the host's stack is at one end: short ones, whose buffers stay in a CPU's cache while
-    /// frames pass through them, and on the side of a switch, a receive ring of a stream's window, so that few are lost
-    /// when the bridge comes late.
-    fn sized(&self, cli: &Cli, name: &PortName, any: Options) -> Options {
-        let is_host =
-            |name: &PortName| name.interface().is_some() && name.can(Capabilities::OFFLOAD_HEADERS);
-        let is_switch = name.switch_port().is_some();
-        let has_host = is_host(&self.a) || is_host(&self.b);
-        if cli.no_offload || !has_host || !(is_switch || is_host(name)) {
-            return any;
-        }
-        let rx_slots = Some(if is_switch { *SLOTS.end() } else { SHORT });
-        Options { tx_slots: Some(SHORT), rx_slots, ..any }
-    }
-
     /// Opens two ports, in one memory if they can be.
     fn open_two(
         &self,
-        open: impl Fn(&PortName, Direction, Memory) -> anyhow::Result<Port>,
+        open: impl Fn(&PortName, Direction) -> anyhow::Result<Port>,
     ) -> anyhow::Result<(Port, Port)> {
         // A port of a switch has memory that others can be made in, so it comes first.
         let swapped = self.a.switch_port().is_none() && self.b.switch_port().is_some();
@@ -168,12 +156,13 @@ impl Plan {
             sides.reverse();
         }
         let [first, second] = sides;
-        let one = open(first.0, first.1, Memory::default())?;
+        let one = open(first.0, first.1)?;
         let memory = one.memory().filter(|_| self.share).map(Memory::With);
-        let other = match memory.map(|memory| open(second.0, second.1, memory)) {
+        let shared = memory.map(|memory| Options { memory, ..Options::default() });
+        let other = match shared.map(|options| Port::open_with(second.0, &options)) {
             Some(Ok(other)) => other,
             // A port that is there already keeps its memory; any other reason shows again.
-            _ => open(second.0, second.1, Memory::default())?,
+            _ => open(second.0, second.1)?,
         };
         Ok(if swapped { (other, one) } else { (one, other) })
     }
