@@ -187,7 +187,7 @@ pub struct Cli {
     #[arg(long, value_enum, default_value_t = Switch::On, value_name = "ON|OFF", help_heading = "NIC")]
     pub moderation: Switch,
 
-    /// Keep interrupts at least this time apart, whatever the guest's driver asks for, at most 100ms.
+    /// Keep interrupts at least this time apart (1ms, for one; at most 100ms), whatever the guest's driver asks for.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = pace, hide_default_value = true, help_heading = "NIC")]
     pub irq_pace: Duration,
 

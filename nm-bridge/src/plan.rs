@@ -316,25 +316,6 @@ mod tests {
     }
 
     #[test]
-    fn rings_on_the_way_to_a_host_are_short() {
-        let sized = |line: &str| {
-            let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
-            let plan = Plan::new(&cli, &cli.operands().unwrap()).unwrap();
-            [&plan.a, &plan.b].map(|name| {
-                let options = plan.sized(&cli, name, Options::default());
-                (options.tx_slots, options.rx_slots)
-            })
-        };
-        let (short, deep) = ((Some(SHORT), Some(SHORT)), (Some(SHORT), Some(*SLOTS.end())));
-        let any = (None, None);
-        assert_eq!(sized("br valeA:x tap:t0"), [deep, short]);
-        assert_eq!(sized("br tap:t0 tap:t1"), [short, short]);
-        assert_eq!(sized("br tap:t0 null:"), [short, any]);
-        assert_eq!(sized("br --no-offload valeA:x tap:t0"), [any, any]);
-        assert_eq!(sized("br valeA:x valeB:x"), [any, any]);
-    }
-
-    #[test]
     fn memory_is_shared_unless_chosen_or_refused() {
         for (line, share) in [
             ("br valeA:x valeB:y", true),
