@@ -5,6 +5,7 @@
 //! and ringing. However it ends, all ports are disarmed. Nothing is allocated for few ports, and a wait
 //! that finds something at once reads no clock.
 
+use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,14 @@ use crate::wait::{Interest, Wait};
 
 /// Looks for each reading of the clock: a look costs a nanosecond, the clock twenty.
 const LOOKS: u32 = 64;
-/// How long a wait spins before it lets others run, and looks at its descriptors.
+/// How long a thread that spins keeps its CPU before it lets others run, and looks at its descriptors.
 const TURN: Duration = Duration::from_micros(50);
+
+thread_local! {
+    /// Since when this thread has not let others run. It is the thread's, not a wait's: where packets come one by one, no
+    /// wait is long, and whoever is to forward them may wait for this very CPU all the time.
+    static TURN_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
+}
 /// As many descriptors are polled without an allocation.
 const FEW: usize = 8;
 
@@ -205,7 +212,6 @@ impl<'s, 'a> WaitSet<'s, 'a> {
 
     /// Looks again and again for that time; true if the wait is over.
     fn spin(&mut self, start: Instant, time: Duration) -> Result<bool> {
-        let mut turn = start;
         loop {
             let now = Instant::now();
             if now.duration_since(start) >= time {
@@ -214,10 +220,12 @@ impl<'s, 'a> WaitSet<'s, 'a> {
             if self.look() && self.sync()? {
                 return Ok(true);
             }
-            if now.duration_since(turn) >= TURN {
-                turn = now;
+            let began = TURN_BEGAN.get().unwrap_or(start);
+            TURN_BEGAN.set(Some(began));
+            if now.duration_since(began) >= TURN {
                 // Whoever is to make us ready may wait for this very CPU.
                 std::thread::yield_now();
+                TURN_BEGAN.set(Some(Instant::now()));
                 // What no look shows: a port that came to its end, room for what is still queued.
                 if self.look_at_fds()? || self.sync()? {
                     return Ok(true);
@@ -375,6 +383,29 @@ mod tests {
         assert!(waited.ready && start.elapsed() < FOR_EVER, "it slept on");
         assert_eq!(port.counters().wakeups, 0, "somebody rang");
         waited.sleeps > 0
+    }
+
+    #[test]
+    fn waits_too_short_for_a_turn_add_up_to_one() {
+        let (_temp, root) = root();
+        let mut port = port(&root, "x");
+        let mut wait = || {
+            let mut ports = [Watch::new(&mut port, Interest::RX)];
+            let how = Wait::Adaptive { spin: TURN };
+            let waited = WaitSet::new(&mut ports, &mut []).wait(how, Some(TURN / 50)).unwrap();
+            assert!(!waited.ready);
+            TURN_BEGAN.get().expect("it has spun")
+        };
+        let first = wait();
+        loop {
+            let was_due = first.elapsed() >= TURN;
+            let now = wait();
+            if now != first {
+                assert!(now.duration_since(first) >= TURN, "each wait begins anew");
+                break;
+            }
+            assert!(!was_due, "nobody else may ever run");
+        }
     }
 
     #[test]
