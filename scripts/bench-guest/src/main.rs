@@ -77,6 +77,9 @@ struct Args {
     /// the receiver's the second.
     #[arg(long)]
     no_pin: bool,
+    /// Compare with this e1000pv-vmm, that of another build (the case `other`, alone unless others are named).
+    #[arg(long, value_name = "FILE")]
+    other: Option<PathBuf>,
     /// Cases (all unless named).
     cases: Vec<Case>,
 }
@@ -146,7 +149,13 @@ fn measure(args: &Args) -> Result<()> {
     let plan = Plan::new(args);
     let out = Output::new(args.json.as_deref(), args.svg.as_deref())?;
     println!("# {}", out.machine);
-    let cases: &[Case] = if args.cases.is_empty() { &Case::ALL } else { &args.cases };
+    let cases: &[Case] = match (&args.other, &args.cases[..]) {
+        (None, []) => &Case::ALL,
+        (_, named) => named,
+    };
+    if let Some(other) = &args.other {
+        cases::other::run(&plan, other, &mut lab, &out)?;
+    }
     let (mut headline, mut qemu_pps) = (None, None);
     for case in cases {
         match case {

@@ -10,6 +10,7 @@
 //! of the run, between two looks at counters and CPU times: no boot and no ending in it.
 
 use std::fmt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::report::{Counts, Guest};
 use crate::step::Step;
 use crate::summary::{Run, Window, steady};
 use crate::threads::CpuTime;
-use crate::vm::{Spec, Vm};
+use crate::vm::{Spec, Vm, end_of, launch};
 
 /// From the start of a sender to its first packet: boot and link.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -159,6 +160,22 @@ impl Scene {
     /// Measures, again if it was disturbed.
     pub fn run(&self, lab: &mut Lab) -> Result<Run> {
         steady(|| self.once(lab))
+    }
+
+    /// Measures guest to guest with this monitor, if not this build's; nobody looks at counters meanwhile. Again if it was
+    /// disturbed.
+    pub fn run_unwatched(&self, lab: &Lab, monitor: Option<&Path>) -> Result<Run> {
+        steady(|| {
+            let by = |spec| Spec { monitor: monitor.map(Path::to_owned), ..spec };
+            let receiver = launch(lab, &by(self.receiver(lab, 'A')))?;
+            // It waits for the first packet; what is sent before it has booted counts as lost only.
+            let sender = launch(lab, &by(self.sender(lab)))?;
+            let sent = end_of(sender, "tx", START_LIMIT + self.duration)?;
+            let sent = sent.guest.context("the sender has no result")?;
+            let received =
+                end_of(receiver, "rx", QUIET)?.guest.context("the receiver has no result")?;
+            Ok(Run::new((sent.packets, sent.duration_ns), &received))
+        })
     }
 
     fn once(&self, lab: &mut Lab) -> Result<Run> {

@@ -1,6 +1,7 @@
 //! A guest on e1000pv-vmm: its command line, and its counters while it runs. Only this file knows the names of the
 //! monitor's options.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub struct Spec {
     pub inside: bool,
     /// More options.
     pub args: Vec<String>,
+    /// Another build's monitor.
+    pub monitor: Option<PathBuf>,
 }
 
 impl Spec {
@@ -59,6 +62,7 @@ impl Spec {
             cpus: Vec::new(),
             inside: false,
             args: Vec::new(),
+            monitor: None,
         }
     }
 
@@ -95,7 +99,15 @@ impl Spec {
     }
 
     fn command(&self, lab: &Lab) -> Result<Command> {
-        let mut command = lab.program("e1000pv-vmm")?;
+        let mut command = match &self.monitor {
+            None => lab.program("e1000pv-vmm")?,
+            Some(monitor) => {
+                let mut command = Command::new(monitor);
+                // Its files may be of another version: they are never this build's.
+                command.env("NETMAP_ROOT", lab.directory().join("other"));
+                command
+            }
+        };
         command.args(self.all_args(lab.accel));
         if !self.inside {
             return Ok(command);

@@ -7,5 +7,6 @@ pub mod idle;
 pub mod ladder;
 pub mod latency;
 pub mod livelock;
+pub mod other;
 pub mod qemu;
 pub mod sockets;
