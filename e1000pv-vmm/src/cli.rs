@@ -200,8 +200,8 @@ pub struct Cli {
     pub indirect: Switch,
 
     /// Take at most so many packets a second from each port (takes k, M); what comes faster is dropped by its
-    /// senders, before the guest has spent anything on it. auto: as many as leave the guest's processors some
-    /// time, which is far too few where interrupts cost a guest much more than packets: compare.
+    /// senders, before the guest has spent anything on it. auto: a guest that has no time left gets the next
+    /// packets when it has consumed the last.
     #[arg(long, value_name = "PPS|auto", value_parser = rx_limit, help_heading = "NIC")]
     pub rx_limit: Option<RxLimit>,
 

@@ -5,6 +5,11 @@
 //! the second word of /proc/PID/task/TID/schedstat. A vCPU that a loaded host does not let run is therefore no idle one.
 //! A kernel without schedstat counts no waiting: then it looks like idling.
 //!
+//! These are times, and late by up to a tick for a thread that runs. That a vCPU has slept since some moment is told by a
+//! count, of the times that its thread has given up the CPU because it had to wait (voluntary_ctxt_switches in
+//! /proc/PID/task/TID/status). Being preempted does not count. Waits for other things than the guest's next interrupt do,
+//! for a lock of the device or a console that nobody reads; they are rare.
+//!
 //! Invariant: looking allocates nothing, waits for nobody, and is allowed by the filter of an I/O thread.
 
 use std::fs::File;
@@ -25,6 +30,7 @@ pub struct Load {
 struct Thread {
     clock: ClockId,
     schedstat: Option<File>,
+    status: Option<File>,
 }
 
 impl Thread {
@@ -33,7 +39,19 @@ impl Thread {
         let ran = Duration::from(clock_gettime(self.clock).ok()?).as_nanos() as u64;
         Some(ran + self.schedstat.as_ref().and_then(waited_ns).unwrap_or(0))
     }
+
+    /// How often it has gone to sleep.
+    fn sleeps(&self) -> Option<u64> {
+        let mut text = [0; STATUS];
+        let len = self.status.as_ref()?.read_at(&mut text, 0).ok()?;
+        let mut lines = text[..len].rsplit(|&byte| byte == b'\n');
+        let count = lines.find_map(|line| line.strip_prefix(b"voluntary_ctxt_switches:"))?;
+        std::str::from_utf8(count).ok()?.trim().parse().ok()
+    }
 }
+
+/// What /proc/PID/task/TID/status has at most, on a host with thousands of CPUs.
+const STATUS: usize = 8192;
 
 /// "RUN WAIT TIMES\n", in nanoseconds.
 fn waited_ns(schedstat: &File) -> Option<u64> {
@@ -55,8 +73,9 @@ impl Load {
         let thread = gettid().as_raw();
         // A thread's own clock, for other threads: MAKE_THREAD_CPUCLOCK of linux/posix-timers.h, CPUCLOCK_SCHED.
         let clock = ClockId::from_raw((!thread << 3) | 6);
-        let schedstat = File::open(format!("/proc/self/task/{thread}/schedstat")).ok();
-        let _ = self.threads[index].set(Thread { clock, schedstat }); // a vCPU has one thread
+        let file = |name| File::open(format!("/proc/self/task/{thread}/{name}")).ok();
+        let (schedstat, status) = (file("schedstat"), file("status"));
+        let _ = self.threads[index].set(Thread { clock, schedstat, status }); // a vCPU has one thread
     }
 }
 
@@ -95,6 +114,12 @@ impl Meter {
         }
         if first { None } else { least.map(|least| least as u32) }
     }
+
+    /// How often the vCPUs have gone to sleep, all together; `None` as long as one does not run.
+    #[must_use]
+    pub fn sleeps(&self) -> Option<u64> {
+        self.load.threads.iter().map(|thread| thread.get()?.sleeps()).sum()
+    }
 }
 
 #[cfg(test)]
@@ -105,6 +130,51 @@ mod tests {
 
     use super::*;
     use crate::host::clock::monotonic_ns;
+
+    #[test]
+    fn a_vcpu_that_sleeps_is_counted_and_one_that_runs_is_not() {
+        let (sleepers, runners) = (Load::new(1), Load::new(1));
+        let (of_sleeper, of_runner) = (Meter::new(&sleepers), Meter::new(&runners));
+        assert_eq!(of_sleeper.sleeps(), None, "nobody runs yet");
+        let (stop, runs, enlisted) =
+            (AtomicBool::new(false), AtomicBool::new(false), Barrier::new(3));
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(|| {
+                sleepers.enlist(0);
+                enlisted.wait();
+                while !stop.load(Ordering::Relaxed) {
+                    thread::park();
+                }
+            });
+            scope.spawn(|| {
+                runners.enlist(0);
+                enlisted.wait();
+                runs.store(true, Ordering::Relaxed);
+                while !stop.load(Ordering::Relaxed) {
+                    thread::yield_now();
+                }
+            });
+            enlisted.wait();
+            while !runs.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
+            let ran = of_runner.sleeps();
+            assert!(ran.is_some());
+            for _ in 0..10 {
+                let before = of_sleeper.sleeps();
+                while of_sleeper.sleeps() == before {
+                    sleeper.thread().unpark();
+                    thread::yield_now();
+                }
+            }
+            assert_eq!(of_runner.sleeps(), ran);
+            stop.store(true, Ordering::Relaxed);
+            sleeper.thread().unpark();
+        });
+        while of_sleeper.sleeps().is_some() {
+            thread::yield_now(); // its thread ends
+        }
+    }
 
     #[test]
     fn a_machine_is_as_busy_as_its_least_busy_vcpu() {
@@ -145,6 +215,8 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             second.thread().unpark();
         });
-        assert_eq!(meter.look(monotonic_ns()), None, "their threads are gone");
+        while meter.look(monotonic_ns()).is_some() {
+            thread::yield_now(); // their threads end
+        }
     }
 }

@@ -1,75 +1,101 @@
-//! `--rx-limit auto`: the rate at which a guest has time left for what it gets.
+//! `--rx-limit auto`: a guest that has no time left gets packets by windows, the next when it has consumed the last.
 //!
 //! A guest in receive livelock never halts: its driver takes whatever comes, and the program that should read it
-//! starves. The monitor sees no more of that than the vCPUs' time, and needs no more: it takes fewer packets until they
-//! halt again for a part of the time, so whoever reads them has had its turn. This is the limit on the input's share
-//! of the processor of Mogul and Ramakrishnan ("Eliminating receive livelock in an interrupt-driven kernel", 1996),
-//! set from outside.
+//! starves. The monitor sees no more of that than whether the vCPUs halt, and needs no more: a vCPU that has gone to sleep
+//! after a window was delivered had nothing left to do, the program's reading included. So the guest itself is the clock.
+//! Nothing is known of what packets, interrupts or reading cost, and no rate is looked for. What waits meanwhile in the
+//! port's ring is the next window, which comes as one batch: the more is offered, the less is an interrupt's share of it.
 //!
 //! ```text
-//!               no time left, packets come            time is left
-//!      free ------------------------------> search ------------------> hold
-//!       ^ ^   a quarter of the rate          |  ^ a quarter each        |  rate * TARGET / busy, again and again;
-//!       | |                                  |  '- no time left         |  no time left, thrice in turn:
-//!       | '--- nothing helps: leave it alone-+                          |  seven eighths
-//!       |      for a while, twice as long each time                     |
-//!       '-------------- nothing is held back any more ------------------'
+//!               no time left, packets come
+//!      free ------------------------------> windows:   deliver WINDOW --> wait until a vCPU has slept since
+//!       ^ ^                                   |  |        ^                       |   |
+//!       | '-- less waiting than delivering ---'  |        '-----------------------'   |
+//!       |     for PERIOD_NS                      |                                    |
+//!       '---- for a while, twice as long each time: leave it alone --- LONGEST_NS <---'
 //! ```
 //!
-//! Invariants: a guest that has time left is never limited. One that is busy with something else is
-//! left alone: fewer packets do not help it, and that is found out within five steps, after `FIRST_REST_NS` at first, then
-//! ever more rarely. The state is a few numbers; it changes once in an interval, never per packet.
+//! Invariants: a guest that has time left is never limited. One that is busy with something else never sleeps and is
+//! left alone: that is found out by one window, after `FIRST_REST_NS` at first, then ever more rarely. The kernel is asked
+//! only in the intervals of a free guest and while a window waits.
 
-use crate::net::limit::Limit;
+use crate::host::load::Meter;
 
-/// How long the guest is observed before its limit changes: many of its scheduler's turns, and of the host's; and as
-/// long as so many packets take, up to `LONGEST_NS`.
+/// What a window costs: half of what a socket of Linux queues by default (net.core.rmem_default). Half, because a vCPU that
+/// was about to sleep when a window came has not consumed it, and gets another.
+pub const WINDOW: u64 = 212_992 / 2;
+
+/// What Linux counts for a datagram in a queue: drivers copy frames of up to so many bytes, and keep the whole buffer of
+/// longer ones, as for each buffer of a jumbo frame.
+const COPIED: usize = 256;
+const SMALL: u64 = 768;
+const LARGE: u64 = 2304;
+
+/// How long a free guest is observed: many of its scheduler's turns, and of the host's.
 const INTERVAL_NS: u64 = 100_000_000;
-const OBSERVED: u64 = 64;
 /// A vCPU that is busy for so many thousandths of an interval has no time left. Not all: clocks of threads lag.
 const SATURATED: u64 = 950;
-/// How busy a limited guest is to be: below that by more than what it varies from interval to interval.
-const TARGET: u64 = 880;
-/// Fewer packets in an interval are not what a guest is busy with.
-const WORTH: u64 = 20;
-/// After a limit was lowered a guest still has what its queues hold: so many packets at the new rate are its time
-/// to catch up, up to `LONGEST_NS`.
-const QUEUED: u64 = 512;
-const LONGEST_NS: u64 = 1_000_000_000;
-/// The search ends at this part of the rate that it began with, or this rate: nothing helped.
-const SEARCHED: u64 = 1024;
-const LEAST: u64 = 50;
-/// A guest that had time left before has none for so many intervals: its limit is too high.
-const SURE: u32 = 3;
-/// Nothing was held back for so many intervals: the limit is not needed.
-const SPARE: u32 = 10;
-/// How long a guest that nothing helps is left alone.
+/// Less in an interval is not what a guest is busy with.
+const WORTH: u64 = 20 * SMALL;
+
+/// Who does not sleep for so long after a window is busy with something else: the slowest guest that was measured (of a
+/// guest, in an emulator) takes a third of it.
+const LONGEST_NS: u64 = 500_000_000;
+/// How long such a guest is left alone.
 const FIRST_REST_NS: u64 = 1_000_000_000;
 const LONGEST_REST_NS: u64 = 64_000_000_000;
 
-const SECOND_NS: u64 = 1_000_000_000;
+/// While a window waits, the first look is when three quarters of what the last one took are over; then it is looked again
+/// when the wait is longer by this part, so that no more than that is lost by looking late; and at least so far apart.
+const PART: u64 = 16;
+const LOOK_NS: u64 = 20_000;
+
+/// Windows go on for so long before they are judged.
+const PERIOD_NS: u64 = 1_000_000_000;
+
+/// A window that has been delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wait {
+    since_ns: u64,
+    look_ns: u64,
+    /// It is known that the guest's interrupt was not postponed to after the mark.
+    told: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// It takes everything; if the guest is to be left alone, until then.
     Free { until_ns: u64 },
-    /// It takes `rate` packets a second, and less and less, down to `least`.
-    Search { rate: u64, least: u64 },
-    /// It takes `rate` packets a second, which left the guest some time; for `spare` intervals nothing was held back;
-    /// in the last `doubts` it had no time, which may have been the host's doing.
-    Hold { rate: u64, least: u64, spare: u32, doubts: u32 },
+    /// It takes a window, waits, takes a window.
+    Windows(Windows),
 }
 
-/// Finds the rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Windows {
+    since_ns: u64,
+    /// The period, and what was waited in it.
+    begin_ns: u64,
+    waited_ns: u64,
+    wait: Option<Wait>,
+    /// How long the last wait was.
+    last_ns: u64,
+}
+
+impl Windows {
+    fn begin(now_ns: u64) -> Windows {
+        Windows { since_ns: now_ns, begin_ns: now_ns, waited_ns: 0, wait: None, last_ns: 0 }
+    }
+}
+
+/// Opens and closes windows.
 #[derive(Debug)]
 pub struct Governor {
     state: State,
-    bucket: Limit,
-    /// In this interval: packets taken, and whether others were left.
-    taken: u64,
-    held_back: bool,
-    /// The interval; `settling`: it is not to be judged.
-    begin_ns: u64,
+    /// Taken in this interval, or of this window.
+    spent: u64,
+    /// How often vCPUs had slept when the rest of the window was about to be delivered.
+    mark: Option<u64>,
+    /// The end of the interval; `settling`: it is not to be judged.
     end_ns: u64,
     settling: bool,
     /// For how long it gives up next.
@@ -81,10 +107,8 @@ impl Default for Governor {
     fn default() -> Self {
         Governor {
             state: State::Free { until_ns: 0 },
-            bucket: Limit::new(1),
-            taken: 0,
-            held_back: false,
-            begin_ns: 0,
+            spent: 0,
+            mark: None,
             end_ns: 0,
             settling: true,
             rest_ns: FIRST_REST_NS,
@@ -92,129 +116,136 @@ impl Default for Governor {
     }
 }
 
+/// What the guest tells of itself.
+pub trait Guest {
+    /// For how many thousandths of the time since it was asked last it was busy, if that is known.
+    fn busy(&mut self, now_ns: u64) -> Option<u32>;
+    /// How often its vCPUs have gone to sleep.
+    fn sleeps(&self) -> Option<u64>;
+}
+
+impl Guest for Meter {
+    fn busy(&mut self, now_ns: u64) -> Option<u32> {
+        self.look(now_ns)
+    }
+
+    fn sleeps(&self) -> Option<u64> {
+        Meter::sleeps(self)
+    }
+}
+
 impl Governor {
-    /// How many packets may be taken now; `None`: all.
+    /// Of a guest without time.
+    #[cfg(test)]
+    pub fn with_windows(now_ns: u64) -> Governor {
+        Governor { state: State::Windows(Windows::begin(now_ns)), ..Governor::default() }
+    }
+
+    /// What a slot of a packet counts.
     #[must_use]
-    pub fn packets(&mut self, now_ns: u64) -> Option<u64> {
+    pub fn cost(bytes: usize) -> u64 {
+        if bytes <= COPIED { SMALL } else { LARGE }
+    }
+
+    /// What may be taken now: packets as long as there is some of it left; `None`: all.
+    #[must_use]
+    pub fn room(&mut self, now_ns: u64, guest: &mut impl Guest) -> Option<u64> {
         match self.state {
-            State::Free { .. } => None,
-            _ => Some(self.bucket.packets(now_ns)),
+            State::Free { until_ns } => {
+                if now_ns < self.end_ns {
+                    return None;
+                }
+                let busy = guest.busy(now_ns).map_or(0, u64::from);
+                let settling = std::mem::take(&mut self.settling);
+                let saturated = busy >= SATURATED && self.spent >= WORTH;
+                self.spent = 0;
+                self.end_ns = now_ns + INTERVAL_NS;
+                if settling || !saturated || now_ns < until_ns {
+                    return None;
+                }
+                self.state = State::Windows(Windows::begin(now_ns));
+                Some(WINDOW)
+            }
+            State::Windows(_) => self.window(now_ns, guest),
         }
     }
 
-    /// So many were taken.
-    pub fn take(&mut self, packets: u64) {
-        self.taken += packets;
-        if !matches!(self.state, State::Free { .. }) {
-            self.bucket.take(packets);
+    /// What is left of the window, or the next.
+    fn window(&mut self, now_ns: u64, guest: &impl Guest) -> Option<u64> {
+        let State::Windows(windows) = &mut self.state else { return None };
+        if self.spent < WINDOW {
+            let passed_ns = now_ns.saturating_sub(windows.begin_ns);
+            if passed_ns >= PERIOD_NS {
+                if 2 * windows.waited_ns < passed_ns {
+                    return self.free(0);
+                }
+                (windows.begin_ns, windows.waited_ns) = (now_ns, 0);
+            }
+            return Some(WINDOW - self.spent);
         }
+        let first_ns = (windows.last_ns * 3 / 4).max(LOOK_NS);
+        let new = Wait { since_ns: now_ns, look_ns: now_ns + first_ns, told: false };
+        let wait = windows.wait.get_or_insert(new);
+        if now_ns < wait.look_ns {
+            return Some(0);
+        }
+        let waits_ns = now_ns.saturating_sub(wait.since_ns);
+        let (Some(before), Some(sleeps)) = (self.mark, guest.sleeps()) else {
+            return self.free(0);
+        };
+        if sleeps != before {
+            windows.wait = None;
+            windows.waited_ns += waits_ns;
+            // One that the host drew out is followed by others.
+            windows.last_ns = waits_ns.min(2 * windows.last_ns.max(LOOK_NS));
+            self.spent = 0;
+            return Some(WINDOW);
+        }
+        if waits_ns < LONGEST_NS {
+            wait.look_ns = now_ns + (waits_ns / PART).max(LOOK_NS);
+            return Some(0);
+        }
+        if now_ns.saturating_sub(windows.since_ns) >= LONGEST_NS + self.rest_ns {
+            // It slept for longer than it would be left alone: it is not one that never does.
+            self.rest_ns = FIRST_REST_NS;
+        }
+        let until_ns = now_ns + self.rest_ns;
+        self.rest_ns = (2 * self.rest_ns).min(LONGEST_REST_NS);
+        self.free(until_ns)
     }
 
-    /// There were more than could be taken.
-    pub fn hold_back(&mut self) {
-        self.held_back = true;
+    /// All may be taken.
+    fn free(&mut self, until_ns: u64) -> Option<u64> {
+        self.state = State::Free { until_ns };
+        (self.spent, self.end_ns, self.settling) = (0, 0, true);
+        None
     }
 
-    /// When there is something to take again.
+    /// What is taken next may be the rest of the window. Before the guest can have any of it, or it could be consumed by
+    /// then, and no sleep would follow.
+    pub fn close(&mut self, guest: &impl Guest) {
+        self.mark = guest.sleeps();
+    }
+
+    /// So much was taken.
+    pub fn take(&mut self, cost: u64) {
+        self.spent += cost;
+    }
+
+    /// When to look, if a window waits. `postponed_ns`: when the guest will be interrupted, if it was not yet: it does not
+    /// know of the window until then, and its sleeps mean nothing.
     #[must_use]
-    pub fn next_ns(&self) -> u64 {
-        self.bucket.next_ns()
-    }
-
-    /// Whether the interval is over, so that `judge` wants to know.
-    #[must_use]
-    pub fn is_due(&self, now_ns: u64) -> bool {
-        now_ns >= self.end_ns
-    }
-
-    /// Ends the interval, in which the guest was busy for so many thousandths of the time, if that is known.
-    pub fn judge(&mut self, now_ns: u64, busy: Option<u32>) {
-        let passed_ns = now_ns.saturating_sub(self.begin_ns).max(1);
-        let rate = self.taken.saturating_mul(SECOND_NS) / passed_ns;
-        let before = self.state;
-        if self.settling {
-            self.settling = false;
-        } else {
-            self.state = match busy.map(u64::from) {
-                None => State::Free { until_ns: 0 },
-                Some(SATURATED..) => self.lower(now_ns, rate),
-                Some(busy) => self.raise(rate, busy),
-            };
-        }
-        let mut length_ns = INTERVAL_NS;
-        if let Some(rate) = self.rate() {
-            self.bucket.set(rate.min(u64::from(u32::MAX)) as u32);
-            if matches!(before, State::Free { .. }) {
-                self.bucket.begin(now_ns);
-            }
-            let was = match before {
-                State::Free { .. } => u64::MAX,
-                State::Search { rate, .. } | State::Hold { rate, .. } => rate,
-            };
-            self.settling = rate < was && busy.is_some_and(|busy| u64::from(busy) >= SATURATED);
-            let (packets, shortest_ns) = match self.settling {
-                true => (QUEUED, INTERVAL_NS / 2),
-                false => (OBSERVED, INTERVAL_NS),
-            };
-            length_ns = (packets * SECOND_NS / rate.max(1)).clamp(shortest_ns, LONGEST_NS);
-        }
-        (self.taken, self.held_back) = (0, false);
-        (self.begin_ns, self.end_ns) = (now_ns, now_ns + length_ns);
-    }
-
-    /// The limit, if there is one.
-    fn rate(&self) -> Option<u64> {
-        match self.state {
-            State::Free { .. } => None,
-            State::Search { rate, .. } | State::Hold { rate, .. } => Some(rate),
-        }
-    }
-
-    /// The guest had no time left.
-    fn lower(&mut self, now_ns: u64, came: u64) -> State {
-        let (rate, least, found) = match self.state {
-            State::Free { until_ns } if now_ns < until_ns || self.taken < WORTH => {
-                return self.state;
-            }
-            State::Free { .. } => (came / 4, (came / SEARCHED).max(LEAST), false),
-            State::Search { rate, least } => (rate / 4, least, false),
-            State::Hold { rate, least, spare, doubts } if doubts + 1 < SURE => {
-                return State::Hold { rate, least, spare, doubts: doubts + 1 };
-            }
-            State::Hold { rate, least, .. } => (rate * 7 / 8, least, true),
+    pub fn due_ns(&mut self, postponed_ns: Option<u64>, guest: &impl Guest) -> Option<u64> {
+        let State::Windows(Windows { wait: Some(wait), .. }) = &mut self.state else {
+            return None;
         };
-        if rate < least {
-            let until_ns = now_ns + self.rest_ns;
-            self.rest_ns = (2 * self.rest_ns).min(LONGEST_REST_NS);
-            return State::Free { until_ns };
+        if !std::mem::replace(&mut wait.told, true)
+            && let Some(at_ns) = postponed_ns
+        {
+            self.mark = guest.sleeps();
+            wait.look_ns = wait.look_ns.max(at_ns + LOOK_NS);
         }
-        match found {
-            true => State::Hold { rate, least, spare: 0, doubts: 0 },
-            false => State::Search { rate, least },
-        }
-    }
-
-    /// It had, having got `came` packets a second.
-    fn raise(&mut self, came: u64, busy: u64) -> State {
-        let (rate, least, spare) = match self.state {
-            State::Free { .. } => return self.state,
-            State::Search { rate, least } => (rate, least, 0),
-            State::Hold { rate, least, spare, .. } => (rate, least, spare),
-        };
-        self.rest_ns = FIRST_REST_NS;
-        if !self.held_back {
-            return match spare + 1 {
-                SPARE => State::Free { until_ns: 0 },
-                spare => State::Hold { rate, least, spare, doubts: 0 },
-            };
-        }
-        let wanted = (came * TARGET / busy.max(1)).clamp(rate / 4, rate * 4);
-        let rate = match self.state {
-            // By half of what seems right: no interval is like the others.
-            State::Hold { .. } => (rate + wanted).div_ceil(2),
-            _ => wanted,
-        };
-        State::Hold { rate: rate.max(1), least, spare: 0, doubts: 0 }
+        Some(wait.look_ns)
     }
 }
 

@@ -33,8 +33,9 @@ pub trait Polled: NetPort {
     fn fd(&self) -> BorrowedFd<'_>;
     /// Events to poll for, to wait for `what`.
     fn events(&mut self, what: Await) -> PollFlags;
-    /// When packets that it holds back may be taken, if it holds back any.
-    fn due_ns(&mut self) -> Option<u64> {
+    /// When it wants to be looked at again, if it holds back packets, or would. `postponed_ns`: when the guest will be
+    /// interrupted for what it has got, if it was not yet.
+    fn due_ns(&mut self, _postponed_ns: Option<u64>) -> Option<u64> {
         None
     }
     /// The cable, looked at now.
@@ -236,8 +237,10 @@ impl<M: GuestMemory, P: Polled> IoThread<'_, M, P> {
         let slept = if self.nic.before_sleep() {
             let now_ns = monotonic_ns();
             let awaits = self.nic.awaits();
-            let (events, due_ns) = self.nic.with_port(|port| (port.events(awaits), port.due_ns()));
-            let ends = self.nic.timer(now_ns).into_iter().chain(due_ns);
+            let interrupt_ns = self.nic.timer(now_ns);
+            let (events, due_ns) =
+                self.nic.with_port(|port| (port.events(awaits), port.due_ns(interrupt_ns)));
+            let ends = interrupt_ns.into_iter().chain(due_ns);
             let soonest_ns = ends.map(|at_ns| at_ns.saturating_sub(now_ns)).min();
             let timeout_ns = soonest_ns.map_or(LONGEST_SLEEP_NS, |ns| ns.min(LONGEST_SLEEP_NS));
             self.sleep(Some(timeout_ns), events)

@@ -27,16 +27,6 @@ impl Limit {
         Limit { packet_ns: SECOND_NS / u64::from(per_second.max(1)), empty_ns: 0 }
     }
 
-    /// From now on it is another rate, which is not 0.
-    pub fn set(&mut self, per_second: u32) {
-        self.packet_ns = SECOND_NS / u64::from(per_second.max(1));
-    }
-
-    /// It is empty now.
-    pub fn begin(&mut self, now_ns: u64) {
-        self.empty_ns = now_ns;
-    }
-
     /// How many packets may be taken now.
     #[must_use]
     pub fn packets(&mut self, now_ns: u64) -> u64 {

@@ -1,4 +1,4 @@
-//! What keeps a NIC from taking all that its port has: a rate, or one that is found (`governor`).
+//! What keeps a NIC from taking all that its port has: a rate, or the guest itself (`governor`).
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::net::limit::Limit;
 pub enum RxLimit {
     /// So many packets a second.
     Rate(u32),
-    /// As many as leave the guest's processors some time.
+    /// As many as the guest consumes.
     Auto,
 }
 
@@ -20,7 +20,7 @@ pub enum RxLimit {
 pub enum Limiter {
     /// A rate.
     Rate(Limit),
-    /// One that is found.
+    /// Windows.
     Auto(Governor, Meter),
 }
 
@@ -34,40 +34,44 @@ impl Limiter {
         }
     }
 
-    /// How many packets may be taken now; `None`: all.
-    pub fn packets(&mut self, now_ns: u64) -> Option<u64> {
+    /// What may be taken now, as a cost: packets as long as there is some of it left; `None`: all.
+    pub fn room(&mut self, now_ns: u64) -> Option<u64> {
         match self {
             Limiter::Rate(limit) => Some(limit.packets(now_ns)),
-            Limiter::Auto(governor, meter) => {
-                if governor.is_due(now_ns) {
-                    governor.judge(now_ns, meter.look(now_ns));
-                }
-                governor.packets(now_ns)
-            }
+            Limiter::Auto(governor, meter) => governor.room(now_ns, meter),
         }
     }
 
-    /// So many were taken.
-    pub fn take(&mut self, packets: u64) {
-        match self {
-            Limiter::Rate(limit) => limit.take(packets),
-            Limiter::Auto(governor, _) => governor.take(packets),
-        }
-    }
-
-    /// There were more than could be taken.
-    pub fn hold_back(&mut self) {
-        if let Limiter::Auto(governor, _) = self {
-            governor.hold_back();
-        }
-    }
-
-    /// When there is something to take again.
+    /// What a slot with so many bytes costs; `more`: its packet goes on in the next one.
     #[must_use]
-    pub fn next_ns(&self) -> u64 {
+    pub fn cost(&self, bytes: usize, more: bool) -> u64 {
         match self {
-            Limiter::Rate(limit) => limit.next_ns(),
-            Limiter::Auto(governor, _) => governor.next_ns(),
+            Limiter::Rate(_) => u64::from(!more),
+            Limiter::Auto(..) => Governor::cost(bytes),
+        }
+    }
+
+    /// All that is allowed now may be taken next.
+    pub fn close(&mut self) {
+        if let Limiter::Auto(governor, meter) = self {
+            governor.close(meter);
+        }
+    }
+
+    /// So much was taken.
+    pub fn take(&mut self, cost: u64) {
+        match self {
+            Limiter::Rate(limit) => limit.take(cost),
+            Limiter::Auto(governor, _) => governor.take(cost),
+        }
+    }
+
+    /// When to ask for room again, of a thread that is about to sleep. `held`: packets are held back. `postponed_ns`: when
+    /// the guest will be told of what it has got, if it was not yet.
+    pub fn due_ns(&mut self, held: bool, postponed_ns: Option<u64>) -> Option<u64> {
+        match self {
+            Limiter::Rate(limit) => held.then(|| limit.next_ns()),
+            Limiter::Auto(governor, meter) => governor.due_ns(postponed_ns, meter),
         }
     }
 }

@@ -88,17 +88,25 @@ impl NetmapPort {
     #[cold]
     fn open_slots(&mut self) {
         let Some(limit) = &mut self.limit else { return };
-        let Some(packets) = limit.packets(monotonic_ns()) else {
+        let Some(room) = limit.room(monotonic_ns()) else {
             self.open = usize::MAX;
             return;
         };
-        let packets = usize::try_from(packets).unwrap_or(usize::MAX);
         let rx = self.port.rx(0);
-        let available = rx.available();
-        let ends = (0..available).filter(|&at| !rx.slot(at).more_frag());
-        self.open = ends.take(packets).last().map_or(0, |at| at + 1);
-        if self.open < available {
-            limit.hold_back();
+        let (mut cost, mut open) = (0, 0);
+        for at in 0..rx.available() {
+            if at == open && cost >= room {
+                break;
+            }
+            let slot = rx.slot(at);
+            cost += limit.cost(slot.len(), slot.more_frag());
+            if !slot.more_frag() {
+                open = at + 1;
+            }
+        }
+        self.open = open;
+        if open > 0 && cost >= room {
+            limit.close();
         }
     }
 
@@ -220,8 +228,8 @@ impl RxSlots for NetmapRx<'_> {
     #[inline]
     fn release(mut self, n: usize) {
         if let Some(limit) = self.limit {
-            let packets = (0..n).filter(|&at| !self.ring.slot(at).more_frag()).count();
-            limit.take(packets as u64);
+            let slots = (0..n).map(|at| self.ring.slot(at));
+            limit.take(slots.map(|slot| limit.cost(slot.len(), slot.more_frag())).sum());
             *self.open = self.open.saturating_sub(n);
         }
         self.ring.advance(n);
@@ -319,8 +327,9 @@ impl Polled for NetmapPort {
         if interest.is_empty() { PollFlags::empty() } else { self.port.events(interest) }
     }
 
-    fn due_ns(&mut self) -> Option<u64> {
-        if self.holds_back() { self.limit.as_ref().map(Limiter::next_ns) } else { None }
+    fn due_ns(&mut self, postponed_ns: Option<u64>) -> Option<u64> {
+        let held = self.holds_back();
+        self.limit.as_mut()?.due_ns(held, postponed_ns)
     }
 
     fn link(&mut self) -> Link {
@@ -338,11 +347,15 @@ impl Polled for NetmapPort {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use e1000_device::GuestMemory;
     use netmap::control::{Switch, SwitchOptions};
 
     use super::*;
-    use crate::host::load::Load;
+    use crate::host::load::{Load, Meter};
+    use crate::net::governor::Governor;
     use crate::net::limiter::RxLimit;
 
     fn open(port: &str, ram: &GuestRam, indirect: bool) -> NetmapPort {
@@ -427,7 +440,7 @@ mod tests {
         tx.commit(4);
         assert_eq!(from.tx_sync(), 0);
 
-        assert_eq!(to.due_ns(), None, "nothing is known of packets yet");
+        assert_eq!(to.due_ns(None), None, "nothing is known of packets yet");
         to.rx_sync();
         let rx = to.rx();
         assert_eq!((rx.available(), rx.frame(0).1, rx.frame(1).1), (2, true, false));
@@ -436,10 +449,52 @@ mod tests {
         // The next is due in a second: longer than this takes.
         to.rx_sync();
         assert_eq!(to.rx().available(), 0);
-        assert!(to.due_ns().is_some_and(|due_ns| due_ns > monotonic_ns()));
+        assert!(to.due_ns(None).is_some_and(|due_ns| due_ns > monotonic_ns()));
         assert!(to.arm(Await::PACKET), "what is held back is no reason to stay awake");
         assert_eq!(to.events(Await::PACKET), PollFlags::empty());
         to.disarm();
+    }
+
+    #[test]
+    fn window_is_closed_by_its_packets_and_opened_by_a_sleep() {
+        let ram = GuestRam::anonymous(4096).unwrap();
+        let (load, enlisted, stop) = (Load::new(1), Barrier::new(2), AtomicBool::new(false));
+        let mut from = open("w:x", &ram, false);
+        let limit = |load| Limiter::Auto(Governor::with_windows(monotonic_ns()), Meter::new(load));
+        let mut to = open("w:y", &ram, false).with_limit(Some(limit(&load)));
+        let mut tx = from.tx();
+        for at in 0..200 {
+            tx.put_copy(at, &[0xff; 60], false);
+        }
+        tx.commit(200);
+        assert_eq!(from.tx_sync(), 0);
+        std::thread::scope(|scope| {
+            let vcpu = scope.spawn(|| {
+                load.enlist(0);
+                enlisted.wait();
+                while !stop.load(Ordering::Relaxed) {
+                    std::thread::park();
+                }
+            });
+            enlisted.wait();
+            to.rx_sync();
+            let rx = to.rx();
+            assert_eq!(rx.available(), 139, "a window of the smallest");
+            rx.release(139);
+            assert_eq!(to.due_ns(None), None, "it is not known that packets wait");
+            to.rx_sync();
+            assert_eq!(to.rx().available(), 0);
+            assert!(to.due_ns(None).is_some());
+            while to.rx().available() == 0 {
+                vcpu.thread().unpark();
+                std::thread::yield_now();
+                to.rx_sync();
+            }
+            assert_eq!(to.rx().available(), 61);
+            assert_eq!(to.due_ns(None), None, "there is room");
+            stop.store(true, Ordering::Relaxed);
+            vcpu.thread().unpark();
+        });
     }
 
     #[test]
