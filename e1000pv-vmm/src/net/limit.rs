@@ -4,10 +4,14 @@
 //! socket's queue, and handles fewer than it could (receive livelock). What the NIC leaves in the port's
 //! ring fills that up, and then its senders drop, for whom it is cheapest; the guest spends nothing.
 //!
-//! Invariant: in any time t the NIC takes at most `BURST_NS` worth of packets, and one, more than rate * t.
+//! Invariant: in any time t the NIC takes at most a burst, and one packet, more than rate * t.
 
-/// What may be taken at once after a pause, as a time: less than the distance of interrupts that drivers set.
-const BURST_NS: u64 = 1_000_000;
+/// What may be taken at once after a pause: so many packets, which no queue minds, as long as they are no more than what comes
+/// in the longest time. A thread that wakes up late, for the host's other work or its coarse timers, does not fall behind
+/// then. Fast rates have what comes in the shortest time, less than the distance of interrupts that drivers set.
+const BURST: u64 = 64;
+const LONGEST_NS: u64 = 5_000_000;
+const SHORTEST_NS: u64 = 1_000_000;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -21,6 +25,11 @@ pub struct Limit {
 }
 
 impl Limit {
+    /// A burst, as a time.
+    fn burst_ns(&self) -> u64 {
+        (BURST * self.packet_ns).clamp(SHORTEST_NS, LONGEST_NS)
+    }
+
     /// Of `per_second` packets, which is not 0.
     #[must_use]
     pub fn new(per_second: u32) -> Limit {
@@ -31,7 +40,7 @@ impl Limit {
     #[must_use]
     pub fn packets(&mut self, now_ns: u64) -> u64 {
         // One packet more than the burst: who looks rarely loses no part of a packet's time.
-        let most_ns = BURST_NS + self.packet_ns;
+        let most_ns = self.burst_ns() + self.packet_ns;
         self.empty_ns = self.empty_ns.max(now_ns.saturating_sub(most_ns));
         now_ns.saturating_sub(self.empty_ns) / self.packet_ns.max(1)
     }
@@ -41,10 +50,10 @@ impl Limit {
         self.empty_ns += packets * self.packet_ns;
     }
 
-    /// When there is something to take again: half a burst, so that a wake-up is worth it.
+    /// When there is something to take again: half of the shortest burst, so that a wake-up is worth it.
     #[must_use]
     pub fn next_ns(&self) -> u64 {
-        self.empty_ns + self.packet_ns.max(BURST_NS / 2)
+        self.empty_ns + self.packet_ns.max(SHORTEST_NS / 2)
     }
 }
 
@@ -71,10 +80,10 @@ mod tests {
                 let times = (0..).map(|i| start_ns + i * step_ns);
                 let times = times.take_while(|&at| at <= start_ns + 3 * SECOND_NS);
                 let packets = taken(&mut limit, times);
-                let burst = u64::from(per_second) * BURST_NS / SECOND_NS + 1;
+                let burst = u64::from(per_second) * limit.burst_ns() / SECOND_NS + 1;
                 let most = 3 * u64::from(per_second) + burst;
                 assert!(packets <= most, "{per_second} by {step_ns}: {packets} > {most}");
-                if step_ns <= BURST_NS {
+                if step_ns <= limit.burst_ns() {
                     assert!(packets + 1 >= 3 * u64::from(per_second), "{per_second}: {packets}");
                 }
             }
@@ -84,16 +93,24 @@ mod tests {
     #[test]
     fn a_pause_is_made_up_for_by_a_burst_at_most() {
         let mut limit = Limit::new(10_000);
-        assert_eq!(taken(&mut limit, [SECOND_NS, 2 * SECOND_NS].into_iter()), 22);
+        assert_eq!(taken(&mut limit, [SECOND_NS, 2 * SECOND_NS].into_iter()), 102);
         let next_ns = limit.next_ns();
-        assert_eq!(next_ns, 2 * SECOND_NS + BURST_NS / 2);
+        assert_eq!(next_ns, 2 * SECOND_NS + SHORTEST_NS / 2);
         assert_eq!((limit.packets(2 * SECOND_NS + 99_999), limit.packets(next_ns)), (0, 5));
+    }
+
+    #[test]
+    fn a_burst_is_small_and_short() {
+        for (per_second, burst) in [(100, 0), (1_000, 5), (20_000, 64), (100_000, 100)] {
+            let limit = Limit::new(per_second);
+            assert_eq!(limit.burst_ns() / limit.packet_ns, burst, "{per_second}");
+        }
     }
 
     #[test]
     fn a_clock_that_stands_still_gives_nothing_twice() {
         let mut limit = Limit::new(2);
         assert_eq!(taken(&mut limit, [SECOND_NS; 5].into_iter()), 1);
-        assert_eq!(limit.next_ns(), 3 * SECOND_NS / 2 - BURST_NS);
+        assert_eq!(limit.next_ns(), 3 * SECOND_NS / 2 - LONGEST_NS);
     }
 }
