@@ -5,6 +5,7 @@
 
 mod cases;
 mod chart;
+mod curves;
 mod demo;
 mod distance;
 #[allow(unsafe_code)]
@@ -51,6 +52,8 @@ enum Command {
     /// What scripts/demo shows.
     #[command(hide = true)]
     Demo(demo::Demo),
+    /// Draw what scripts/nested and scripts/livelock have measured.
+    Curves(curves::Curves),
 }
 
 #[derive(Debug, clap::Args)]
@@ -186,6 +189,7 @@ fn main() -> ExitCode {
                 let accel = demo::accel(&demo);
                 demo::run(&demo, &mut Lab::new(&programs()?, true, accel)?)?;
             }
+            Some(Command::Curves(args)) => curves::run(&args)?,
             None => measure(&cli.args)?,
         }
         Ok(Outcome::Done)

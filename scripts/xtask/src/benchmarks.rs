@@ -1,6 +1,6 @@
 //! The tables of `docs/benchmarks.md`, made from what the benches wrote: `docs/benchmarks/vale.jsonl` is
 //! what `scripts/bench vale --json` printed, so are `xdp.jsonl` and `host.jsonl`, and `guest.jsonl` is what
-//! `scripts/bench guest --json` wrote. In the page
+//! `scripts/bench guest --json` wrote; `livelock.jsonl` is from `scripts/nested --curves` and `scripts/livelock --curves`. In the page
 //! a table stands between two comments:
 //!
 //! ```text
@@ -45,7 +45,7 @@ const MICRO: Cell = Scaled(1e-3);
 const PERCENT: Cell = Scaled(100.0);
 
 /// Heading, key and form of all columns there are, in their order; a table has those of which it has values.
-const COLUMNS: [(&str, &str, Cell); 68] = [
+const COLUMNS: [(&str, &str, Cell); 74] = [
     ("", "what", Plain),
     ("step", "step", Plain),
     ("machine", "machine", Plain),
@@ -55,7 +55,13 @@ const COLUMNS: [(&str, &str, Cell); 68] = [
     ("driver", "driver", Plain),
     ("must be reached", "target", Plain),
     ("delay ns", "delay_ns", Plain),
+    ("guest", "guest", Plain),
     ("load", "load_ratio", AS_IS),
+    ("offered/s", "offered_per_s", Plain),
+    ("taken/s", "taken_per_s", Plain),
+    ("read/s", "read_per_s", Plain),
+    ("irqs/s", "interrupts_per_s", Plain),
+    ("vCPU %", "vcpu_ratio", PERCENT),
     ("offered", "offered_pps", MEGA),
     ("Mpps", "mpps", AS_IS),
     ("TCP Gbit/s", "tcp_gbps", AS_IS),
@@ -117,10 +123,11 @@ const COLUMNS: [(&str, &str, Cell); 68] = [
 ];
 
 /// What the rows of a table have in common, and stands above it.
-const TITLES: [(&str, &str); 10] = [
+const TITLES: [(&str, &str); 11] = [
     ("consumer", "delay per packet in the {}"),
     ("cores", "cores {}"),
     ("capacity_pps", "capacity {} packets/s"),
+    ("capacity_per_s", "capacity {} a second"),
     ("topology", "{}"),
     ("backend", "over {}"),
     ("case", "{}"),
