@@ -63,7 +63,7 @@ pub fn run(args: &Curves) -> Result<()> {
         subtitle: &args.subtitle,
         x: "thousands offered a second",
         y: "thousands read a second",
-        legend_below: true,
+        legend_below: false,
     };
     let svg = chart::curves(&words, &drawn)?;
     fs::write(&args.svg, svg).with_context(|| format!("writing {}", args.svg.display()))
