@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 use crate::netns::Namespace;
 
+/// Where the switches are, in the lab's directory: a directory with other things in it becomes no root.
+const SWITCHES: &str = "switches";
+
 /// What all measurements share.
 #[derive(Debug)]
 pub struct Lab {
@@ -29,7 +32,7 @@ impl Lab {
             .tempdir_in("/dev/shm")
             .context("making a root directory in /dev/shm")?;
         // SAFETY: no other thread runs yet, as the caller promises.
-        unsafe { std::env::set_var("NETMAP_ROOT", root.path()) };
+        unsafe { std::env::set_var("NETMAP_ROOT", root.path().join(SWITCHES)) };
         let programs =
             programs.canonicalize().with_context(|| format!("{}", programs.display()))?;
         Ok(Lab { root, programs, pin, accel, namespace: None })

@@ -194,8 +194,13 @@ impl Machine {
         command.args(["-q", "--wait-mode", "block"]);
         command.arg("-i").arg(format!("stream:{}", socket.display()));
         command.args(["-i", &format!("valeQ:{name}")]);
-        let bridge = Process::start("nm-bridge", command, &lab.cpus(usize::from(!sends)))?;
-        until("a bridge's socket", BOOT_LIMIT, || Ok(socket.exists().then_some(())))?;
+        let mut bridge = Process::start("nm-bridge", command, &lab.cpus(usize::from(!sends)))?;
+        until("a bridge's socket", BOOT_LIMIT, || {
+            if !bridge.runs()? {
+                bail!("nm-bridge ended early: {}", bridge.last_words());
+            }
+            Ok(socket.exists().then_some(()))
+        })?;
         Ok(bridge)
     }
 
