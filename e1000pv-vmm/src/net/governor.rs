@@ -39,7 +39,7 @@ const SATURATED: u64 = 950;
 const WORTH: u64 = 20 * SMALL;
 
 /// Who does not sleep for so long after a window is busy with something else: the slowest guest that was measured (of a
-/// guest, in an emulator) takes a third of it.
+/// guest, in an emulator, with a reader that works long) takes half of it.
 const LONGEST_NS: u64 = 500_000_000;
 /// How long such a guest is left alone.
 const FIRST_REST_NS: u64 = 1_000_000_000;
@@ -196,7 +196,7 @@ impl Governor {
         if sleeps != before {
             windows.wait = None;
             windows.waited_ns += waits_ns;
-            // One that the host drew out is followed by others.
+            // At most twice the last: one that the host drew out does not put off the looks at the next.
             windows.last_ns = waits_ns.min(2 * windows.last_ns.max(LOOK_NS));
             self.spent = 0;
             return Some(WINDOW);
@@ -206,7 +206,7 @@ impl Governor {
             return Some(0);
         }
         if now_ns.saturating_sub(windows.since_ns) >= LONGEST_NS + self.rest_ns {
-            // It slept for longer than it would be left alone: it is not one that never does.
+            // For longer than it would be left alone it did sleep after its windows: it is not one that never does.
             self.rest_ns = FIRST_REST_NS;
         }
         let until_ns = now_ns + self.rest_ns;

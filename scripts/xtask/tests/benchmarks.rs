@@ -23,12 +23,16 @@ const HOST: &str = r#"{"path":"vale","round":0,"figures":{"tcp_bps":1.0}}
 {"type":"row","schema":1,"case":"host","what":"vale","tcp_gbps":9.31,"tcp_of_veth":0.5,"udp_mpps":0.61,"udp_of_veth":0.45,"udp_of_bridge":1.1,"ping_p50_us":51.2}
 {"type":"row","schema":1,"case":"host","what":"veth","tcp_gbps":18.6,"tcp_of_veth":1.0,"udp_mpps":1.35,"udp_of_veth":1.0,"udp_of_bridge":2.4,"ping_p50_us":12.0}"#;
 
+const LIVELOCK: &str = r#"{"type":"row","schema":1,"case":"nice","guest":"alone","capacity_per_s":1801,"load_ratio":0.1,"offered_per_s":180,"taken_per_s":167,"read_per_s":180,"interrupts_per_s":160,"vcpu_ratio":0.527}
+{"type":"row","schema":1,"case":"nice","guest":"auto","capacity_per_s":1801,"load_ratio":4.0,"offered_per_s":7204,"taken_per_s":4875,"read_per_s":4852,"interrupts_per_s":37,"vcpu_ratio":0.624}"#;
+
 fn made(page: &str) -> anyhow::Result<String> {
     render(page, |run| {
         Ok(match run {
             "vale" => Some(VALE.to_owned()),
             "guest" => Some(GUEST.to_owned()),
             "host" => Some(HOST.to_owned()),
+            "livelock" => Some(LIVELOCK.to_owned()),
             _ => None,
         })
     })
@@ -87,6 +91,16 @@ fn paths_between_namespaces_are_a_table() {
 }
 
 #[test]
+fn curves_of_a_reader_are_a_table_for_each_capacity() {
+    let page = made("<!-- bench livelock nice -->\n<!-- end -->").expect("a page");
+    let expected = "capacity 1801 a second\n\
+                    guest   load  offered/s  taken/s  read/s  irqs/s  vCPU %\n\
+                    alone  0.100        180      167     180     160    52.7\n\
+                    auto    4.00       7204     4875    4852      37    62.4\n";
+    assert!(page.contains(expected), "{page}");
+}
+
+#[test]
 fn what_cannot_be_made_is_an_error() {
     let why = made("<!-- bench vale small -->\n").expect_err("a table without an end");
     assert!(why.to_string().contains("bench vale small"), "{why}");
@@ -105,7 +119,10 @@ fn the_page_is_what_the_recorded_runs_say() {
     let anew = render(&page, |run| recorded(&repository, run)).expect("a page");
     assert_eq!(anew, page, "run `cargo run -p xtask -- benchmarks`");
     let runs = runs(&page);
-    assert_eq!(runs.iter().copied().collect::<Vec<_>>(), ["guest", "host", "vale", "xdp"]);
+    assert_eq!(
+        runs.iter().copied().collect::<Vec<_>>(),
+        ["guest", "host", "livelock", "vale", "xdp"]
+    );
     for run in runs {
         if recorded(&repository, run).expect("a file").is_none() {
             skip(NAME, &format!("docs/benchmarks/{run}.jsonl is not there: its tables are older"));
