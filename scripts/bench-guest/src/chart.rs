@@ -75,6 +75,14 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
+/// Where the names of curves stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Legend {
+    UpperLeft,
+    UpperRight,
+    LowerRight,
+}
+
 /// What is written around a chart.
 #[derive(Clone, Copy, Debug)]
 pub struct Words<'a> {
@@ -86,8 +94,8 @@ pub struct Words<'a> {
     pub x: &'a str,
     /// Along the vertical axis (bars have none).
     pub y: &'a str,
-    /// Curves: the legend is at the bottom, where curves that rise are not.
-    pub legend_below: bool,
+    /// Where the names of curves stand (bars have their own).
+    pub legend: Legend,
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -219,10 +227,10 @@ pub fn curves(words: &Words<'_>, curves: &[Curve]) -> Result<String> {
         }
         chart
             .configure_series_labels()
-            .position(if words.legend_below {
-                SeriesLabelPosition::LowerRight
-            } else {
-                SeriesLabelPosition::UpperRight
+            .position(match words.legend {
+                Legend::UpperLeft => SeriesLabelPosition::UpperLeft,
+                Legend::UpperRight => SeriesLabelPosition::UpperRight,
+                Legend::LowerRight => SeriesLabelPosition::LowerRight,
             })
             .background_style(PAPER.light)
             .border_style(GRID.light)
@@ -270,7 +278,7 @@ mod tests {
         subtitle: "<here>",
         x: "Mpps",
         y: "\"y\"",
-        legend_below: false,
+        legend: Legend::UpperRight,
     };
 
     fn bar(label: &str, value: f64) -> Bar {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::chart::{self, Curve, Words};
+use crate::chart::{self, Curve, Legend, Words};
 
 /// What to draw.
 #[derive(Debug, clap::Args)]
@@ -63,7 +63,7 @@ pub fn run(args: &Curves) -> Result<()> {
         subtitle: &args.subtitle,
         x: "thousands offered a second",
         y: "thousands read a second",
-        legend_below: false,
+        legend: Legend::UpperLeft,
     };
     let svg = chart::curves(&words, &drawn)?;
     fs::write(&args.svg, svg).with_context(|| format!("writing {}", args.svg.display()))

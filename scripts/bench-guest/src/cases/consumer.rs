@@ -17,7 +17,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::Plan;
-use crate::chart::{Curve, Words, curves};
+use crate::chart::{Curve, Legend, Words, curves};
 use crate::distance::{self, Distance};
 use crate::lab::Lab;
 use crate::output::{Output, Table, digits, mega, rare};
@@ -274,7 +274,7 @@ pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
             subtitle: &format!("{RING} descriptors; {}", out.machine),
             x: &format!("delay per packet in the {drawn_at}, ns (left: faster)"),
             y: "Mpps",
-            legend_below: false,
+            legend: Legend::UpperRight,
         };
         curves(&words, &drawn)
     })

@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::Plan;
-use crate::chart::{self, Bar, Words};
+use crate::chart::{self, Bar, Legend, Words};
 use crate::lab::Lab;
 use crate::netns;
 use crate::output::{Output, Table, digits, fields, mega, rare};
@@ -212,7 +212,7 @@ pub fn draw(out: &Output, name: &str, ring: u32, bars: &[Bar]) -> Result<()> {
             subtitle: &subtitle,
             x: "Mpps, logarithmic",
             y: "",
-            legend_below: false,
+            legend: Legend::UpperRight,
         };
         chart::bars(&words, bars)
     })

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::Plan;
-use crate::chart::{Curve, Words, curves};
+use crate::chart::{Curve, Legend, Words, curves};
 use crate::lab::Lab;
 use crate::output::{Output, Table, digits, mega, rare};
 use crate::scene::{Scene, Topology};
@@ -140,7 +140,7 @@ pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
             subtitle: &format!("{DELAY_NS} ns of work a packet; {}", out.machine),
             x: "Mpps offered by nm-pktgen",
             y: "Mpps received",
-            legend_below: true,
+            legend: Legend::LowerRight,
         };
         curves(&words, &drawn)
     })
