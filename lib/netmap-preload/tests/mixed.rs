@@ -3,12 +3,15 @@
 #![forbid(unsafe_code)]
 
 mod common;
+#[path = "../../netmap/tests/veth/mod.rs"]
+mod veth;
 
 use std::process::Command;
 
-use common::{Root, Running, built, client, has_cc, here, skip};
+use common::{Root, Running, built, client, has_cc, here, skip, skipping as skip};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use veth::Pair;
 
 /// A root with a switch whose senders wait, so that nothing is lost.
 fn lossless_root() -> Root {
@@ -210,6 +213,20 @@ fn ports_of_taps_are_attached_and_detached() {
         command.args(["--net", "env"]).arg(format!("LD_PRELOAD={}", common::shim().display()));
         command.arg(client("control")).args(["tap", generation]);
         Running::start(&mut command).success();
+    }
+}
+
+#[test]
+fn a_nic_is_attached_alone_and_with_its_host() {
+    const NAME: &str = "a_nic_is_attached_alone_and_with_its_host";
+    if skipped(NAME) {
+        return;
+    }
+    let Some(pair) = Pair::new(NAME, 1) else { return };
+    for generation in ["new", "old"] {
+        let root = Root::new();
+        let mut command = root.client("control", "nic", generation);
+        pair.within(1, || Running::start(&mut command)).success();
     }
 }
 

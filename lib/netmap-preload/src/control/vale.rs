@@ -107,7 +107,7 @@ fn relocate(from: &PortName, to: &PortName, info: &PortInfo) -> Result<(), Errno
     control::delete_port(from).map_err(|e| errno(&e))
 }
 
-/// VALE_ATTACH: of a persistent port, or of a tap through a bridge.
+/// VALE_ATTACH: of a persistent port, or of a NIC or tap through a bridge, also of a NIC with its host.
 pub fn attach(request: &mut Request) -> Result<(), Errno> {
     let mut body: ValeAttach = request.body()?;
     if !matches!(body.register.mode, mode::ALL_NIC | mode::NIC_SW) {
@@ -123,7 +123,11 @@ pub fn attach(request: &mut Request) -> Result<(), Errno> {
             relocate(&parse(&format!("{switch}:{}", at.port))?, &name, &info)?;
         }
         Some(_) => return Err(Errno::EBUSY),
-        None => spawn::vale_ctl(&["attach"], &name.to_string())?,
+        None => {
+            let with_host: &[&str] = &["attach", "--host"];
+            let words = if body.register.mode == mode::NIC_SW { with_host } else { &["attach"] };
+            spawn::vale_ctl(words, &name.to_string())?;
+        }
     }
     body.port_index = port(&name)?.map_or(0, |port| port.index.into());
     let (direction, none) = (Direction::Neither, Options::default());

@@ -252,23 +252,30 @@ delete_port(int fd, const char *name)
 }
 
 static int
-attach(int fd, const char *name)
+attach_as(int fd, const char *name, int with_host)
 {
 	if (legacy) {
 		struct nmreq r = old_request(name);
 
 		r.nr_cmd = NETMAP_BDG_ATTACH;
+		r.nr_arg1 = with_host ? NETMAP_BDG_HOST : 0;
 		return ioctl(fd, NIOCREGIF, &r);
 	}
 	struct nmreq_vale_attach a;
 
 	memset(&a, 0, sizeof(a));
-	a.reg.nr_mode = NR_REG_ALL_NIC;
+	a.reg.nr_mode = with_host ? NR_REG_NIC_SW : NR_REG_ALL_NIC;
 	int result = control(fd, NETMAP_REQ_VALE_ATTACH, name, &a, NULL);
 
 	/* Which memory it has is told, too. */
 	CHECK(result == -1 || a.reg.nr_mem_id > 1);
 	return result;
+}
+
+static int
+attach(int fd, const char *name)
+{
+	return attach_as(fd, name, 0);
 }
 
 static int
@@ -564,6 +571,23 @@ tap(void)
 	OK(close(fd));
 }
 
-CASES({ "tap", tap }, { "modes", modes }, { "global_memory", global_memory }, { "ringid_bits", ringid_bits }, { "info", info }, { "list", list },
+/* A NIC on a switch, alone and with its host, which has a port of its own. */
+static void
+nic(void)
+{
+	int fd = open_device();
+
+	for (int with_host = 0; with_host < 2; with_host++) {
+		OK(attach_as(fd, "valeA:v1", with_host));
+		CHECK(exists("valeA:v1"));
+		CHECK(exists("valeA:v1_host") == with_host);
+		FAILS(attach_as(fd, "valeA:v1", with_host), EBUSY);
+		OK(detach(fd, "valeA:v1"));
+		CHECK(!exists("valeA:v1") && !exists("valeA:v1_host"));
+	}
+	OK(close(fd));
+}
+
+CASES({ "tap", tap }, { "nic", nic }, { "modes", modes }, { "global_memory", global_memory }, { "ringid_bits", ringid_bits }, { "info", info }, { "list", list },
     { "persistent", persistent }, { "header_length", header_length }, { "pools", pools }, { "options", options },
     { "offsets", offsets }, { "exclusive", exclusive });

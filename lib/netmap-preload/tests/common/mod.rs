@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 #[path = "../../../nm-cli/tests/build/mod.rs"]
 mod build;
 #[path = "../../../nm-cli/tests/skip/mod.rs"]
-mod skipping;
+pub mod skipping;
 #[allow(unused_imports, reason = "not every test binary skips")]
 pub use skipping::skip;
 
