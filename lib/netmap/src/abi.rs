@@ -19,7 +19,7 @@ pub const NETMAP_MAX_FRAGS: usize = 64;
 pub const NI_PRIV_MEM: u32 = 1;
 /// `netmap_ring.flags`: write the time of each rxsync to `ts`.
 pub const NR_TIMESTAMP: u32 = 2;
-/// `netmap_ring.flags`: forward marked packets between host and NIC rings.
+/// `netmap_ring.flags`: netmap forwards marked packets between host and NIC rings. Without effect here.
 pub const NR_FORWARD: u32 = 4;
 
 bitflags::bitflags! {
@@ -30,7 +30,7 @@ bitflags::bitflags! {
         const BUF_CHANGED = 0x0001;
         /// `NS_REPORT`: ask for a notification when the slot has been sent.
         const REPORT = 0x0002;
-        /// `NS_FORWARD`: pass the packet on to the other side of the host rings.
+        /// `NS_FORWARD`: netmap passes the packet on to the other side of the host rings. Without effect here.
         const FORWARD = 0x0004;
         /// `NS_NO_LEARN`: declared by netmap, unused by it and by us.
         const NO_LEARN = 0x0008;

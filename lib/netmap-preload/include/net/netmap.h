@@ -55,7 +55,7 @@ struct netmap_slot {
 
 #define NS_BUF_CHANGED 0x0001 /* the program has put another number into buf_idx */
 #define NS_REPORT 0x0002      /* wake me up when this slot has been sent */
-#define NS_FORWARD 0x0004     /* hand the packet on to the other side of the host rings (NR_FORWARD) */
+#define NS_FORWARD 0x0004     /* without effect here; netmap: to the other side of the host rings */
 #define NS_NO_LEARN 0x0008    /* without effect */
 #define NS_INDIRECT 0x0010    /* the data is not in the buffer, but where ptr points to */
 #define NS_MOREFRAG 0x0020    /* the packet goes on in the next slot */
@@ -91,7 +91,7 @@ struct netmap_ring {
 };
 
 #define NR_TIMESTAMP 0x0002 /* write ts at each sync */
-#define NR_FORWARD 0x0004   /* slots with NS_FORWARD go to the other side of the host rings */
+#define NR_FORWARD 0x0004   /* without effect here; netmap: slots with NS_FORWARD go to the other side of the host rings */
 
 struct netmap_if {
 	char ni_name[16];
