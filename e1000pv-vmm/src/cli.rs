@@ -59,9 +59,9 @@ How a machine ends:
 const QEMU: &str = "\
 QEMU's spelling:
   -netdev, -device, -nic, -net, -kernel, -initrd, -append, -m, -smp, -name, -serial, -accel,
-  -no-reboot and -action are understood with one dash as well; -nographic, -nodefaults, -enable-kvm
-  and -display, -monitor, -vga, -cpu, -machine, -M with their values ask for what is so anyway, or
-  cannot be had, and are ignored. Others are refused, with what to do instead.";
+  -no-reboot and -action are understood with one dash as well; -nographic, -nodefaults, -enable-kvm,
+  -display none, -monitor none, -vga none, -cpu host and -machine q35 or pc ask for what is so anyway
+  and are ignored. Others, and other values of these, are refused, with what to do instead.";
 
 /// What a machine is made of: nothing that asks about others takes these.
 const MACHINE: [&str; 5] = ["netdev", "device", "kernel", "cmdline", "guest"];

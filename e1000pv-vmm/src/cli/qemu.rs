@@ -22,7 +22,7 @@ const SAME: [(&str, &str); 9] = [
 /// Those without a value.
 const SAME_WITHOUT_VALUE: [&str; 1] = ["no-reboot"];
 /// QEMU's options that ask for what is the case anyway.
-const IGNORED: [&str; 8] = [
+const IGNORED: [&str; 7] = [
     "nographic",
     "nodefaults",
     "no-user-config",
@@ -30,9 +30,8 @@ const IGNORED: [&str; 8] = [
     "no-hpet",
     "no-fd-bootchk",
     "mem-prealloc",
-    "curses",
 ];
-/// The same, with a value.
+/// The same, with a value, unless that asks for more (`unsupported::value`).
 const IGNORED_WITH_VALUE: [&str; 9] =
     ["display", "monitor", "vga", "cpu", "machine", "M", "sandbox", "overcommit", "msg"];
 
@@ -192,7 +191,9 @@ pub fn argv(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, E
         } else if SAME_WITHOUT_VALUE.contains(&option.as_str()) {
             out.push(format!("--{option}").into());
         } else if IGNORED_WITH_VALUE.contains(&option.as_str()) {
-            args.next();
+            if let Some(why) = unsupported::value(&option, &value().unwrap_or_default()) {
+                return Err(refused(why));
+            }
         } else if IGNORED.contains(&option.as_str()) {
         } else if let Some(why) = unsupported::option(&option) {
             return Err(refused(why.to_string()));
@@ -316,11 +317,61 @@ mod tests {
             ("vmm -serial tcp::4444,server", "unix:PATH"),
             ("vmm -netdev user,id=n", "write port=valeA:x"),
             ("vmm -device virtio-net-pci,netdev=n", "e1000"),
+            ("vmm -monitor unix:m,server", "--ctl"),
+            ("vmm -monitor stdio", "--ctl"),
+            ("vmm -display gtk", "console=ttyS0"),
+            ("vmm -vga std", "console=ttyS0"),
+            ("vmm -curses", "console=ttyS0"),
+            ("vmm -machine q35,accel=tcg", "accel=tcg: guests run on KVM"),
+            ("vmm -M microvm", "q35"),
+            ("vmm -M type=isapc", "q35"),
+            ("vmm -M pc,acpi=off", "always there"),
+            ("vmm -M pc,usb=on", "usb=on"),
+            ("vmm -cpu Skylake-Server", "-cpu host"),
+            ("vmm -cpu host,-svm", "-cpu host"),
+            ("vmm -sandbox off", "--no-sandbox"),
+            ("vmm -overcommit mem-lock=on", "not locked"),
+            ("vmm -msg timestamp=on", "as they are"),
         ] {
             let error = parse(line).expect_err(line);
             let text = error.to_string();
             assert!(text.contains(part), "{line}: {text}");
             assert!(error.use_stderr() && error.exit_code() == 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_so_anyway_may_be_asked_for() {
+        for line in [
+            "-monitor none -monitor null -monitor /dev/null -display none -vga none",
+            "-M q35 -machine pc-i440fx-7.2,accel=kvm -machine type=pc,usb=off,acpi=on,accel=kvm:tcg",
+            "-machine accel=kvm,vmport=off,kernel-irqchip=on -cpu host -cpu max",
+            "-sandbox on,spawn=deny -overcommit mem-lock=off,cpu-pm=off -msg timestamp=off",
+        ] {
+            assert_eq!(becomes(&format!("vmm {line}")), "vmm", "{line}");
+        }
+    }
+
+    /// All that `qemu-system-x86_64 -h` of QEMU 7.2 lists, and what it has for other processors.
+    const OF_QEMU_7_2: &str = "h help version machine M sandbox cpu accel smp numa add-fd set global boot m mem-path \
+        mem-prealloc k audio audio-help audiodev device name uuid fda fdb hda hdb hdc hdd cdrom blockdev drive mtdblock \
+        sd snapshot fsdev virtfs iscsi usb usbdevice display nographic portrait rotate vga full-screen g vnc \
+        win2k-hack no-fd-bootchk no-acpi no-hpet acpitable smbios netdev nic net chardev tpmdev kernel append initrd dtb \
+        compat fw_cfg serial parallel monitor qmp qmp-pretty mon debugcon pidfile singlestep preconfig S overcommit \
+        gdb s d D dfilter seed L enable-kvm xen-domid xen-attach xen-domid-restrict no-reboot no-shutdown action \
+        loadvm daemonize option-rom rtc icount watchdog-action echr incoming only-migratable nodefaults chroot runas \
+        prom-env semihosting semihosting-config sandbox readconfig no-user-config trace plugin msg dump-vmstate \
+        enable-sync-profile async-teardown object bios pflash spice";
+    /// What later ones have added.
+    const OF_LATER_QEMUS: &str = "run-with perfmap jitdump shim";
+
+    #[test]
+    fn each_option_of_qemu_is_taken_or_refused_with_a_reason() {
+        for name in OF_QEMU_7_2.split_whitespace().chain(OF_LATER_QEMUS.split_whitespace()) {
+            let Err(error) = parse(&format!("vmm -{name} x")) else { continue };
+            let text = error.to_string();
+            // Its value may be wrong, or not be one; clap's word for an option that it does not know is this.
+            assert!(!text.contains("unexpected argument '-"), "{text}");
         }
     }
 

@@ -1,11 +1,15 @@
 //! What QEMU has and this machine has not, and what to do instead: one line for each, because fingers know the names.
 
+const NO_MONITOR: &str = "there is no monitor: see --ctl, --stats and --list";
+const NO_SCREEN: &str = "there is no screen: the console is the serial port, console=ttyS0";
+const NO_OTHER: &str = "the machine is a PC";
+
 /// Options and why they are refused. Long names; one dash or two.
-const OPTIONS: [(&[&str], &str); 16] = [
+const OPTIONS: [(&[&str], &str); 21] = [
     (
         &[
             "drive", "hda", "hdb", "hdc", "hdd", "cdrom", "blockdev", "fda", "fdb", "sd",
-            "mtdblock", "snapshot",
+            "mtdblock", "snapshot", "iscsi",
         ],
         "there are no disks: a root file system is an initial RAM disk, --initrd FILE",
     ),
@@ -18,16 +22,37 @@ const OPTIONS: [(&[&str], &str); 16] = [
         "it stays in the foreground: use & or nohup, with --serial file:NAME or unix:PATH,server",
     ),
     (&["pidfile"], "no file is written: --list tells the processes of all machines by their names"),
+    (&["qmp", "qmp-pretty", "mon", "chardev", "monitor-hmp"], NO_MONITOR),
+    (&["echr"], "the key before others is Ctrl-a; with --serial unix:PATH,server none is ours"),
     (
-        &["qmp", "qmp-pretty", "mon", "chardev", "monitor-hmp"],
-        "there is no monitor: see --ctl, --stats and --list",
+        &[
+            "vnc",
+            "spice",
+            "sdl",
+            "gtk",
+            "curses",
+            "full-screen",
+            "portrait",
+            "rotate",
+            "k",
+            "g",
+            "alt-grab",
+            "ctrl-grab",
+            "no-quit",
+        ],
+        NO_SCREEN,
     ),
     (
-        &["vnc", "spice", "sdl", "gtk", "full-screen", "k", "g", "rotate"],
-        "there is no screen: the console is the serial port, console=ttyS0",
-    ),
-    (
-        &["usb", "usbdevice", "audio", "audiodev", "audio-help", "soundhw", "watchdog"],
+        &[
+            "usb",
+            "usbdevice",
+            "audio",
+            "audiodev",
+            "audio-help",
+            "soundhw",
+            "watchdog",
+            "watchdog-action",
+        ],
         "there is no such device: the machine has a serial port and e1000 NICs",
     ),
     (
@@ -39,14 +64,39 @@ const OPTIONS: [(&[&str], &str); 16] = [
         "there is one serial port, --serial, and no other",
     ),
     (
-        &["S", "gdb", "s", "d", "D", "trace", "singlestep", "icount", "plugin", "preconfig"],
+        &[
+            "S",
+            "gdb",
+            "s",
+            "d",
+            "D",
+            "dfilter",
+            "trace",
+            "singlestep",
+            "icount",
+            "plugin",
+            "preconfig",
+            "enable-sync-profile",
+            "perfmap",
+            "jitdump",
+        ],
         "there is no debugger's interface; -v, --stats and --json tell what the machine does",
     ),
     (
-        &["loadvm", "incoming", "only-migratable"],
+        &["loadvm", "incoming", "only-migratable", "dump-vmstate"],
         "a machine begins with its kernel, not with a saved state",
     ),
     (&["no-shutdown"], "a guest that switches itself off ends its machine"),
+    (&["xen-attach", "xen-domid", "xen-domid-restrict"], "guests run on KVM, not under Xen"),
+    (
+        &["compat"],
+        "what is out of date is refused or means what it meant; there is nothing to choose",
+    ),
+    (&["seed"], "there is no random number generator whose numbers could be repeated"),
+    (
+        &["async-teardown", "run-with"],
+        "the process confines itself when the guest starts, and ends with it",
+    ),
     (
         &["no-acpi", "acpitable", "smbios", "uuid", "rtc", "numa", "fw_cfg", "global", "set"],
         "the machine is what it is: tables, clocks and topology cannot be chosen",
@@ -56,7 +106,7 @@ const OPTIONS: [(&[&str], &str); 16] = [
         "there is nothing to configure by it; huge pages are used where there are some",
     ),
     (&["runas", "chroot"], "start it as the user that it is to be; it confines itself"),
-    (&["dtb", "shim", "semihosting", "win2k-hack"], "the machine is a PC"),
+    (&["dtb", "shim", "semihosting", "semihosting-config", "prom-env", "win2k-hack"], NO_OTHER),
 ];
 
 /// Networks that `-netdev`, `-nic` and `-net` have there.
@@ -89,4 +139,50 @@ pub fn option(name: &str) -> Option<&'static str> {
 /// Why there is no such network, if it is one of QEMU's.
 pub fn network(kind: &str) -> Option<&'static str> {
     find(&NETWORKS, kind)
+}
+
+/// Why an option that is ignored cannot be so with this value: it asks for more than what is the case anyway.
+pub fn value(option: &str, value: &str) -> Option<String> {
+    let named = |word: &str, why: &str| Some(format!("{word}: {why}"));
+    let mut words = value.split(',');
+    match option {
+        "display" | "vga" if value != "none" => named(value, NO_SCREEN),
+        "monitor" if !["none", "null", "/dev/null"].contains(&value) => named(value, NO_MONITOR),
+        "machine" | "M" => words.find_map(|word| machine(word).and_then(|why| named(word, why))),
+        "cpu" if !["host", "max"].contains(&value) => {
+            named(value, "guests have the processor of the host: -cpu host")
+        }
+        "sandbox" if value.starts_with("off") => named(value, "write --no-sandbox"),
+        "overcommit" => words.find(|word| !word.ends_with("=off")).and_then(|word| {
+            named(
+                word,
+                "memory is there before the guest starts, but not locked, and an idle vCPU sleeps",
+            )
+        }),
+        "msg" => words
+            .find(|word| !word.ends_with("=off"))
+            .and_then(|word| named(word, "messages are as they are")),
+        _ => None,
+    }
+}
+
+/// Why a word of `-machine` cannot be had. A property that is switched off is not there either, but for those
+/// that are.
+fn machine(word: &str) -> Option<&'static str> {
+    let is_pc = |kind: &str| {
+        ["pc", "q35"].contains(&kind)
+            || kind.starts_with("pc-i440fx-")
+            || kind.starts_with("pc-q35-")
+    };
+    match word.split_once('=') {
+        None | Some(("type", _)) => (!is_pc(word.strip_prefix("type=").unwrap_or(word)))
+            .then_some("the machine is a PC, q35 or pc"),
+        Some(("accel", accel)) => (!accel.split(':').any(|accel| accel == "kvm"))
+            .then_some("guests run on KVM; --accel thread is the bench guest's"),
+        Some(("acpi" | "kernel-irqchip" | "kernel_irqchip" | "pit" | "pic", how)) => {
+            (how == "off").then_some("it is always there")
+        }
+        Some((_, "off")) => None,
+        Some(_) => Some("such properties cannot be chosen"),
+    }
 }
