@@ -12,7 +12,7 @@ use linux_loader::loader::bootparam::{XLF_KERNEL_64, setup_header};
 use linux_loader::loader::{BzImage, KernelLoader};
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryMmap};
 
-use super::{Entry, Loaded};
+use super::loaded::{Entry, Loaded};
 use crate::machine::layout;
 
 /// Where the header is in the file, and in the zero page.
@@ -115,14 +115,13 @@ impl Header {
     }
 
     /// Loads the kernel. The caller has seen to it that it fits.
-    pub fn load(self, memory: &GuestMemoryMmap, file: &mut File) -> anyhow::Result<Loaded> {
+    pub fn load(&self, memory: &GuestMemoryMmap, file: &mut File) -> anyhow::Result<Loaded> {
         BzImage::load(memory, Some(GuestAddress(self.start())), file, None)?;
         Ok(Loaded {
             entry: Entry::Linux(self.start() + ENTRY_64),
             end: self.end(),
             disk_end: u64::from(self.raw.initrd_addr_max) + 1,
             command_line: (self.raw.cmdline_size as usize).min(layout::COMMAND_LINE_MAX_BYTES - 1),
-            header: Some(self),
         })
     }
 }

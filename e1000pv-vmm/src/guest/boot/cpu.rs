@@ -4,7 +4,7 @@
 
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 
-use super::Entry;
+use super::loaded::Entry;
 use crate::machine::layout;
 
 /// CR0: protection enable, and the bit that says 387 and is always one.

@@ -9,9 +9,14 @@ use linux_loader::loader::KernelLoader;
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use vm_memory::{GuestAddress, GuestMemoryMmap, ReadVolatile};
 
+use super::loaded::{Entry, Loaded};
 use super::map::below_hole;
-use super::{Entry, LINUX_COMMAND_LINE, Loaded, PVH_DISK_END};
 use crate::machine::layout;
+
+/// Linux's own limit, without the final zero; it cuts longer lines off and says nothing.
+const LINUX_COMMAND_LINE: usize = 2047;
+/// Linux takes the address of a PVH module's as 32 bits, and all loaders keep RAM disks below this.
+pub const PVH_DISK_END: u64 = 2 << 30;
 
 /// A segment that is loaded.
 const PT_LOAD: u32 = 1;
@@ -38,7 +43,6 @@ pub fn load<F: Read + ReadVolatile + Seek>(
         end: loaded.kernel_end,
         disk_end: PVH_DISK_END,
         command_line: LINUX_COMMAND_LINE,
-        header: None,
     })
 }
 

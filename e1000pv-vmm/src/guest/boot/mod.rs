@@ -16,6 +16,7 @@ mod bzimage;
 mod cpu;
 mod elf;
 mod kind;
+mod loaded;
 mod map;
 mod place;
 mod start_info;
@@ -29,14 +30,11 @@ use anyhow::{Context, bail};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 pub use cpu::{boot_registers, boot_segments};
+pub use loaded::{Entry, Initrd};
 
 use self::bzimage::Header;
+use self::loaded::Loaded;
 use crate::machine::layout;
-
-/// Linux's own limit, without the final zero; it cuts longer lines off and says nothing.
-const LINUX_COMMAND_LINE: usize = 2047;
-/// Linux takes the address of a PVH module's as 32 bits, and all loaders keep RAM disks below this.
-const PVH_DISK_END: u64 = 2 << 30;
 
 /// What to boot.
 #[derive(Clone, Debug)]
@@ -45,32 +43,6 @@ pub enum Image {
     Bytes(&'static [u8], &'static str),
     /// A file.
     File(PathBuf),
-}
-
-/// An initial RAM disk.
-#[derive(Clone, Debug)]
-pub struct Initrd(pub PathBuf);
-
-/// Where and how the first vCPU begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// In 32-bit mode, as PVH has it.
-    Pvh(u64),
-    /// In long mode, as Linux's protocol has it.
-    Linux(u64),
-}
-
-/// A kernel in memory.
-struct Loaded {
-    entry: Entry,
-    /// Where it may use memory up to before it has looked around.
-    end: u64,
-    /// An initial RAM disk lies below this.
-    disk_end: u64,
-    /// The longest command line that it takes.
-    command_line: usize,
-    /// What a bzImage says of itself.
-    header: Option<Header>,
 }
 
 /// Loads the image and all it needs into `memory`, with the ACPI tables.
@@ -91,11 +63,11 @@ pub fn load(
         Image::Bytes(image, name) => {
             let loaded = elf::load(memory, &mut Cursor::new(*image));
             let long = layout::COMMAND_LINE_MAX_BYTES - 1;
-            (loaded.map(|elf| Loaded { command_line: long, ..elf }), name.to_string())
+            (loaded.map(|elf| (Loaded { command_line: long, ..elf }, None)), name.to_string())
         }
         Image::File(path) => (file(memory, path, initrd), path.display().to_string()),
     };
-    let loaded = loaded.with_context(|| format!("loading {name}"))?;
+    let (loaded, header) = loaded.with_context(|| format!("loading {name}"))?;
     place::fits(memory, loaded.end, 0).with_context(|| format!("loading {name}"))?;
     let disk = match initrd {
         None => None,
@@ -106,19 +78,19 @@ pub fn load(
     }
     check_command_line(command_line, loaded.command_line)?;
     write_common(memory, command_line, acpi, loaded.entry)?;
-    match loaded.header {
+    match header {
         None => start_info::write(memory, disk)?,
         Some(header) => zero_page::write(memory, &header, disk)?,
     }
     Ok(loaded.entry)
 }
 
-/// Loads a file of whichever kind it is.
+/// Loads a file of whichever kind it is; with what a bzImage says of itself.
 fn file(
     memory: &GuestMemoryMmap,
     path: &PathBuf,
     initrd: Option<&Initrd>,
-) -> anyhow::Result<Loaded> {
+) -> anyhow::Result<(Loaded, Option<Header>)> {
     let mut file = File::open(path)?;
     if let Some(why) = kind::wrong_kind(&file) {
         bail!("{why}");
@@ -127,14 +99,14 @@ fn file(
     match Header::read(&file)? {
         Some(header) => {
             place::fits(memory, header.end(), disk_bytes)?;
-            header.load(memory, &mut file)
+            Ok((header.load(memory, &mut file)?, Some(header)))
         }
         None => {
             // Without an end, the loader reports what is wrong with it.
             if let Some(end) = elf::end(&file) {
                 place::fits(memory, end, disk_bytes)?;
             }
-            elf::load(memory, &mut file)
+            Ok((elf::load(memory, &mut file)?, None))
         }
     }
 }

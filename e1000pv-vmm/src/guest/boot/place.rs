@@ -8,8 +8,8 @@ use std::fs::File;
 use anyhow::{Context, bail};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
+use super::loaded::{Initrd, Loaded};
 use super::map::below_hole;
-use super::{Initrd, Loaded};
 use crate::machine::layout;
 
 /// A disk begins with a page.

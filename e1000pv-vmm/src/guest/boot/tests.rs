@@ -9,6 +9,7 @@ use linux_loader::loader::elf::start_info::{
 use proptest::prelude::*;
 use vm_memory::{ByteValued, GuestMemoryBackend};
 
+use super::elf::PVH_DISK_END;
 use super::*;
 
 const BYTES: u64 = 32 << 20;
@@ -150,13 +151,7 @@ fn disk_is_at_the_end_and_must_fit() {
     let memory = memory();
     let (disk, _) = file(b"an initial RAM disk");
     let disk = Initrd(disk.path().to_path_buf());
-    let loaded = |end, disk_end| Loaded {
-        entry: Entry::Pvh(0),
-        end,
-        disk_end,
-        command_line: 0,
-        header: None,
-    };
+    let loaded = |end, disk_end| Loaded { entry: Entry::Pvh(0), end, disk_end, command_line: 0 };
     let placed = place::load(&memory, &loaded(2 << 20, PVH_DISK_END), &disk).expect("room");
     assert_eq!((placed.at, placed.bytes), (BYTES - 4096, 19));
     assert_eq!(string(&memory, placed.at), "an initial RAM disk");
