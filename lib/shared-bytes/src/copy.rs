@@ -5,7 +5,9 @@
 //! behaviour. Where whole 64-byte lines are copied, as VALE does, buffers are a multiple of 64 long and
 //! 64-byte aligned, so the surplus stays within the buffer.
 
-pub use crate::arch::{Avx, Avx512, Kind, Sse2, detect, prefetch_read, prefetch_write};
+pub use crate::arch::{
+    Avx, Avx512, Kind, Sse2, detect, load_two_u64, prefetch_read, prefetch_write,
+};
 use crate::arch::{short, string};
 
 /// A way to move lines, chosen once per batch.

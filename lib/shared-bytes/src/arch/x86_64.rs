@@ -245,6 +245,29 @@ load!(load_u16, u16, "mov {0:x}, [{1}]");
 load!(load_u32, u32, "mov {0:e}, [{1}]");
 load!(load_u64, u64, "mov {0}, [{1}]");
 
+/// Two loads of eight bytes, the second so many bytes behind the first, in one piece of assembly: they may overlap, and
+/// nothing is put between them.
+///
+/// # Safety
+/// The eight bytes at `from` and those at `from + APART` are mapped.
+#[inline(always)]
+pub unsafe fn load_two_u64<const APART: usize>(from: *const u8) -> (u64, u64) {
+    let (one, other): (u64, u64);
+    // SAFETY: the caller's condition; loads have no other effect.
+    unsafe {
+        asm!(
+            "mov {one}, [{p}]",
+            "mov {other}, [{p} + {apart}]",
+            one = out(reg) one,
+            other = out(reg) other,
+            p = in(reg) from,
+            apart = const APART,
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    (one, other)
+}
+
 /// A store that the compiler does not see through.
 ///
 /// # Safety

@@ -4,6 +4,7 @@
 //! the order of the ring, as if each were alone; that a run of equal addresses costs one look is
 //! not visible from outside.
 
+use crate::copy;
 use crate::vale::forward::memo::Memo;
 use crate::vale::state::MAX_PORTS;
 use crate::vale::state::fdb::{Clock, Fdb};
@@ -106,25 +107,14 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// Destination and source address of a packet.
+/// Destination and source address of a packet, which peers may be writing meanwhile.
 ///
 /// # Safety
 /// At least 14 bytes are readable at `data`.
 #[inline(always)]
 unsafe fn addresses(data: *const u8) -> (u64, u64) {
-    let (dst, src): (u64, u64);
-    // SAFETY: 8 bytes at 0 and at 6 lie within the 14. Assembly, because peers may write there
-    // meanwhile.
-    unsafe {
-        std::arch::asm!(
-            "mov {d}, [{p}]",
-            "mov {s}, [{p} + 6]",
-            d = out(reg) dst,
-            s = out(reg) src,
-            p = in(reg) data,
-            options(nostack, readonly, preserves_flags),
-        );
-    }
+    // SAFETY: 8 bytes at 0 and at 6 lie within the 14.
+    let (dst, src) = unsafe { copy::load_two_u64::<6>(data) };
     let mask = (1 << 48) - 1;
     (dst & mask, src & mask)
 }
