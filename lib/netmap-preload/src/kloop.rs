@@ -13,9 +13,9 @@
 //! Invariant: the tables are the program's memory and are copied by the kernel (`user`), so a table that goes away ends
 //! the loop with `EFAULT`. The lock of the descriptor is held for a round, not between two.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-use netmap::{Indices, Interest, Port, Ring};
+use netmap::{Indices, Interest, Port, Ring, WaitSet};
 use nix::errno::Errno;
 
 use crate::abi::{
@@ -36,11 +36,15 @@ const IDLE_ROUNDS: u32 = 64;
 /// Longest pause that may be asked for.
 const LONGEST_PAUSE_US: u32 = 1_000_000;
 /// Longest sleep, in milliseconds: a peer may have died before it rang.
-const LONGEST_SLEEP: i32 = 100;
+const LONGEST_SLEEP: i32 = WaitSet::LONGEST_SLEEP.as_millis() as i32;
 /// Bytes of an entry of either table.
 const ENTRY: u64 = 64;
 /// In an entry, where a side says that it wants to be woken.
 const NEED_KICK: u64 = 8;
+
+/// Loops of this process that have ended, modulo 2^32: what `stop` sleeps at. A loop and who stops it are threads of one
+/// process, since a forked child's descriptor has none (`look_after_forks`).
+static ENDED: AtomicU32 = AtomicU32::new(0);
 
 /// Options of these requests.
 pub fn options(kind: u16) -> &'static [u32] {
@@ -132,7 +136,23 @@ pub fn start(fd: i32, at: &Ref, request: &mut Request) -> Result<(), Errno> {
             (csb.state, csb.thread) = (State::Idle, 0);
         }
     });
+    // Pairs with `stop`'s load: who sees the new number sees that the loop is gone.
+    ENDED.fetch_add(1, Ordering::Release);
+    // SAFETY: a word that lives for good.
+    unsafe { libc::syscall(libc::SYS_futex, ENDED.as_ptr(), WAKE, i32::MAX) };
     ended
+}
+
+const WAKE: i32 = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+const WAIT: i32 = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+
+/// Sleeps until more loops have ended than so many, a signal was handled, or the longest sleep is over: that one whose
+/// thread was ended in the middle is gone shows by its descriptor only.
+fn await_end(ended: u32) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: i64::from(LONGEST_SLEEP) * 1_000_000 };
+    let (_outside, _open) = (Outside::begin(), Open::begin());
+    // SAFETY: a word that lives for good, and a time that lives for the call.
+    unsafe { libc::syscall(libc::SYS_futex, ENDED.as_ptr(), WAIT, ended, &raw const time) };
 }
 
 /// The options of a start.
@@ -282,9 +302,13 @@ pub fn stop(at: &Ref) -> Result<(), Errno> {
     };
     let mut runs = at.netmap(tell).unwrap_or(Ok(false))?;
     while runs {
-        pause(500);
+        // Read before the look: an end after it changes the word, and the sleep ends at once.
+        let ended = ENDED.load(Ordering::Acquire);
         let still = |netmap: &mut Netmap| netmap.csb.is_some_and(|csb| csb.thread != 0);
         runs = at.netmap(still).unwrap_or(false);
+        if runs {
+            await_end(ended);
+        }
     }
     Ok(())
 }
