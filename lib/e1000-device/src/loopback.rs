@@ -16,7 +16,7 @@ use crate::state::{self, BadState};
 use shared_bytes::Span;
 
 /// Bytes of a slot: as of a netmap buffer here.
-const SLOT_BYTES: usize = 2112;
+pub const SLOT_BYTES: usize = 2112;
 
 /// A slot's data, which lie in `frames` by its number.
 #[derive(Clone, Copy, Debug, Default)]

@@ -9,10 +9,8 @@ use std::fmt;
 
 use shared_bytes::Span;
 
+use crate::loopback::SLOT_BYTES;
 use crate::port::{Await, NetPort, RxSlots, TxSlots};
-
-/// Bytes of a slot: as in a netmap ring of this project.
-const SLOT_BYTES: usize = 2112;
 
 /// A slot that is queued.
 #[derive(Clone, Copy, Debug)]
