@@ -16,7 +16,7 @@ use nm_capture::{Options, Reader, Writer};
 mod packet;
 mod support;
 use offload::Header;
-use support::{Bridge, PATIENCE, nm_bridge, until};
+use support::{Bridge, TIMEOUT, nm_bridge, until};
 
 /// Set in the process that runs the body.
 const INSIDE: &str = "NM_BRIDGE_TEST_INSIDE";
@@ -116,7 +116,7 @@ fn receive_within(port: &mut Port, time: Duration) -> Option<Vec<u8>> {
 }
 
 fn receive(port: &mut Port) -> Vec<u8> {
-    receive_within(port, PATIENCE).expect("a packet")
+    receive_within(port, TIMEOUT).expect("a packet")
 }
 
 fn port(name: &str) -> Port {
@@ -495,7 +495,7 @@ mod bodies {
         let path = dir.path().join("s");
         let bridge = Bridge::start(nm_bridge(&["-L", &format!("stream:{}", path.display())]));
         let mut peer = UnixStream::connect(&path).expect("it listens");
-        peer.set_read_timeout(Some(PATIENCE)).expect("a time");
+        peer.set_read_timeout(Some(TIMEOUT)).expect("a time");
         for number in 0..10 {
             let sent = [&60_u32.to_be_bytes()[..], &frame(number, 60)].concat();
             peer.write_all(&sent).expect("written");
@@ -539,7 +539,7 @@ mod bodies {
 
 /// Runs a bridge that is to end by itself: exit code, stdout, stderr.
 fn outcome(args: &[&str]) -> (Option<i32>, String, String) {
-    let output = assert_cmd::Command::from_std(nm_bridge(args)).timeout(PATIENCE).output();
+    let output = assert_cmd::Command::from_std(nm_bridge(args)).timeout(TIMEOUT).output();
     let output = output.expect("nm-bridge runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))

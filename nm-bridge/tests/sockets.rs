@@ -22,7 +22,7 @@ use tempfile::TempDir;
 mod skipping;
 mod support;
 use skipping::skip;
-use support::{Bridge, PATIENCE, nm_bridge, until};
+use support::{Bridge, TIMEOUT, nm_bridge, until};
 
 /// A root for switches, and a directory for sockets that anybody may write, as passt wants it.
 struct Lab {
@@ -114,7 +114,7 @@ fn write_frame(peer: &mut impl Write, frame: &[u8]) {
 
 /// The next frame that arrives at a port.
 fn receive(port: &mut Port) -> Vec<u8> {
-    let what = port.wait(Interest::RX, Wait::Block, Some(PATIENCE)).expect("it can wait");
+    let what = port.wait(Interest::RX, Wait::Block, Some(TIMEOUT)).expect("it can wait");
     assert!(!what.is_empty(), "nothing comes");
     let (mut rx, mut frame) = (port.rx(0), Vec::new());
     loop {
@@ -181,7 +181,7 @@ fn hub_is_there(port: &mut Port, far: &UnixStream) {
     let mut rest = [0; 63];
     (&mut &*far).read_exact(&mut rest).expect("the first frame");
     while (&mut &*far).read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
-    far.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    far.set_read_timeout(Some(TIMEOUT)).expect("a socket");
 }
 
 /// Whether the test of that name goes on here: there is QEMU, and the process has a root of its own.
@@ -250,7 +250,7 @@ fn frames_pass_datagrams_to_qemu() {
     let (own, peer) = (lab.path("own"), lab.path("peer"));
     let (end, far) = (lab.path("end"), lab.path("far"));
     let socket = UnixDatagram::bind(&end).expect("a free name");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("a socket");
     let dgram = |id: usize, local: &Path, remote: &Path| {
         let (local, remote) = (local.display(), remote.display());
         format!(
@@ -273,7 +273,7 @@ fn frames_pass_datagrams_to_qemu() {
         let pause = std::time::Duration::from_millis(300);
         socket.set_read_timeout(Some(pause)).expect("a socket");
         while socket.recv(&mut buf).is_ok() {}
-        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        socket.set_read_timeout(Some(TIMEOUT)).expect("a socket");
         let take = || {
             let n = socket.recv(&mut buf).expect("a frame");
             buf[..n].to_vec()
@@ -426,8 +426,8 @@ fn client_behind_the_switch_gets_an_address_and_a_page_by_passt() {
     let mut got = Vec::new();
     let mut fetch = || {
         let address: IpAddr = router.parse().expect("an address");
-        let mut connection = TcpStream::connect_timeout(&(address, http).into(), PATIENCE)?;
-        connection.set_read_timeout(Some(PATIENCE))?;
+        let mut connection = TcpStream::connect_timeout(&(address, http).into(), TIMEOUT)?;
+        connection.set_read_timeout(Some(TIMEOUT))?;
         connection.read_to_end(&mut got)
     };
     client.inside(&mut fetch).expect("the page comes");
@@ -444,7 +444,7 @@ fn bridge_says_what_came_on_its_socket() {
     let bridge = command.spawn().expect("nm-bridge starts");
     until("the bridge's socket", || path.exists().then_some(()));
     let mut peer = UnixStream::connect(&path).expect("the bridge listens");
-    peer.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    peer.set_read_timeout(Some(TIMEOUT)).expect("a socket");
     peer.write_all(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]).expect("it reads");
     assert_eq!(peer.read(&mut [0]).unwrap_or(0), 0, "cut off");
     nix::sys::signal::kill(

@@ -203,9 +203,9 @@ fn flood(pair: &Pair) -> std::thread::JoinHandle<()> {
     let begin = std::time::Instant::now();
     // Refused for a moment while the link is down.
     std::thread::spawn(move || {
-        while begin.elapsed() < support::PATIENCE
-            && socket.send_to(&[1; 100], "10.78.0.2:9").is_ok()
-        {}
+        while begin.elapsed() < support::TIMEOUT && socket.send_to(&[1; 100], "10.78.0.2:9").is_ok()
+        {
+        }
     })
 }
 

@@ -25,7 +25,7 @@ const LINE_MAX_BYTES: usize = 64 << 10;
 /// A pipe that can take anything can take this much without waiting.
 const PIECE_BYTES: usize = 4096;
 /// How long a machine that is to end waits for a reader.
-const PATIENCE_MS: u16 = 250;
+const TIMEOUT_MS: u16 = 250;
 
 /// Where lines go.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Sink {
 /// Writes everything, however long the reader takes, until `stop` says that the machine is to end.
 fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], stop: &AtomicBool) -> io::Result<()> {
     while !bytes.is_empty() {
-        let room = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::from(PATIENCE_MS));
+        let room = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::from(TIMEOUT_MS));
         // Relaxed: nothing else is read by it.
         if room == Ok(0) && stop.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::TimedOut.into());

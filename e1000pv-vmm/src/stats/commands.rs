@@ -29,7 +29,7 @@ const RECORD: usize = 16;
 /// Stands for all NICs.
 const ALL: u32 = u32::MAX;
 /// How long a machine may take. Its main thread does nothing long.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a machine can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +160,7 @@ pub fn send(machine: &Reading, command: Command) -> anyhow::Result<Answer> {
     let mut pipe = open(machine, fd).context("reaching the machine")?;
     let number = machine.last_answer()?.0.wrapping_add(1);
     pipe.write_all(&command.record(number)).context("sending the command")?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while Instant::now() < end {
         let (answered, code) = machine.last_answer()?;
         if answered == number {
@@ -171,7 +171,7 @@ pub fn send(machine: &Reading, command: Command) -> anyhow::Result<Answer> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    bail!("the machine has not answered for {} s", PATIENCE.as_secs())
+    bail!("the machine has not answered for {} s", TIMEOUT.as_secs())
 }
 
 /// The pipe in the machine's process. The directory is held open and asked again for the counters, so that it is that

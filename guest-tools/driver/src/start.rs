@@ -14,7 +14,7 @@ use crate::mmio::Counted;
 use crate::platform::{Cpu, Mmio};
 
 /// Time for a reset to end and for the EEPROM to answer.
-const PATIENCE_NS: u64 = 10_000_000;
+const TIMEOUT_NS: u64 = 10_000_000;
 /// The device must be left alone for this long after a reset (8254x manual 13.4.1, RST).
 const RESET_NS: u64 = 1_000;
 /// Collision threshold and distance that the manual recommends for full duplex (13.4.33).
@@ -36,7 +36,7 @@ fn poll<M: Mmio, C: Cpu>(
     offset: u32,
     wanted: impl Fn(u32) -> bool,
 ) -> Option<u32> {
-    let end = cpu.now_ns() + PATIENCE_NS;
+    let end = cpu.now_ns() + TIMEOUT_NS;
     loop {
         let value = mmio.read(offset);
         if wanted(value) {

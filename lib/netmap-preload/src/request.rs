@@ -95,7 +95,7 @@ impl Request {
     fn read_options(&mut self, body: usize) -> Result<(), Errno> {
         let mut total = body;
         let mut next = self.header.options;
-        let mut verdict = Ok(());
+        let mut outcome = Ok(());
         let mut found: SmallVec<[Given; 4]> = SmallVec::new();
         while next != 0 {
             let header: OptionHeader = user::read(next)?;
@@ -109,13 +109,13 @@ impl Request {
             let mut status = Errno::EOPNOTSUPP;
             if header.reqtype == 0 || known && header.reqtype <= option::OFFSETS {
                 status = Errno::EINVAL;
-                verdict = Err(Errno::EINVAL);
+                outcome = Err(Errno::EINVAL);
             }
             found.push(Given { at: next, header, status: Some(status) });
             next = header.next;
         }
         self.options = found;
-        verdict
+        outcome
     }
 
     /// The name, up to its zero byte.

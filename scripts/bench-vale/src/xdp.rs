@@ -212,7 +212,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // It may be gone with the machine's patience; nothing else depends on it.
+        // It may be gone already; nothing else depends on it.
         let _ = ip(&["netns", "del", &self.0]);
     }
 }
