@@ -247,7 +247,7 @@ impl Pair {
             }
         }
         let common = format!("driver={} ring={}", self.driver, self.ring);
-        let receive = format!("{common} {}", until_quiet("rx"));
+        let receive = format!("{common} {}", until_quiet("rx", BOOT_LIMIT));
         let receiver = Machine::start(lab, self.link, false, &receive)?.booted()?;
         let send = format!(
             "{common} tx dst={RECEIVER_MAC} size={} duration={}ms",

@@ -26,7 +26,7 @@ use crate::threads::CpuTime;
 use crate::vm::{Spec, Vm, end_of, launch};
 
 /// From the start of a sender to its first packet: boot and link.
-const START_LIMIT: Duration = Duration::from_secs(10);
+pub const START_LIMIT: Duration = Duration::from_secs(10);
 /// Where the window lies in a run: begins after this part, ends after that much more.
 const WINDOW: (f64, f64) = (0.25, 0.5);
 /// A guest that has received packets and gets no more for this long has finished. Longer than any pause of a sender that the
@@ -38,9 +38,9 @@ const SENDER_MAC: &str = "02:00:00:00:00:01";
 pub const RECEIVER_MAC: &str = "02:00:00:00:00:02";
 const FORWARDER_MACS: [&str; 2] = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"];
 
-/// A guest's work, with an end.
-pub fn until_quiet(work: &str) -> String {
-    format!("{work} idle={}ms wait_first={}s", QUIET.as_millis(), START_LIMIT.as_secs())
+/// A guest's work, with an end: nothing comes any more, or nothing within `first`.
+pub fn until_quiet(work: &str, first: Duration) -> String {
+    format!("{work} idle={}ms wait_first={}s", QUIET.as_millis(), first.as_secs())
 }
 
 /// What joins the machines.
@@ -231,7 +231,7 @@ impl Scene {
     }
 
     fn receiver(&self, lab: &Lab, side: char) -> Spec {
-        let guest = format!("{} {}", until_quiet("rx"), self.receiver_words);
+        let guest = format!("{} {}", until_quiet("rx", START_LIMIT), self.receiver_words);
         let nics = [(side, "rx", RECEIVER_MAC)];
         Spec {
             args: self.receiver_args.clone(),
@@ -254,7 +254,10 @@ impl Scene {
             vec![Vm::ready(lab, &self.receiver(lab, if forwards { 'B' } else { 'A' }))?];
         if forwards {
             let nics = [('A', "fwd", FORWARDER_MACS[0]), ('B', "fwd", FORWARDER_MACS[1])];
-            others.push(Vm::ready(lab, &self.spec(lab, "fwd", &nics, until_quiet("forward"), 2))?);
+            others.push(Vm::ready(
+                lab,
+                &self.spec(lab, "fwd", &nics, until_quiet("forward", START_LIMIT), 2),
+            )?);
         }
         let mut sender = Vm::start(lab, &self.sender(lab))?;
         let window = self.watch(&mut sender, &others, "rx_packets")?;

@@ -8,7 +8,7 @@ use crate::Plan;
 use crate::lab::Lab;
 use crate::output::{Output, Table, digits, microseconds};
 use crate::process::pass;
-use crate::scene::{QUIET, until_quiet};
+use crate::scene::{QUIET, START_LIMIT, until_quiet};
 use crate::step::Step;
 use crate::summary::median;
 use crate::target;
@@ -30,7 +30,8 @@ pub fn run(plan: &Plan, lab: &mut Lab, out: &Output) -> Result<()> {
                 cpus: lab.cpus(party),
                 ..Spec::new(name, &format!("valeA:{port}@conf:slots={RING}"), mac, guest)
             };
-            let echo = Vm::ready(lab, &spec("echo", "e", ECHO_MAC, until_quiet("echo"), 1))?;
+            let echo =
+                Vm::ready(lab, &spec("echo", "e", ECHO_MAC, until_quiet("echo", START_LIMIT), 1))?;
             let guest = format!(
                 "ping dst={ECHO_MAC} interval=1ms duration={}ms",
                 plan.duration.as_millis()
