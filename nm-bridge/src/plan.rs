@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use netmap::{Capabilities, PortName, RingSel};
-use netmap::{Direction, Memory, Options, Port, SLOTS};
+use netmap::{Direction, Memory, Options, Port, SLOTS, control};
 use nm_capture::{is_stdin, is_stdout};
 use nm_cli::exit::UsageError;
 
@@ -179,6 +179,15 @@ impl Plan {
             _ if host => LONGEST_HEADER,
             _ => before[0].max(before[1]),
         }
+    }
+
+    /// What the user should be told before the host loses a NIC, unless the other port is the host's end of it.
+    pub fn default_route_notes(&self) -> impl Iterator<Item = String> {
+        let is_host = |name: &PortName| matches!(name.rings, RingSel::Host | RingSel::HostOne(_));
+        let same = (self.a.address == self.b.address) && self.a.netns == self.b.netns;
+        let joined = same && (is_host(&self.a) || is_host(&self.b));
+        let names = [&self.a, &self.b].into_iter().take(if self.loopback { 1 } else { 2 });
+        names.filter(move |_| !joined).filter_map(control::default_route_note)
     }
 
     /// Whether a NIC is involved, whose link may need time to come up.

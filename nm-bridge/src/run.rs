@@ -55,6 +55,10 @@ fn bridge(cli: &Cli) -> anyhow::Result<Outcome> {
     if let Some(cpu) = cli.cpu {
         cpulist::pin_thread(cpu)?;
     }
+    // `vale-ctl attach` has looked, and what this says until it is ready is the reason of a failure.
+    if !cli.output.quiet && cli.attached.is_none() {
+        plan.default_route_notes().for_each(|note| nm_cli::say!("nm-bridge: {note}"));
+    }
     let pair = plan.open(cli)?;
     if cli.verbose > 0 {
         describe(&pair, cli);

@@ -13,6 +13,8 @@ use std::process::{Command, Output, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+#[path = "../../lib/nm-cli/tests/build/mod.rs"]
+mod build;
 mod iperf3;
 #[path = "../../lib/nm-cli/tests/skip/mod.rs"]
 mod skip;
@@ -195,6 +197,52 @@ fn bridge_says_what_a_nic_lacks() {
     command.arg("--memlock=65536:65536").arg(poor.get_program()).args(poor.get_args());
     let said = complaint(command);
     assert!(said.contains("ulimit -l") && said.contains("MiB"), "{said}");
+}
+
+#[test]
+fn nic_of_the_default_route_is_taken_with_one_line_of_warning() {
+    const TEST: &str = "nic_of_the_default_route_is_taken_with_one_line_of_warning";
+    let Some((pair, root)) = scene(TEST) else { return };
+    build::programs(&["nm-pktgen"]);
+    let bin = Path::new(env!("CARGO_BIN_EXE_nm-bridge")).parent().expect("a directory");
+    let said = |line: &str| {
+        let mut words = line.split_whitespace();
+        let mut command = Command::new(bin.join(words.next().expect("a program")));
+        command.args(words).env("NETMAP_ROOT", root.path());
+        let output = pair.within(1, || command.output()).expect("it runs");
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let taken = [
+        "nm-bridge xdp:v1 null: --duration 10ms",
+        "nm-bridge -i valeX:nic -i xdp:v1 --duration 10ms",
+        "nm-bridge -L xdp:v1 --duration 10ms",
+        "nm-pktgen -i xdp:v1 -f rx --duration 10ms",
+        "nm-pktgen -i xdp:v1 -f pong --duration 10ms",
+    ];
+    for line in taken {
+        assert!(!said(line).contains("default route"), "{line}");
+    }
+    pair.within(1, || {
+        address(1, "v1");
+        ip("route add default via 10.78.0.1");
+    });
+    for line in taken {
+        let heard = said(line);
+        let warnings: Vec<_> = heard.lines().filter(|line| line.contains("warning")).collect();
+        assert_eq!(warnings.len(), 1, "{line}: {heard}");
+        assert!(warnings[0].contains("default route goes through v1"), "{line}: {heard}");
+        assert!(!said(&format!("{line} -q")).contains("default route"), "{line}");
+    }
+    // The host keeps it, or nothing is taken from it.
+    for line in [
+        "nm-bridge xdp:v1 --duration 10ms",
+        "nm-bridge xdp:v1^ xdp:v1 --duration 10ms",
+        "nm-bridge xdp:v1^ null: --duration 10ms",
+        "nm-pktgen -i xdp:v1 -f tx -n 1",
+    ] {
+        assert!(!said(line).contains("default route"), "{line}");
+    }
 }
 
 /// Sends datagrams on v0 until there is no way any more.

@@ -53,6 +53,11 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
         }
         None => None,
     };
+    // Who only sends takes nothing from the host.
+    if plan.function.receives() && !plan.output.quiet {
+        let note = netmap::control::default_route_note(&plan.ports[0]);
+        note.iter().for_each(|note| say!("nm-pktgen: {note}"));
+    }
     let ports = open(plan)?;
     plan.take_header(ports[0].vnet_hdr_len())?;
     // What was counted of a port that was there before. At once: a sender may be at work already.

@@ -77,6 +77,11 @@ pub fn host_rings(far: &str) -> Option<String> {
     far.starts_with(NIC).then(|| format!("{far}^"))
 }
 
+/// Whether that other port takes a NIC from the host that has its default route there.
+pub fn takes_default_route(far: &str) -> anyhow::Result<bool> {
+    control::takes_default_route(&far.parse()?).context("looking for the default route")
+}
+
 /// A bridge to be started: its port, the other one, and how it is to run.
 #[derive(Debug)]
 pub struct Plan<'a> {

@@ -286,6 +286,9 @@ pub struct Attach {
     /// other end of a tap is the host anyway
     #[arg(long)]
     pub host: bool,
+    /// Take a NIC from its host although the default route goes through it: who is logged in by it is cut off
+    #[arg(long)]
+    pub force: bool,
     /// Succeed if it is attached already
     #[arg(long)]
     pub may_exist: bool,

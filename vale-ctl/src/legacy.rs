@@ -122,6 +122,7 @@ fn command(flags: &Flags<'_>) -> Result<Cli, String> {
         Ok(Command::Attach(Attach {
             name: name()?,
             host,
+            force: false,
             may_exist: false,
             netns: None,
             interface: None,

@@ -332,6 +332,92 @@ fn attached_nic_is_bridged_with_its_host_until_detach() {
     });
 }
 
+#[test]
+fn nic_of_the_default_route_is_attached_alone_only_by_force() {
+    const NAME: &str = "nic_of_the_default_route_is_attached_alone_only_by_force";
+    in_own_root(NAME, || {
+        let Some(pair) = Pair::new(NAME, 1) else { return };
+        build_bridge();
+        let _guard = Attached("valeA:v1");
+        let here = |line: &str| pair.within(1, || veth::ip(line));
+        let refused = || {
+            for line in [
+                &["attach", "valeA:v1"][..],
+                &["attach", "valeA:nic", "--interface", "v1"],
+                &["attach", "valeA:v1", "--dry-run"],
+                &["-a", "valeA:v1"],
+            ] {
+                let said = pair.within(1, || complaint(line, 1));
+                let helps = ["default route", "v1", "--host", "--force"];
+                assert!(helps.iter().all(|word| said.contains(word)), "{line:?}: {said}");
+            }
+            assert!(!has_program(&pair) && text(&["list"]).is_empty());
+        };
+        let passes = |flags: &[&str]| {
+            let line = [&["attach", "valeA:v1"], flags].concat();
+            pair.within(1, || vale_ctl(&line).assert().success());
+            assert!(has_program(&pair));
+            // The user has said so once.
+            pair.within(1, || vale_ctl(&["poll", "start", "valeA:v1"]).assert().success());
+            vale_ctl(&["detach", "valeA:v1"]).assert().success();
+        };
+        here("addr add 10.79.0.2/24 dev v1");
+        here("link add d0 type veth peer name d1");
+        here("link set d0 up");
+        // Routes that are no default, and a default route through something else.
+        here("route add 10.80.0.0/16 via 10.79.0.1");
+        here("route add 0.0.0.0/1 via 10.79.0.1");
+        here("route add default dev d0");
+        passes(&[]);
+        // One that is second to another.
+        here("route add default via 10.79.0.1 metric 100");
+        refused();
+        passes(&["--force"]);
+        passes(&["--host"]);
+        here("route del default via 10.79.0.1 metric 100");
+        passes(&[]);
+
+        let ipv6 = |enabled: bool| {
+            let file = "/proc/sys/net/ipv6/conf/v1/disable_ipv6";
+            pair.within(1, || fs::write(file, if enabled { "0" } else { "1" })).is_ok()
+        };
+        if !Path::new("/proc/net/if_inet6").exists() || !ipv6(true) {
+            return skip(NAME, "the part about IPv6: there is none here");
+        }
+        here("-6 route add unreachable default metric 5000");
+        passes(&[]);
+        here("-6 route add default dev v1");
+        refused();
+        passes(&["--force"]);
+        ipv6(false); // and its routes go
+        passes(&[]);
+    });
+}
+
+#[test]
+fn default_route_is_looked_for_in_the_namespace_that_the_name_says() {
+    const NAME: &str = "default_route_is_looked_for_in_the_namespace_that_the_name_says";
+    let blue = match netns::Namespace::new("route") {
+        Ok(blue) => blue,
+        Err(why) => return skip(NAME, &why),
+    };
+    let takes = |name: &str| {
+        let name = name.replace("BLUE", &format!("@netns:{}", blue.0));
+        netmap::control::takes_default_route(&name.parse().expect("a name")).expect("looked")
+    };
+    blue.ip("link add nmd0 type veth peer name nmd1");
+    blue.ip("link set nmd0 up");
+    assert!(!takes("xdp:nmd0BLUE"));
+    blue.ip("route add default dev nmd0");
+    assert!(takes("xdp:nmd0BLUE") && takes("xdp:nmd0-0BLUE"));
+    // There it is another namespace's; host rings and taps take nothing; ports of a switch have no routes.
+    for name in ["xdp:nmd0", "xdp:nmd0^BLUE", "tap:nmd0BLUE", "xdp:loBLUE", "valeA:nmd0"] {
+        assert!(!takes(name), "{name}");
+    }
+    let gone = "xdp:nmd0@netns:nm-no-such".parse().expect("a name");
+    netmap::control::takes_default_route(&gone).expect_err("no such namespace");
+}
+
 /// Has its own name in `ps`, and nothing to do with any switch.
 struct Innocent(std::process::Child);
 

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Errno, Error, InUse, Invalid, Result};
-use crate::name::{PipeName, PortName, SwitchPort};
+use crate::name::{Capabilities, PipeName, PortName, RingSel, SwitchPort};
 use crate::netlink;
+use crate::netns;
 use crate::options::Options;
 use crate::process;
+use crate::routes;
 use crate::shm::dir::Dir;
 use crate::shm::mem::Region;
 use crate::stats::Counters;
@@ -478,6 +480,33 @@ pub fn is_tap(name: &str) -> Result<Option<bool>> {
         Err(error) if error.errno() == Errno::ENODEV => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the port takes a NIC from the host through which a default route goes, of IPv4 or IPv6, in the network namespace
+/// that its name says, or else the calling thread's. Who opens it may cut himself off from the machine. Host rings (`IF^`)
+/// take no NIC.
+///
+/// # Errors
+/// There is no such namespace, or the routes cannot be read.
+pub fn takes_default_route(name: &PortName) -> Result<bool> {
+    let takes = name.can(Capabilities::HOST_RINGS)
+        && !matches!(name.rings, RingSel::Host | RingSel::HostOne(_));
+    let Some(interface) = name.interface().filter(|_| takes) else { return Ok(false) };
+    let look = || routes::default_goes_through(interface);
+    let Some(netns) = &name.netns else { return look() };
+    let port = name.to_string();
+    netns::inside(netns::open(netns, &port)?, &port, look)
+}
+
+/// What whoever is about to open such a port should be told, if it [takes a default route](takes_default_route) from the
+/// host. Nothing if that cannot be found out: opening the port tells what is wrong.
+#[must_use]
+pub fn default_route_note(name: &PortName) -> Option<String> {
+    let interface = name.interface().filter(|_| takes_default_route(name).unwrap_or(false))?;
+    Some(format!(
+        "warning: the default route goes through {interface}, of which the host gets nothing while {name} is open; \
+         its host rings ({interface}^) keep the host connected"
+    ))
 }
 
 /// A port that packets are forwarded to.

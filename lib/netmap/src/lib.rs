@@ -89,6 +89,8 @@ mod ring_number;
 #[cfg(not(loom))]
 mod rings;
 #[cfg(not(loom))]
+mod routes;
+#[cfg(not(loom))]
 mod shm;
 #[cfg(not(loom))]
 #[allow(unsafe_code)]
