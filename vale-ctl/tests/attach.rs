@@ -411,7 +411,9 @@ fn default_route_is_looked_for_in_the_namespace_that_the_name_says() {
     blue.ip("route add default dev nmd0");
     assert!(takes("xdp:nmd0BLUE") && takes("xdp:nmd0-0BLUE"));
     // There it is another namespace's; host rings and taps take nothing; ports of a switch have no routes.
-    for name in ["xdp:nmd0", "xdp:nmd0^BLUE", "tap:nmd0BLUE", "xdp:loBLUE", "valeA:nmd0"] {
+    for name in
+        ["xdp:nmd0", "xdp:nmd0^BLUE", "tap:nmd0BLUE", "netmap:nmd0BLUE", "xdp:loBLUE", "valeA:nmd0"]
+    {
         assert!(!takes(name), "{name}");
     }
     let gone = "xdp:nmd0@netns:nm-no-such".parse().expect("a name");

@@ -489,7 +489,7 @@ pub fn is_tap(name: &str) -> Result<Option<bool>> {
 /// # Errors
 /// There is no such namespace, or the routes cannot be read.
 pub fn takes_default_route(name: &PortName) -> Result<bool> {
-    let takes = name.can(Capabilities::HOST_RINGS)
+    let takes = name.can(Capabilities::TAKES_INTERFACE)
         && !matches!(name.rings, RingSel::Host | RingSel::HostOne(_));
     let Some(interface) = name.interface().filter(|_| takes) else { return Ok(false) };
     let look = || routes::default_goes_through(interface);

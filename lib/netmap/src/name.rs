@@ -87,6 +87,8 @@ bitflags! {
         const PASSABLE = 1 << 11;
         /// Rings towards the host stack.
         const HOST_RINGS = 1 << 10;
+        /// Whoever opens it takes what an interface receives from the host, unless it is the host's rings.
+        const TAKES_INTERFACE = 1 << 12;
     }
 }
 

@@ -26,6 +26,7 @@ const CAPABILITIES: Capabilities = Capabilities::RECEIVE
     .union(Capabilities::ZERO_COPY)
     .union(Capabilities::SEVERAL_RINGS)
     .union(Capabilities::HOST_RINGS)
+    .union(Capabilities::TAKES_INTERFACE)
     .union(Capabilities::LINK_STATE)
     .union(Capabilities::HARDWARE_ADDRESS);
 
