@@ -183,9 +183,8 @@ impl Plan {
 
     /// What the user should be told before the host loses a NIC, unless the other port is the host's end of it.
     pub fn default_route_notes(&self) -> impl Iterator<Item = String> {
-        let is_host = |name: &PortName| matches!(name.rings, RingSel::Host | RingSel::HostOne(_));
         let same = (self.a.address == self.b.address) && self.a.netns == self.b.netns;
-        let joined = same && (is_host(&self.a) || is_host(&self.b));
+        let joined = same && (self.a.is_host_rings() || self.b.is_host_rings());
         let names = [&self.a, &self.b].into_iter().take(if self.loopback { 1 } else { 2 });
         names.filter(move |_| !joined).filter_map(control::default_route_note)
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Errno, Error, InUse, Invalid, Result};
-use crate::name::{Capabilities, PipeName, PortName, RingSel, SwitchPort};
+use crate::name::{Capabilities, PipeName, PortName, SwitchPort};
 use crate::netlink;
 use crate::netns;
 use crate::options::Options;
@@ -489,8 +489,7 @@ pub fn is_tap(name: &str) -> Result<Option<bool>> {
 /// # Errors
 /// There is no such namespace, or the routes cannot be read.
 pub fn takes_default_route(name: &PortName) -> Result<bool> {
-    let takes = name.can(Capabilities::TAKES_INTERFACE)
-        && !matches!(name.rings, RingSel::Host | RingSel::HostOne(_));
+    let takes = name.can(Capabilities::TAKES_INTERFACE) && !name.is_host_rings();
     let Some(interface) = name.interface().filter(|_| takes) else { return Ok(false) };
     let look = || routes::default_goes_through(interface);
     let Some(netns) = &name.netns else { return look() };

@@ -37,9 +37,7 @@ pub fn open(name: &PortName, options: &Options) -> Result<Box<dyn Adapter>> {
     if name.is_monitor() && name.switch_port().is_none() {
         return Err(Error::unsupported(name, Feature::Monitors));
     }
-    if matches!(name.rings, RingSel::Host | RingSel::HostOne(_))
-        && !name.can(Capabilities::HOST_RINGS)
-    {
+    if name.is_host_rings() && !name.can(Capabilities::HOST_RINGS) {
         return Err(Error::unsupported(name, Feature::HostRings));
     }
     let has_offsets = || {

@@ -335,6 +335,12 @@ impl PortName {
         self.flags.intersects(NameFlags::ZCOPY_MON | NameFlags::MON_RX | NameFlags::MON_TX)
     }
 
+    /// Whether it means rings towards the host stack.
+    #[must_use]
+    pub fn is_host_rings(&self) -> bool {
+        matches!(self.rings, RingSel::Host | RingSel::HostOne(_))
+    }
+
     /// The interface, if it is one of the host.
     #[must_use]
     pub fn interface(&self) -> Option<&str> {
