@@ -26,6 +26,7 @@ use crate::csb::{Csb, State};
 use crate::handle::Netmap;
 use crate::jumps::Open;
 use crate::kicks::Kicks;
+use crate::lock::futex;
 use crate::process::{self, Outside};
 use crate::request::{Given, Request};
 use crate::table::Ref;
@@ -138,21 +139,16 @@ pub fn start(fd: i32, at: &Ref, request: &mut Request) -> Result<(), Errno> {
     });
     // Pairs with `stop`'s load: who sees the new number sees that the loop is gone.
     ENDED.fetch_add(1, Ordering::Release);
-    // SAFETY: a word that lives for good.
-    unsafe { libc::syscall(libc::SYS_futex, ENDED.as_ptr(), WAKE, i32::MAX) };
+    futex(&ENDED, libc::FUTEX_WAKE, i32::MAX as u32, None);
     ended
 }
-
-const WAKE: i32 = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
-const WAIT: i32 = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
 
 /// Sleeps until more loops have ended than so many, a signal was handled, or the longest sleep is over: that one whose
 /// thread was ended in the middle is gone shows by its descriptor only.
 fn await_end(ended: u32) {
     let time = libc::timespec { tv_sec: 0, tv_nsec: i64::from(LONGEST_SLEEP) * 1_000_000 };
     let (_outside, _open) = (Outside::begin(), Open::begin());
-    // SAFETY: a word that lives for good, and a time that lives for the call.
-    unsafe { libc::syscall(libc::SYS_futex, ENDED.as_ptr(), WAIT, ended, &raw const time) };
+    futex(&ENDED, libc::FUTEX_WAIT, ended, Some(&time));
 }
 
 /// The options of a start.

@@ -99,7 +99,7 @@ impl Lock {
                     .compare_exchange(found, found | WAITED, Ordering::Relaxed, Ordering::Relaxed)
                     .is_ok()
             {
-                futex(&self.word, libc::FUTEX_WAIT, found | WAITED);
+                futex(&self.word, libc::FUTEX_WAIT, found | WAITED, None);
             }
             found = self.word.load(Ordering::Relaxed);
         }
@@ -114,21 +114,22 @@ impl Lock {
             let waited =
                 self.word.compare_exchange(me | WAITED, 0, Ordering::Release, Ordering::Relaxed);
             if waited.is_ok() {
-                futex(&self.word, libc::FUTEX_WAKE, 1);
+                futex(&self.word, libc::FUTEX_WAKE, 1, None);
             }
         }
     }
 }
 
-fn futex(word: &AtomicU32, op: i32, value: u32) {
-    // SAFETY: the word lives for the call; an early return is looked after by the caller.
+/// futex(2) among the threads of this process: waits while the word has this value, for so long at most, or wakes so many.
+pub fn futex(word: &AtomicU32, op: i32, value: u32, time: Option<&libc::timespec>) {
+    // SAFETY: word and time live for the call; an early return is looked after by the caller.
     unsafe {
         libc::syscall(
             libc::SYS_futex,
             word.as_ptr(),
             op | libc::FUTEX_PRIVATE_FLAG,
             value,
-            std::ptr::null::<libc::timespec>(),
+            time.map_or(std::ptr::null(), std::ptr::from_ref),
         );
     }
 }
