@@ -115,7 +115,7 @@ fn shell(root: &Root, line: &Line) -> Command {
 }
 
 /// Waits for what a job in the background makes: its ports.
-fn await_ports(root: &Root, line: &Line, job: &mut Child) {
+fn await_ports(root: &Root, line: &Line, job: &mut Child, errors: &Path) {
     let end = Instant::now() + Duration::from_secs(60);
     let words = line.command.split([' ', '=', ',']);
     for port in words.filter(|word| word.starts_with("vale") && word.contains(':')) {
@@ -124,7 +124,10 @@ fn await_ports(root: &Root, line: &Line, job: &mut Child) {
             if list.status.success() {
                 break;
             }
-            assert!(job.try_wait().expect("a job").is_none(), "{} ended", line.command);
+            if let Some(status) = job.try_wait().expect("a job") {
+                let said = std::fs::read_to_string(errors).expect("text");
+                panic!("{} ended, {port} was not seen: {status}\n{said}", line.command);
+            }
             assert!(Instant::now() < end, "{port} did not appear: {}", line.command);
             std::thread::sleep(Duration::from_millis(20)); // a look costs a process
         }
@@ -136,9 +139,11 @@ fn run(root: &Root, line: &Line, jobs: &mut Jobs) {
         return skip(NAME, &format!("{}: {why}", line.command));
     }
     if line.background {
-        let mut job =
-            shell(root, line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("bash");
-        await_ports(root, line, &mut job);
+        // Not in the root, which is made by the first of them: a directory with other things in it becomes none.
+        let errors = tempfile::NamedTempFile::new().expect("a file");
+        let stderr = errors.reopen().expect("the file");
+        let mut job = shell(root, line).stdout(Stdio::null()).stderr(stderr).spawn().expect("bash");
+        await_ports(root, line, &mut job, errors.path());
         jobs.0.push(job);
         return;
     }
