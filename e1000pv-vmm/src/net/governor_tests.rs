@@ -364,6 +364,39 @@ fn an_interrupt_that_is_postponed_is_waited_for() {
     assert!(read * 10 >= capacity * 5, "{read} of {capacity}");
 }
 
+/// Has slept so often.
+struct Slept(u64);
+
+impl Guest for Slept {
+    fn busy(&mut self, _: u64) -> Option<u32> {
+        None
+    }
+
+    fn sleeps(&self) -> Option<u64> {
+        Some(self.0)
+    }
+}
+
+/// What the guest sleeps of before its interrupt comes has nothing to do with the window.
+#[test]
+fn a_sleep_before_a_postponed_interrupt_opens_no_window() {
+    let (now_ns, interrupt_ns) = (77 * SECOND_NS, 77 * SECOND_NS + 1_000_000);
+    let mut governor = Governor::with_windows(now_ns);
+    let mut guest = Slept(5);
+    assert_eq!(governor.room(now_ns, &mut guest), Some(WINDOW));
+    governor.close(&guest);
+    governor.take(WINDOW);
+    assert_eq!(governor.room(now_ns, &mut guest), Some(0));
+    guest.0 = 6;
+    let look_ns = governor.due_ns(Some(interrupt_ns), &guest).expect("a window waits");
+    assert!(look_ns > interrupt_ns);
+    assert_eq!(governor.room(interrupt_ns, &mut guest), Some(0), "it is not told yet");
+    assert_eq!(governor.room(look_ns, &mut guest), Some(0), "it has not slept since");
+    let look_ns = governor.due_ns(None, &guest).expect("it waits on");
+    guest.0 = 7;
+    assert_eq!(governor.room(look_ns, &mut guest), Some(WINDOW));
+}
+
 /// Another vCPU, which is busy too, sleeps for a moment now and then: the next window comes early, and what is in hand
 /// still fits the socket's queue most of the time.
 #[test]
