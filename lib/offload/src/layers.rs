@@ -53,22 +53,26 @@ pub fn be16(frame: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([frame[at], frame[at + 1]])
 }
 
+/// The Ethernet type of `frame` behind all tags, and where what is of that type begins: at its end at most.
+pub fn link(frame: &[u8]) -> Result<(u16, usize), Fault> {
+    let mut at = 12;
+    let mut kind = half(frame, at).ok_or(Fault::Short)?;
+    for _ in 0..MOST_TAGS {
+        if !is_tag(kind) {
+            break;
+        }
+        at += 4;
+        kind = half(frame, at).ok_or(Fault::Tags)?;
+    }
+    if is_tag(kind) { Err(Fault::Tags) } else { Ok((kind, at + 2)) }
+}
+
 impl Layers {
     /// The layers of `frame`, or None if it is not IP.
     pub fn of(frame: &[u8]) -> Result<Option<Self>, Fault> {
-        let mut at = 12;
-        let mut kind = half(frame, at).ok_or(Fault::Short)?;
-        for _ in 0..MOST_TAGS {
-            if !is_tag(kind) {
-                break;
-            }
-            at += 4;
-            kind = half(frame, at).ok_or(Fault::Tags)?;
-        }
-        match kind {
-            0x0800 => Self::of_v4(frame, at + 2).map(Some),
-            0x86dd => Self::of_v6(frame, at + 2).map(Some),
-            _ if is_tag(kind) => Err(Fault::Tags),
+        match link(frame)? {
+            (0x0800, network) => Self::of_v4(frame, network).map(Some),
+            (0x86dd, network) => Self::of_v6(frame, network).map(Some),
             _ => Ok(None),
         }
     }

@@ -6,7 +6,7 @@
 
 use inet_checksum::{finish, nonzero, sum};
 
-use crate::layers::{Ip, Layers, TCP, UDP, be16};
+use crate::layers::{Ip, Layers, TCP, UDP, be16, link};
 use crate::{Fault, Gso, Header};
 
 /// As many datagrams as the Linux kernel makes of one with USO.
@@ -88,8 +88,8 @@ pub fn complete<'a>(header: &Header, frame: &'a [u8]) -> Result<Segments<'a>, Fa
 /// A frame of which only the checksum is missing.
 fn one_checksum(start: usize, field: usize, frame: &[u8]) -> Result<Segments<'_>, Fault> {
     let Some(layers) = Layers::of(frame)? else {
-        // Another protocol's packet: the header is all that is known of it.
-        let outside = start < 14;
+        // Another protocol's packet: the header is all that is known of it, but that it begins behind the tags.
+        let outside = start < link(frame)?.1;
         return if outside {
             Err(Fault::ChecksumPlace)
         } else {

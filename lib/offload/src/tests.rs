@@ -53,6 +53,15 @@ fn checksum_of_zero_is_written_as_ones() {
         packet.payload[..2].copy_from_slice(&check);
         let out = all(&packet.header(0), &packet.frame(false)).unwrap();
         assert_eq!(out[0][field..field + 2], [0xff, 0xff]);
+        // The model knows, also of a segment that is the only one; random packets come to it once in 65536 times.
+        assert_eq!(out, [packet.finished()]);
+        assert_eq!(all(&packet.header(1000), &packet.frame(false)).unwrap(), packet.segments(1000));
+        // Segments of TCP keep the zero: the first one is this packet.
+        packet.payload.extend([7; 3]);
+        let out = all(&packet.header(3), &packet.frame(false)).unwrap();
+        assert_eq!(out, packet.segments(3));
+        let zero = if tcp { [0, 0] } else { [0xff, 0xff] };
+        assert_eq!(out[0][field..field + 2], zero);
     }
 }
 
@@ -68,6 +77,15 @@ fn checksum_of_another_protocol_reaches_to_the_end() {
     assert_eq!(all(&before, &frame), Err(Fault::ChecksumPlace));
     let behind = Header { csum_offset: 6, ..header };
     assert_eq!(all(&behind, &frame), Err(Fault::ChecksumPlace));
+    // Nor do tags belong to the packet.
+    let mut tagged = frame.clone();
+    tagged.splice(12..12, [0x81, 0, 0x20, 7, 0x88, 0xa8, 0x20, 7]);
+    for start in 14..22 {
+        let within = Header { csum_start: start, ..header };
+        assert_eq!(all(&within, &tagged), Err(Fault::ChecksumPlace), "{start}");
+    }
+    let out = all(&Header { csum_start: 22, ..header }, &tagged).unwrap();
+    assert_eq!(out[0][26..28], check.to_be_bytes());
 }
 
 #[test]
@@ -328,7 +346,7 @@ proptest! {
         let mut frame = packet.frame(false);
         frame.extend(vec![0xbb; behind]);
         prop_assert_eq!(all(&packet.header(size), &frame).unwrap(), packet.segments(size));
-        prop_assert_eq!(all(&packet.header(0), &frame).unwrap(), [packet.frame(true)]);
+        prop_assert_eq!(all(&packet.header(0), &frame).unwrap(), [packet.finished()]);
     }
 
     #[test]

@@ -134,6 +134,16 @@ impl Packet {
         frame
     }
 
+    /// The frame whose checksum alone was left out, complete: all ones for a zero, also in TCP, as who fills it in need not know
+    /// the protocol.
+    pub fn finished(&self) -> Vec<u8> {
+        let (mut frame, field) = (self.frame(true), self.field());
+        if frame[field..field + 2] == [0, 0] {
+            frame[field..field + 2].fill(0xff);
+        }
+        frame
+    }
+
     pub fn header(&self, size: usize) -> Header {
         let gso_type = match (self.tcp, self.v6) {
             _ if size == 0 => Header::GSO_NONE,
@@ -151,9 +161,12 @@ impl Packet {
         }
     }
 
-    /// The model: every segment is a packet of its own.
+    /// The model: every segment is a packet of its own. A single one is none: nothing is split.
     pub fn segments(&self, size: usize) -> Vec<Vec<u8>> {
         let chunks: Vec<_> = self.payload.chunks(size).collect();
+        if chunks.len() == 1 {
+            return vec![self.finished()];
+        }
         let segment = |(i, chunk): (usize, &&[u8])| {
             let (mut one, last) = (self.clone(), i + 1 == chunks.len());
             one.id = self.id.wrapping_add(i as u16);
