@@ -51,10 +51,10 @@ pub fn interface(name: &Target) -> Result<&str, String> {
     }
 }
 
-/// The name of the other port of its bridge: a NIC if it is here and no tap, else a tap, in a network namespace perhaps.
+/// The name of the other port of its bridge: a NIC if it is there and no tap, else a tap; in a network namespace perhaps.
 pub fn far_end(iface: &str, netns: Option<&str>) -> Result<String, String> {
-    // A name that no interface can have is refused below.
-    let is_nic = netns.is_none() && matches!(control::is_tap(iface), Ok(Some(false)));
+    // A name that no interface can have is refused below, and a namespace that is not there by the bridge.
+    let is_nic = matches!(control::is_tap(iface, netns), Ok(Some(false)));
     let kind = if is_nic { NIC } else { "tap" };
     let netns = netns.map(|name| format!("@netns:{name}")).unwrap_or_default();
     let name = format!("{kind}:{iface}{netns}");
@@ -74,7 +74,13 @@ pub fn host_of(name: &Target) -> Target {
 
 /// The NIC's host rings, if that other port is a NIC.
 pub fn host_rings(far: &str) -> Option<String> {
-    far.starts_with(NIC).then(|| format!("{far}^"))
+    let (nic, netns) = far.split_at(far.find('@').unwrap_or(far.len()));
+    nic.starts_with(NIC).then(|| format!("{nic}^{netns}"))
+}
+
+/// Whether a port is that.
+fn is_host_rings(far: &str) -> bool {
+    far.split('@').next().is_some_and(|nic| nic.ends_with('^'))
 }
 
 /// Whether that other port takes a NIC from the host that has its default route there.
@@ -161,7 +167,7 @@ pub fn stop(signals: &Signals, name: &Target, timeout: Duration) -> anyhow::Resu
     let port = find(name)?;
     let mut host = find(&host_of(name))?;
     // An interface may have that name.
-    host.retain(|bridge| bridge.was().far.ends_with('^'));
+    host.retain(|bridge| is_host_rings(&bridge.was().far));
     // All of them are asked before any of them is missed by another, and before an error about one is reported.
     let all = || port.iter().chain(&host);
     let asked: Vec<_> = all().map(Running::terminate).collect();

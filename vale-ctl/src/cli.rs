@@ -292,7 +292,7 @@ pub struct Attach {
     /// Succeed if it is attached already
     #[arg(long)]
     pub may_exist: bool,
-    /// The interface is in this network namespace, one of /run/netns: a container's, for instance
+    /// The interface, a NIC or a tap, is in this network namespace, one of /run/netns: a container's, for instance
     #[arg(long, value_name = "NAME")]
     pub netns: Option<String>,
     /// What the interface is called, if not as the port

@@ -395,6 +395,46 @@ fn nic_of_the_default_route_is_attached_alone_only_by_force() {
 }
 
 #[test]
+fn nic_of_a_namespace_is_attached_as_one_here() {
+    const NAME: &str = "nic_of_a_namespace_is_attached_as_one_here";
+    in_own_root(NAME, || {
+        let (blue, red) = match (netns::Namespace::new("nblue"), netns::Namespace::new("nred")) {
+            (Ok(blue), Ok(red)) => (blue, red),
+            (Err(why), _) | (_, Err(why)) => return skip(NAME, &why),
+        };
+        build_bridge();
+        let _guard = Attached("valeA:blue");
+        blue.ip(&format!("link add eth0 type veth peer name eth0 netns {}", red.0));
+        for (namespace, address) in [(&blue, "10.79.0.1/24"), (&red, "10.79.0.2/24")] {
+            namespace.ip(&format!("addr add {address} dev eth0"));
+            namespace.ip("link set eth0 up");
+        }
+        let attach = ["attach", "valeA:blue", "--netns", &blue.0, "--interface", "eth0"];
+        let ping = || {
+            let mut ping = Command::new("ping");
+            ping.args(["-c", "1", "-i", "0.2", "-w", "5", "10.79.0.1"]); // until the first answer
+            red.exec(&ping).output().expect("ping runs").status.success()
+        };
+        let has_program = || blue.ip("-d link show eth0").contains("prog/xdp");
+        blue.ip("route add default via 10.79.0.2");
+        assert!(complaint(&attach, 1).contains("default route"));
+        blue.ip("route del default");
+        vale_ctl(&attach).assert().success();
+        assert!(has_program() && !text(&["list"]).contains("blue_host"));
+        vale_ctl(&["detach", "valeA:blue"]).assert().success();
+
+        vale_ctl(&[&attach[..], &["--host"]].concat()).assert().success();
+        assert!(text(&["list"]).contains("blue_host"), "the host is not attached");
+        assert!(ping(), "the namespace does not answer through the switch");
+        vale_ctl(&["poll", "start", "valeA:blue"]).assert().success();
+        assert!(text(&["list"]).contains("blue_host"), "the host is not attached any more");
+        vale_ctl(&["detach", "valeA:blue"]).assert().success();
+        assert_eq!(text(&["list"]), "", "a port is left");
+        assert!(!has_program() && ping(), "the namespace has not got its NIC back");
+    });
+}
+
+#[test]
 fn default_route_is_looked_for_in_the_namespace_that_the_name_says() {
     const NAME: &str = "default_route_is_looked_for_in_the_namespace_that_the_name_says";
     let blue = match netns::Namespace::new("route") {

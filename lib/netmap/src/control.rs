@@ -469,16 +469,20 @@ pub fn set_vnet_hdr_len(name: &PortName, len: u8) -> Result<()> {
     persist::set_vnet_hdr_len(&Root::existing()?.ok_or_else(none)?, switch, port, len)
 }
 
-/// Whether the interface `name` of the calling thread's network namespace is a tap, or a tun; `None`: there is none of that
-/// name. The kernel is asked by a socket, since /sys may be that of another namespace.
+/// Whether the interface `name` is a tap, or a tun, in the network namespace `netns`, or else in the calling thread's; `None`:
+/// there is none of that name. The kernel is asked by a socket, since /sys may be that of another namespace.
 ///
 /// # Errors
-/// There are no such sockets, or the kernel refuses the name.
-pub fn is_tap(name: &str) -> Result<Option<bool>> {
-    match netlink::Watch::new(name) {
+/// There is no such namespace, or no such socket, or the kernel refuses the name.
+pub fn is_tap(name: &str, netns: Option<&str>) -> Result<Option<bool>> {
+    let look = || match netlink::Watch::new(name) {
         Ok(watch) => Ok(Some(watch.interface().is_tun)),
         Err(error) if error.errno() == Errno::ENODEV => Ok(None),
         Err(error) => Err(error),
+    };
+    match netns {
+        None => look(),
+        Some(netns) => netns::inside(netns::open(netns, name)?, name, look),
     }
 }
 
