@@ -114,8 +114,9 @@ pub struct Options {
     /// Bytes of the virtio-net header in front of each frame of the port: 0, 10 or 12. It belongs to the port, not to the
     /// handle; `None` leaves it as it is.
     pub vnet_hdr_len: Option<u8>,
-    /// Offsets in the port's slots. They belong to the port from then on; to ask for others is an error. Others pay
-    /// nothing for them but that there are no runs on the switch.
+    /// Offsets in the port's slots. They are the port's as long as somebody has it open; to ask for others meanwhile is an error. A
+    /// port that was made with them (`control::create_port`) keeps them. Others pay nothing for them but that there are no
+    /// runs on the switch.
     pub offsets: Option<Offsets>,
     /// Rings to bind.
     pub direction: Direction,

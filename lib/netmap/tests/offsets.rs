@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{frame, open, read, slots};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use common::{frame, in_own_root, open, read, slots};
 use netmap::error::Errno;
 use netmap::{Offsets, Options, Port, SlotFlags};
 
@@ -115,6 +118,75 @@ fn persistent_port_is_made_with_offsets() {
     netmap::control::delete_port(&name).unwrap_err();
     drop(x);
     netmap::control::delete_port(&name).unwrap();
+}
+
+const CHILD: &str = "NM_TEST_OFFSETS";
+
+/// Opens a port in the root that the environment names.
+fn there(name: &str, offsets: Option<Offsets>) -> netmap::Result<Port> {
+    Port::open_with(&name.parse().unwrap(), &Options { offsets, ..slots(64) })
+}
+
+#[test]
+fn offsets_of_a_killed_user_are_not_the_next_ones() {
+    const NAME: &str = "offsets_of_a_killed_user_are_not_the_next_ones";
+    if let Some(name) = std::env::var_os(CHILD) {
+        let mut port = there(name.to_str().expect("a name"), Some(PORT)).unwrap();
+        push_at(&mut port, 77, &frame(0xff, 1, 9, 60)); // queued, not sent
+        println!("ready");
+        loop {
+            std::thread::park();
+        }
+    }
+    in_own_root(NAME, |_| {
+        let create = |name: &str, offsets| {
+            let options = Options { offsets, ..slots(64) };
+            netmap::control::create_port(&name.parse().unwrap(), &options).unwrap();
+        };
+        create("valeOk:x", None);
+        create("valeOk:made", Some(PORT));
+        let mut y = there("valeOk:y", None).unwrap();
+        let mut send = |number| {
+            assert!(y.tx(0).push(&frame(0xff, 2, number, 60)));
+            y.txsync().unwrap();
+            read(&mut y, 0, 99)
+        };
+        for round in 0..2 {
+            for (number, name) in [(1, "valeOk:x"), (2, "valeOk:made")] {
+                let mut child = Command::new(std::env::current_exe().unwrap())
+                    .args([NAME, "--exact", "--nocapture"])
+                    .env(CHILD, name)
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+                assert!(lines.any(|line| line.unwrap().contains("ready")));
+                send(number); // to both; at the user's offset, and not read
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
+            let mut x = there("valeOk:x", None).unwrap();
+            let mut made = there("valeOk:made", None).unwrap();
+            send(3);
+            // What came after the first user's death is in nobody's form but the port's own.
+            let came = read(&mut x, 0, 99);
+            assert_eq!(came, [2, 3].map(|number| frame(0xff, 2, number, 60)), "round {round}");
+            assert!(x.tx(0).push(&frame(0xff, 1, 4, 60)));
+            x.txsync().unwrap();
+            assert_eq!(send(5), [frame(0xff, 1, 4, 60)], "round {round}");
+            // Those that the port was made with are its own.
+            let came: Vec<_> = read_at(&mut made).into_iter().map(|(at, _)| at).collect();
+            assert_eq!(came, [64; 5], "round {round}");
+        }
+        // The same at an orderly end, and then it may be other ones; not while somebody has the port open.
+        let user = there("valeOk:x", Some(PORT)).unwrap();
+        let plain = there("valeOk:x", None).unwrap();
+        let ask = || there("valeOk:x", Some(Offsets { bits: 17, ..PORT }));
+        drop(user);
+        assert_eq!(ask().unwrap_err().errno(), Errno::EINVAL);
+        drop(plain);
+        ask().unwrap();
+    });
 }
 
 #[test]

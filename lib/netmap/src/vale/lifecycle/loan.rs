@@ -81,7 +81,7 @@ pub fn end(switch: &Switch, lock: &RootLock, handle: &ListedHandle) {
 }
 
 /// Empties rings of a port: what is to be sent, and what came.
-fn discard(switch: &Switch, port: &PortFiles, rings: &BoundRings) -> Result<()> {
+pub fn discard(switch: &Switch, port: &PortFiles, rings: &BoundRings) -> Result<()> {
     let me = switch.me()?;
     for &i in &rings.tx {
         discard_sent(switch, port, i, me);

@@ -11,13 +11,12 @@ use std::sync::Arc;
 
 use crate::error::{Damage, Error, Feature, Invalid, Result};
 use crate::name::PipeName;
-use crate::options::{Memory, MemoryRef, Offsets, Options, SLOTS, Sizes};
+use crate::options::{Memory, MemoryRef, Options, SLOTS, Sizes};
 use crate::ring::RingRef;
 use crate::rings::{RingCells, cells_needed, make_rings};
 use crate::shm::file;
 use crate::shm::lock::RootLock;
-use crate::shm::mem::{Region, STRIDE, cells_within};
-use crate::sync::core_atomic::Ordering;
+use crate::shm::mem::{Region, cells_within};
 use crate::vale::lifecycle::memory;
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
@@ -210,28 +209,4 @@ pub fn find(switch: &Switch, listed: &Listed, options: &Options) -> Result<(Arc<
         None => Ok((found, is_new)),
         Some(fault) => Err(Error::invalid(format!("{}:{}", switch.name(), listed.name), fault)),
     }
-}
-
-/// Gives the slots of a port offsets, unless they have the same already.
-pub fn set_offsets(
-    switch: &Switch,
-    lock: &RootLock,
-    PortFiles { file, region }: &PortFiles,
-    full: &str,
-    offsets: &Offsets,
-) -> Result<()> {
-    let (bits, index) = (offsets.checked(full, STRIDE as u64)?, file.shape.index);
-    let mask = if bits < 64 { (1 << bits) - 1 } else { u64::MAX };
-    match switch.offset_mask_of(index) {
-        0 => {}
-        has if has == mask => return Ok(()),
-        _ => return Err(Error::invalid(full, Invalid::OtherOffsets)),
-    }
-    for ring in file.shape.rings.all().filter_map(|(cell, n)| RingRef::new(region, cell, n)) {
-        ring.slots.iter().for_each(|slot| slot.ptr.store(offsets.initial, Ordering::Relaxed));
-        ring.raw.offset_mask.store(mask, Ordering::Relaxed);
-        ring.raw.buf_align.store(offsets.tx_align.into(), Ordering::Relaxed);
-    }
-    switch.set_offset_bits(lock, index, bits);
-    Ok(())
 }

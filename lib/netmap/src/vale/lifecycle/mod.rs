@@ -10,6 +10,7 @@ pub mod lodging;
 pub mod make;
 pub mod memory;
 pub mod named;
+pub mod offsets;
 pub mod open;
 pub mod persist;
 pub mod pipe;

@@ -23,13 +23,13 @@ use crate::shm::bell::Bell;
 use crate::shm::file;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::Cell;
-use crate::vale::lifecycle::loan;
-use crate::vale::lifecycle::make::{check_rings, find_or_make, make_monitor, set_offsets};
+use crate::vale::lifecycle::make::{check_rings, find_or_make, make_monitor};
 use crate::vale::lifecycle::pipe;
 use crate::vale::lifecycle::reap::{self, Sweep, reap};
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::{Opened, Switch};
+use crate::vale::lifecycle::{loan, offsets};
 use crate::vale::state::handles::{EXCLUSIVE, ListedHandle, NewHandle, bell_file, bell_index};
 use crate::vale::state::handleset::HANDLES;
 use crate::vale::state::ids::{HandleId, HandleIndex, PortIndex, RingNumber};
@@ -130,8 +130,9 @@ fn attach(
         {
             pipe::resume(&port, peer);
         }
-        if let Some(offsets) = &options.offsets {
-            set_offsets(&switch, &lock, &port, &full, offsets)?;
+        offsets::end(&switch, &lock, shape.index, None);
+        if let Some(asked) = &options.offsets {
+            offsets::set(&switch, &lock, &port, &full, asked)?;
         }
         let extra = options.extra_bufs;
         let if_cell = make_if(&port.region, &shape.rings, &full, &bound, extra)?;
@@ -318,6 +319,7 @@ impl Attached {
             // What cannot be told now is a dead handle's from now on, and the next reaper's.
             if let Some(cells) = sweep.cells_of_if(region, name, self.if_cell, Some(index)) {
                 loan::end(&self.switch, &lock, &entry);
+                offsets::end(&self.switch, &lock, entry.port, Some(entry.id));
                 self.switch.handles().free(&lock, index);
                 let _ = file::remove(self.switch.dir(), &self.bell()); // the next one of that index does
                 // After the handle: who dies in between leaks cells, who did it the other way round

@@ -2,12 +2,12 @@
 
 use crate::error::{Error, InUse, Invalid, Result};
 use crate::options::Options;
-use crate::vale::lifecycle::loan;
-use crate::vale::lifecycle::make::{find_or_make, set_offsets};
+use crate::vale::lifecycle::make::find_or_make;
 use crate::vale::lifecycle::open::lock_for_new;
 use crate::vale::lifecycle::reap::reap;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
+use crate::vale::lifecycle::{loan, offsets};
 use crate::vale::state::switch::HEADER_LENGTHS;
 
 /// Makes a persistent port.
@@ -19,8 +19,9 @@ pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options
     let full = format!("{switch_name}:{port}");
     let made = header(&full, o.vnet_hdr_len.unwrap_or(0)).and_then(|header| {
         let made = find_or_make(&switch, &lock, port, o, 0)?;
-        if let Some(offsets) = &o.offsets {
-            set_offsets(&switch, &lock, &made.0, &full, offsets)?;
+        if let Some(asked) = &o.offsets {
+            offsets::set(&switch, &lock, &made.0, &full, asked)?;
+            switch.keep_offsets(&lock, made.0.file.shape.index);
         }
         Ok((header, made))
     });

@@ -22,11 +22,11 @@ use crate::shm::file;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::{Cell, MAX_CELLS, Region};
 use crate::vale::lifecycle::alive::NeededPorts;
-use crate::vale::lifecycle::loan;
 use crate::vale::lifecycle::named::has_the_buffers;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::lifecycle::users::{self, InUse, OPENS, User};
+use crate::vale::lifecycle::{loan, offsets};
 use crate::vale::state::handles::{ListedHandle, bell_file};
 use crate::vale::state::ids::{Generation, HandleIndex, PortIndex, RETIRED, RingNumber};
 use crate::vale::state::kring::{Held, OnHeld};
@@ -188,6 +188,7 @@ impl<'a> Sweep<'a> {
                 };
                 if !port_goes {
                     loan::end(self.switch, lock, handle);
+                    offsets::end(self.switch, lock, handle.port, Some(handle.id));
                 }
                 self.switch.handles().free(lock, handle.index);
                 let _ = file::remove(self.switch.dir(), &bell_file(handle.index)); // the next one's

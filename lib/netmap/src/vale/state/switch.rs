@@ -77,6 +77,8 @@ const MIRROR_SHIFT: u32 = 8;
 const HEADER_SHIFT: u32 = 32;
 /// Where in a port's flags the number of bits is that offsets have in its slots; 0: there are none.
 const OFFSETS_SHIFT: u32 = 40;
+/// In a port's flags: it was made with its offsets, and keeps them without users.
+const OFFSETS_KEPT: u64 = 1 << 48;
 /// What that length can be: none, the legacy one, the one with the number of buffers.
 pub const HEADER_LENGTHS: [u8; 3] = [0, 10, 12];
 

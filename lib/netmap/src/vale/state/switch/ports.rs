@@ -207,9 +207,20 @@ impl SwitchFile {
     /// Says how many bits offsets have in the slots of the port at `index`, 1 to 64; 0: there are none.
     pub fn set_offset_bits(&self, _lock: &RootLock, index: PortIndex, bits: u8) {
         let flags = &self.ports()[index.at()].flags;
-        let others = flags.load(Ordering::Relaxed) & !(0xff << OFFSETS_SHIFT);
+        let others = flags.load(Ordering::Relaxed) & !(0xff << OFFSETS_SHIFT | OFFSETS_KEPT);
         flags.store(others | u64::from(bits) << OFFSETS_SHIFT, Ordering::Relaxed);
         self.note(OFFSETS, PortIndex::all().any(|i| self.offset_mask_of(i) != 0));
+    }
+
+    /// Has the port at `index` keep the offsets that it has when nobody uses it.
+    pub fn keep_offsets(&self, _lock: &RootLock, index: PortIndex) {
+        self.ports()[index.at()].flags.fetch_or(OFFSETS_KEPT, Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    pub fn keeps_offsets(&self, index: PortIndex) -> bool {
+        let flags = self.ports().get(index.at()).map_or(0, |p| p.flags.load(Ordering::Relaxed));
+        flags & OFFSETS_KEPT != 0
     }
 
     /// Ports that are listed, half made or half removed, but those in `kept` that are listed.
