@@ -92,7 +92,7 @@ pub struct Cli {
     #[arg(long, value_name = "mac=MAC[,netdev=ID]")]
     pub device: Vec<Device>,
 
-    /// Memory, in MiB or with K, M, G (powers of 1024, as QEMU has them) [default: 64M; with
+    /// Memory, in MiB or with K, M, G, T (powers of 1024, as QEMU has them) [default: 64M; with
     /// --kernel 512M].
     #[arg(long, value_name = "SIZE")]
     pub mem: Option<MemorySize>,

@@ -260,7 +260,7 @@ fn config(cli: &Cli, device: &Device, seed: &str, index: usize, notify: Notify) 
 /// The device of each port: the one that names its id, else the next that names none, else one with
 /// defaults.
 fn pair(netdevs: &[Netdev], devices: &[Device]) -> Result<Vec<Device>, UsageError> {
-    let nics = || devices.iter().filter(|device| !device.exit_port);
+    let nics = || devices.iter().filter(|device| !device.built_in);
     for device in nics() {
         let Some(id) = &device.netdev else { continue };
         if !netdevs.iter().any(|netdev| netdev.id.as_ref() == Some(id)) {

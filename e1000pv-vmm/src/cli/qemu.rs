@@ -8,7 +8,7 @@ use clap::error::{Error, ErrorKind};
 use super::unsupported;
 
 /// QEMU's options that are ours: the name there, and here.
-const SAME: [(&str, &str); 9] = [
+const SAME: [(&str, &str); 8] = [
     ("netdev", "--netdev"),
     ("device", "--device"),
     ("kernel", "--kernel"),
@@ -17,7 +17,6 @@ const SAME: [(&str, &str); 9] = [
     ("m", "--mem"),
     ("smp", "--vcpus"),
     ("serial", "--serial"),
-    ("accel", "--accel"),
 ];
 /// Those without a value.
 const SAME_WITHOUT_VALUE: [&str; 1] = ["no-reboot"];
@@ -76,6 +75,22 @@ fn action(value: &str) -> Result<Vec<OsString>, String> {
         }
     }
     Ok(out)
+}
+
+/// `-accel kvm`, or a list of what to try: KVM, if it is one of them. Ours are left as they are.
+fn accel(value: &str) -> Result<String, String> {
+    let (kinds, properties) = value.split_once(',').unwrap_or((value, ""));
+    let mut kinds = kinds.split(':');
+    if !properties.is_empty() {
+        return Err(format!("{properties}: such properties cannot be chosen"));
+    }
+    if kinds.clone().any(|kind| kind == "kvm") {
+        return Ok("kvm".to_string());
+    }
+    match kinds.find_map(unsupported::accel) {
+        Some(why) => Err(format!("{value}: {why}")),
+        None => Ok(value.to_string()),
+    }
 }
 
 /// A NIC and its network, each in QEMU's words without the kind.
@@ -163,7 +178,7 @@ impl Hub {
 /// An option cannot be had here.
 pub fn argv(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, Error> {
     let mut out = Vec::new();
-    let (mut hub, mut nics) = (Hub::default(), 0);
+    let (mut hub, mut nics, mut serial) = (Hub::default(), 0, false);
     let mut args = args.into_iter();
     out.extend(args.next());
     while let Some(arg) = args.next() {
@@ -184,14 +199,27 @@ pub fn argv(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, E
         let refused = |why: String| {
             Error::raw(ErrorKind::UnknownArgument, format!("-{option} is not understood: {why}\n"))
         };
-        let mut value = || args.next().map(|value| value.to_string_lossy().into_owned());
-        if let Some((_, ours)) = SAME.iter().find(|(theirs, _)| *theirs == option) {
+        // What begins with a dash is the next option.
+        let mut value = || {
+            let is_value = |value: &OsString| !value.to_string_lossy().starts_with('-');
+            args.next()
+                .filter(is_value)
+                .map(|value| value.to_string_lossy().into_owned())
+                .ok_or_else(|| {
+                    Error::raw(ErrorKind::InvalidValue, format!("-{option} needs a value\n"))
+                })
+        };
+        if option == "accel" {
+            out.extend(["--accel".into(), accel(&value()?).map_err(refused)?.into()]);
+        } else if option == "serial" && long.is_none() && std::mem::replace(&mut serial, true) {
+            return Err(refused("it was given before, and there is one serial port".to_string()));
+        } else if let Some((_, ours)) = SAME.iter().find(|(theirs, _)| *theirs == option) {
             out.push(OsString::from(ours));
             out.extend(args.next());
         } else if SAME_WITHOUT_VALUE.contains(&option.as_str()) {
             out.push(format!("--{option}").into());
         } else if IGNORED_WITH_VALUE.contains(&option.as_str()) {
-            if let Some(why) = unsupported::value(&option, &value().unwrap_or_default()) {
+            if let Some(why) = unsupported::value(&option, &value()?) {
                 return Err(refused(why));
             }
         } else if IGNORED.contains(&option.as_str()) {
@@ -201,17 +229,17 @@ pub fn argv(args: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>, E
             match option.as_str() {
                 "name" if long.is_none() => {
                     out.push("--name".into());
-                    out.extend(value().map(|value| name(&value).into()));
+                    out.push(name(&value()?).into());
                 }
-                "action" => out.extend(action(&value().unwrap_or_default()).map_err(refused)?),
+                "action" => out.extend(action(&value()?).map_err(refused)?),
                 "nic" => {
-                    let value = value().unwrap_or_default();
+                    let value = value()?;
                     if value != "none" {
                         nics += 1;
                         out.extend(Pair::of(&value).options(nics).map_err(refused)?);
                     }
                 }
-                "net" => hub.add(&value().unwrap_or_default()).map_err(refused)?,
+                "net" => hub.add(&value()?).map_err(refused)?,
                 _ => out.push(if is_long(word) { format!("-{word}").into() } else { arg }),
             }
         }
@@ -314,6 +342,14 @@ mod tests {
             ("vmm -net nic -net nic", "-nic"),
             ("vmm -action panic=pause", "34"),
             ("vmm -serial pty", "pty"),
+            ("vmm -serial null -serial stdio", "one serial port"),
+            ("vmm -accel tcg", "tcg: guests run on KVM"),
+            ("vmm -accel kvm -accel hvf", "hvf: guests run on KVM"),
+            ("vmm -accel kvm,thread=multi", "thread=multi"),
+            ("vmm -netdev passt,id=n", "passt behind a switch"),
+            ("vmm -netdev tap,id=n,ifname=t,script=/etc/up", "no script is run"),
+            ("vmm -device virtio-rng-pci", "RDRAND"),
+            ("vmm -device pvpanic,ioport=0x606", "0x505"),
             ("vmm -serial tcp::4444,server", "unix:PATH"),
             ("vmm -netdev user,id=n", "write port=valeA:x"),
             ("vmm -device virtio-net-pci,netdev=n", "e1000"),
@@ -341,6 +377,17 @@ mod tests {
     }
 
     #[test]
+    fn an_option_without_its_value_is_named() {
+        for option in ["nic", "net", "name", "action", "accel", "display", "machine", "cpu"] {
+            for line in [format!("vmm -{option}"), format!("vmm -{option} -nographic")] {
+                let error = parse(&line).expect_err(&line);
+                assert!(error.to_string().contains(&format!("-{option} needs a value")), "{error}");
+                assert_eq!(error.exit_code(), 2, "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn what_is_so_anyway_may_be_asked_for() {
         for line in [
             "-monitor none -monitor null -monitor /dev/null -display none -vga none",
@@ -350,6 +397,9 @@ mod tests {
         ] {
             assert_eq!(becomes(&format!("vmm {line}")), "vmm", "{line}");
         }
+        assert_eq!(becomes("vmm -accel kvm:tcg"), "vmm --accel kvm");
+        let built_in = parse("vmm -device pvpanic -device isa-debug-exit").expect("both are there");
+        assert!(built_in.device.iter().all(|device| device.built_in));
     }
 
     /// All that `qemu-system-x86_64 -h` of QEMU 7.2 lists, and what it has for other processors.

@@ -2,6 +2,7 @@
 
 const NO_MONITOR: &str = "there is no monitor: see --ctl, --stats and --list";
 const NO_SCREEN: &str = "there is no screen: the console is the serial port, console=ttyS0";
+const NO_ACCEL: &str = "guests run on KVM; --accel thread is the bench guest's";
 const NO_OTHER: &str = "the machine is a PC";
 
 /// Options and why they are refused. Long names; one dash or two.
@@ -111,7 +112,10 @@ const OPTIONS: [(&[&str], &str); 21] = [
 
 /// Networks that `-netdev`, `-nic` and `-net` have there.
 const NETWORKS: [(&[&str], &str); 5] = [
-    (&["user"], "there is no network in this process: a tap, or passt behind a switch (nm-bridge)"),
+    (
+        &["user", "passt"],
+        "there is no network in this process: a tap, or passt behind a switch (nm-bridge)",
+    ),
     (
         &["bridge"],
         "no interface is made for you: make a tap, add it to the bridge, and give port=tap:NAME",
@@ -139,6 +143,18 @@ pub fn option(name: &str) -> Option<&'static str> {
 /// Why there is no such network, if it is one of QEMU's.
 pub fn network(kind: &str) -> Option<&'static str> {
     find(&NETWORKS, kind)
+}
+
+/// Why guests do not run on that, if it is one of QEMU's.
+pub fn accel(kind: &str) -> Option<&'static str> {
+    ["tcg", "xen", "hax", "hvf", "nvmm", "whpx", "mshv", "qtest"]
+        .contains(&kind)
+        .then_some(NO_ACCEL)
+}
+
+/// Why there is no such device, if it is one that is often asked for.
+pub fn device(kind: &str) -> Option<&'static str> {
+    kind.starts_with("virtio-rng").then_some("guests have the processor's RDRAND for entropy")
 }
 
 /// Why an option that is ignored cannot be so with this value: it asks for more than what is the case anyway.
@@ -177,8 +193,9 @@ fn machine(word: &str) -> Option<&'static str> {
     match word.split_once('=') {
         None | Some(("type", _)) => (!is_pc(word.strip_prefix("type=").unwrap_or(word)))
             .then_some("the machine is a PC, q35 or pc"),
-        Some(("accel", accel)) => (!accel.split(':').any(|accel| accel == "kvm"))
-            .then_some("guests run on KVM; --accel thread is the bench guest's"),
+        Some(("accel", accel)) => {
+            (!accel.split(':').any(|accel| accel == "kvm")).then_some(NO_ACCEL)
+        }
         Some(("acpi" | "kernel-irqchip" | "kernel_irqchip" | "pit" | "pic", how)) => {
             (how == "off").then_some("it is always there")
         }

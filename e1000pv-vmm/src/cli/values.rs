@@ -56,8 +56,8 @@ pub struct Device {
     pub csb: Option<bool>,
     /// `--moderation` for this NIC.
     pub moderation: Option<bool>,
-    /// Not a NIC but QEMU's exit port, which is always there.
-    pub exit_port: bool,
+    /// Not a NIC but QEMU's exit port or its pvpanic, which are always there.
+    pub built_in: bool,
 }
 
 fn on_off(text: &str) -> Result<bool, String> {
@@ -82,6 +82,7 @@ impl FromStr for MemorySize {
             Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
             Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
             Some(b'g' | b'G') => (&text[..text.len() - 1], 30),
+            Some(b't' | b'T') => (&text[..text.len() - 1], 40),
             _ => (text, 20),
         };
         let bytes = bytes(digits, 1 << shift)?;
@@ -205,6 +206,11 @@ impl FromStr for Netdev {
                     port = Some(name.to_string());
                 }
                 ("script" | "downscript", Some("no")) if tap => {}
+                (key @ ("script" | "downscript"), _) if tap => {
+                    return Err(format!(
+                        "{key}: no script is run: set the interface up yourself, and write {key}=no"
+                    ));
+                }
                 (kind, None) if i == 0 && unsupported::network(kind).is_some() => {
                     let why = unsupported::network(kind).unwrap_or_default();
                     return Err(format!("{kind}: {why}; write port=valeA:x[,id=NAME]"));
@@ -231,8 +237,12 @@ impl FromStr for Device {
             match word {
                 ("e1000" | "e1000-82540em" | "e1000-paravirt" | "e1000pv", None) if i == 0 => {}
                 ("isa-debug-exit", None) if i == 0 => {
-                    device.exit_port = true;
+                    device.built_in = true;
                     return isa_debug_exit(text).map(|()| device);
+                }
+                ("pvpanic", None) if i == 0 => {
+                    device.built_in = true;
+                    return pvpanic(text).map(|()| device);
                 }
                 ("mac", Some(mac)) => {
                     let mac: Mac = mac.parse().map_err(|e| format!("{e}"))?;
@@ -248,9 +258,9 @@ impl FromStr for Device {
                 }
                 ("id" | "bus" | "addr", Some(_)) => {} // QEMU's, of no consequence here
                 (other, None) if i == 0 => {
-                    return Err(format!(
-                        "{other}: the devices here are e1000 NICs and isa-debug-exit"
-                    ));
+                    let why = unsupported::device(other)
+                        .unwrap_or("the devices here are e1000 NICs, isa-debug-exit and pvpanic");
+                    return Err(format!("{other}: {why}"));
                 }
                 (key, _) => {
                     return Err(format!(
@@ -269,6 +279,17 @@ fn isa_debug_exit(text: &str) -> Result<(), String> {
         match word {
             ("iobase", Some("0xf4" | "0xF4" | "244")) | ("iosize" | "id", Some(_)) => {}
             _ => return Err("the exit port of this machine is 0xf4".to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// The same of the port at which a guest tells of its panic.
+fn pvpanic(text: &str) -> Result<(), String> {
+    for word in words(text).skip(1) {
+        match word {
+            ("ioport", Some("0x505" | "1285")) | ("id" | "events", Some(_)) => {}
+            _ => return Err("the panic port of this machine is 0x505".to_string()),
         }
     }
     Ok(())
@@ -325,7 +346,7 @@ mod tests {
         let device: Device = "e1000,netdev=n,mac=52:54:00:12:34:56,mitigation=off".parse().unwrap();
         assert_eq!(device.moderation, Some(false));
         assert_eq!(device.netdev.as_deref(), Some("n"));
-        assert!("isa-debug-exit,iobase=0xf4,iosize=0x04".parse::<Device>().unwrap().exit_port);
+        assert!("isa-debug-exit,iobase=0xf4,iosize=0x04".parse::<Device>().unwrap().built_in);
         for text in [
             "virtio-net,netdev=n",
             "mac=",
@@ -349,6 +370,7 @@ mod tests {
             ("1.5G", 3 << 29),
             ("1e2", 100 << 20),
             ("6G", 6 << 30),
+            ("1T", 1 << 40),
         ] {
             assert_eq!(text.parse(), Ok(MemorySize(bytes)), "{text}");
         }
@@ -359,6 +381,7 @@ mod tests {
             "7M",
             "65M",
             "1025G",
+            "2T",
             "-1",
             "1.3G",
             "99999999999G",
