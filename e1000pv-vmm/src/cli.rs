@@ -202,7 +202,7 @@ pub struct Cli {
     /// Take at most so many packets a second from each port (takes k, M); what comes faster is dropped by its
     /// senders, before the guest has spent anything on it. auto: a guest that has no time left gets the next
     /// packets when it has consumed the last, against receive livelock; one that is merely busy loses some of its
-    /// rate by that.
+    /// rate by that, but none of TCP's.
     #[arg(long, value_name = "PPS|auto", value_parser = rx_limit, help_heading = "NIC")]
     pub rx_limit: Option<RxLimit>,
 

@@ -93,13 +93,13 @@ impl NetmapPort {
             return;
         };
         let rx = self.port.rx(0);
-        let (mut cost, mut open) = (0, 0);
+        let (mut cost, mut open, mut uncounted) = (0, 0, None);
         for at in 0..rx.available() {
             if at == open && cost >= room {
                 break;
             }
             let slot = rx.slot(at);
-            cost += limit.cost(slot.len(), slot.more_frag());
+            cost += limit.cost(slot.frame(), slot.more_frag(), &mut uncounted);
             if !slot.more_frag() {
                 open = at + 1;
             }
@@ -228,8 +228,11 @@ impl RxSlots for NetmapRx<'_> {
     #[inline]
     fn release(mut self, n: usize) {
         if let Some(limit) = self.limit {
+            let mut uncounted = None;
             let slots = (0..n).map(|at| self.ring.slot(at));
-            limit.take(slots.map(|slot| limit.cost(slot.len(), slot.more_frag())).sum());
+            let costs =
+                slots.map(|slot| limit.cost(slot.frame(), slot.more_frag(), &mut uncounted));
+            limit.take(costs.sum());
             *self.open = self.open.saturating_sub(n);
         }
         self.ring.advance(n);
@@ -495,6 +498,38 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             vcpu.thread().unpark();
         });
+    }
+
+    #[test]
+    fn segments_of_connections_pass_an_open_window_uncounted_and_wait_at_a_closed_one() {
+        let ram = GuestRam::anonymous(4096).unwrap();
+        let mut from = open("t:x", &ram, false);
+        let limit =
+            Limiter::Auto(Governor::with_windows(monotonic_ns()), Meter::new(&Load::new(1)));
+        let mut to = open("t:y", &ram, false).with_limit(Some(limit));
+        // Ethernet, IPv4, TCP with ACK: 1514 bytes, in one slot or in two.
+        let mut segment = [0; 1514];
+        (segment[12], segment[14], segment[23], segment[47]) = (8, 0x45, 6, 0x10);
+        let mut send = |frame: &[u8], n: usize| {
+            let mut tx = from.tx();
+            let slots = (0..n).map(|at| (at, frame.len() > 700 && at % 2 == 0));
+            for (at, more) in slots {
+                tx.put_copy(at, if at % 2 == 0 { frame } else { &frame[..60] }, more);
+            }
+            tx.commit(n);
+            assert_eq!(from.tx_sync(), 0);
+        };
+        send(&segment, 200);
+        to.rx_sync();
+        assert_eq!(to.rx().available(), 200, "more than a window of them");
+        to.rx().release(200);
+        send(&[0xff; 60], 139);
+        send(&segment, 20);
+        to.rx_sync();
+        assert_eq!(to.rx().available(), 139, "the window");
+        to.rx().release(139);
+        to.rx_sync();
+        assert_eq!(to.rx().available(), 0, "in the order of their coming");
     }
 
     #[test]
