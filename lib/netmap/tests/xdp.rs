@@ -290,7 +290,8 @@ fn port_says_what_is_in_its_way() {
     assert!(holder.about().unwrap().contains("generic"), "{:?}", holder.about());
     let error = refused(0, "xdp:v0-1");
     assert!(matches!(&error, Error::Busy { by: InUse::XdpProgram { native: false, .. }, .. }));
-    said(&error, "ip link set dev v0 xdp off");
+    // `xdp off` takes away a driver's program, and is silent about this one.
+    said(&error, "ip link set dev v0 xdpgeneric off");
     // Who only sends needs no program, and disturbs none.
     let sender = Options { direction: netmap::Direction::TxOnly, ..Options::default() };
     let sender = pair.within(0, || Port::open_with(&"xdp:v0-1".parse().unwrap(), &sender)).unwrap();

@@ -131,7 +131,8 @@ pub enum InUse {
     /// An interface has one XDP program in each mode.
     #[error(
         "another XDP program is attached to {interface}: end who did that; what a killed program left behind goes by \
-         `ip link set dev {interface} xdp off`"
+         `ip link set dev {interface} {} off`",
+        if *native { "xdp" } else { "xdpgeneric" }
     )]
     XdpProgram {
         /// The interface.

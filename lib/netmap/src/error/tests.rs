@@ -176,6 +176,11 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
             EBUSY,
             "ip link set dev t0 xdp off",
         ),
+        (
+            busy(InUse::XdpProgram { interface: interface(), native: false }),
+            EBUSY,
+            "ip link set dev t0 xdpgeneric off",
+        ),
         (busy(InUse::Queue { queue: 3 }), EBUSY, "queue 3 has another"),
         (not_permitted(Privilege::Xdp), EPERM, "setcap cap_net_raw"),
         (not_permitted(Privilege::LockMemory { bytes: 3 << 20 }), EPERM, "lock 3 MiB"),
