@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use kvm_ioctls::Kvm;
+use netmap::control;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nm_cli::every::Every;
 use nm_cli::exit::Outcome;
@@ -108,6 +109,10 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
     let memory = Memory::new(plan.mem_bytes, &layout::HOLE, plan.backing)?;
     if plan.verbose {
         nm_cli::say!("memory: {} MiB, {:?}", memory.bytes() >> 20, memory.backing);
+    }
+    if !plan.output.quiet {
+        let notes = plan.nics.iter().filter_map(|nic| control::default_route_note(&nic.port));
+        notes.for_each(|note| nm_cli::say!("e1000pv-vmm: {note}"));
     }
     let wire = wire(plan, &signals)?;
     let mut input = match plan.serial {

@@ -83,8 +83,8 @@ fn is_host_rings(far: &str) -> bool {
     far.split('@').next().is_some_and(|nic| nic.ends_with('^'))
 }
 
-/// Whether that other port takes a NIC from the host that has its default route there.
-pub fn takes_default_route(far: &str) -> anyhow::Result<bool> {
+/// The default route that goes through the NIC that that other port takes from the host.
+pub fn takes_default_route(far: &str) -> anyhow::Result<Option<control::DefaultRoute>> {
     control::takes_default_route(&far.parse()?).context("looking for the default route")
 }
 

@@ -443,18 +443,22 @@ fn default_route_is_looked_for_in_the_namespace_that_the_name_says() {
     };
     let takes = |name: &str| {
         let name = name.replace("BLUE", &format!("@netns:{}", blue.0));
-        netmap::control::takes_default_route(&name.parse().expect("a name")).expect("looked")
+        netmap::control::takes_default_route(&name.parse().expect("a name"))
+            .expect("looked")
+            .map(|route| route.through)
     };
     blue.ip("link add nmd0 type veth peer name nmd1");
     blue.ip("link set nmd0 up");
-    assert!(!takes("xdp:nmd0BLUE"));
+    assert_eq!(takes("xdp:nmd0BLUE"), None);
     blue.ip("route add default dev nmd0");
-    assert!(takes("xdp:nmd0BLUE") && takes("xdp:nmd0-0BLUE"));
+    for name in ["xdp:nmd0BLUE", "xdp:nmd0-0BLUE"] {
+        assert_eq!(takes(name).as_deref(), Some("nmd0"), "{name}");
+    }
     // There it is another namespace's; host rings and taps take nothing; ports of a switch have no routes.
     for name in
         ["xdp:nmd0", "xdp:nmd0^BLUE", "tap:nmd0BLUE", "netmap:nmd0BLUE", "xdp:loBLUE", "valeA:nmd0"]
     {
-        assert!(!takes(name), "{name}");
+        assert_eq!(takes(name), None, "{name}");
     }
     let gone = "xdp:nmd0@netns:nm-no-such".parse().expect("a name");
     netmap::control::takes_default_route(&gone).expect_err("no such namespace");

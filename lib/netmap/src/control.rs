@@ -15,6 +15,7 @@ use crate::netns;
 use crate::options::Options;
 use crate::process;
 use crate::routes;
+pub use crate::routes::DefaultRoute;
 use crate::shm::dir::Dir;
 use crate::shm::mem::Region;
 use crate::stats::Counters;
@@ -486,16 +487,17 @@ pub fn is_tap(name: &str, netns: Option<&str>) -> Result<Option<bool>> {
     }
 }
 
-/// Whether the port takes a NIC from the host through which a default route goes, of IPv4 or IPv6, in the network namespace
-/// that its name says, or else the calling thread's. Who opens it may cut himself off from the machine. Host rings (`IF^`)
-/// take no NIC.
+/// The default route that goes through the NIC that the port takes from the host, if one does: of IPv4 or IPv6, of any table that a
+/// rule may lead to, in the network namespace that the port's name says, or else the calling thread's. It may name the NIC, or
+/// what the NIC carries: a bridge, bond, team or VLAN. Who opens the port may cut himself off from the machine. Host rings
+/// (`IF^`) take no NIC.
 ///
 /// # Errors
 /// There is no such namespace, or the routes cannot be read.
-pub fn takes_default_route(name: &PortName) -> Result<bool> {
+pub fn takes_default_route(name: &PortName) -> Result<Option<DefaultRoute>> {
     let takes = name.can(Capabilities::TAKES_INTERFACE) && !name.is_host_rings();
-    let Some(interface) = name.interface().filter(|_| takes) else { return Ok(false) };
-    let look = || routes::default_goes_through(interface);
+    let Some(interface) = name.interface().filter(|_| takes) else { return Ok(None) };
+    let look = || routes::default_through(interface);
     let Some(netns) = &name.netns else { return look() };
     let port = name.to_string();
     netns::inside(netns::open(netns, &port)?, &port, look)
@@ -505,10 +507,11 @@ pub fn takes_default_route(name: &PortName) -> Result<bool> {
 /// host. Nothing if that cannot be found out: opening the port tells what is wrong.
 #[must_use]
 pub fn default_route_note(name: &PortName) -> Option<String> {
-    let interface = name.interface().filter(|_| takes_default_route(name).unwrap_or(false))?;
+    let route = takes_default_route(name).ok().flatten()?;
+    let interface = &route.interface;
     Some(format!(
-        "warning: the default route goes through {interface}, of which the host gets nothing while {name} is open; \
-         its host rings ({interface}^) keep the host connected"
+        "warning: the {route}; the host gets nothing of {interface} while {name} is open; its host rings ({interface}^) keep \
+         the host connected"
     ))
 }
 

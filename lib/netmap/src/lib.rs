@@ -68,7 +68,6 @@ mod layout;
 #[cfg(not(loom))]
 pub mod name;
 #[cfg(not(loom))]
-#[allow(unsafe_code)]
 mod netlink;
 #[cfg(not(loom))]
 mod netns;

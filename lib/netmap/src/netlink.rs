@@ -6,37 +6,21 @@
 //! It is a few attributes of one message type, which the crates for netlink would parse with all their kin, and
 //! refuse as a whole where one of them has grown.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, sendto,
-    socket,
-};
 
 use crate::error::{Error, Lack, Result};
+
+#[allow(unsafe_code)]
+pub mod socket;
+use socket::{LINK_BYTES, Message, Socket, attribute, attributes_of, word};
 
 /// Messages read in one call of `Watch::update`; the rest is the next call's. Somebody may make and remove interfaces
 /// all the time.
 const MESSAGES: usize = 64;
-/// Times that a question is put whose answer found no room among what was told meanwhile.
-const TRIES: usize = 4;
-/// Room for a message: those about an interface have some 1.5 KiB, with many virtual functions more.
-const MESSAGE_BYTES: usize = 32 << 10;
-/// `struct nlmsghdr`, and the `struct ifinfomsg` behind it.
-const HEADER_BYTES: usize = 16;
-const LINK_BYTES: usize = 16;
-/// `struct rtgenmsg`, with its padding.
-const NETNS_BYTES: usize = 4;
-const RTM_NEWNSID: u16 = 88;
-const RTM_GETNSID: u16 = 90;
-const NETNSA_NSID: u16 = 1;
-const NETNSA_FD: u16 = 3;
-const NETLINK_LISTEN_ALL_NSID: libc::c_int = 8;
 /// `IFLA_TARGET_NETNSID`: the namespace that a question is about.
 const IFLA_TARGET_NETNSID: u16 = 46;
-/// `IFLA_NEW_NETNSID`: in the farewell of an interface that moves to another namespace.
-const IFLA_NEW_NETNSID: u16 = 45;
 /// `IFLA_INFO_KIND`, within `IFLA_LINKINFO`.
 const IFLA_INFO_KIND: u16 = 1;
 /// What taps are, and tuns.
@@ -164,7 +148,7 @@ impl Watch {
     /// Readable when `update` has something to tell.
     #[allow(dead_code, reason = "for ports that poll it beside their own descriptors")]
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.socket.fd.as_fd()
+        self.socket.fd()
     }
 
     /// What was told last.
@@ -300,140 +284,6 @@ pub fn move_to(namespace: BorrowedFd<'_>, index: i32, name: &str) -> nix::Result
     Socket::new(0)?.call(libc::RTM_NEWLINK, libc::NLM_F_ACK, &body, |_, _| {})
 }
 
-/// A socket to the kernel.
-#[derive(Debug)]
-struct Socket {
-    fd: OwnedFd,
-    sequence: u32,
-    buffer: Vec<u8>,
-}
-
-impl Socket {
-    fn new(groups: u32) -> nix::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let protocol = SockProtocol::NetlinkRoute;
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-        Ok(Self { fd, sequence: 0, buffer: vec![0; MESSAGE_BYTES] })
-    }
-
-    /// Lets it hear of all namespaces that have a number here.
-    fn listen_to_all_namespaces(&self) -> nix::Result<()> {
-        let on: libc::c_int = 1;
-        // SAFETY: the socket is open, and the value is an int that outlives the call.
-        let set = unsafe {
-            libc::setsockopt(
-                self.fd.as_raw_fd(),
-                libc::SOL_NETLINK,
-                NETLINK_LISTEN_ALL_NSID,
-                (&raw const on).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        Errno::result(set).map(drop)
-    }
-
-    /// The number of a namespace here, given to it if it had none.
-    fn number_of(&mut self, namespace: BorrowedFd<'_>) -> nix::Result<i32> {
-        let of = |wanted: Option<i32>| {
-            let mut body = vec![0; NETNS_BYTES];
-            attribute(&mut body, NETNSA_FD, &namespace.as_raw_fd().to_ne_bytes())?;
-            if let Some(number) = wanted {
-                attribute(&mut body, NETNSA_NSID, &number.to_ne_bytes())?;
-            }
-            Ok::<_, Errno>(body)
-        };
-        // -1: any.
-        match self.call(RTM_NEWNSID, libc::NLM_F_ACK, &of(Some(-1))?, |_, _| {}) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-        let mut number = None;
-        self.call(RTM_GETNSID, 0, &of(None)?, |message, answer| {
-            let attributes = attributes_of(message.body.get(NETNS_BYTES..).unwrap_or_default());
-            for (_, value) in attributes.filter(|(kind, _)| answer && *kind == NETNSA_NSID) {
-                number = word(value, 0).map(u32::cast_signed);
-            }
-        })?;
-        number.filter(|&number| number >= 0).ok_or(Errno::ENODEV)
-    }
-
-    /// Sends a request and reads up to its answer, which the kernel gives before the request's call returns. `hear` is
-    /// told of each message, and whether it is the answer.
-    fn call(
-        &mut self,
-        kind: u16,
-        flags: libc::c_int,
-        body: &[u8],
-        mut hear: impl FnMut(&Message<'_>, bool),
-    ) -> nix::Result<()> {
-        for _ in 1..TRIES {
-            match self.call_once(kind, flags, body, &mut hear) {
-                // A socket that was told more than it holds takes no answer until it has been emptied, as it is now.
-                Err(Errno::ENOBUFS) => {}
-                called => return called,
-            }
-        }
-        self.call_once(kind, flags, body, &mut hear)
-    }
-
-    fn call_once(
-        &mut self,
-        kind: u16,
-        flags: libc::c_int,
-        body: &[u8],
-        hear: &mut impl FnMut(&Message<'_>, bool),
-    ) -> nix::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let sequence = self.sequence;
-        let len = (HEADER_BYTES + body.len()) as u32; // a few attributes
-        let flags = (libc::NLM_F_REQUEST | flags) as u16; // two of the low bits
-        let message = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes()].concat();
-        let message = [&message[..], &sequence.to_ne_bytes(), &[0; 4], body].concat();
-        let kernel = NetlinkAddr::new(0, 0);
-        sendto(self.fd.as_raw_fd(), &message, &kernel, MsgFlags::empty())?;
-        let mut answer = None;
-        while answer.is_none() {
-            let read = self.read(1, |message| {
-                let is_answer = message.sequence == sequence;
-                if is_answer && message.kind == libc::NLMSG_ERROR as u16 {
-                    let code = word(message.body, 0).unwrap_or(0).cast_signed();
-                    answer = Some(if code == 0 { Ok(()) } else { Err(Errno::from_raw(-code)) });
-                    return;
-                }
-                hear(message, is_answer);
-                if is_answer {
-                    answer = Some(Ok(()));
-                }
-            });
-            match read {
-                // It was there when the call returned, unless there was no memory for it.
-                Ok(true) if answer.is_none() => return Err(Errno::ENOBUFS),
-                // What was told got lost; there was room for the answer all the same, or there is none.
-                Err(Errno::ENOBUFS) | Ok(_) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        answer.unwrap_or(Ok(()))
-    }
-
-    /// Reads what has come, at most so many times; true if that is all.
-    fn read(&mut self, times: usize, mut hear: impl FnMut(&Message<'_>)) -> nix::Result<bool> {
-        for _ in 0..times {
-            let (len, from) = match recvfrom::<NetlinkAddr>(self.fd.as_raw_fd(), &mut self.buffer) {
-                Ok(received) => received,
-                Err(Errno::EAGAIN) => return Ok(true),
-                Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(errno),
-            };
-            if from.is_some_and(|from| from.pid() == 0) {
-                messages(&self.buffer[..len]).for_each(|message| hear(&message));
-            } // else from a process
-        }
-        Ok(false)
-    }
-}
-
 /// `struct ifinfomsg` about an interface.
 fn link_body(index: i32) -> Vec<u8> {
     let mut body = vec![0; LINK_BYTES];
@@ -441,77 +291,9 @@ fn link_body(index: i32) -> Vec<u8> {
     body
 }
 
-fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) -> nix::Result<()> {
-    let len = u16::try_from(4 + value.len()).map_err(|_| Errno::ENAMETOOLONG)?;
-    body.extend(len.to_ne_bytes());
-    body.extend(kind.to_ne_bytes());
-    body.extend(value);
-    body.resize(body.len().next_multiple_of(4), 0);
-    Ok(())
-}
-
-/// One netlink message.
-struct Message<'a> {
-    kind: u16,
-    sequence: u32,
-    body: &'a [u8],
-}
-
-impl Message<'_> {
-    /// The number of the interface that it is about, if it is about one.
-    fn index(&self) -> Option<i32> {
-        let links = [libc::RTM_NEWLINK, libc::RTM_DELLINK].contains(&self.kind);
-        word(self.body, 4).filter(|_| links).map(u32::cast_signed)
-    }
-
-    fn is_about(&self, index: i32) -> bool {
-        self.index() == Some(index)
-    }
-
-    /// Of a message about an interface.
-    fn attributes(&self) -> impl Iterator<Item = (u16, &[u8])> {
-        attributes_of(self.body.get(LINK_BYTES..).unwrap_or_default())
-    }
-
-    /// The interface is not here any more, but in another namespace.
-    fn is_farewell_by_move(&self) -> bool {
-        self.kind == libc::RTM_DELLINK
-            && self.attributes().any(|(kind, _)| kind == IFLA_NEW_NETNSID)
-    }
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
-}
-
-/// The messages in what was received. A length that cannot be ends them.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let len = word(bytes, 0)? as usize;
-        let (kind, sequence) = (half(bytes, 4)?, word(bytes, 8)?);
-        let body = bytes.get(HEADER_BYTES..len)?;
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message { kind, sequence, body })
-    })
-}
-
-/// The attributes behind a message's fixed part, by number.
-fn attributes_of(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let len = usize::from(half(bytes, 0)?);
-        let kind = half(bytes, 2)?;
-        let value = bytes.get(4..len)?;
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::socket::{HEADER_BYTES, IFLA_NEW_NETNSID, messages};
     use super::*;
 
     #[test]

@@ -1,111 +1,321 @@
-//! Whether the host's default route goes through an interface: who takes that from the host may cut himself off.
+//! Whether a default route of the host goes through an interface: who takes that from the host may cut himself off.
 //!
-//! Invariant: at most [`LIMIT`] bytes of a table are read, however many routes there are. The kernel writes default routes
-//! before all others of their table. Of IPv4, it shows the main table here, and the first of several next hops.
+//! ```text
+//!   rules ---> tables ---> default routes ---> br0, bond0.7 ...       what a route names
+//!                              `--> next hops -----^  |
+//!                                             eth0 <--'  <--- carries br0, being its port, or bond0.7, being below
+//! ```
 //!
-//! Follows what `fib_route_seq_show` (net/ipv4/fib_trie.c) and `ipv6_route_native_seq_show` (net/ipv6/ip6_fib.c) of the
-//! kernel write.
+//! Invariant: at most so many bytes of each table, and of the interfaces and rules, are read as `Socket::dump` reads, and at
+//! most [`TABLES`] tables. The kernel sends default routes before most others of their table. A loop among interfaces is
+//! followed once.
+//!
+//! Follows rtnetlink(7), and the kernel's `fib_rules.h`, `nexthop.h` and `if_link.h` (include/uapi/linux).
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+use nix::errno::Errno;
 
 use crate::error::{Error, Result};
+use crate::netlink::socket::{LINK_BYTES, Message, Socket, attribute, attributes_of, half, word};
 
-/// Most bytes of a table: some 100000 routes of IPv6.
-const LIMIT: u64 = 16 << 20;
-/// The interface of a table's line, if that is a default route.
-type OfLine = fn(&str) -> Option<&str>;
-/// The thread's own: `/proc/net` is of the namespace of the process's first thread.
-const TABLES: [(&str, OfLine); 2] =
-    [("/proc/thread-self/net/route", of_ipv4), ("/proc/thread-self/net/ipv6_route", of_ipv6)];
-/// `RTF_REJECT`: whatever goes there is refused.
-const REJECT: u32 = 0x200;
+/// Most tables that are looked at; a host with that many rules has others to ask.
+const TABLES: usize = 1024;
+/// The tables of a kernel without rules.
+const ALWAYS: [u32; 2] = [libc::RT_TABLE_MAIN as u32, 253];
+const FAMILIES: [u8; 2] = [libc::AF_INET as u8, libc::AF_INET6 as u8];
 
-/// Whether a default route of the calling thread's network namespace goes through `interface`.
+/// `struct rtmsg` and `struct fib_rule_hdr`.
+const ROUTE_BYTES: usize = 12;
+/// `struct nhmsg`.
+const NEXTHOP_BYTES: usize = 8;
+/// `struct rtnexthop`.
+const HOP_BYTES: usize = 8;
+/// `struct nexthop_grp`.
+const MEMBER_BYTES: usize = 8;
+const RTM_GETNEXTHOP: u16 = 106;
+const RTA_NH_ID: u16 = 30;
+const NHA_ID: u16 = 1;
+const NHA_GROUP: u16 = 2;
+const NHA_OIF: u16 = 5;
+/// A rule's action: look into a table.
+const FR_ACT_TO_TBL: u8 = 1;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+const FRA_TABLE: u16 = 15;
+const FRA_L3MDEV: u16 = 19;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_VRF_TABLE: u16 = 1;
+/// Kinds of interfaces whose `IFLA_LINK` is the other end of a cable, not what they are made on.
+const PAIRS: [&[u8]; 3] = [b"veth\0", b"netkit\0", b"vxcan\0"];
+
+/// A default route that goes through an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// The interface.
+    pub interface: String,
+    /// The one that the route names: the same, or one that the first carries, as a bridge its ports, a bond or team its members,
+    /// a VLAN the device below.
+    pub through: String,
+}
+
+impl fmt::Display for DefaultRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { interface, through } = self;
+        write!(f, "default route goes through {through}")?;
+        if interface != through {
+            write!(f, ", which {interface} carries")?;
+        }
+        Ok(())
+    }
+}
+
+/// The default route of the calling thread's network namespace that goes through `interface`, if one does.
 ///
 /// # Errors
-/// A table cannot be read. One that is not there, as without IPv6, has no routes.
-pub fn default_goes_through(interface: &str) -> Result<bool> {
-    for (path, of_line) in TABLES {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(Error::io("open", path)(error)),
-        };
-        for line in BufReader::new(file.take(LIMIT)).split(b'\n') {
-            let line = line.map_err(Error::io("read", path))?;
-            if of_line(&String::from_utf8_lossy(&line)) == Some(interface) {
-                return Ok(true);
+/// The kernel does not tell.
+pub fn default_through(interface: &str) -> Result<Option<DefaultRoute>> {
+    let failed = || Error::io("look for the default routes through", interface);
+    let links = Links::read().map_err(failed())?;
+    let Some(index) = links.named(interface) else { return Ok(None) };
+    let named = defaults(&links).map_err(failed())?;
+    let through = links.carried_by(index).find(|carried| named.contains(carried));
+    Ok(through.map(|through| DefaultRoute {
+        interface: interface.to_owned(),
+        through: links.0.get(&through).map_or_else(String::new, |link| link.name.clone()),
+    }))
+}
+
+/// Numbers of the interfaces that default routes name.
+fn defaults(links: &Links) -> nix::Result<BTreeSet<i32>> {
+    let mut named = BTreeSet::new();
+    let mut hops = BTreeSet::new();
+    for family in FAMILIES {
+        for table in tables(family, links)? {
+            let mut body = vec![0; ROUTE_BYTES];
+            body[0] = family;
+            attribute(&mut body, libc::RTA_TABLE, &table.to_ne_bytes())?;
+            let told = Socket::dump(libc::RTM_GETROUTE, &body, |message| {
+                if let Some(route) = Route::of(message).filter(|route| {
+                    (route.family, route.table) == (family, table) && route.is_default
+                }) {
+                    named.extend(route.interfaces);
+                    hops.extend(route.hop);
+                }
+            });
+            // No such table, or no such family.
+            if !matches!(told, Err(Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) {
+                told?;
             }
         }
     }
-    Ok(false)
+    if !hops.is_empty() {
+        // Routes show the interfaces of their next hops' objects, unless `nexthop_compat_mode` is off.
+        let mut objects = BTreeMap::new();
+        Socket::dump(RTM_GETNEXTHOP, &[0; NEXTHOP_BYTES], |message| {
+            objects.extend(Hop::of(message).map(|hop| (hop.id, hop)));
+        })?;
+        let of = |id: &u32| objects.get(id);
+        let members = hops.iter().filter_map(of).flat_map(|hop| &hop.group).filter_map(of);
+        named.extend(hops.iter().filter_map(of).chain(members).filter_map(|hop| hop.interface));
+    }
+    Ok(named)
 }
 
-/// The interface of a default route: name, destination, gateway, flags, three numbers, mask.
-fn of_ipv4(line: &str) -> Option<&str> {
-    let mut words = line.split_whitespace();
-    let (interface, destination) = (words.next()?, hex(words.next()?)?);
-    let flags = hex(words.nth(1)?)?;
-    let mask = hex(words.nth(3)?)?;
-    (destination == 0 && mask == 0 && flags & REJECT == 0).then_some(interface)
+/// The tables in which a rule may find a default route.
+fn tables(family: u8, links: &Links) -> nix::Result<BTreeSet<u32>> {
+    let mut body = vec![0; ROUTE_BYTES];
+    body[0] = family;
+    let mut tables = BTreeSet::new();
+    let mut any = false;
+    let told = Socket::dump(libc::RTM_GETRULE, &body, |message| {
+        if message.kind == libc::RTM_NEWRULE && message.body.first() == Some(&family) {
+            any = true;
+            tables.extend(tables_of_rule(message.body, links));
+        }
+    });
+    if !matches!(told, Err(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) {
+        told?;
+    }
+    if !any {
+        tables.extend(ALWAYS);
+    }
+    Ok(tables.into_iter().take(TABLES).collect())
 }
 
-/// The interface of a default route: destination, its length, source, its length, gateway, three numbers, flags, name.
-fn of_ipv6(line: &str) -> Option<&str> {
-    let mut words = line.split_whitespace();
-    let destination = words.next()?;
-    let length = hex(words.next()?)?;
-    let flags = hex(words.nth(6)?)?;
-    let interface = words.next()?;
-    let any = destination.bytes().all(|digit| digit == b'0');
-    (any && length == 0 && flags & REJECT == 0 && interface != "lo").then_some(interface)
+/// What a rule says, whatever packets it is for.
+fn tables_of_rule(body: &[u8], links: &Links) -> Vec<u32> {
+    if body.get(7) != Some(&FR_ACT_TO_TBL) {
+        return Vec::new();
+    }
+    let mut table = body.get(4).map_or(0, |&byte| u32::from(byte));
+    let (mut of_vrfs, mut hides) = (false, false);
+    for (kind, value) in attributes_of(body.get(ROUTE_BYTES..).unwrap_or_default()) {
+        match kind {
+            FRA_TABLE => table = word(value, 0).unwrap_or(table),
+            FRA_L3MDEV => of_vrfs = value.first() == Some(&1),
+            // Routes of that length and less do not count, default routes among them. All ones: none.
+            FRA_SUPPRESS_PREFIXLEN => hides = word(value, 0) != Some(u32::MAX),
+            _ => {}
+        }
+    }
+    match (hides, of_vrfs) {
+        (true, _) => Vec::new(),
+        (false, true) => links.0.values().filter_map(|link| link.vrf_table).collect(),
+        (false, false) => vec![table],
+    }
 }
 
-fn hex(word: &str) -> Option<u32> {
-    u32::from_str_radix(word, 16).ok()
+/// A route, as far as it matters here.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Route {
+    family: u8,
+    table: u32,
+    /// To everywhere, and not a refusal.
+    is_default: bool,
+    interfaces: Vec<i32>,
+    /// The object that has its next hops.
+    hop: Option<u32>,
+}
+
+impl Route {
+    fn of(message: &Message<'_>) -> Option<Self> {
+        let body = message.body;
+        if message.kind != libc::RTM_NEWROUTE || body.len() < ROUTE_BYTES {
+            return None;
+        }
+        let is_default = body[1] == 0 && body[7] == libc::RTN_UNICAST;
+        let (family, table) = (body[0], body[4].into());
+        let mut route = Self { family, table, is_default, ..Self::default() };
+        for (kind, value) in attributes_of(&body[ROUTE_BYTES..]) {
+            match kind {
+                libc::RTA_TABLE => route.table = word(value, 0).unwrap_or(route.table),
+                libc::RTA_OIF => route.interfaces.extend(number(value, 0)),
+                libc::RTA_MULTIPATH => route.interfaces.extend(hops(value)),
+                RTA_NH_ID => route.hop = word(value, 0),
+                _ => {}
+            }
+        }
+        Some(route)
+    }
+}
+
+/// The interfaces of several next hops, each of which has its length in front.
+fn hops(mut bytes: &[u8]) -> impl Iterator<Item = i32> {
+    std::iter::from_fn(move || {
+        let len = usize::from(half(bytes, 0)?);
+        let interface = number(bytes.get(..len).filter(|_| len >= HOP_BYTES)?, 4)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(interface)
+    })
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<i32> {
+    word(bytes, at).map(u32::cast_signed)
+}
+
+/// An object of the kernel's that is the next hop of routes, or a group of such.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Hop {
+    id: u32,
+    interface: Option<i32>,
+    group: Vec<u32>,
+}
+
+impl Hop {
+    fn of(message: &Message<'_>) -> Option<Self> {
+        let mut hop = Self::default();
+        for (kind, value) in attributes_of(message.body.get(NEXTHOP_BYTES..)?) {
+            match kind {
+                NHA_ID => hop.id = word(value, 0)?,
+                NHA_OIF => hop.interface = number(value, 0),
+                NHA_GROUP => {
+                    let members = value.chunks_exact(MEMBER_BYTES);
+                    hop.group = members.filter_map(|member| word(member, 0)).collect();
+                }
+                _ => {}
+            }
+        }
+        Some(hop)
+    }
+}
+
+/// An interface, and what it carries or is carried by.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Link {
+    name: String,
+    /// The bridge, bond, team or VRF that it is part of.
+    master: Option<i32>,
+    /// What it is made on, in this namespace.
+    below: Option<i32>,
+    /// The table of a VRF.
+    vrf_table: Option<u32>,
+}
+
+/// The namespace's interfaces by their numbers.
+#[derive(Debug, Default)]
+struct Links(BTreeMap<i32, Link>);
+
+impl Links {
+    fn read() -> nix::Result<Self> {
+        let mut links = Self::default();
+        Socket::dump(libc::RTM_GETLINK, &[0; LINK_BYTES], |message| links.hear(message))?;
+        Ok(links)
+    }
+
+    fn hear(&mut self, message: &Message<'_>) {
+        let (libc::RTM_NEWLINK, Some(index)) = (message.kind, message.index()) else { return };
+        let mut link = Link::default();
+        let (mut is_pair, mut is_elsewhere) = (false, false);
+        for (kind, value) in message.attributes() {
+            match kind {
+                libc::IFLA_IFNAME => {
+                    let name = value.split(|&byte| byte == 0).next().unwrap_or_default();
+                    link.name = String::from_utf8_lossy(name).into_owned();
+                }
+                libc::IFLA_MASTER => link.master = number(value, 0),
+                libc::IFLA_LINK => link.below = number(value, 0),
+                libc::IFLA_LINK_NETNSID => is_elsewhere = true,
+                libc::IFLA_LINKINFO => {
+                    let info = |wanted: u16| {
+                        attributes_of(value).find(|(kind, _)| *kind == wanted).map(|(_, it)| it)
+                    };
+                    let kind = info(IFLA_INFO_KIND).unwrap_or_default();
+                    is_pair = PAIRS.contains(&kind);
+                    if kind == b"vrf\0" {
+                        let data = info(IFLA_INFO_DATA).unwrap_or_default();
+                        let table = attributes_of(data).find(|(kind, _)| *kind == IFLA_VRF_TABLE);
+                        link.vrf_table = table.and_then(|(_, value)| word(value, 0));
+                    }
+                }
+                _ => {}
+            }
+        }
+        link.below = link.below.filter(|_| !is_pair && !is_elsewhere);
+        self.0.insert(index, link);
+    }
+
+    fn named(&self, name: &str) -> Option<i32> {
+        self.0.iter().find(|(_, link)| link.name == name).map(|(&index, _)| index)
+    }
+
+    /// The interface itself, and those whose packets go through it, nearest first.
+    fn carried_by(&self, index: i32) -> impl Iterator<Item = i32> {
+        let (mut seen, mut next) = (BTreeSet::from([index]), VecDeque::from([index]));
+        std::iter::from_fn(move || {
+            let index = next.pop_front()?;
+            let master = self.0.get(&index).and_then(|link| link.master);
+            let above = self.0.iter().filter(|(_, link)| link.below == Some(index));
+            for carried in master.into_iter().chain(above.map(|(&above, _)| above)) {
+                if seen.insert(carried) {
+                    next.push_back(carried);
+                }
+            }
+            Some(index)
+        })
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn default_routes_are_told_from_others() {
-        let head =
-            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT";
-        assert_eq!(of_ipv4(head), None);
-        assert_eq!(
-            of_ipv4("eth0\t00000000\t0100A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0"),
-            Some("eth0")
-        );
-        // Half of all addresses, a network, and a refusal.
-        assert_eq!(of_ipv4("tun0\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000080\t0\t0\t0"), None);
-        assert_eq!(of_ipv4("eth0\t0000A8C0\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0"), None);
-        assert_eq!(of_ipv4("*\t00000000\t00000000\t0201\t0\t0\t0\t00000000\t0\t0\t0"), None);
-        for cut in ["", "eth0", "eth0 00000000 0 3 0 0 0", "eth0 x 0 3 0 0 0 0"] {
-            assert_eq!(of_ipv4(cut), None, "{cut:?}");
-        }
-    }
-
-    #[test]
-    fn default_routes_of_ipv6_are_told_from_others() {
-        let line = |destination: &str, length: &str, flags: &str, interface: &str| {
-            let any = "0".repeat(32);
-            format!(
-                "{destination} {length} {any} 00 {any} 00000400 00000001 00000000 {flags} {interface:>8}"
-            )
-        };
-        let any = "0".repeat(32);
-        let of = |line: String| of_ipv6(&line).map(str::to_owned);
-        assert_eq!(of(line(&any, "00", "00000003", "eth0")).as_deref(), Some("eth0"));
-        assert_eq!(of(line(&any, "00", "00200200", "lo")), None);
-        assert_eq!(of(line(&any, "00", "00000001", "lo")), None);
-        assert_eq!(of(line(&any, "00", "00000201", "eth0")), None);
-        assert_eq!(of(line(&any, "60", "00000001", "eth0")), None);
-        let network = format!("fe80{}", "0".repeat(28));
-        assert_eq!(of(line(&network, "00", "00000001", "eth0")), None);
-        assert_eq!(of_ipv6(&line(&any, "00", "00000003", "")), None);
-        assert_eq!(of_ipv6(""), None);
-    }
-}
+mod tests;

@@ -35,10 +35,13 @@ pub fn run(out: &mut Out, args: &Attach) -> anyhow::Result<()> {
         let users = list::users(&port);
         anyhow::bail!("{} is busy: attached or open already, by {users}", args.name);
     }
-    if host.is_none() && !args.force && bridge::takes_default_route(&far)? {
+    if host.is_none()
+        && !args.force
+        && let Some(route) = bridge::takes_default_route(&far)?
+    {
         anyhow::bail!(
-            "The default route goes through {iface}, and a switch that has it alone would cut the host off, and who is \
-             logged in from elsewhere; attach it with --host, so that the host goes on using it, or insist with --force"
+            "The {route}, and a switch that has {iface} alone would cut the host off, and who is logged in from elsewhere; \
+             attach it with --host, so that the host goes on using it, or insist with --force"
         );
     }
     if args.change.dry_run {
