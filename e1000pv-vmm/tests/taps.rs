@@ -1,4 +1,5 @@
-//! The cable of a guest on a tap: set down and up, and its interface deleted, while the machine runs.
+//! Interfaces of the host as the network of a guest: the cable of one on a tap, set down and up, and deleted while the machine
+//! runs; a NIC that the host is reached by.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -40,4 +41,32 @@ fn guest_loses_its_link_with_the_interface_and_its_monitor_says_so() {
     }
     let status = machine.wait().expect("our child");
     assert!(status.success(), "{status}");
+}
+
+#[test]
+fn nic_of_the_default_route_is_given_to_a_guest_with_one_line_of_warning() {
+    const NAME: &str = "nic_of_the_default_route_is_given_to_a_guest_with_one_line_of_warning";
+    let ns = match netns::Namespace::new("vmx") {
+        Ok(ns) => ns,
+        Err(why) => return skip(NAME, &why),
+    };
+    ns.ip("link add v0 type veth peer name v1");
+    for end in ["v0", "v1"] {
+        ns.ip(&format!("link set {end} up"));
+    }
+    let root = root();
+    let port = format!("port=xdp:v1@netns:{}", ns.0);
+    let warnings = |flags: &[&str]| {
+        let work = "tx dst=ff:ff:ff:ff:ff:ff count=10";
+        let args = ["--accel", "thread", "--netdev", &port, "--guest", work, "--timeout", "30s"];
+        let output = vmm(root.path(), &[&args, flags].concat()).output().expect("it runs");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(output.status.success(), "{said}");
+        let warns = |line: &&str| line.contains("warning: the default route goes through v1;");
+        said.lines().filter(warns).count()
+    };
+    assert_eq!(warnings(&[]), 0);
+    ns.ip("route add default dev v1");
+    assert_eq!(warnings(&[]), 1);
+    assert_eq!(warnings(&["--quiet"]), 0);
 }

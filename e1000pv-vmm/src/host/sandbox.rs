@@ -202,6 +202,13 @@ pub fn filter(role: Role) -> anyhow::Result<Filter> {
         rules.entry(libc::SYS_fcntl).or_insert_with(|| vec![ask]);
         let abort = abort()?;
         rules.entry(libc::SYS_tgkill).or_insert_with(|| vec![abort]);
+        if !matches!(role, Role::Vcpu) {
+            // What the kernel counted of a NIC's packets.
+            let level = condition(1, u64::from(u32::MAX), libc::SOL_XDP as u64)?;
+            let option = condition(2, u64::from(u32::MAX), libc::XDP_STATISTICS as u64)?;
+            let ask = SeccompRule::new(vec![level, option])?;
+            rules.insert(libc::SYS_getsockopt, vec![ask]);
+        }
         for call in [libc::SYS_mmap, libc::SYS_mprotect] {
             rules.insert(call, vec![masked(2, libc::PROT_EXEC as u64, 0)?]);
         }
