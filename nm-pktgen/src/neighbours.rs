@@ -47,8 +47,11 @@ impl Neighbours {
         tell_roots();
     }
 
-    /// Says who else has the port open; of two that receive on one ring, each gets a part.
+    /// Says who else has the port open; of two that receive on one ring, each gets a part. A monitor has rings of its own.
     pub fn tell_sharers(&self, name: &PortName) {
+        if name.is_monitor() {
+            return;
+        }
         for (pid, command) in &self.sharers {
             say!(
                 "nm-pktgen: {name} is also open in process {pid} ({command}); if that receives, too, \

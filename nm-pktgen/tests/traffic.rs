@@ -387,6 +387,28 @@ fn indirect_slots_carry_the_packet_itself() {
 }
 
 #[test]
+fn who_receives_on_a_port_in_use_is_told_so_and_who_monitors_it_is_not() {
+    let name = "who_receives_on_a_port_in_use_is_told_so_and_who_monitors_it_is_not";
+    rig::within(name, |rig| {
+        let other = rig.start("-i valeA:t -f rx");
+        while control::names().iter().all(|name| name != "valeA:t") {
+            std::thread::yield_now();
+        }
+        let said = |port: &str| {
+            let output = rig.run(&format!("-i {port} -f rx --duration 10ms"));
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stderr).expect("text")
+        };
+        assert!(said("valeA:t").contains("valeA:t is also open"));
+        for monitor in ["valeA:t/tr", "valeA:t/r", "valeA:t/zt"] {
+            let said = said(monitor);
+            assert!(!said.contains("is also open"), "{said}");
+        }
+        other.stop();
+    });
+}
+
+#[test]
 fn packets_whose_buffers_a_monitor_takes_are_written_again() {
     let name = "packets_whose_buffers_a_monitor_takes_are_written_again";
     rig::within(name, |rig| {
