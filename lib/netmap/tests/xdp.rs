@@ -554,6 +554,21 @@ fn interface_deleted_under_traffic_is_told() {
 }
 
 #[test]
+fn host_rings_that_somebody_has_are_refused_by_their_own_name() {
+    const NAME: &str = "host_rings_that_somebody_has_are_refused_by_their_own_name";
+    let Some(pair) = new_pair(NAME, 1) else { return };
+    pair.within(0, || {
+        let _first = match Port::open("xdp:v0^") {
+            Ok(host) => host,
+            Err(why) => return skip::skip(NAME, &why.to_string()),
+        };
+        let error = Port::open("xdp:v0^").unwrap_err();
+        assert!(matches!(error, Error::Busy { by: InUse::HostRings, .. }), "{error:?}");
+        assert!(error.to_string().starts_with("xdp:v0^"), "{error}");
+    });
+}
+
+#[test]
 fn host_rings_end_with_the_interface() {
     let Some(pair) = new_pair("host_rings_end_with_the_interface", 1) else { return };
     let delete = |_: &str| drop(ip("link del v0"));

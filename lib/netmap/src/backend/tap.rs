@@ -92,19 +92,23 @@ pub struct Tap {
 impl Tap {
     /// Attaches to the tap of that name, makes it if there is none, and brings it up; a device for each queue.
     pub fn open(name: &PortName, queues: usize) -> Result<Vec<Tap>> {
+        Self::open_for(&name.to_string(), name, queues)
+    }
+
+    /// The same for another port, by whose name errors go.
+    pub fn open_for(port: &str, name: &PortName, queues: usize) -> Result<Vec<Tap>> {
         let interface = name.interface().unwrap_or_default();
-        let port = name.to_string();
-        let netns = name.netns.as_deref().map(|netns| netns::open(netns, &port)).transpose()?;
+        let netns = name.netns.as_deref().map(|netns| netns::open(netns, port)).transpose()?;
         let home =
             name.netns.as_deref().zip(netns.as_ref()).and_then(|(name, ns)| Home::of(name, ns));
         let netns = netns.as_ref().map(AsFd::as_fd);
-        let (files, keeps) = tun::open(interface, &port, queues, netns)?;
+        let (files, keeps) = tun::open(interface, port, queues, netns)?;
         let home = home.filter(|_| keeps);
         let tap = |file| {
             let watch = Watch::following(interface, netns)?;
             Ok(Tap {
                 file,
-                name: port.clone(),
+                name: port.to_owned(),
                 header: 0,
                 watch,
                 looked_ms: now_ms(),

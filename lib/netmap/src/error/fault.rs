@@ -149,6 +149,9 @@ pub enum InUse {
     /// The kernel lets one program have a tap.
     #[error("another program has it open; a tap has one user at a time")]
     Tap,
+    /// Host rings of an interface have one user.
+    #[error("another program has it open; the host rings of a NIC have one user at a time")]
+    HostRings,
     /// A NIC that a program drives has one user.
     #[error(
         "another program has it open; a NIC that is driven from a program has one user at a time"

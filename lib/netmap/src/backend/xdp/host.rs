@@ -42,7 +42,10 @@ pub fn open(name: &PortName, options: &Options, home: Option<Home>) -> Result<Bo
     runs_natively(&port, interface, index.cast_unsigned())?;
     let tap_name = tap_of(index);
     let of_tap = PortName::new(&tap::KIND.scheme, Address::Interface(tap_name.clone()));
-    let mut queues = Tap::open(&of_tap, 1)?;
+    let mut queues = Tap::open_for(&port, &of_tap, 1).map_err(|error| match error {
+        Error::Busy { name, by: InUse::Tap } => Error::Busy { name, by: InUse::HostRings },
+        error => error,
+    })?;
     let tap = queues.first_mut().expect("one was asked for");
     // Else the stack would greet its neighbours there by itself. A kernel without IPv6 does not.
     let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{tap_name}/disable_ipv6"), "1");
