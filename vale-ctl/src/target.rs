@@ -20,6 +20,7 @@ pub fn check(cli: &Cli) -> Result<(), String> {
                 | Command::Watch(_)
         )
     );
+    let attaches = matches!(cli.command, Some(Command::Attach(_)));
     named(cli).iter().try_for_each(|target| {
         let checked = match monitored(target) {
             Some(port) if looks => whole(&port),
@@ -30,7 +31,11 @@ pub fn check(cli: &Cli) -> Result<(), String> {
             }),
             None => whole(target),
         };
-        checked.map_err(|why| format!("{target}: {why}"))
+        let hint = target.port.as_deref().filter(|port| attaches && chooses_a_ring(port));
+        let hint = hint.map(|interface| {
+            format!("; an interface with a dash and a number at its end: --interface {interface}")
+        });
+        checked.map_err(|why| format!("{target}: {why}{}", hint.unwrap_or_default()))
     })
 }
 
@@ -66,6 +71,11 @@ fn monitored(target: &Target) -> Option<Target> {
     let (port, index) = target.port.as_ref()?.split_once('#')?;
     index.parse::<u8>().ok()?;
     Some(Target { port: Some(port.to_owned()), ..target.clone() })
+}
+
+/// Whether a name ends as one that means a ring: `own-0`.
+fn chooses_a_ring(port: &str) -> bool {
+    port.rsplit_once('-').is_some_and(|(_, ring)| ring.parse::<u32>().is_ok())
 }
 
 /// Splits a name and checks it.
@@ -128,6 +138,8 @@ mod tests {
             let looks =
                 ["list", "stats", "top", "watch", "show"].contains(&&*line.replace(" NAME", ""));
             assert_eq!(checked("valeA:x#3").is_ok(), looks, "{line}");
+            let dashed = checked("valeA:own-0").expect_err(line);
+            assert_eq!(dashed.contains("--interface own-0"), line == "attach NAME", "{dashed}");
             for bad in ["valeA:x#", "valeA:x#256", "valeA:#3", "valeA:x#3#4", "valeA#3"] {
                 assert!(checked(bad).is_err(), "{line}: {bad} was accepted");
             }
