@@ -98,8 +98,12 @@ fn each_next_hop_of_a_default_route_counts() {
         }
         assert_eq!(through(&ns, "b1"), None, "{what}");
     };
-    for family in ["-4", "-6"] {
-        if can(&ns, &format!("{family} route add default nexthop dev a0 nexthop dev b0")) {
+    // Of IPv6 they need gateways.
+    for (family, hops) in [
+        ("-4", "nexthop dev a0 nexthop dev b0"),
+        ("-6", "nexthop via fe80::1 dev a0 nexthop via fe80::2 dev b0"),
+    ] {
+        if can(&ns, &format!("{family} route add default {hops}")) {
             both(family);
             ns.ip(&format!("{family} route del default"));
             assert_eq!(through(&ns, "b0"), None, "{family}");
