@@ -14,15 +14,13 @@ use crate::error::{Error, Lack, Result};
 
 #[allow(unsafe_code)]
 pub mod socket;
-use socket::{LINK_BYTES, Message, Socket, attribute, attributes_of, word};
+use socket::{IFLA_INFO_KIND, LINK_BYTES, Message, Socket, attribute, text, value_of, word};
 
 /// Messages read in one call of `Watch::update`; the rest is the next call's. Somebody may make and remove interfaces
 /// all the time.
 const MESSAGES: usize = 64;
 /// `IFLA_TARGET_NETNSID`: the namespace that a question is about.
 const IFLA_TARGET_NETNSID: u16 = 46;
-/// `IFLA_INFO_KIND`, within `IFLA_LINKINFO`.
-const IFLA_INFO_KIND: u16 = 1;
 /// What taps are, and tuns.
 const TUN: &[u8] = b"tun\0";
 
@@ -259,14 +257,10 @@ impl Seen {
             match kind {
                 libc::IFLA_MTU => seen.mtu = word(value, 0).unwrap_or(seen.mtu),
                 libc::IFLA_LINKINFO => {
-                    let kind = (IFLA_INFO_KIND, TUN);
-                    seen.is_tun = attributes_of(value).any(|attribute| attribute == kind);
+                    seen.is_tun = value_of(value, IFLA_INFO_KIND) == Some(TUN);
                 }
                 libc::IFLA_ADDRESS => seen.mac = value.try_into().ok(),
-                libc::IFLA_IFNAME => {
-                    let name = value.split(|&byte| byte == 0).next().unwrap_or_default();
-                    seen.name = String::from_utf8_lossy(name).into_owned();
-                }
+                libc::IFLA_IFNAME => seen.name = text(value),
                 _ => {}
             }
         }
@@ -293,7 +287,7 @@ fn link_body(index: i32) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::socket::{HEADER_BYTES, IFLA_NEW_NETNSID, messages};
+    use super::socket::{HEADER_BYTES, IFLA_NEW_NETNSID, attributes_of, messages};
     use super::*;
 
     #[test]

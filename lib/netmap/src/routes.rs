@@ -18,7 +18,10 @@ use std::fmt;
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
-use crate::netlink::socket::{LINK_BYTES, Message, Socket, attribute, attributes_of, half, word};
+use crate::netlink::socket::{
+    IFLA_INFO_KIND, LINK_BYTES, Message, Socket, attribute, attributes_of, half, text, value_of,
+    word,
+};
 
 /// Most tables that are looked at; a host with that many rules has others to ask.
 const TABLES: usize = 1024;
@@ -44,7 +47,6 @@ const FR_ACT_TO_TBL: u8 = 1;
 const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
 const FRA_TABLE: u16 = 15;
 const FRA_L3MDEV: u16 = 19;
-const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VRF_TABLE: u16 = 1;
 /// Kinds of interfaces whose `IFLA_LINK` is the other end of a cable, not what they are made on.
@@ -270,23 +272,17 @@ impl Links {
         let (mut is_pair, mut is_elsewhere) = (false, false);
         for (kind, value) in message.attributes() {
             match kind {
-                libc::IFLA_IFNAME => {
-                    let name = value.split(|&byte| byte == 0).next().unwrap_or_default();
-                    link.name = String::from_utf8_lossy(name).into_owned();
-                }
+                libc::IFLA_IFNAME => link.name = text(value),
                 libc::IFLA_MASTER => link.master = number(value, 0),
                 libc::IFLA_LINK => link.below = number(value, 0),
                 libc::IFLA_LINK_NETNSID => is_elsewhere = true,
                 libc::IFLA_LINKINFO => {
-                    let info = |wanted: u16| {
-                        attributes_of(value).find(|(kind, _)| *kind == wanted).map(|(_, it)| it)
-                    };
-                    let kind = info(IFLA_INFO_KIND).unwrap_or_default();
+                    let kind = value_of(value, IFLA_INFO_KIND).unwrap_or_default();
                     is_pair = PAIRS.contains(&kind);
                     if kind == b"vrf\0" {
-                        let data = info(IFLA_INFO_DATA).unwrap_or_default();
-                        let table = attributes_of(data).find(|(kind, _)| *kind == IFLA_VRF_TABLE);
-                        link.vrf_table = table.and_then(|(_, value)| word(value, 0));
+                        let data = value_of(value, IFLA_INFO_DATA).unwrap_or_default();
+                        let table = value_of(data, IFLA_VRF_TABLE);
+                        link.vrf_table = table.and_then(|table| word(table, 0));
                     }
                 }
                 _ => {}

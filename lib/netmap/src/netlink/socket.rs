@@ -31,6 +31,9 @@ const NETLINK_LISTEN_ALL_NSID: libc::c_int = 8;
 /// `IFLA_NEW_NETNSID`: in the farewell of an interface that moves to another namespace.
 pub const IFLA_NEW_NETNSID: u16 = 45;
 
+/// Within `IFLA_LINKINFO`.
+pub const IFLA_INFO_KIND: u16 = 1;
+
 /// A socket to the kernel.
 #[derive(Debug)]
 pub struct Socket {
@@ -251,6 +254,17 @@ impl Message<'_> {
         self.kind == libc::RTM_DELLINK
             && self.attributes().any(|(kind, _)| kind == IFLA_NEW_NETNSID)
     }
+}
+
+/// The value of the first attribute of a kind.
+pub fn value_of(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes_of(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// Text that ends with a NUL, as a name does.
+pub fn text(value: &[u8]) -> String {
+    let text = value.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
 }
 
 pub fn word(bytes: &[u8], at: usize) -> Option<u32> {
