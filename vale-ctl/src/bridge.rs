@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use netmap::name::PipeName;
-use netmap::{NameError, PortName, control};
+use netmap::{Capabilities, NameError, PortName, RingSel, control};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -74,13 +74,13 @@ pub fn host_of(name: &Target) -> Target {
 
 /// The NIC's host rings, if that other port is a NIC.
 pub fn host_rings(far: &str) -> Option<String> {
-    let (nic, netns) = far.split_at(far.find('@').unwrap_or(far.len()));
-    nic.starts_with(NIC).then(|| format!("{nic}^{netns}"))
+    let nic = far.parse().ok().filter(|nic: &PortName| nic.can(Capabilities::HOST_RINGS))?;
+    Some(PortName { rings: RingSel::Host, ..nic }.to_string())
 }
 
 /// Whether a port is that.
 fn is_host_rings(far: &str) -> bool {
-    far.split('@').next().is_some_and(|nic| nic.ends_with('^'))
+    far.parse().is_ok_and(|far: PortName| far.is_host_rings())
 }
 
 /// The default route that goes through the NIC that that other port takes from the host.

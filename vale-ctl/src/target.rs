@@ -3,7 +3,7 @@
 
 use netmap::name::SwitchPort;
 use netmap::name::parse_switch;
-use netmap::{NameError, PortName};
+use netmap::{NameError, PortName, RingSel};
 
 use crate::cli::{Cli, Command, Fdb, MirrorTo, Poll, Target};
 
@@ -31,7 +31,7 @@ pub fn check(cli: &Cli) -> Result<(), String> {
             }),
             None => whole(target),
         };
-        let hint = target.port.as_deref().filter(|port| attaches && chooses_a_ring(port));
+        let hint = target.port.as_ref().filter(|_| attaches && chooses_a_ring(target));
         let hint = hint.map(|interface| {
             format!("; an interface with a dash and a number at its end: --interface {interface}")
         });
@@ -73,9 +73,12 @@ fn monitored(target: &Target) -> Option<Target> {
     Some(Target { port: Some(port.to_owned()), ..target.clone() })
 }
 
-/// Whether a name ends as one that means a ring: `own-0`.
-fn chooses_a_ring(port: &str) -> bool {
-    port.rsplit_once('-').is_some_and(|(_, ring)| ring.parse::<u32>().is_ok())
+/// Whether a name means a ring by its end, and nothing else: `valeA:own-0`.
+fn chooses_a_ring(target: &Target) -> bool {
+    let name = target.to_string();
+    name.parse().is_ok_and(|port: PortName| {
+        matches!(port.rings, RingSel::One(_)) && port.to_string() == name
+    })
 }
 
 /// Splits a name and checks it.
