@@ -172,6 +172,19 @@ pub enum InUse {
         /// The driver.
         driver: String,
     },
+    /// A device that an IOMMU cannot tell from another one.
+    #[error(
+        "driver {driver} has {device}, which is in the same IOMMU group ({group}), and the kernel gives a group away as a whole; unbind \
+         that, too: `echo {device} >/sys/bus/pci/devices/{device}/driver/unbind`"
+    )]
+    Group {
+        /// The group's number.
+        group: u32,
+        /// The other device.
+        device: String,
+        /// Who has it.
+        driver: String,
+    },
     /// Somebody lives on a socket.
     #[error("another program has that socket; end it, or take another path")]
     Socket,
@@ -516,14 +529,25 @@ pub enum Lack {
         /// How many.
         pages: usize,
     },
-    /// A machine whose devices reach physical addresses.
+    /// The kernel's modules for devices behind an IOMMU.
+    #[error("it is behind an IOMMU, which takes VFIO: `modprobe vfio-pci`")]
+    Vfio,
+    /// The one of them for IOMMUs of PCs.
+    #[error("it is behind an IOMMU, which takes VFIO's module for it: `modprobe vfio_iommu_type1`")]
+    VfioType1,
+    /// An IOMMU that keeps devices from forging interrupts.
     #[error(
-        "it is behind an IOMMU, which is not supported; boot with `iommu=pt`, or take it as a netdev of the guest's kernel"
+        "its IOMMU does not check interrupts, so the kernel gives no device away; switch interrupt remapping on in the firmware (in \
+         QEMU, `-device intel-iommu,intremap=on`), or, if you trust the device: `echo 1 \
+         >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts`"
     )]
-    Untranslated,
+    InterruptRemapping,
     /// A device, which was there.
     #[error("the device does not answer any more: it was unplugged, or its memory is switched off")]
     Answer,
+    /// A device that the kernel waits for.
+    #[error("the kernel wants the device back: it is being unplugged, or taken from vfio-pci")]
+    AskedBack,
     /// The network namespace of that name.
     #[error(
         "there is no network namespace of this name in /run/netns; `ip netns add NAME` makes one, `ip netns \
@@ -559,6 +583,15 @@ pub enum Privilege {
         "driving a NIC needs physical addresses: run it as root (CAP_SYS_ADMIN, CAP_SYS_RAWIO)"
     )]
     PhysicalAddresses,
+    /// Drive a NIC behind an IOMMU.
+    #[error(
+        "taking a NIC from the kernel needs root; without, an administrator binds it to vfio-pci and gives its group away: \
+         `chown $USER /dev/vfio/{group}`"
+    )]
+    Vfio {
+        /// The number of its IOMMU group.
+        group: u32,
+    },
     /// Keep memory from being swapped.
     #[error(
         "the kernel may not lock {} MiB of memory for it; raise the limit (`ulimit -l`), or give it CAP_IPC_LOCK",

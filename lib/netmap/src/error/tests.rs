@@ -283,6 +283,11 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (busy(InUse::Interface { interface: interface() }), EBUSY, "`ip link set t0 down`"),
         (busy(InUse::Driver { driver: "vfio-pci".into() }), EBUSY, "vfio-pci has it; unbind"),
         (
+            busy(InUse::Group { group: 5, device: "0000:00:03.1".into(), driver: "e1000e".into() }),
+            EBUSY,
+            "e1000e has 0000:00:03.1, which is in the same IOMMU group (5)",
+        ),
+        (
             invalid(Invalid::NotAnE1000 { vendor: 0x8086, device: 0x10d3 }),
             EINVAL,
             "8086:10d3; driven are the 82540EM",
@@ -290,9 +295,13 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (invalid(Invalid::NoCsb { subsystem: 0x1e }), EINVAL, "id is 001e, not 1101"),
         (unavailable(Lack::PciDevice), ENXIO, "`lspci -D` lists them"),
         (unavailable(Lack::HugePages { pages: 3 }), ENXIO, "`echo 3 >/sys/kernel/mm/huge"),
-        (unavailable(Lack::Untranslated), ENXIO, "`iommu=pt`"),
+        (unavailable(Lack::Vfio), ENXIO, "`modprobe vfio-pci`"),
+        (unavailable(Lack::VfioType1), ENXIO, "`modprobe vfio_iommu_type1`"),
+        (unavailable(Lack::InterruptRemapping), ENXIO, "allow_unsafe_interrupts`"),
         (unavailable(Lack::Answer), ENXIO, "does not answer any more"),
+        (unavailable(Lack::AskedBack), ENXIO, "wants the device back"),
         (not_permitted(Privilege::PhysicalAddresses), EPERM, "run it as root"),
+        (not_permitted(Privilege::Vfio { group: 7 }), EPERM, "`chown $USER /dev/vfio/7`"),
     ]
 }
 

@@ -1,23 +1,44 @@
 //! A device taken from the kernel's driver, and given back.
 //!
-//! Invariant: before anything is taken, a mark stands (the file that its memory is in). Whoever finds a mark that nobody
+//! Invariant: before anything is taken, a mark stands. Whoever finds a mark that nobody
 //! holds finds a device that a killed program had taken, and gives it back in that one's place when it is done.
 
 use std::io;
 
+use super::mark::Mark;
 use super::sysfs::PciDevice;
 use crate::error::{Error, InUse, Result};
 
 /// The kernel's driver of these devices.
 const KERNEL: &str = "e1000";
-/// The driver that hands interrupts to programs.
-const UIO: &str = "uio_pci_generic";
+
+/// Who hands a device to programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handler {
+    /// uio_pci_generic: its interrupts alone, and the device does without it.
+    Uio,
+    /// vfio-pci: all of it.
+    Vfio,
+}
+
+impl Handler {
+    /// The driver.
+    pub fn driver(self) -> &'static str {
+        match self {
+            Self::Uio => "uio_pci_generic",
+            Self::Vfio => "vfio-pci",
+        }
+    }
+}
 
 /// A device in our hands.
 #[derive(Debug)]
 pub struct Binding {
     device: PciDevice,
+    handler: Handler,
     gives_back: bool,
+    /// It was bound to the handler by us.
+    entered: bool,
     uio: Option<u32>,
     /// It has no driver, and was enabled in the place of one.
     enabled: bool,
@@ -26,25 +47,38 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// Takes a device for the port `name`. `is_left`: it bears the mark of a killed program. `force`: although its interface
-    /// is up.
-    pub fn take(name: &str, device: PciDevice, is_left: bool, force: bool) -> Result<Self> {
+    /// Takes a device for the port `name`, under its mark; without one only if it is the handler's already. `force`: although
+    /// its interface is up.
+    pub fn take(
+        name: &str,
+        device: PciDevice,
+        handler: Handler,
+        mark: Option<&Mark>,
+        force: bool,
+    ) -> Result<Self> {
         let failed = |what| Error::io(what, name);
+        let busy = |by| Err(Error::Busy { name: name.to_owned(), by });
         let driver = device.driver().map_err(failed("find the driver of"))?;
-        let mut binding =
-            Self { device, gives_back: is_left, uio: None, enabled: false, was: None };
+        let mut binding = Self {
+            device,
+            handler,
+            gives_back: mark.is_some_and(Mark::is_left),
+            entered: false,
+            uio: None,
+            enabled: false,
+            was: None,
+        };
         match driver.as_deref() {
-            None | Some(UIO) => {}
+            Some(driver) if driver == handler.driver() => {}
+            // Whoever had it when we looked has just given it back.
+            None | Some(KERNEL) if mark.is_none() => return busy(InUse::Nic),
+            None => {}
             Some(KERNEL) => binding.leave_kernel(name, force)?,
-            Some(other) => {
-                let by = InUse::Driver { driver: other.to_owned() };
-                return Err(Error::Busy { name: name.to_owned(), by });
-            }
+            Some(other) => return busy(InUse::Driver { driver: other.to_owned() }),
         }
-        binding.enter_uio().map_err(failed("bind uio_pci_generic to"))?;
-        if binding.uio.is_none() {
-            binding.device.enable(true).map_err(failed("enable"))?;
-            binding.enabled = true;
+        match handler {
+            Handler::Uio => binding.enter_uio().map_err(failed("bind uio_pci_generic to"))?,
+            Handler::Vfio => binding.enter_vfio().map_err(failed("bind vfio-pci to"))?,
         }
         Ok(binding)
     }
@@ -62,23 +96,48 @@ impl Binding {
         Ok(())
     }
 
-    /// Has the device handed to the driver that tells of interrupts, where there is one and it takes it.
-    fn enter_uio(&mut self) -> io::Result<()> {
-        let is_there =
-            |device: &PciDevice| Ok::<_, io::Error>(device.driver()?.as_deref() == Some(UIO));
-        if !is_there(&self.device)? {
-            if !self.device.has_driver(UIO) {
-                return Ok(());
-            }
-            self.device.set_override(Some(UIO))?;
-            // A driver that does not want it says so by this call or by staying away, as kernels differ.
-            let _ = self.device.probe();
-            if !is_there(&self.device)? {
-                return self.device.set_override(None);
-            }
+    /// Whether the handler has it.
+    fn is_handled(&self) -> io::Result<bool> {
+        Ok(self.device.driver()?.as_deref() == Some(self.handler.driver()))
+    }
+
+    /// Has the device handed to the handler, if that takes it.
+    fn enter(&mut self) -> io::Result<bool> {
+        if self.is_handled()? {
+            return Ok(true);
         }
-        self.uio = self.device.uio()?;
+        if !self.device.has_driver(self.handler.driver()) {
+            return Ok(false);
+        }
+        self.device.set_override(Some(self.handler.driver()))?;
+        self.entered = true;
+        // A driver that does not want it says so by this call or by staying away, as kernels differ.
+        let _ = self.device.probe();
+        if self.is_handled()? {
+            return Ok(true);
+        }
+        self.entered = false;
+        self.device.set_override(None)?;
+        Ok(false)
+    }
+
+    /// The driver that tells of interrupts, where there is one and it takes the device.
+    fn enter_uio(&mut self) -> io::Result<()> {
+        if self.enter()? {
+            self.uio = self.device.uio()?;
+        }
+        if self.uio.is_none() {
+            self.device.enable(true)?;
+            self.enabled = true;
+        }
         Ok(())
+    }
+
+    fn enter_vfio(&mut self) -> io::Result<()> {
+        if self.enter()? {
+            return Ok(());
+        }
+        Err(io::Error::other("it does not take the device; the kernel's log may say why"))
     }
 
     /// The device.
@@ -104,13 +163,27 @@ impl Binding {
         }
     }
 
-    fn give_back(&self) -> io::Result<()> {
+    /// Takes it from the handler.
+    fn leave(&self) -> io::Result<()> {
         if self.device.driver()?.is_some() {
-            self.device.unbind()?;
+            match self.device.unbind() {
+                // Somebody else is doing so: the operator, or who unplugs the device.
+                Err(error) if is_gone(&error) => {}
+                done => done?,
+            }
         }
-        self.device.set_override(None)?;
+        self.device.set_override(None)
+    }
+
+    fn give_back(&self) -> io::Result<()> {
+        self.leave()?;
         self.device.probe()
     }
+}
+
+/// Whether the device has no such driver any more: its `unbind` is not there, or knows nothing of the device.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT))
 }
 
 impl Drop for Binding {
@@ -121,6 +194,8 @@ impl Drop for Binding {
         }
         if self.gives_back {
             let _ = self.give_back();
+        } else if self.entered {
+            let _ = self.leave();
         }
     }
 }

@@ -18,12 +18,16 @@ pub const NO_INTX: u16 = 1 << 10;
 
 /// The register.
 #[derive(Debug)]
-pub struct Command(File);
+pub struct Command {
+    file: File,
+    /// Where in it the configuration space begins.
+    base: u64,
+}
 
 impl Command {
-    /// That of the device with this configuration space.
-    pub fn new(config: File) -> Self {
-        Self(config)
+    /// That of the device whose configuration space begins at `base` of the file.
+    pub fn new(file: File, base: u64) -> Self {
+        Self { file, base }
     }
 
     /// Another handle.
@@ -31,7 +35,7 @@ impl Command {
     /// # Errors
     /// As dup(2).
     pub fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+        Ok(Self { file: self.file.try_clone()?, base: self.base })
     }
 
     /// Its bits.
@@ -40,7 +44,7 @@ impl Command {
     /// As pread(2).
     pub fn read(&self) -> io::Result<u16> {
         let mut word = [0; 2];
-        self.0.read_exact_at(&mut word, COMMAND)?;
+        self.file.read_exact_at(&mut word, self.base + COMMAND)?;
         Ok(u16::from_le_bytes(word))
     }
 
@@ -49,7 +53,7 @@ impl Command {
     /// # Errors
     /// As pwrite(2).
     pub fn write(&self, word: u16) -> io::Result<()> {
-        self.0.write_all_at(&word.to_le_bytes(), COMMAND)
+        self.file.write_all_at(&word.to_le_bytes(), self.base + COMMAND)
     }
 
     /// Sets some bits and clears others. The kernel sets `NO_INTX` at an interrupt, so this is for times in which none

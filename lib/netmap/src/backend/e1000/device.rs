@@ -54,6 +54,14 @@ impl Cpu for Clock {
     }
 }
 
+/// What a device is held by: it ends with the port, when the device has been reset.
+pub trait Hold: Debug + Send {
+    /// Whether the kernel waits for the device to be given up.
+    fn is_asked_back(&self) -> bool {
+        false
+    }
+}
+
 /// A device that runs.
 #[derive(Debug)]
 pub struct E1000<M: Mmio, D: Dma> {
@@ -68,20 +76,20 @@ pub struct E1000<M: Mmio, D: Dma> {
     /// Packets received, those included.
     seen: usize,
     left_out: u64,
-    /// What ends with the device: when it has been reset, and before its memory.
-    _company: Box<dyn Debug + Send>,
+    /// Ends before the memory.
+    hold: Box<dyn Hold>,
     memory: D,
 }
 
 impl<M: Mmio, D: Dma> E1000<M, D> {
-    /// A device for the port `name`; `company` ends with it.
+    /// A device for the port `name`; `hold` ends with it.
     pub fn new(
         name: String,
         nic: Nic<M>,
         memory: D,
         door: Door,
         about: String,
-        company: Box<dyn Debug + Send>,
+        hold: Box<dyn Hold>,
     ) -> Self {
         Self {
             name,
@@ -92,7 +100,7 @@ impl<M: Mmio, D: Dma> E1000<M, D> {
             read: 0,
             seen: 0,
             left_out: 0,
-            _company: company,
+            hold,
             memory,
         }
     }
@@ -244,6 +252,10 @@ impl<M: Mmio + Debug + Send, D: Dma + Debug + Send> Device for E1000<M, D> {
         }
         let now = now_ms();
         if now.saturating_sub(self.looked_ms) >= LOOK_MS {
+            if self.hold.is_asked_back() {
+                let lack = Lack::AskedBack;
+                return Err(Error::Unavailable { name: self.name.clone(), lack });
+            }
             self.looked_ms = now;
             self.nic().refresh_link();
         }

@@ -1,15 +1,16 @@
-//! What wakes who sleeps for a device: its interrupts by uio_pci_generic, or a clock.
+//! What wakes who sleeps for a device: its interrupts by uio_pci_generic or VFIO, or a clock.
 //!
 //! Invariant: the line is masked unless somebody is about to sleep. The kernel masks it (COMMAND bit 10) when an interrupt
 //! comes, `ask` unmasks it, so a program that is busy is never interrupted.
 //!
-//! Follows the kernel's `Documentation/driver-api/uio-howto.rst`.
+//! Follows the kernel's `Documentation/driver-api/uio-howto.rst` and `include/uapi/linux/vfio.h`.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timer::TimerSetTimeFlags;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags};
@@ -33,8 +34,36 @@ pub enum Door {
         /// The line is open.
         asked: bool,
     },
+    /// Interrupts by VFIO, masked when one has come.
+    Vfio {
+        /// What tells of them, and unmasks them.
+        line: Line,
+        /// They are not masked.
+        asked: bool,
+    },
     /// None: the time.
     Clock(TimerFd),
+}
+
+/// The two ends of an interrupt of VFIO.
+#[derive(Debug)]
+pub struct Line {
+    /// Counts what comes.
+    pub events: EventFd,
+    /// Unmasks when it is written to, which takes no ioctl: threads in a sandbox have none.
+    pub unmask: EventFd,
+}
+
+impl Line {
+    /// Ends that nothing is at.
+    ///
+    /// # Errors
+    /// As eventfd(2).
+    pub fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let end = || EventFd::from_value_and_flags(0, flags);
+        Ok(Self { events: end()?, unmask: end()? })
+    }
 }
 
 impl Door {
@@ -45,6 +74,11 @@ impl Door {
     pub fn uio(events: File, command: Command) -> io::Result<Self> {
         command.change(NO_INTX, 0)?;
         Ok(Self::Uio { events, command, open: None, asked: false })
+    }
+
+    /// By interrupts of VFIO, which are masked.
+    pub fn vfio(line: Line) -> Self {
+        Self::Vfio { line, asked: false }
     }
 
     /// By a clock.
@@ -58,26 +92,28 @@ impl Door {
 
     /// Whether it tells of interrupts.
     pub fn tells(&self) -> bool {
-        matches!(self, Self::Uio { .. })
+        matches!(self, Self::Uio { .. } | Self::Vfio { .. })
     }
 
     /// Becomes readable when there may be something.
     pub fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Uio { events, .. } => events.as_fd(),
+            Self::Vfio { line, .. } => line.events.as_fd(),
             Self::Clock(timer) => timer.as_fd(),
         }
     }
 
     /// Whether it has been asked, and has not rung.
     pub fn is_asked(&self) -> bool {
-        matches!(self, Self::Uio { asked: true, .. })
+        matches!(self, Self::Uio { asked: true, .. } | Self::Vfio { asked: true, .. })
     }
 
     /// Before a sleep. What fails here costs a late wake-up: no sleep lasts longer than `WaitSet::LONGEST_SLEEP`.
     pub fn ask(&mut self) {
         match self {
-            Self::Uio { asked: true, .. } => {}
+            Self::Uio { asked: true, .. } | Self::Vfio { asked: true, .. } => {}
+            Self::Vfio { line, asked } => *asked = line.unmask.write(1).is_ok(),
             Self::Uio { command, open, asked, .. } => {
                 let known = open.or_else(|| command.read().ok().map(|word| word & !NO_INTX));
                 *asked = known.is_some_and(|word| command.write(word).is_ok());
@@ -92,9 +128,18 @@ impl Door {
 
     /// Whether an interrupt has come since it was asked, which is forgotten by this.
     pub fn rang(&mut self) -> bool {
-        let Self::Uio { events, asked, .. } = self else { return false };
-        let mut count = [0; 4];
-        let rang = *asked && events.read(&mut count).is_ok_and(|n| n > 0);
+        let (asked, rang) = match self {
+            Self::Uio { events, asked, .. } => {
+                let mut count = [0; 4];
+                let rang = *asked && events.read(&mut count).is_ok_and(|n| n > 0);
+                (asked, rang)
+            }
+            Self::Vfio { line, asked } => {
+                let rang = *asked && line.events.read().is_ok();
+                (asked, rang)
+            }
+            Self::Clock(_) => return false,
+        };
         *asked &= !rang;
         rang
     }

@@ -4,24 +4,21 @@
 //! Invariant: while such a port is open the device is this process's; when it is closed the device has been reset and the
 //! kernel has it back, and after a kill both hold as soon as the next such port of it is closed.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use e1000pv::pci::{SUBSYSTEM_PARAVIRT, VENDOR_ID};
-use e1000pv_driver::{Config, Discipline, Interrupts, Kick, Nic, RING_MAX, quiesce};
+use e1000pv_driver::{Config, Discipline, Interrupts, Kick, Nic, RING_MAX};
 
-use self::binding::Binding;
-use self::command::{Command, MASTER, MEMORY};
-use self::device::{Clock, E1000};
+use self::binding::Handler;
+use self::device::{Clock, E1000, Hold};
 use self::door::Door;
-use self::memory::HugeMemory;
+use self::memory::Memory;
 use self::registers::Registers;
 use self::sysfs::PciDevice;
 use crate::adapter::Kind;
 use crate::backend::packets::{Packets, one_ring_pair};
-use crate::error::{Error, Invalid, Lack, Privilege, Result};
+use crate::error::{Error, Invalid, Lack, Result};
 use crate::name::{Capabilities, NicDriver, PortName, Scheme, Syntax};
 use crate::options::{Options, Sizes};
 
@@ -29,13 +26,19 @@ mod binding;
 mod command;
 mod device;
 mod door;
+mod hugetlbfs;
+mod mark;
 #[allow(unsafe_code)]
 mod memory;
+mod physical;
 #[allow(unsafe_code)]
 mod registers;
 mod sysfs;
 #[cfg(test)]
 mod tests;
+mod translated;
+#[allow(unsafe_code)]
+mod vfio;
 
 /// What such a port can do. Its link may take a second to come up.
 const CAPABILITIES: Capabilities = Capabilities::RECEIVE
@@ -75,8 +78,32 @@ fn discipline(name: &str, asked: Option<NicDriver>, subsystem: u16) -> Result<Di
     })
 }
 
+/// How a device reaches memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// By physical addresses.
+    Physical,
+    /// By those that an IOMMU translates, in this group.
+    Translated {
+        /// Its number.
+        group: u32,
+    },
+}
+
+/// Which it is. An IOMMU that lets everything pass is as good as none, unless the operator has given the device to VFIO.
+fn access(device: &PciDevice) -> io::Result<Access> {
+    let Some(iommu) = device.iommu()? else { return Ok(Access::Physical) };
+    let passes = iommu.kind == "identity";
+    let is_vfios =
+        || Ok::<_, io::Error>(device.driver()?.as_deref() == Some(Handler::Vfio.driver()));
+    Ok(match passes && !is_vfios()? {
+        true => Access::Physical,
+        false => Access::Translated { group: iommu.group },
+    })
+}
+
 /// Finds the device and looks whether it is one that can be driven. Nothing is changed.
-fn find(name: &PortName, root: &Path) -> Result<(PciDevice, Discipline)> {
+fn find(name: &PortName, root: &Path) -> Result<(PciDevice, Discipline, Access)> {
     let port = name.to_string();
     let lacks = |lack| Error::Unavailable { name: port.clone(), lack };
     let failed = |what| Error::io(what, &port);
@@ -88,83 +115,60 @@ fn find(name: &PortName, root: &Path) -> Result<(PciDevice, Discipline)> {
     if vendor != VENDOR_ID || !DEVICES.contains(&number) {
         return Err(Error::invalid(&port, Invalid::NotAnE1000 { vendor, device: number }));
     }
-    match device.iommu().map_err(failed("find the IOMMU of"))?.as_deref() {
-        None | Some("identity") => {}
-        Some(_) => return Err(lacks(Lack::Untranslated)),
-    }
+    let access = access(&device).map_err(failed("find the IOMMU of"))?;
     let discipline = discipline(&port, name.conf.driver, subsystem)?;
-    Ok((device, discipline))
+    Ok((device, discipline, access))
 }
 
-/// What of a device's bus mastering ends with the port: nobody else switches it off where no driver is bound.
+/// What a device is wanted for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'a> {
+    /// The port.
+    port: &'a str,
+    /// Its descriptors.
+    tx: u32,
+    rx: u32,
+    /// Although its interface is up.
+    force: bool,
+}
+
+/// A device in our hands, reset, with what there is to drive it by.
 #[derive(Debug)]
-struct Company {
-    command: Command,
-    // Behind it in the order of dropping.
-    _binding: Binding,
-}
-
-impl Drop for Company {
-    fn drop(&mut self) {
-        let _ = self.command.change(0, MASTER); // the device may be gone
-    }
+struct Held {
+    // In the order of dropping: what belongs to the device before what gives it back.
+    registers: Registers,
+    memory: Memory,
+    door: Door,
+    /// What the operator may want to know.
+    about: String,
+    hold: Box<dyn Hold>,
 }
 
 /// Takes the device, resets it, and starts it.
-fn open(name: &PortName, options: &Options) -> Result<E1000<Registers, HugeMemory>> {
+fn open(name: &PortName, options: &Options) -> Result<E1000<Registers, Memory>> {
     let port = name.to_string();
-    let failed = |what| Error::io(what, &port);
-    let (device, discipline) = find(name, Path::new(SYSFS))?;
+    let (device, discipline, access) = find(name, Path::new(SYSFS))?;
     let sizes = Sizes::from_options(&port, options)?;
     let descriptors = |slots: u32| slots.next_multiple_of(8).min(RING_MAX);
     let (tx, rx) = (descriptors(sizes.tx_slots), descriptors(sizes.rx_slots));
-
-    // The mark, before anything is taken; and without memory nothing is.
-    let mark = format!("vale-e1000-{}", device.address());
-    let mut memory = HugeMemory::open(&port, &mark, tx, rx)?;
-    let command = device.file("config").map(Command::new).map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            let privilege = Privilege::PhysicalAddresses;
-            Error::NotPermitted { name: port.clone(), privilege }
-        }
-        _ => failed("open the configuration space of")(error),
-    })?;
-    let binding = Binding::take(&port, device, memory.is_left(), name.conf.force)?;
-    let door = match binding.uio() {
-        Some(number) => {
-            let path = format!("/dev/uio{number}");
-            let events = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-            let events = events.map_err(Error::io("open", path))?;
-            let command = command.try_clone().map_err(failed("configure"))?;
-            Door::uio(events, command).map_err(failed("mask the interrupts of"))?
-        }
-        None => Door::clock().map_err(failed("make a clock for"))?,
+    let wanted = Wanted { port: &port, tx, rx, force: name.conf.force };
+    let mut held = match access {
+        Access::Physical => physical::take(&wanted, device)?,
+        Access::Translated { group } => translated::take(&wanted, device, group)?,
     };
-    // Whatever the device was doing, it does not go on when it may reach memory again.
-    command.change(MEMORY, MASTER).map_err(failed("configure"))?;
-    let resource = binding.device().file("resource0").map_err(failed("open the registers of"))?;
-    let registers = Registers::map(&resource).map_err(failed("map the registers of"))?;
-    quiesce(&registers);
-    memory.settle();
-    command.change(MASTER, 0).map_err(failed("configure"))?;
-    let interrupts = if door.tells() { Interrupts::Wake } else { Interrupts::Never };
-    let by = match interrupts {
-        Interrupts::Never => "polled (uio_pci_generic is not loaded, or does not take it)",
-        _ => "interrupts by uio_pci_generic",
-    };
-    let about = format!("driver={}, {by}; {}", discipline.name(), binding.about());
-    let company = Box::new(Company { command, _binding: binding });
     let config = Config {
         discipline,
         subsystem_id: if discipline == Discipline::Csb { SUBSYSTEM_PARAVIRT } else { 0 },
         tx_descriptors: tx,
         rx_descriptors: rx,
         kick: Kick::Batch,
-        interrupts,
+        interrupts: if held.door.tells() { Interrupts::Wake } else { Interrupts::Never },
         promiscuous: true,
         ..Config::default()
     };
-    let nic = Nic::new(registers, &mut memory, &Clock, &config);
-    let nic = nic.map_err(|error| failed("start")(io::Error::other(error.to_string())))?;
-    Ok(E1000::new(port.clone(), nic, memory, door, about, company))
+    let nic = Nic::new(held.registers, &mut held.memory, &Clock, &config);
+    let nic =
+        nic.map_err(|error| Error::io("start", &port)(io::Error::other(error.to_string())))?;
+    let about = format!("driver={}, {}", discipline.name(), held.about);
+    Ok(E1000::new(port.clone(), nic, held.memory, held.door, about, held.hold))
 }

@@ -1,7 +1,7 @@
 //! The registers of a device, mapped.
 
-use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use e1000pv::pci::BAR0_BYTES;
@@ -20,16 +20,15 @@ pub struct Registers {
 unsafe impl Send for Registers {}
 
 impl Registers {
-    /// Those behind a `resource0` of sysfs.
+    /// Those that are shown at `offset` of what a descriptor names, in `bytes` bytes.
     ///
     /// # Errors
-    /// As mmap(2); a driver of the kernel has them; the file is too short.
-    pub fn map(file: &File) -> io::Result<Self> {
-        let bytes = BAR0_BYTES as usize;
-        if file.metadata()?.len() < u64::from(BAR0_BYTES) {
+    /// As mmap(2); a driver of the kernel has them; they are too few.
+    pub fn map(fd: impl AsFd, offset: u64, bytes: u64) -> io::Result<Self> {
+        if bytes < u64::from(BAR0_BYTES) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let map = Map::new(file, bytes)?;
+        let map = Map::of(fd.as_fd(), offset, BAR0_BYTES as usize)?;
         let base = NonNull::new(map.base().cast()).ok_or(io::ErrorKind::InvalidData)?;
         // SAFETY: so many bytes are mapped, page-aligned, as long as `_map` lives, and nobody makes a reference to them.
         let bar = unsafe { Bar::new(base, BAR0_BYTES) };

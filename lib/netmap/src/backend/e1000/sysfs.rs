@@ -31,6 +31,24 @@ pub struct NetInterface {
     pub up: bool,
 }
 
+/// What stands between a device and memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Iommu {
+    /// The devices that it cannot tell apart have one number.
+    pub group: u32,
+    /// What it does: `DMA`, `identity`, ...
+    pub kind: String,
+}
+
+/// A device that another one cannot do without in the eyes of an IOMMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Companion {
+    /// Its address.
+    pub device: String,
+    /// Who has it.
+    pub driver: String,
+}
+
 /// A device.
 #[derive(Debug)]
 pub struct PciDevice {
@@ -111,7 +129,12 @@ impl PciDevice {
     /// # Errors
     /// As readlink(2).
     pub fn driver(&self) -> io::Result<Option<String>> {
-        let link = optional(readlinkat(&self.root, self.path("driver").as_str()))?;
+        self.target("driver")
+    }
+
+    /// The last word of where a link of the device leads, if there is such a link.
+    fn target(&self, link: &str) -> io::Result<Option<String>> {
+        let link = optional(readlinkat(&self.root, self.path(link).as_str()))?;
         let name = |link| Some(Path::new(&link).file_name()?.to_string_lossy().into_owned());
         Ok(link.and_then(name))
     }
@@ -122,15 +145,28 @@ impl PciDevice {
         self.open_at(&path, OFlag::O_DIRECTORY).is_ok()
     }
 
-    /// How its memory accesses are translated, if they are: `DMA`, `identity`, ...
+    /// The IOMMU that it is behind, if it is.
     ///
     /// # Errors
-    /// As read(2).
-    pub fn iommu(&self) -> io::Result<Option<String>> {
-        match self.read("iommu_group/type") {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map(Some),
-        }
+    /// As readlink(2) and read(2).
+    pub fn iommu(&self) -> io::Result<Option<Iommu>> {
+        let Some(group) = self.target("iommu_group")? else { return Ok(None) };
+        let group = group.parse().map_err(|_| io::ErrorKind::InvalidData)?;
+        Ok(Some(Iommu { group, kind: self.read("iommu_group/type")? }))
+    }
+
+    /// The other devices of its IOMMU group that drivers have.
+    ///
+    /// # Errors
+    /// As getdents(2) and readlink(2).
+    pub fn companions(&self) -> io::Result<Vec<Companion>> {
+        let own = self.address.to_string();
+        let others = self.names("iommu_group/devices")?.into_iter().filter(|name| *name != own);
+        let driver = |device: String| {
+            let driver = self.target(&format!("iommu_group/devices/{device}/driver"));
+            driver.map(|driver| Some(Companion { driver: driver?, device })).transpose()
+        };
+        others.filter_map(driver).collect()
     }
 
     /// The interfaces that its driver has made of it.

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,11 +16,16 @@ use e1000_device::{Board, Config as DeviceConfig, E1000 as Model, GuestRam, Inte
 use e1000pv_driver::Mmio;
 use tempfile::TempDir;
 
+use super::binding::Binding;
+use super::command::{Command, MASTER};
+use super::door::Line;
+use super::mark::Mark;
+use super::mark::tests::{MARK, mark_in};
 use super::memory::tests::Ram;
 use super::*;
 use crate::abi::SlotFlags;
 use crate::adapter::Adapter;
-use crate::error::{Errno, InUse};
+use crate::error::{Errno, InUse, Privilege};
 use crate::kinds;
 use crate::netlink::Link;
 use crate::ring::{RxRing, TxRing};
@@ -80,11 +86,23 @@ impl Mmio for Bus {
     }
 }
 
+/// What a device is held by.
+#[derive(Debug, Default)]
+struct Held {
+    asked_back: AtomicBool,
+}
+
+impl Hold for Arc<Held> {
+    fn is_asked_back(&self) -> bool {
+        self.asked_back.load(Ordering::Relaxed)
+    }
+}
+
 /// A port over a device of the model.
 struct Machine {
     bus: Bus,
     port: Packets<E1000<Bus, Ram>>,
-    company: Arc<()>,
+    hold: Arc<Held>,
 }
 
 impl Machine {
@@ -108,14 +126,14 @@ impl Machine {
         let mut memory = Ram::new(ram);
         let nic = Nic::new(bus.clone(), &mut memory, &Clock, &config).unwrap();
         assert_eq!((nic.mac(), nic.discipline()), (MAC, discipline));
-        let company = Arc::new(());
+        let hold = Arc::new(Held::default());
         let name = kinds::parse("e1000:00:03.0@conf:slots=64").unwrap();
         let about = String::new();
-        let with = Box::new(company.clone());
+        let with = Box::new(hold.clone());
         let device = E1000::new(name.to_string(), nic, memory, door, about, with);
         let options = Options::default().with_name(&name);
         let port = Packets::new(&name, &options, CAPABILITIES, 1, |_| Ok(vec![device])).unwrap();
-        Self { bus, port, company }
+        Self { bus, port, hold }
     }
 
     fn polled(discipline: Discipline) -> Self {
@@ -272,30 +290,47 @@ fn link_that_is_down_is_told_and_drops_what_is_sent() {
     assert_eq!(machine.sent(), [frame(1, 60)]);
 }
 
+/// What ends a machine that goes on sending and receiving.
+fn error_of(machine: &mut Machine) -> Error {
+    let start = std::time::Instant::now();
+    loop {
+        let _ = machine.send(&frame(0, 60));
+        match machine.port.txsync().and_then(|()| machine.port.rxsync()) {
+            Err(error) => return error,
+            Ok(()) => assert!(start.elapsed() < std::time::Duration::from_secs(20)),
+        }
+    }
+}
+
 #[test]
 fn unplugged_device_is_an_error_and_no_panic() {
     let mut machine = Machine::polled(Discipline::Combine);
     machine.bus.unplugged.store(true, Ordering::Relaxed);
-    let start = std::time::Instant::now();
-    let error = loop {
-        let _ = machine.send(&frame(0, 60));
-        match machine.port.txsync().and_then(|()| machine.port.rxsync()) {
-            Err(error) => break error,
-            Ok(()) => assert!(start.elapsed() < std::time::Duration::from_secs(20)),
-        }
-    };
+    let error = error_of(&mut machine);
     assert_eq!(error.errno(), Errno::ENXIO);
     assert!(error.to_string().contains("does not answer"), "{error}");
 }
 
 #[test]
+fn device_that_the_kernel_waits_for_is_an_error() {
+    let mut machine = Machine::polled(Discipline::Combine);
+    assert!(machine.send(&frame(0, 60)));
+    machine.port.txsync().unwrap();
+    machine.hold.asked_back.store(true, Ordering::Relaxed);
+    let error = error_of(&mut machine);
+    assert_eq!(error.errno(), Errno::ENXIO);
+    assert!(error.to_string().contains("wants the device back"), "{error}");
+    assert!(machine.port.rxsync().is_err(), "it goes on waiting");
+}
+
+#[test]
 fn closed_port_leaves_a_device_that_touches_no_memory() {
-    let Machine { bus, port, company } = Machine::polled(Discipline::Csb);
+    let Machine { bus, port, hold } = Machine::polled(Discipline::Csb);
     drop(port);
     assert_eq!(bus.read32(e1000pv::regs::RCTL) & 2, 0);
     assert_eq!(bus.read32(e1000pv::regs::TCTL) & 2, 0);
     assert_eq!(bus.read32(e1000pv::regs::RDLEN), 0);
-    assert_eq!(Arc::strong_count(&company), 1, "what accompanied it has gone");
+    assert_eq!(Arc::strong_count(&hold), 1, "what accompanied it has gone");
 }
 
 /// uio_pci_generic, as far as a port sees it: a number that is there when an interrupt came, and COMMAND.
@@ -304,7 +339,7 @@ fn line_is_open_only_before_a_sleep() {
     let events = tempfile::NamedTempFile::new().unwrap();
     let config = tempfile::tempfile().unwrap();
     config.set_len(64).unwrap();
-    let command = Command::new(config);
+    let command = Command::new(config, 0);
     command.write(0x0103).unwrap();
     let door = Door::uio(events.reopen().unwrap(), command.try_clone().unwrap()).unwrap();
     assert_eq!(command.read().unwrap(), 0x0503, "masked, and nothing else changed");
@@ -327,13 +362,41 @@ fn line_is_open_only_before_a_sleep() {
     assert_eq!(command.read().unwrap(), 0x0107);
 }
 
+/// The same by VFIO: an eventfd that counts interrupts, and one that takes the mask away.
+#[test]
+fn line_of_vfio_is_unmasked_only_before_a_sleep() {
+    let line = Line::new().unwrap();
+    let (events, unmask) =
+        [&line.events, &line.unmask].map(|end| end.as_fd().try_clone_to_owned().unwrap()).into();
+    let unmasked = || {
+        let mut count = [0; 8];
+        nix::unistd::read(&unmask, &mut count).is_ok()
+    };
+    let mut machine = Machine::new(Discipline::Plain, Door::vfio(line));
+    assert!(!unmasked(), "masked");
+    machine.port.arm(Interest::RX);
+    assert!(unmasked());
+    machine.port.arm(Interest::RX);
+    assert!(!unmasked(), "once is enough");
+    assert!(machine.offer(&frame(1, 60)));
+    machine.run();
+    assert!(machine.bus.model.is_interrupting());
+    // The kernel masks the line and tells.
+    nix::unistd::write(&events, &1u64.to_ne_bytes()).unwrap();
+    assert_eq!(machine.received(), [frame(1, 60)]);
+    assert!(!machine.bus.model.is_interrupting(), "ICR was read");
+    assert!(!unmasked(), "masked until the next sleep");
+    machine.port.arm(Interest::RX);
+    assert!(unmasked());
+}
+
 /// What came while the program was awake does not ring when it goes to sleep, and is seen by the look before it.
 #[test]
 fn causes_of_busy_times_are_taken_before_a_sleep() {
     let config = tempfile::tempfile().unwrap();
     config.set_len(64).unwrap();
     let events = fs::File::open("/dev/null").unwrap();
-    let door = Door::uio(events, Command::new(config)).unwrap();
+    let door = Door::uio(events, Command::new(config, 0)).unwrap();
     let mut machine = Machine::new(Discipline::Plain, door);
     assert!(machine.offer(&frame(1, 60)));
     assert_eq!(machine.received().len(), 1);
@@ -350,6 +413,11 @@ const ADDRESS: &str = "0000:00:03.0";
 
 impl Tree {
     fn new(driver: Option<&str>, has_uio: bool) -> Self {
+        let handlers: &[_] = if has_uio { &["uio_pci_generic"] } else { &[] };
+        Self::with(driver, handlers)
+    }
+
+    fn with(driver: Option<&str>, handlers: &[&str]) -> Self {
         let tree = Self(tempfile::tempdir().unwrap());
         let device = tree.device("");
         fs::create_dir_all(&device).unwrap();
@@ -363,17 +431,45 @@ impl Tree {
             fs::write(device.join(file), text).unwrap();
         }
         let drivers = tree.0.path().join("bus/pci/drivers");
-        for driver in ["e1000", "vfio-pci", "uio_pci_generic"] {
-            if driver != "uio_pci_generic" || has_uio {
-                fs::create_dir_all(drivers.join(driver)).unwrap();
-                fs::write(drivers.join(driver).join("unbind"), "").unwrap();
-            }
+        for driver in ["e1000"].iter().chain(handlers) {
+            fs::create_dir_all(drivers.join(driver)).unwrap();
+            fs::write(drivers.join(driver).join("unbind"), "").unwrap();
         }
         fs::write(tree.0.path().join("bus/pci/drivers_probe"), "").unwrap();
         if let Some(driver) = driver {
+            fs::create_dir_all(drivers.join(driver)).unwrap();
+            fs::write(drivers.join(driver).join("unbind"), "").unwrap();
             bind(tree.0.path(), driver);
         }
         tree
+    }
+
+    /// Behind an IOMMU of that kind, with others in the group and the drivers that they have.
+    fn behind(self, kind: &str, others: &[(&str, Option<&str>)]) -> Self {
+        let devices = self.0.path().join("bus/pci/devices");
+        let group = self.0.path().join("kernel/iommu_groups/5");
+        fs::create_dir_all(group.join("devices")).unwrap();
+        fs::write(group.join("type"), format!("{kind}\n")).unwrap();
+        symlink("../../../../kernel/iommu_groups/5", self.device("iommu_group")).unwrap();
+        for (other, driver) in others.iter().chain(&[(ADDRESS, None)]) {
+            fs::create_dir_all(devices.join(other)).unwrap();
+            let link = group.join("devices").join(other);
+            symlink(format!("../../../../bus/pci/devices/{other}"), link).unwrap();
+            if let Some(driver) = driver {
+                symlink(format!("../../drivers/{driver}"), devices.join(other).join("driver"))
+                    .unwrap();
+            }
+        }
+        self
+    }
+
+    /// What a killed program leaves.
+    fn leave_mark(&self) {
+        fs::write(self.0.path().join(MARK), "").unwrap();
+    }
+
+    fn is_marked(&self) -> bool {
+        self.0.path().join(MARK).exists()
     }
 
     fn device(&self, file: &str) -> PathBuf {
@@ -403,6 +499,7 @@ fn device_of(root: &Path) -> PathBuf {
 /// What the kernel does when a driver gets a device.
 fn bind(root: &Path, driver: &str) {
     let device = device_of(root);
+    let _ = fs::remove_file(device.join("driver")); // of a driver that was unloaded
     symlink(format!("../../drivers/{driver}"), device.join("driver")).unwrap();
     match driver {
         "e1000" => {
@@ -431,14 +528,24 @@ fn kernel(root: &Path, path: &str, text: &str) {
         let wanted = fs::read_to_string(device.join("driver_override")).unwrap();
         match wanted.trim() {
             "" | "(null)" => bind(root, "e1000"),
-            "uio_pci_generic" if device.join("refuses").exists() => {}
+            _ if device.join("refuses").exists() && wanted != "\n" => {}
             other => bind(root, other),
         }
     }
 }
 
-fn take(tree: &Tree, is_left: bool, force: bool) -> Result<Binding> {
-    Binding::take("e1000:x", tree.open(), is_left, force)
+/// A device in somebody's hands, and then the mark.
+#[derive(Debug)]
+struct Taken {
+    binding: Binding,
+    _mark: Mark,
+}
+
+fn take(tree: &Tree, handler: Handler, force: bool) -> Result<Taken> {
+    let mut mark = mark_in(tree.0.path())?;
+    let binding = Binding::take("e1000:x", tree.open(), handler, Some(&mark), force)?;
+    mark.settle();
+    Ok(Taken { binding, _mark: mark })
 }
 
 fn override_of(tree: &Tree) -> String {
@@ -447,47 +554,70 @@ fn override_of(tree: &Tree) -> String {
 
 #[test]
 fn device_is_taken_from_the_kernel_and_goes_back() {
-    let tree = Tree::new(Some("e1000"), true);
-    let binding = take(&tree, false, false).unwrap();
-    assert_eq!(tree.driver().as_deref(), Some("uio_pci_generic"));
-    assert_eq!(binding.uio(), Some(4));
-    assert!(binding.about().contains("had it as eth7"), "{}", binding.about());
-    drop(binding);
-    assert_eq!(tree.driver().as_deref(), Some("e1000"));
-    assert_eq!(override_of(&tree), "", "any driver may have it again");
+    for (handler, uio) in [(Handler::Uio, Some(4)), (Handler::Vfio, None)] {
+        let tree = Tree::with(Some("e1000"), &["uio_pci_generic", "vfio-pci"]);
+        let taken = take(&tree, handler, false).unwrap();
+        assert_eq!(tree.driver().as_deref(), Some(handler.driver()));
+        assert_eq!(taken.binding.uio(), uio);
+        assert!(taken.binding.about().contains("had it as eth7"), "{}", taken.binding.about());
+        assert!(tree.is_marked());
+        drop(taken);
+        assert_eq!(tree.driver().as_deref(), Some("e1000"));
+        assert_eq!(override_of(&tree), "", "any driver may have it again");
+        assert!(!tree.is_marked());
+    }
 }
 
 #[test]
 fn interface_that_is_up_is_taken_only_by_force() {
     let tree = Tree::new(Some("e1000"), true);
     tree.set_up(true);
-    let error = take(&tree, false, false).unwrap_err();
+    let error = take(&tree, Handler::Uio, false).unwrap_err();
     let by = InUse::Interface { interface: "eth7".to_owned() };
     assert!(matches!(&error, Error::Busy { by: is, .. } if *is == by), "{error}");
     assert_eq!(tree.driver().as_deref(), Some("e1000"), "nothing was changed");
-    drop(take(&tree, false, true).unwrap());
+    assert!(!tree.is_marked());
+    drop(take(&tree, Handler::Uio, true).unwrap());
     assert_eq!(tree.driver().as_deref(), Some("e1000"));
 }
 
 #[test]
 fn device_of_a_killed_program_goes_back_after_the_next() {
-    // It was killed while uio had the device, and between two drivers.
-    for driver in [Some("uio_pci_generic"), None] {
-        let tree = Tree::new(driver, true);
-        fs::write(tree.device("driver_override"), "uio_pci_generic\n").unwrap();
-        let binding = take(&tree, true, false).unwrap();
-        assert_eq!(binding.uio(), Some(4));
-        drop(binding);
-        assert_eq!(tree.driver().as_deref(), Some("e1000"), "{driver:?}");
-        assert_eq!(override_of(&tree), "");
+    // It was killed while the handler had the device, and between two drivers.
+    for handler in [Handler::Uio, Handler::Vfio] {
+        for driver in [Some(handler.driver()), None] {
+            let tree = Tree::with(driver, &["uio_pci_generic", "vfio-pci"]);
+            tree.leave_mark();
+            fs::write(tree.device("driver_override"), format!("{}\n", handler.driver())).unwrap();
+            let taken = take(&tree, handler, false).unwrap();
+            assert_eq!(tree.driver().as_deref(), Some(handler.driver()));
+            drop(taken);
+            assert_eq!(tree.driver().as_deref(), Some("e1000"), "{driver:?}");
+            assert_eq!(override_of(&tree), "");
+            assert!(!tree.is_marked());
+        }
     }
 }
 
 #[test]
-fn device_that_the_operator_gave_to_uio_stays_there() {
-    let tree = Tree::new(Some("uio_pci_generic"), true);
-    drop(take(&tree, false, false).unwrap());
-    assert_eq!(tree.driver().as_deref(), Some("uio_pci_generic"));
+fn device_that_the_operator_gave_to_the_handler_stays_there() {
+    for handler in [Handler::Uio, Handler::Vfio] {
+        let tree = Tree::with(Some(handler.driver()), &[]);
+        drop(take(&tree, handler, false).unwrap());
+        assert_eq!(tree.driver().as_deref(), Some(handler.driver()));
+    }
+}
+
+#[test]
+fn device_without_a_driver_has_none_afterwards() {
+    for handler in [Handler::Uio, Handler::Vfio] {
+        let tree = Tree::with(None, &["uio_pci_generic", "vfio-pci"]);
+        let taken = take(&tree, handler, false).unwrap();
+        assert_eq!(tree.driver().as_deref(), Some(handler.driver()));
+        drop(taken);
+        assert_eq!(tree.driver(), None);
+        assert_eq!(override_of(&tree), "");
+    }
 }
 
 #[test]
@@ -497,11 +627,11 @@ fn without_uio_the_device_has_no_driver_and_goes_back() {
         if refuses {
             fs::write(tree.device("refuses"), "").unwrap();
         }
-        let binding = take(&tree, false, false).unwrap();
-        assert_eq!((binding.uio(), tree.driver()), (None, None));
+        let taken = take(&tree, Handler::Uio, false).unwrap();
+        assert_eq!((taken.binding.uio(), tree.driver()), (None, None));
         let enabled = || fs::read_to_string(tree.device("enable")).unwrap();
         assert!(enabled().starts_with('1'));
-        drop(binding);
+        drop(taken);
         assert!(enabled().starts_with('0'));
         assert_eq!(tree.driver().as_deref(), Some("e1000"));
         assert!(matches!(override_of(&tree).as_str(), "" | "(null)"));
@@ -509,11 +639,104 @@ fn without_uio_the_device_has_no_driver_and_goes_back() {
 }
 
 #[test]
+fn device_that_vfio_refuses_goes_back() {
+    let tree = Tree::with(Some("e1000"), &["vfio-pci"]);
+    fs::write(tree.device("refuses"), "").unwrap();
+    let error = take(&tree, Handler::Vfio, false).unwrap_err();
+    let errors = format!("{error}: {:?}", std::error::Error::source(&error));
+    assert!(errors.contains("does not take the device"), "{errors}");
+    assert_eq!(tree.driver().as_deref(), Some("e1000"));
+    assert_eq!(override_of(&tree), "");
+    assert!(!tree.is_marked());
+}
+
+/// The driver went while we were about to unbind the device from it.
+#[test]
+fn device_whose_handler_was_unloaded_goes_back() {
+    let tree = Tree::with(Some("e1000"), &["vfio-pci"]);
+    let taken = take(&tree, Handler::Vfio, false).unwrap();
+    fs::remove_dir_all(tree.0.path().join("bus/pci/drivers/vfio-pci")).unwrap();
+    drop(taken);
+    assert_eq!(tree.driver().as_deref(), Some("e1000"));
+    assert_eq!(override_of(&tree), "");
+}
+
+#[test]
 fn device_of_another_driver_is_left_alone() {
-    let tree = Tree::new(Some("vfio-pci"), true);
-    let error = take(&tree, false, true).unwrap_err();
-    assert!(error.to_string().contains("driver vfio-pci has it"), "{error}");
+    for (driver, handler) in [("vfio-pci", Handler::Uio), ("uio_pci_generic", Handler::Vfio)] {
+        let tree = Tree::with(Some(driver), &["uio_pci_generic", "vfio-pci"]);
+        let error = take(&tree, handler, true).unwrap_err();
+        assert!(error.to_string().contains(&format!("driver {driver} has it")), "{error}");
+        assert_eq!(tree.driver().as_deref(), Some(driver));
+    }
+}
+
+/// Behind an IOMMU there is a mark where there is something to give back, and only there: it takes root.
+#[test]
+fn device_that_is_vfios_already_needs_no_mark() {
+    let mark = |tree: &Tree| {
+        let directory = fs::File::open(tree.0.path()).unwrap().into();
+        translated::mark("e1000:x", &tree.open(), directory, Privilege::Vfio { group: 5 })
+    };
+    for driver in [Some("e1000"), None] {
+        let tree = Tree::with(driver, &["vfio-pci"]);
+        assert!(!mark(&tree).unwrap().unwrap().is_left());
+    }
+    let tree = Tree::with(Some("vfio-pci"), &[]);
+    assert!(mark(&tree).unwrap().is_none());
+    assert!(!tree.is_marked());
+    let binding = Binding::take("e1000:x", tree.open(), Handler::Vfio, None, false).unwrap();
+    drop(binding);
     assert_eq!(tree.driver().as_deref(), Some("vfio-pci"));
+    tree.leave_mark();
+    let held = mark(&tree).unwrap().unwrap();
+    assert!(held.is_left());
+    assert!(matches!(mark(&tree), Err(Error::Busy { by: InUse::Nic, .. })));
+}
+
+/// It was VFIO's when we looked, so there is no mark, and the kernel has it now.
+#[test]
+fn nothing_is_taken_without_a_mark() {
+    for driver in [Some("e1000"), None] {
+        let tree = Tree::with(driver, &["vfio-pci"]);
+        let taken = Binding::take("e1000:x", tree.open(), Handler::Vfio, None, true);
+        assert!(matches!(taken, Err(Error::Busy { by: InUse::Nic, .. })), "{taken:?}");
+        assert_eq!(tree.driver().as_deref(), driver);
+    }
+}
+
+#[test]
+fn group_with_another_device_in_use_is_refused_by_name() {
+    let around = |others: &[(&str, Option<&str>)]| {
+        let tree = Tree::new(Some("e1000"), false).behind("DMA-FQ", others);
+        translated::look_around("e1000:x", &tree.open(), 5)
+    };
+    around(&[]).unwrap();
+    around(&[("0000:00:03.1", None), ("0000:00:03.2", Some("vfio-pci"))]).unwrap();
+    around(&[("0000:00:03.1", Some("pci-stub")), ("0000:00:1c.0", Some("pcieport"))]).unwrap();
+    let error = around(&[("0000:00:03.1", Some("vfio-pci")), ("0000:00:03.2", Some("e1000e"))]);
+    let error = error.unwrap_err();
+    assert_eq!(error.errno(), Errno::EBUSY);
+    let text = error.to_string();
+    assert!(text.contains("driver e1000e has 0000:00:03.2") && text.contains("(5)"), "{text}");
+}
+
+#[test]
+fn way_to_a_device_depends_on_its_iommu_and_who_has_it() {
+    let way = |driver, kind: Option<&str>| {
+        let tree = Tree::with(driver, &["vfio-pci"]);
+        let tree = if let Some(kind) = kind { tree.behind(kind, &[]) } else { tree };
+        access(&tree.open()).unwrap()
+    };
+    let translated = Access::Translated { group: 5 };
+    assert_eq!(way(Some("e1000"), None), Access::Physical);
+    for kind in ["DMA", "DMA-FQ"] {
+        assert_eq!(way(Some("e1000"), Some(kind)), translated);
+        assert_eq!(way(None, Some(kind)), translated);
+    }
+    assert_eq!(way(Some("e1000"), Some("identity")), Access::Physical);
+    assert_eq!(way(None, Some("identity")), Access::Physical);
+    assert_eq!(way(Some("vfio-pci"), Some("identity")), translated);
 }
 
 #[test]
@@ -527,11 +750,6 @@ fn device_that_cannot_be_driven_is_named_with_the_reason() {
     fs::write(tree.device("subsystem_device"), "0x001e\n").unwrap();
     assert_eq!(find("e1000:00:03.0").unwrap(), Discipline::Combine);
     assert!(find(csb).unwrap_err().to_string().contains("offers no CSB"));
-    fs::create_dir_all(tree.device("iommu_group")).unwrap();
-    fs::write(tree.device("iommu_group/type"), "identity\n").unwrap();
-    assert!(find("e1000:00:03.0").is_ok());
-    fs::write(tree.device("iommu_group/type"), "DMA\n").unwrap();
-    assert!(find("e1000:00:03.0").unwrap_err().to_string().contains("behind an IOMMU"));
     fs::write(tree.device("device"), "0x10d3\n").unwrap();
     assert!(find("e1000:00:03.0").unwrap_err().to_string().contains("8086:10d3"));
     assert!(find("e1000:00:04.0").unwrap_err().to_string().contains("no such PCI device"));
