@@ -31,7 +31,9 @@ Examples:
 /// Packets are moved by swapping buffers if both ports live in the same memory region, and copied
 /// otherwise. Ports of VALE switches that nm-bridge itself creates share a region unless --copy or
 /// @ID says otherwise. A bridge drops nothing: if one side is full, the other waits, and what it
-/// cannot take is counted there.
+/// cannot take is counted there. What an interface or a socket loses (it is down, nobody is there, a
+/// frame is too long) is counted with its reason, here and at the switch's port (vale-ctl stats:
+/// far_drop_down and its kin).
 ///
 /// A pcap: port replays its file if there is one, as fast as the other side takes it, and else
 /// records to it. Of two pcap: ports the first is read and the second written; the same holds for

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use netmap::{Capabilities, Interest, Link, Port, Wait};
+use netmap::{Capabilities, Counters, Interest, Link, Port, Wait};
 use nm_capture::is_stdout;
 use nm_cli::args::OutputArgs;
 use nm_cli::cpulist;
@@ -143,8 +143,11 @@ struct Bridge<'a> {
     mover: Mover,
     idle: Idle,
     totals: Totals,
-    /// Drops that the ports had counted before.
-    drops_before: (u64, u64),
+    /// What the ports had counted before.
+    before: [Counters; 2],
+    /// What the far end of a switch's port had counted when that was told there, and when it may be told again.
+    far: Counters,
+    next_shared: Instant,
     begin: Instant,
     /// What was said of the ports' links, and when more may be said.
     links: [Link; 2],
@@ -172,7 +175,9 @@ impl<'a> Bridge<'a> {
         Bridge {
             links: [Link::Up; 2],
             next_told: begin,
-            drops_before: port_drops(&a, &b),
+            before: [a.counters(), b.counters()],
+            far: Counters::default(),
+            next_shared: begin,
             a,
             b,
             mover,
@@ -196,6 +201,7 @@ impl<'a> Bridge<'a> {
         // Whatever ended it: what was taken goes out, is counted, and is reported; then the error.
         let drained = self.drain(signals);
         let finished = self.finish();
+        self.tell_switch();
         let reported = self.conclude();
         worked?;
         drained?;
@@ -220,6 +226,11 @@ impl<'a> Bridge<'a> {
             if !moved || now >= self.next_flush {
                 self.flush()?;
                 self.tell_links(now);
+                // A bridge that spins comes here all the time.
+                if now >= self.next_shared {
+                    self.tell_switch();
+                    self.next_shared = now + FLUSH;
+                }
                 if self.partner.as_ref().is_some_and(Partner::has_ended) {
                     bail!("the other bridge of this NIC and its host has ended, so this one does");
                 }
@@ -258,6 +269,20 @@ impl<'a> Bridge<'a> {
                 Link::Gone => {} // the error that ends the bridge says so
             }
         }
+    }
+
+    /// Counts at a port of a switch what the other port has dropped: `vale-ctl` looks there, and a bridge in the background
+    /// reports to nobody.
+    fn tell_switch(&mut self) {
+        let of_switch = |port: &Port| port.name().switch_port().is_some();
+        let (near, far) = match (of_switch(&self.a), of_switch(&self.b)) {
+            (true, false) => (&self.a, &self.b),
+            (false, true) => (&self.b, &self.a),
+            _ => return,
+        };
+        let now = far.counters();
+        near.count_far_drops(&now.since(&self.far));
+        self.far = now;
     }
 
     /// The reports of the end: what is left of an interval where rows of intervals are all there is.
@@ -329,12 +354,14 @@ impl<'a> Bridge<'a> {
 
     fn report(&mut self, kind: Kind, now: Instant) -> anyhow::Result<()> {
         let mut totals = self.totals;
-        let (there, back) = port_drops(&self.a, &self.b);
-        let add = |drops: &mut u64, now: u64, before: u64| {
-            *drops = drops.saturating_add(now.saturating_sub(before));
-        };
-        add(&mut totals.a_to_b.drops, there, self.drops_before.0);
-        add(&mut totals.b_to_a.drops, back, self.drops_before.1);
+        totals.ports = [&self.a, &self.b].map(Port::counters);
+        for (now, before) in totals.ports.iter_mut().zip(&self.before) {
+            *now = now.since(before);
+        }
+        let (there, back) = port_drops(&totals.ports);
+        for (flow, drops) in [(&mut totals.a_to_b, there), (&mut totals.b_to_a, back)] {
+            flow.drops = flow.drops.saturating_add(drops);
+        }
         totals.sleeps = self.idle.sleeps;
         let elapsed = now - self.begin;
         let report = if kind == Kind::Interval {
@@ -410,8 +437,7 @@ fn one_batch(
 }
 
 /// Packets lost on the way from A to B and from B to A: where they came in, and where they went out.
-fn port_drops(a: &Port, b: &Port) -> (u64, u64) {
-    let (a, b) = (a.counters(), b.counters());
+fn port_drops([a, b]: &[Counters; 2]) -> (u64, u64) {
     // Counters of a switch are shared memory, which others write.
     (a.rx_drops().saturating_add(b.tx_drops()), b.rx_drops().saturating_add(a.tx_drops()))
 }

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use netmap::Counters;
 use nm_cli::report::{Flow, Record};
 use nm_cli::units::{self, Units};
 use serde::Serialize;
@@ -26,6 +27,8 @@ pub struct Totals {
     pub a_to_b: Flow,
     /// Received on B, sent on A.
     pub b_to_a: Flow,
+    /// What A and B had counted.
+    pub ports: [Counters; 2],
     /// Times that the bridge slept.
     pub sleeps: u64,
 }
@@ -41,9 +44,23 @@ impl Totals {
         Totals {
             a_to_b: self.a_to_b.since(earlier.a_to_b),
             b_to_a: self.b_to_a.since(earlier.b_to_a),
+            ports: [0, 1].map(|i| self.ports[i].since(&earlier.ports[i])),
             sleeps: self.sleeps.saturating_sub(earlier.sleeps),
         }
     }
+}
+
+/// Why packets were lost that came in at a port and were to go out at another one: ` (tx_drop_long 3)`, or nothing.
+fn reasons(from: &Counters, to: &Counters) -> String {
+    let of = |side: &'static str, counters: &Counters| {
+        let drops = counters.named().into_iter();
+        drops.filter(move |(name, n)| name.starts_with(side) && *n > 0)
+    };
+    let said: Vec<String> = of("rx_drop_", from)
+        .chain(of("tx_drop_", to))
+        .map(|(name, n)| format!("{name} {n}"))
+        .collect();
+    if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) }
 }
 
 /// The first record: what is joined and how.
@@ -109,6 +126,9 @@ pub struct Report {
     pub sleeps: u64,
     #[serde(skip)]
     flows: [Flow; 2],
+    /// Why packets were lost, from A to B and from B to A.
+    #[serde(skip)]
+    reasons: [String; 2],
     #[serde(skip)]
     span_s: f64,
 }
@@ -138,6 +158,10 @@ impl Report {
             b_to_a_batches: back.batches,
             sleeps: counted.sleeps,
             flows: [there, back],
+            reasons: {
+                let [a, b] = &counted.ports;
+                [reasons(a, b), reasons(b, a)]
+            },
             span_s,
         }
     }
@@ -150,13 +174,14 @@ impl Record for Report {
             let time = if i == 0 { format!("{:8.1} s", self.seconds) } else { " ".repeat(10) };
             write!(
                 f,
-                "{}{time}  {from} -> {to}  {}  {} ({} L1)  {} packets  {} drops  {:.1} avg batch",
+                "{}{time}  {from} -> {to}  {}  {} ({} L1)  {} packets  {} drops{}  {:.1} avg batch",
                 if i == 0 { "" } else { "\n" },
                 units.pps(flow.pps(self.span_s)),
                 units.bps(flow.bps_l2(self.span_s)),
                 units.bps(flow.bps_l1(self.span_s)),
                 units.count(flow.packets),
                 units.count(flow.drops),
+                self.reasons[i],
                 flow.avg_batch(),
             )?;
         }
@@ -205,5 +230,23 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines[0].contains("valeA:x -> tap:t  11 pps  14.51 kbps"), "{text}");
         assert!(lines[1].contains("tap:t -> valeA:x  0 pps"), "{text}");
+        assert!(lines.iter().all(|line| line.contains(" 0 drops  ")), "{text}");
+    }
+
+    #[test]
+    fn report_says_why_packets_were_lost() {
+        let [mut before, mut now] = [totals(), totals()];
+        before.ports[1].tx_drop_long = 5;
+        now.ports[1] = Counters { tx_drop_long: 7, tx_drop_down: 1, ..Counters::default() };
+        now.ports[0] = Counters { rx_drop_bad: 4, tx_packets: 9, ..Counters::default() };
+        let start = Start { a: "valeA:x".into(), b: "tap:t".into(), zero_copy: true, burst: 64 };
+        let second = Duration::from_secs(1);
+        let mut text = String::new();
+        Report::new(&start, now.since(before), second, second)
+            .human(&mut text, Units::default())
+            .unwrap();
+        let (there, back) = text.split_once('\n').unwrap();
+        assert!(there.contains("drops (rx_drop_bad 4, tx_drop_long 2, tx_drop_down 1) "), "{text}");
+        assert!(back.contains("0 drops  "), "{text}");
     }
 }

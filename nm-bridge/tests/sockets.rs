@@ -14,7 +14,8 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use netmap::{Interest, Options, Port, Wait};
+use netmap::control::Switch;
+use netmap::{Counters, Interest, Options, Port, Wait};
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 
@@ -458,6 +459,41 @@ fn bridge_says_what_came_on_its_socket() {
     assert!(said.contains("a frame of 4294967295 bytes was announced: 1"), "{said}");
     assert!(said.contains("longer than 65600: 1"), "{said}");
     assert!(!path.exists());
+}
+
+/// Nobody sees the counters of a bridge in the background, so those of the switch's port tell what was lost behind it.
+#[test]
+fn what_is_lost_behind_a_port_is_counted_at_the_port_in_both_directions() {
+    if in_own_root("what_is_lost_behind_a_port_is_counted_at_the_port_in_both_directions") {
+        return;
+    }
+    let lab = Lab::new();
+    let path = lab.path("s");
+    let name = format!("stream:{},server", path.display());
+    let bridge = Bridge::start(nm_bridge(&["valeF:q", &name]));
+    let mut sender = port("valeF:x");
+    let lost = |what: &str, fits: fn(&Counters) -> bool| {
+        until(what, || {
+            let info = Switch::open("valeF").expect("it is there").info().expect("it is whole");
+            let q = info.ports.iter().find(|port| port.name == "q").expect("the bridge's");
+            fits(&q.counters).then_some(q.counters)
+        })
+    };
+    // Nobody is there.
+    for _ in 0..3 {
+        send(&mut sender, &[0xff; 60]);
+    }
+    let counted = lost("the packets for nobody", |q| q.far_drop_down == 3);
+    assert_eq!((counted.rx_packets, counted.rx_drops(), counted.tx_drops()), (3, 0, 0));
+    // Somebody sends what is no frame.
+    let mut peer = UnixStream::connect(&path).expect("the bridge listens");
+    write_frame(&mut peer, &[0; 5]);
+    let counted = lost("what came and was no frame", |q| q.far_drop_rx == 1);
+    assert_eq!(counted.far_drops(), 3);
+    // What is lost in the last moment counts as well, and nothing twice.
+    drop(peer);
+    let (status, end) = bridge.stop();
+    assert!(status.success() && end["a_to_b_drops"] == 3 && end["b_to_a_drops"] == 1, "{end}");
 }
 
 #[test]

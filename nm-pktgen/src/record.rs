@@ -98,7 +98,8 @@ impl Reasons {
         self.port.named().into_iter().filter_map(|(name, value)| {
             let used = match name.split_once("_drop_")?.0 {
                 "tx" => self.function.sends(),
-                _ => self.function.receives(),
+                "rx" => self.function.receives(),
+                _ => return None, // of bridges
             };
             Some((name, if used { value } else { 0 }))
         })

@@ -210,4 +210,7 @@ pub trait Adapter: Debug + Send {
 
     /// Counters of the whole port.
     fn counters(&self) -> Counters;
+
+    /// Counts what the port at the other end of a bridge has dropped, if others can look at this one's counters.
+    fn count_far_drops(&self, _drops: &Counters) {}
 }

@@ -333,6 +333,12 @@ impl Port {
         self.adapter.counters()
     }
 
+    /// Counts at this port of a switch what another port has dropped that a bridge joins it to (`far_drop_down` and its kin), since
+    /// that one's counters are known to this process alone. Does nothing at a port that is none of a switch, or a monitor.
+    pub fn count_far_drops(&self, drops: &Counters) {
+        self.adapter.count_far_drops(drops);
+    }
+
     /// Slots per TX and RX ring.
     #[must_use]
     pub fn slots(&self) -> PerDirection<u32> {

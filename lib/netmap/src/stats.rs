@@ -1,8 +1,8 @@
 //! Counters: plain values to compute with, and their home in shared memory.
 //!
 //! Invariant: each shared counter has one writer at a time (the ring's sender, or the producer
-//! that holds the ring), so adding is a load and a store; readers in any process disturb nobody
-//! and may see a batch half counted, never a torn number.
+//! that holds the ring), so adding is a load and a store; those of a bridge's far end may have several, and are added
+//! to in one step. Readers in any process disturb nobody and may see a batch half counted, never a torn number.
 
 use std::ops::{Add, AddAssign};
 
@@ -92,6 +92,15 @@ counters! {
     tx_drop_long,
     /// Packets for an interface that is set down.
     tx_drop_down,
+    /// At a port of a switch that a bridge joins to another port: packets read here that found what is behind that
+    /// down, or nobody there.
+    far_drop_down,
+    /// The same: packets longer than the interface behind it takes.
+    far_drop_long,
+    /// The same: packets that it refused, for whatever other reason.
+    far_drop_bad,
+    /// The same, the other way: packets that came there, and were lost before they were sent here.
+    far_drop_rx,
 }
 
 impl Counters {
@@ -124,6 +133,12 @@ impl Counters {
     #[must_use]
     pub fn rx_drops(&self) -> u64 {
         self.rx_drop_full.wrapping_add(self.rx_drop_bad)
+    }
+
+    /// Packets that were received, and dropped by what a bridge joins the port to.
+    #[must_use]
+    pub fn far_drops(&self) -> u64 {
+        self.far_drop_down.wrapping_add(self.far_drop_long).wrapping_add(self.far_drop_bad)
     }
 }
 
@@ -195,6 +210,24 @@ impl SharedCounters {
         c.store(c.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
+    /// Adds the drops of the port at the other end of a bridge. Several programs may have a port, and each may be a bridge.
+    pub fn add_far(&self, drops: &Counters) {
+        let other =
+            drops.tx_drops().wrapping_sub(drops.tx_drop_down).wrapping_sub(drops.tx_drop_long);
+        let far = [
+            (C::far_drop_down, drops.tx_drop_down),
+            (C::far_drop_long, drops.tx_drop_long),
+            (C::far_drop_bad, other),
+            (C::far_drop_rx, drops.rx_drops()),
+        ];
+        for (which, n) in far {
+            if n > 0 {
+                // Relaxed: as for all counters, nothing else is told by it.
+                self.0[which as usize].fetch_add(n, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Reads all.
     pub fn read(&self) -> Counters {
         Counters::from_array(std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed)))
@@ -216,5 +249,25 @@ mod tests {
         assert_eq!(c.named()[C::tx_drop_full as usize], ("tx_drop_full", 7));
         let twice = c + c;
         assert_eq!(twice.since(&c), c);
+    }
+
+    #[test]
+    fn far_drops_are_apart_from_those_of_the_port_itself() {
+        let far = Counters {
+            tx_drop_down: 1,
+            tx_drop_long: 2,
+            tx_drop_bad: 4,
+            tx_drop_short: 8,
+            rx_drop_bad: 16,
+            tx_packets: 99,
+            ..Counters::default()
+        };
+        let shared = SharedCounters::new();
+        shared.add_far(&far);
+        shared.add_far(&Counters::default());
+        let c = shared.read();
+        assert_eq!((c.far_drop_down, c.far_drop_long, c.far_drop_bad), (1, 2, 12));
+        assert_eq!((c.far_drop_rx, c.far_drops()), (16, 15));
+        assert_eq!((c.tx_drops(), c.rx_drops(), c.tx_packets), (0, 0, 0));
     }
 }

@@ -193,10 +193,15 @@ fn table(rows: &[Row], seconds: f64) -> Table {
             rate(delta.rx_packets),
             rate(delta.rx_bytes.saturating_mul(8)),
             format!("{:.1}", batch(delta.rx_packets, delta.rx_batches)),
-            rate(delta.rx_drops()),
+            rate(received_and_lost(delta)),
         ]);
     }
     table
+}
+
+/// What a port's ring had no room for, and what was dropped behind it by what a bridge joins it to.
+fn received_and_lost(delta: &Counters) -> u64 {
+    delta.rx_drops().saturating_add(delta.far_drops())
 }
 
 /// `12.35M`; the header names the unit.
@@ -214,7 +219,7 @@ fn object(delta: &Counters, seconds: f64) -> Value {
         "rx_pps": rate(delta.rx_packets),
         "rx_bps_l2": rate(delta.rx_bytes) * 8.0,
         "rx_avg_batch": batch(delta.rx_packets, delta.rx_batches),
-        "rx_drops_per_second": rate(delta.rx_drops()),
+        "rx_drops_per_second": rate(received_and_lost(delta)),
     })
 }
 
@@ -273,6 +278,12 @@ mod tests {
         assert_eq!(value["tx_bps_l2"], 240_000.0);
         assert_eq!(value["tx_avg_batch"], 100.0);
         assert_eq!(value["rx_avg_batch"], 0.0);
+    }
+
+    #[test]
+    fn what_is_lost_behind_a_port_is_among_what_it_received() {
+        let delta = Counters { rx_drop_full: 1, far_drop_long: 2, ..Counters::default() };
+        assert_eq!(object(&delta, 1.0)["rx_drops_per_second"], 3.0);
     }
 
     #[test]

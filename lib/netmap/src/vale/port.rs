@@ -410,6 +410,12 @@ impl Adapter for ValePort {
     fn counters(&self) -> Counters {
         self.at.port.file.counters()
     }
+
+    fn count_far_drops(&self, drops: &Counters) {
+        if !self.is_monitor {
+            self.at.port.file.rx_counters(RingNumber::new(0)).add_far(drops);
+        }
+    }
 }
 
 #[cfg(test)]
