@@ -27,7 +27,7 @@ use nix::sys::time::TimeSpec;
 
 use crate::adapter::Kind;
 use crate::backend::packets::Packets;
-use crate::backend::socket_file::{SocketFile, connect_to};
+use crate::backend::socket_file::{SocketFile, connect_to, is_vacant, no_peer};
 use crate::backend::socket_wait::SocketWait;
 use crate::backend::stream::{MOST, SHORTEST};
 use crate::backend::{Device, Sent};
@@ -125,6 +125,13 @@ impl Datagrams {
         let told = told.transpose()?;
         if let Some(peer) = &told {
             UnixAddr::new(peer).map_err(Error::io("address the peer at", peer))?;
+            // Nobody there now is waited for, and one that is connected is met; what else is in the way will stay.
+            if let Err(error) = connect_to(peer, SockType::Datagram)
+                && !is_vacant(&error)
+                && !is_connected(&error)
+            {
+                return Err(no_peer(peer, error));
+            }
         }
         let (socket, file) = SocketFile::bind(Path::new(own), SockType::Datagram, port)?;
         if told.as_ref().is_some_and(|peer| file.is_at(peer)) {
@@ -169,7 +176,7 @@ impl Datagrams {
         self.watched.1 = EpollFlags::empty();
         let gauge = match connect_to(path, SockType::Datagram) {
             Ok(gauge) => Some(Some(gauge)),
-            Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => Some(None),
+            Err(error) if is_connected(&error) => Some(None),
             Err(_) => None,
         };
         let address = UnixAddr::new(path).ok();
@@ -307,6 +314,11 @@ impl Datagrams {
         self.out_of_reach = (!is_met).then(|| sender.to_owned());
         Ok(())
     }
+}
+
+/// Whether a peer refuses another one because it has one.
+fn is_connected(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EPERM as i32)
 }
 
 /// Whether a socket has room for a packet to be sent.

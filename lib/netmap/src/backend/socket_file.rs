@@ -64,7 +64,30 @@ fn connect_in(dir: BorrowedFd<'_>, name: &Path, kind: SockType) -> io::Result<Ow
 /// somebody does, who has no time.
 pub fn connect_to(path: &Path, kind: SockType) -> io::Result<OwnedFd> {
     let (dir, name) = place(path)?;
-    connect_in(dir.as_fd(), name.as_ref(), kind)
+    let connected = connect_in(dir.as_fd(), name.as_ref(), kind);
+    // What is no socket refuses as one does on which nobody lives.
+    let is_refused =
+        matches!(&connected, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused);
+    if is_refused && fstatat(&dir, name, AtFlags::empty()).is_ok_and(|there| !is_socket(&there)) {
+        return Err(Errno::ENOTSOCK.into());
+    }
+    connected
+}
+
+/// Why a port cannot be, whose peer cannot be connected to.
+pub fn no_peer(path: &Path, error: io::Error) -> Error {
+    if error.raw_os_error() == Some(Errno::ENOTSOCK as i32) {
+        return no_socket(path);
+    }
+    Error::io("connect to", path)(error)
+}
+
+fn no_socket(path: &Path) -> Error {
+    Error::Damaged { path: path.into(), damage: Damage::Kind { expected: "a socket" } }
+}
+
+fn is_socket(there: &FileStat) -> bool {
+    SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
 }
 
 /// Whether an error of `connect_to` says that nobody lives there.
@@ -95,10 +118,7 @@ impl SocketFile {
                 Ok((socket, own))
             }
             Ok(false) => Err(Error::Busy { name: port.into(), by: InUse::Socket }),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let damage = Damage::Kind { expected: "a socket" };
-                Err(Error::Damaged { path: path.into(), damage })
-            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(no_socket(path)),
             Err(error) => Err(failed(error)),
         }
     }
@@ -139,7 +159,7 @@ impl SocketFile {
                 Err(Errno::ENOENT) => continue,
                 Err(errno) => return Err(errno.into()),
             };
-            if SFlag::from_bits_truncate(there.st_mode) & SFlag::S_IFMT != SFlag::S_IFSOCK {
+            if !is_socket(&there) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             match connect_in(self.dir.as_fd(), &self.name, kind) {
@@ -246,6 +266,12 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
         for path in [&file, &link] {
             let error = bind(path).unwrap_err().to_string();
+            assert!(error.contains("not a socket"), "{error}");
+        }
+        for path in [&file, &dir.path().into()] {
+            let error = connect_to(path, SockType::Stream).unwrap_err();
+            assert!(!is_vacant(&error), "{error}");
+            let error = no_peer(path, error).to_string();
             assert!(error.contains("not a socket"), "{error}");
         }
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");

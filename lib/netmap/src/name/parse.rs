@@ -154,9 +154,7 @@ impl<'a> Cursor<'a> {
                 self.path("a file name is missing behind the colon (`-` is stdin or stdout)")?
                     .into(),
             ),
-            Syntax::Socket => {
-                Address::Socket(self.path("a socket's path is missing behind the colon")?.into())
-            }
+            Syntax::Socket => Address::Socket(self.socket()?.into()),
             Syntax::Interface { dashes } => Address::Interface(self.interface(dashes)?),
             Syntax::Pci => Address::Pci(self.pci()?),
             Syntax::Nothing | Syntax::SwitchPort => Address::Nothing,
@@ -172,6 +170,22 @@ impl<'a> Cursor<'a> {
             return self.fail_at(self.at + nul, Unexpected("a file name cannot hold a NUL"));
         }
         Ok(path)
+    }
+
+    /// A path, and what a kind of socket takes behind a comma.
+    fn socket(&mut self) -> Result<&'a str, NameError> {
+        const MISSING: &str = "a socket's path is missing behind the colon";
+        let name = self.path(MISSING)?;
+        if name.starts_with(',') {
+            return self.fail(Missing(MISSING));
+        }
+        if name.ends_with(',') {
+            return self.fail_at(
+                self.name.len(),
+                Missing("something is missing behind the comma: a stream's side, or a peer's path"),
+            );
+        }
+        Ok(name)
     }
 
     fn switch(&mut self) -> Result<String, NameError> {

@@ -315,3 +315,21 @@ fn relative_path_is_the_peers_from_here_and_never_one_that_it_says() {
     assert_eq!(learns.link(), Link::Up);
     assert!(learns.remarks().is_empty());
 }
+
+#[test]
+fn peer_that_can_never_be_one_is_refused_at_once() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("file"), "").unwrap();
+    let _stream = std::os::unix::net::UnixListener::bind(lab.path("stream")).unwrap();
+    for (peer, why) in [("file", "not a socket"), ("stream", "Cannot connect to")] {
+        let name = format!("{},{}", lab.path("own"), lab.path(peer));
+        let error = Datagrams::open("dgram:x", &name).unwrap_err().to_string();
+        assert!(error.contains(why), "{peer}: {error}");
+        assert!(!Path::new(&lab.path("own")).exists(), "{peer}: the socket is left");
+    }
+    // Nobody, and one that has another peer, may be one yet.
+    let connected = lab.socket("connected");
+    let _other = lab.socket("other");
+    connected.connect(lab.path("other")).unwrap();
+    drop((lab.open("own", Some("nobody")), lab.open("own2", Some("connected"))));
+}

@@ -24,10 +24,10 @@ use nix::unistd::read;
 
 use crate::adapter::Kind;
 use crate::backend::packets::Packets;
-use crate::backend::socket_file::{SocketFile, connect_to, is_vacant};
+use crate::backend::socket_file::{SocketFile, connect_to, is_vacant, no_peer};
 use crate::backend::socket_wait::SocketWait;
 use crate::backend::{Device, Sent};
-use crate::error::{Error, Result};
+use crate::error::{Error, Invalid, Result};
 use crate::name::{Capabilities, Scheme, Syntax};
 use crate::netlink::Link;
 use crate::wait::Interest;
@@ -98,12 +98,17 @@ struct Notes {
     deserted: u64,
 }
 
-/// The path, and the side if the name says which.
-fn sides(name: &str) -> (&Path, Option<bool>) {
-    let server = name.strip_suffix(",server").map(|path| (path, Some(true)));
-    let client = || name.strip_suffix(",client").map(|path| (path, Some(false)));
-    let (path, is_server) = server.or_else(client).unwrap_or((name, None));
-    (Path::new(path), is_server)
+/// The path, and the side if the name says which: what is behind the last comma, unless that is within the path.
+fn sides<'a>(port: &str, name: &'a str) -> Result<(&'a Path, Option<bool>)> {
+    let (path, is_server) = match name.rsplit_once(',') {
+        Some((path, "server")) => (path, Some(true)),
+        Some((path, "client")) => (path, Some(false)),
+        Some((_, word)) if !word.contains('/') => {
+            return Err(Error::invalid(port, Invalid::SocketSide { word: word.to_owned() }));
+        }
+        _ => (name, None),
+    };
+    Ok((Path::new(path), is_server))
 }
 
 /// Whether an error says that the process or the machine has no more of something now.
@@ -116,7 +121,7 @@ impl Stream {
     /// Opens the port `port`, of which `name` is what is behind the colon: a path, and `,server` or `,client`.
     /// Without either it is the client of whoever listens there, else the server.
     pub fn open(port: &str, name: &str) -> Result<Self> {
-        let (path, is_server) = sides(name);
+        let (path, is_server) = sides(port, name)?;
         let failed = |errno: Errno| Error::io("make a socket for", path)(errno);
         let first =
             if is_server == Some(true) { None } else { Some(connect_to(path, SockType::Stream)) };
@@ -126,7 +131,7 @@ impl Stream {
             // Somebody is there, who has no time.
             Some(Err(error)) if error.kind() == ErrorKind::WouldBlock => (None, false),
             Some(Err(error)) if is_vacant(&error) => (None, is_server.is_none()),
-            Some(Err(error)) => return Err(Error::io("connect to", path)(error)),
+            Some(Err(error)) => return Err(no_peer(path, error)),
         };
         let wait = SocketWait::new().map_err(failed)?;
         let side = if is_server {
@@ -404,6 +409,13 @@ impl Device for Stream {
 
     fn left_out(&self) -> u64 {
         self.inbox.left_out() + self.notes.broken
+    }
+
+    fn about(&self) -> Option<String> {
+        Some(match self.side {
+            Side::Server { .. } => "the server: whoever connects to that path is its peer".into(),
+            Side::Client => "a client: looks for a server at that path, again and again".into(),
+        })
     }
 
     fn remarks(&self) -> Vec<String> {

@@ -379,3 +379,33 @@ fn side_is_taken_by_who_is_there_unless_it_is_named() {
     let error = Stream::open("stream:s", "/nowhere/at/all").unwrap_err();
     assert!(error.to_string().contains("/nowhere/at/all"), "{error}");
 }
+
+#[test]
+fn what_can_never_be_its_server_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("f");
+    std::fs::write(&file, "kept").unwrap();
+    for side in ["", ",server", ",client"] {
+        let error = Stream::open("stream:f", &format!("{}{side}", file.display())).unwrap_err();
+        assert!(error.to_string().contains("not a socket"), "{side}: {error}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+}
+
+#[test]
+fn word_behind_the_comma_is_a_side_and_no_part_of_a_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    for word in ["sever", "server=on", "reconnect=1"] {
+        let error = Stream::open("stream:s", &at(&format!("s,{word}"))).unwrap_err().to_string();
+        assert!(error.contains("`server` or `client`") && error.contains(word), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    // A comma that belongs to the path.
+    std::fs::create_dir(at("a,b")).unwrap();
+    for (name, path) in [("a,b/s", "a,b/s"), ("a,b/s,t,server", "a,b/s,t")] {
+        let device = Stream::open("stream:s", &at(name)).unwrap();
+        assert!(dir.path().join(path).exists(), "{name}");
+        assert!(device.about().unwrap().contains("server"), "{name}");
+    }
+}
