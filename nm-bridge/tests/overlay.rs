@@ -1,6 +1,7 @@
 //! `scripts/overlay-demo`: two machines, as namespaces with switches of their own, joined by VXLAN. Frames of every
 //! length that fits pass, and nothing is left behind, whatever ends it.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -110,7 +111,50 @@ fn overlay_is_taken_down_when_asked_and_when_interrupted() {
         demo(&name, &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
     let second = Path::new("/run/netns").join(format!("{name}-2"));
     until("the second machine", || second.exists().then_some(()));
-    kill(Pid::from_raw(running.id().cast_signed()), Signal::SIGTERM).expect("our child");
-    assert!(!running.wait().expect("our child").success());
+    // Somebody insists: what takes the machines down is not to be interrupted itself.
+    let status = until("its end", || {
+        let ended = running.try_wait().expect("our child");
+        if ended.is_none() {
+            kill(Pid::from_raw(running.id().cast_signed()), Signal::SIGTERM).expect("our child");
+        }
+        ended
+    });
+    assert_eq!(status.code(), Some(130));
+    nothing_is_left(&name);
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_makes_nothing() {
+    let name = name("c");
+    for (args, why) in [
+        (&["foo"][..], "what is 'foo'?"),
+        (&["up", "down"], "what is 'down'?"),
+        (&["--underlay-mtu"], "a number from 118 to 65535"),
+        (&["--underlay-mtu", "117"], "a number from 118 to 65535"),
+        (&["up", "--underlay-mtu", "70000"], "a number from 118 to 65535"),
+    ] {
+        let output = demo(&name, args).output().expect("it runs");
+        let said = said(&output);
+        assert!(output.status.code() == Some(2) && said.contains(why), "{args:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
+    }
+    assert!(!Path::new("/dev/shm").join(&name).exists());
+}
+
+#[test]
+fn bridge_that_fails_is_told_at_once_and_all_is_taken_down() {
+    let test = "bridge_that_fails_is_told_at_once_and_all_is_taken_down";
+    if let Some(reason) = unable() {
+        return skip(test, &reason);
+    }
+    let name = name("d");
+    let bin = tempfile::tempdir().expect("a directory");
+    let bridge = bin.path().join("nm-bridge");
+    std::fs::write(&bridge, "#!/bin/sh\necho no bridge today >&2\nexit 1\n").expect("written");
+    std::fs::set_permissions(&bridge, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let output = demo(&name, &[]).env("NM_BIN", bin.path()).output().expect("it runs");
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no bridge today") && said.contains("has ended"), "{said}");
     nothing_is_left(&name);
 }
