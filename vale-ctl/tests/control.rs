@@ -30,6 +30,15 @@ fn virtio_net_headers_of_a_port_are_set_and_shown() {
         ] {
             vale_ctl(&words).assert().code(code);
         }
+        for (words, what) in [
+            (&["set", "valeA:x", "vnet-hdr"][..], "`vnet-hdr` needs a value"),
+            (&["set", "valeA:x", "vnet-hdr", "12", "ageing", "5s"], "belong to the switch"),
+            (&["set", "valeA", "vnet-hdr=12"], "vnet-hdr belongs to a port"),
+        ] {
+            let said = complaint(words, 2);
+            assert!(said.contains(what), "{words:?}: {said}");
+        }
+        assert!(port()["vnet_hdr_len"].is_null(), "nothing was changed");
     });
 }
 

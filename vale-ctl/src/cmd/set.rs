@@ -18,6 +18,9 @@ use crate::json;
 use crate::output::{Did, Out};
 use crate::select::{self, NotThere};
 
+/// The setting of a port: bytes of its virtio-net header.
+const VNET_HDR: &str = "vnet-hdr";
+
 /// One change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Setting {
@@ -43,12 +46,17 @@ pub fn run(out: &mut Out, args: &Set) -> anyhow::Result<()> {
 /// Runs `set` of a port.
 fn port(out: &mut Out, args: &Set) -> anyhow::Result<()> {
     let name = port_name(&args.switch)?;
-    let words = args.words.join("=");
-    let Some(header) = words.strip_prefix("vnet-hdr=") else { return whole(&args.switch) };
-    let Some(header) = header.parse().ok().filter(|n| [0, 10, 12].contains(n)) else {
-        let why = format!("a virtio-net header has 0, 10 or 12 bytes, not `{header}`");
-        return Err(UsageError::new(why).into());
-    };
+    let mut asked = None;
+    for (key, value) in pairs(&args.words).map_err(UsageError::new)? {
+        if key != VNET_HDR {
+            return whole(&args.switch);
+        }
+        let header = value.parse().ok().filter(|n| [0, 10, 12].contains(n)).ok_or_else(|| {
+            UsageError::new(format!("a virtio-net header has 0, 10 or 12 bytes, not `{value}`"))
+        })?;
+        asked = Some(header);
+    }
+    let header = asked.ok_or_else(|| UsageError::new("nothing is to be set"))?;
     select::port(&args.switch)?.ok_or_else(|| NotThere::Missing(args.switch.clone()))?;
     if !args.change.dry_run {
         control::set_vnet_hdr_len(&name, header)
@@ -123,17 +131,25 @@ fn apply(name: &Target, settings: &[Setting]) -> anyhow::Result<()> {
 }
 
 /// `ageing 300s backpressure=on`: pairs of words, or words with an equals sign.
-fn parse(words: &[String]) -> Result<Vec<Setting>, String> {
-    let mut settings = Vec::new();
+fn pairs(words: &[String]) -> Result<Vec<(&str, &str)>, String> {
+    let mut pairs = Vec::new();
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
-        let (key, value) = match word.split_once('=') {
-            Some((key, value)) => (key, value),
+        pairs.push(match word.split_once('=') {
+            Some(pair) => pair,
             None => {
                 let value = rest.next().ok_or_else(|| format!("`{word}` needs a value"))?;
                 (word.as_str(), value.as_str())
             }
-        };
+        });
+    }
+    Ok(pairs)
+}
+
+/// The settings of a switch.
+fn parse(words: &[String]) -> Result<Vec<Setting>, String> {
+    let mut settings = Vec::new();
+    for (key, value) in pairs(words)? {
         let on = || {
             OnOff::from_str(value, true)
                 .map(|value| value == OnOff::On)
@@ -146,6 +162,7 @@ fn parse(words: &[String]) -> Result<Vec<Setting>, String> {
             }
             "backpressure" => Setting::Backpressure(on()?),
             "persistent" => Setting::Persistent(on()?),
+            VNET_HDR => return Err(format!("{key} belongs to a port: name it, as in valeA:x")),
             _ => {
                 return Err(format!(
                     "there is no setting `{key}`; there are ageing, backpressure and persistent"
@@ -183,6 +200,7 @@ mod tests {
             ("backpressure maybe", "maybe"),
             ("colour on", "colour"),
             ("ageing soon", "soon"),
+            ("vnet-hdr 12", "belongs to a port"),
         ] {
             let message = parsed(line).expect_err(line);
             assert!(message.contains(word), "{line}: {message}");
