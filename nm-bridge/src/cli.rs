@@ -51,7 +51,7 @@ Examples:
 #[command(name = "nm-bridge", version, after_help = EXAMPLES,
           after_long_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
 pub struct Cli {
-    /// A port: valeX:P, tap:NAME, stream:PATH, dgram:PATH, pcap:FILE, null:, or netmap's own syntax. Give it twice.
+    /// A port: valeX:P, tap:NAME, xdp:NAME, stream:PATH, dgram:PATH, pcap:FILE, null:, and more (man 7 vale). Give it twice.
     #[arg(short = 'i', long = "port", value_name = "PORT")]
     pub ports: Vec<String>,
 
