@@ -15,3 +15,18 @@ fn outputs_that_fail_abort_nothing() {
     vmm(&["--stats", "nobody"], 3);
     vmm(&["--help"], 0);
 }
+
+/// Port and machine have files of their own, so the limit is met before the guest's output meets it.
+#[test]
+fn limit_on_the_size_of_files_is_reported() {
+    let root = tempfile::tempdir_in("/dev/shm").expect("a directory for the root");
+    let ended = std::process::Command::new("sh")
+        .args(["-c", "ulimit -f 1; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_e1000pv-vmm")])
+        .args(["--accel", "thread", "--netdev", "port=null:", "--guest", "tx count=10"])
+        .env("NETMAP_ROOT", root.path())
+        .output()
+        .expect("sh");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{}: {said}", ended.status);
+    assert!(said.contains("File too large"), "{said}");
+}

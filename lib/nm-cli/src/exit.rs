@@ -88,6 +88,7 @@ pub fn refuse(why: &clap::Error) -> ! {
 /// Runs a tool after its command line was parsed; prints the error, if any, once and as a chain:
 /// `nm-pktgen: error: opening port valeA:x: ...`.
 pub fn run(tool: &str, body: impl FnOnce() -> anyhow::Result<Outcome>) -> ExitCode {
+    crate::signal::outlive_file_size_limit();
     match body() {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ConditionNotMet) => ExitCode::from(3),

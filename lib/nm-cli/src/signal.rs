@@ -87,6 +87,14 @@ fn is_ignored(signal: i32) -> bool {
     asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
+/// Makes a file that reaches the limit on its size (`ulimit -f`) an error of its writer, as a full disk is, where else
+/// the process would end without a word.
+#[allow(unsafe_code)]
+pub fn outlive_file_size_limit() {
+    // SAFETY: no handler is installed. It cannot fail for a signal that may be ignored.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// The clock that measures the time between two signals. The call cannot fail for this clock; if it did, 0
 /// would merge the two signals into one request.
 fn monotonic_ms() -> u64 {
