@@ -91,6 +91,7 @@ impl Input {
     pub fn next(&self, now: Instant) -> Option<Instant> {
         match &self.source {
             Source::Wire(wire, None) => wire.resumes(now),
+            Source::Typed(terminal, _) => terminal.next_look(),
             _ => None,
         }
     }

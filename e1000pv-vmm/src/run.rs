@@ -290,14 +290,15 @@ impl Jobs {
         Ok(Jobs { stops: flag(libc::SIGTSTP)?, continues: flag(libc::SIGCONT)? })
     }
 
-    /// Gives the terminal back while this process is stopped.
-    fn follow(&self, terminal: &mut Terminal) {
+    /// Gives the terminal back while this process is stopped, and takes it when it has become this job's.
+    fn follow(&self, terminal: &mut Terminal, now: Instant) {
         if self.stops.swap(false, Ordering::Relaxed) {
             terminal.stop();
         }
         if self.continues.swap(false, Ordering::Relaxed) {
             terminal.enter();
         }
+        terminal.look(now);
     }
 }
 
@@ -406,7 +407,7 @@ impl Running<'_> {
                 return Ok(Wake::Signal);
             }
             if let (Some(jobs), Some(terminal)) = (&self.jobs, self.input.terminal()) {
-                jobs.follow(terminal);
+                jobs.follow(terminal, now);
             }
             if end.is_some_and(|end| now >= end) {
                 return Ok(Wake::Timeout);

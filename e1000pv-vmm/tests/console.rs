@@ -269,9 +269,17 @@ fn crash_thread(pid: u32, name: &str) {
 #[test]
 fn terminal_is_as_it_was_after_every_ending() {
     need_kvm!("terminal_is_as_it_was_after_every_ending");
-    for signal in
-        [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGABRT, Signal::SIGQUIT, Signal::SIGSEGV]
-    {
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGABRT,
+        Signal::SIGQUIT,
+        Signal::SIGSEGV,
+        Signal::SIGTRAP,
+        Signal::SIGUSR2,
+        Signal::SIGVTALRM,
+        Signal::SIGXCPU,
+    ] {
         let (root, kernel) = (root(), echo());
         let mut session = Session::start(root.path(), &kernel, &[]);
         session.until(b"ready\r\n");
@@ -280,6 +288,7 @@ fn terminal_is_as_it_was_after_every_ending() {
         let ended = session.ends();
         let asked = [Signal::SIGTERM, Signal::SIGHUP].contains(&signal);
         assert_eq!(ended.code(), asked.then_some(0), "{signal}: {ended}");
+        assert_eq!(ended.signal(), (!asked).then_some(signal as i32), "{signal}: {ended}");
         assert!(session.is_as_before(), "{signal}");
     }
     let (root, kernel) = (root(), echo());
@@ -294,6 +303,31 @@ fn terminal_is_as_it_was_after_every_ending() {
     let mut session = Session::start(root.path(), &kernel, &["--netdev", "tap:t0@netns:none"]);
     assert_eq!(session.ends().code(), Some(1));
     assert!(session.is_as_before(), "an error");
+}
+
+/// The time between two requests is what the tools define, so it is slept.
+#[test]
+fn terminal_is_as_it_was_after_a_third_request() {
+    need_kvm!("terminal_is_as_it_was_after_a_third_request");
+    let (root, kernel) = (root(), echo());
+    // Who opens a port waits for this lock, and hears of no request meanwhile. It is there once the root is.
+    let made = machine(root.path(), &kernel, &["--timeout", "1ms"]).output().expect("starts");
+    assert_eq!(made.status.code(), Some(3));
+    let lock = File::open(root.path().join(".lock")).expect("a root");
+    lock.lock().expect("nobody has it");
+    let mut session = Session::start(root.path(), &kernel, &["--netdev", "valeA:x"]);
+    let end = Instant::now() + TIMEOUT_S;
+    while session.is_as_before() {
+        assert!(Instant::now() < end, "the terminal is not raw");
+        std::thread::yield_now();
+    }
+    for _ in 0..3 {
+        assert_eq!(session.child.try_wait().expect("our child"), None, "it waits");
+        session.signal(Signal::SIGTERM);
+        std::thread::sleep(nm_cli::signal::APART + Duration::from_millis(100));
+    }
+    assert_eq!(session.ends().code(), Some(128 + libc::SIGTERM));
+    assert!(session.is_as_before());
 }
 
 #[test]
@@ -331,6 +365,35 @@ fn terminal_is_as_it_was_while_the_machine_is_stopped() {
     }
     session.types(b"q");
     assert_eq!(session.ends().code(), Some(0));
+}
+
+/// bash says nothing to a job that runs and becomes its foreground.
+#[test]
+fn machine_that_comes_to_the_foreground_takes_the_terminal() {
+    const NAME: &str = "machine_that_comes_to_the_foreground_takes_the_terminal";
+    need_kvm!("machine_that_comes_to_the_foreground_takes_the_terminal");
+    if Command::new("bash").arg("--version").output().is_err() {
+        return support::skip(NAME, "bash was not found");
+    }
+    let (root, kernel) = (root(), echo());
+    let mut shell = Command::new("setsid");
+    let script = "set -m; \"$@\" & read -r line; fg >/dev/null; echo gone.";
+    shell.args(["--wait", "--ctty", "bash", "-c", script, "bash"]);
+    let machine = machine(root.path(), &kernel, &[]);
+    shell.arg(machine.get_program()).args(machine.get_args()).env("NETMAP_ROOT", root.path());
+    let mut session = Session::of(shell, None);
+    session.until(b"ready\r\n");
+    assert!(session.is_as_before());
+    session.types(b"\n");
+    let end = Instant::now() + TIMEOUT_S;
+    while session.is_as_before() {
+        assert!(Instant::now() < end, "the terminal is not raw");
+        std::thread::yield_now();
+    }
+    session.types(b"\x03q");
+    session.until(b"\x03q");
+    session.until(b"gone.");
+    assert!(session.is_as_before());
 }
 
 #[test]
@@ -390,7 +453,6 @@ fn who_connects_to_the_socket_has_the_serial_port_and_then_the_next() {
     assert!(!socket.exists());
 }
 
-/// What a process's first thread has spent on a CPU.
 fn cpu_time(process: u32) -> Duration {
     let schedstat = format!("/proc/{process}/task/{process}/schedstat");
     let text = std::fs::read_to_string(schedstat).expect("a running process");

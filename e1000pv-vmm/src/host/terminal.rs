@@ -2,23 +2,49 @@
 //! other time as it was.
 //!
 //! Invariants: a terminal whose foreground is another job's is neither read nor changed. Its mode is put back before
-//! this process ends or stops, whatever the reason, but for two that no process notices: SIGKILL, and a call that the
-//! sandbox forbids. Crashes are noticed by handlers of their signals, whichever thread crashes.
+//! this process ends or stops, whatever the reason, but for those that no process notices: SIGKILL, SIGSTOP, and a call
+//! that the sandbox forbids. Signals that end it are noticed by handlers, whichever thread crashes, and a third request to
+//! end, which waits for nobody, by what [`nm_cli::signal::before_the_last`] is told.
 
 use std::io::{self, Stdin};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 
-/// What a process that has gone wrong ends by. SIGBUS is here first, and what it means for shared memory is asked
-/// first nevertheless: whoever opens a port later puts its handler in front of this one.
-const CRASHES: [libc::c_int; 6] =
-    [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGQUIT, libc::SIGSEGV];
+/// How often a terminal that is another job's is looked at again. A shell need not tell a job that becomes its foreground:
+/// bash continues only one that was stopped.
+const LOOK: Duration = Duration::from_millis(250);
 
-/// The mode to put back if this process crashes; none while the terminal is as it was.
+/// What a process that has gone wrong ends by, and all else that ends one which does not heed it: limits (`ulimit -t`), timers,
+/// what somebody sends by mistake. SIGBUS is here first, and what it means for shared memory is asked
+/// first nevertheless: whoever opens a port later puts its handler in front of this one.
+const ENDS: [libc::c_int; 16] = [
+    libc::SIGABRT,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGQUIT,
+    libc::SIGSEGV,
+    libc::SIGSYS,
+    libc::SIGTRAP,
+    libc::SIGALRM,
+    libc::SIGIO,
+    libc::SIGPROF,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGUSR2,
+    libc::SIGVTALRM,
+    libc::SIGXCPU,
+];
+
+/// Those by which the processor refuses an instruction, which it refuses again when the handler has returned.
+const FAULTS: [libc::c_int; 4] = [libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV];
+
+/// The mode to put back if this process ends by a signal; none while the terminal is as it was.
 static MODE: AtomicPtr<libc::termios> = AtomicPtr::new(ptr::null_mut());
 
 /// stdin, which is a terminal.
@@ -26,6 +52,8 @@ pub struct Terminal {
     stdin: Stdin,
     /// As it was, while it is raw.
     before: Option<libc::termios>,
+    /// When to look whether its foreground is ours, if it is not.
+    next_look: Instant,
 }
 
 impl std::fmt::Debug for Terminal {
@@ -37,7 +65,7 @@ impl std::fmt::Debug for Terminal {
 impl Terminal {
     /// stdin's; raw at once if its foreground is ours. To be called before ports are opened.
     pub fn take() -> Terminal {
-        let mut terminal = Terminal { stdin: io::stdin(), before: None };
+        let mut terminal = Terminal { stdin: io::stdin(), before: None, next_look: Instant::now() };
         terminal.enter();
         terminal
     }
@@ -62,8 +90,21 @@ impl Terminal {
             self.before = mode(self.fd());
         }
         if let Some(before) = self.before {
-            watch_for_crashes(before);
+            watch_for_ends(before);
             set(self.fd(), &raw(before));
+        }
+    }
+
+    /// When to [`Terminal::look`], if it is not raw.
+    pub fn next_look(&self) -> Option<Instant> {
+        (!self.is_raw()).then_some(self.next_look)
+    }
+
+    /// Makes it raw if it has become ours since the last look.
+    pub fn look(&mut self, now: Instant) {
+        if !self.is_raw() && now >= self.next_look {
+            self.enter();
+            self.next_look = now + LOOK;
         }
     }
 
@@ -147,16 +188,24 @@ fn set(fd: BorrowedFd<'_>, mode: &libc::termios) {
     }
 }
 
-/// From now on a crash puts `mode` back.
-fn watch_for_crashes(mode: libc::termios) {
+/// From now on an end by a signal puts `mode` back.
+fn watch_for_ends(mode: libc::termios) {
     static INSTALL: Once = Once::new();
-    // Kept for the life of the process: a crash may need it at any time. One for each time that a user comes back.
+    // Kept for the life of the process: an end may need it at any time. One for each time that a user comes back.
     MODE.store(Box::leak(Box::new(mode)), Ordering::Release);
     INSTALL.call_once(|| {
-        for signal in CRASHES {
+        nm_cli::signal::before_the_last(put_back);
+        for signal in ENDS {
+            // SAFETY: all-zero bytes are a valid sigaction.
+            let mut before: libc::sigaction = unsafe { std::mem::zeroed() };
+            // SAFETY: nothing is set, and there is room for what is.
+            unsafe { libc::sigaction(signal, ptr::null(), &raw mut before) };
+            if before.sa_sigaction == libc::SIG_IGN {
+                continue; // it ends nothing, as whoever started this process has it
+            }
             // SAFETY: all-zero bytes are a valid sigaction.
             let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-            action.sa_sigaction = on_crash as *const () as usize;
+            action.sa_sigaction = on_end as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
             // SAFETY: a valid action, whose handler is async-signal-safe.
             unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
@@ -164,18 +213,23 @@ fn watch_for_crashes(mode: libc::termios) {
     });
 }
 
-/// Async-signal-safe: atomics and system calls.
-extern "C" fn on_crash(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+/// Puts the mode back, if there is one. Async-signal-safe: an atomic and a system call.
+fn put_back() {
     let mode = MODE.swap(ptr::null_mut(), Ordering::Acquire);
     if !mode.is_null() {
-        // SAFETY: a mode that `watch_for_crashes` has leaked; nobody writes to it.
+        // SAFETY: a mode that `watch_for_ends` has leaked; nobody writes to it.
         unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode) };
     }
+}
+
+/// Async-signal-safe: atomics and system calls.
+extern "C" fn on_end(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    put_back();
     // SAFETY: the default action for one of the signals above.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // SAFETY: the kernel passes a valid siginfo to a handler with SA_SIGINFO.
     let sent = unsafe { (*info).si_code } <= 0;
-    if sent {
+    if sent || !FAULTS.contains(&signal) {
         // What a fault has raised is raised again by going on; this comes when the handler has returned.
         // SAFETY: no condition.
         unsafe { libc::raise(signal) };

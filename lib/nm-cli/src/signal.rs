@@ -13,8 +13,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -63,6 +63,15 @@ impl Requests {
     }
 }
 
+/// What is done before a third request ends the process.
+static BEFORE_THE_LAST: OnceLock<fn()> = OnceLock::new();
+
+/// Has a third request do this before it ends the process at once, without whatever is done at other ends; the first that
+/// is given counts. It runs in a signal handler, so it must be async-signal-safe.
+pub fn before_the_last(act: fn()) {
+    let _ = BEFORE_THE_LAST.set(act); // the first counts
+}
+
 /// Lets `signal` count as a request: the second sets `hurry`, the third ends the process.
 #[allow(unsafe_code)]
 fn request(signal: i32, requests: &Arc<Requests>, hurry: &Arc<AtomicBool>) -> std::io::Result<()> {
@@ -70,10 +79,15 @@ fn request(signal: i32, requests: &Arc<Requests>, hurry: &Arc<AtomicBool>) -> st
     let action = move || match requests.take(monotonic_ms()) {
         0 | 1 => {}
         2 => hurry.store(true, Ordering::Relaxed),
-        _ => low_level::exit(128 + signal),
+        _ => {
+            if let Some(act) = BEFORE_THE_LAST.get() {
+                act();
+            }
+            low_level::exit(128 + signal)
+        }
     };
     // SAFETY: the action is async-signal-safe: it uses atomics, clock_gettime and _exit, takes no
-    // lock, allocates nothing and cannot panic.
+    // lock, allocates nothing and cannot panic; so is what `before_the_last` was given, by its contract.
     unsafe { low_level::register(signal, action) }.map(|_| ())
 }
 
