@@ -94,6 +94,12 @@ fn command(name: &str, command: Command) -> anyhow::Result<Outcome> {
             nm_cli::say!("e1000pv-vmm: the guest of {name} is a thread, which has no reset line");
             Ok(Outcome::ConditionNotMet)
         }
+        Answer::NotBegun => {
+            nm_cli::say!(
+                "e1000pv-vmm: the machine {name} has not begun: it waits for a connection to its serial port"
+            );
+            Ok(Outcome::ConditionNotMet)
+        }
         Answer::Unknown => bail!("the machine {name} does not know this command"),
     }
 }
@@ -104,7 +110,7 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
     let signals = Signals::install()?;
     let counters = VmCounters::new(&plan.name, plan.threads.vcpus.len(), plan.nics.len())?;
     // The name first: a second machine of that name would disturb the ports of the first.
-    let inbox = Inbox::new(&counters).context("making a pipe for commands")?;
+    let mut inbox = Inbox::new(&counters).context("making a pipe for commands")?;
     let published = machines::publish(&counters, &plan.name)?;
     let memory = Memory::new(plan.mem_bytes, &layout::HOLE, plan.backing)?;
     if plan.verbose {
@@ -114,7 +120,12 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         let notes = plan.nics.iter().filter_map(|nic| control::default_route_note(&nic.port));
         notes.for_each(|note| nm_cli::say!("e1000pv-vmm: {note}"));
     }
-    let wire = wire(plan, &signals)?;
+    let end = plan.timeout.map(|time| Instant::now() + time);
+    let wire = wire(plan)?;
+    let quits = match &wire {
+        Some(wire) => wait_for_peer(plan, wire, end, &mut inbox, &signals)?,
+        None => false,
+    };
     let mut input = match plan.serial {
         // The bench guest listens to nobody. With records somebody watches, and does not type.
         _ if plan.work.is_some() || kvm.is_none() => Input::none(),
@@ -182,6 +193,7 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         counters,
         result,
         begin: Instant::now(),
+        timeout: end,
         ended: owned(ended),
         failed: owned(failed),
         halts: Watch::new(Instant::now()),
@@ -189,7 +201,7 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         live,
         input,
         jobs,
-        quits: false,
+        quits,
         inbox,
         before,
     };
@@ -213,23 +225,48 @@ fn accelerator(plan: &Plan) -> anyhow::Result<Option<Kvm>> {
     }
 }
 
-/// The socket that the serial port leads to, if it does. Waits for somebody there if that is wanted.
-fn wire(plan: &Plan, signals: &Signals) -> anyhow::Result<Option<Arc<Wire>>> {
-    let Serial::Unix { path, server, wait } = &plan.serial else { return Ok(None) };
+/// The socket that the serial port leads to, if it does.
+fn wire(plan: &Plan) -> anyhow::Result<Option<Arc<Wire>>> {
+    let Serial::Unix { path, server, .. } = &plan.serial else { return Ok(None) };
     let wire = match server {
         true => Wire::listen(path),
         false => Wire::connect(path),
     };
     let wire = wire.with_context(|| format!("the serial port's socket {}", path.display()))?;
-    if *wait {
-        if !plan.output.quiet {
-            nm_cli::say!("e1000pv-vmm: waits for a connection to {}", path.display());
+    Ok(Some(Arc::new(wire)))
+}
+
+/// Waits for somebody at the serial port's socket if that is wanted: until one comes, a signal or the time ends the machine
+/// before it has begun, or a command does, for which true is returned.
+fn wait_for_peer(
+    plan: &Plan,
+    wire: &Wire,
+    end: Option<Instant>,
+    inbox: &mut Inbox,
+    signals: &Signals,
+) -> anyhow::Result<bool> {
+    let Serial::Unix { path, wait: true, .. } = &plan.serial else { return Ok(false) };
+    if !plan.output.quiet {
+        nm_cli::say!("e1000pv-vmm: waits for a connection to {}", path.display());
+    }
+    while !signals.stopped() && end.is_none_or(|end| Instant::now() < end) {
+        if wire.wait(&[signals.fd(), inbox.fd()], end)? {
+            break;
         }
-        while !signals.stopped() && !wire.wait(signals.fd())? {
-            signals.drain();
+        signals.drain();
+        for (number, command) in inbox.read() {
+            let answer = match command {
+                Some(Command::Quit) => Answer::Done,
+                Some(_) => Answer::NotBegun,
+                None => Answer::Unknown,
+            };
+            inbox.answer(number, answer);
+            if command == Some(Command::Quit) {
+                return Ok(true);
+            }
         }
     }
-    Ok(Some(Arc::new(wire)))
+    Ok(false)
 }
 
 fn console(
@@ -313,6 +350,8 @@ struct Running<'a> {
     counters: VmCounters,
     result: GuestResult,
     begin: Instant,
+    /// When it is ended.
+    timeout: Option<Instant>,
     /// There is news of the guest.
     ended: OwnedFd,
     /// A thread that serves a NIC has failed.
@@ -399,7 +438,7 @@ impl Running<'_> {
 
     /// Waits for the end, and prints interval reports meanwhile.
     fn watch(&mut self, signals: &Signals) -> anyhow::Result<Wake> {
-        let end = self.plan.timeout.map(|time| self.begin + time);
+        let end = self.timeout;
         let mut intervals = self.plan.output.interval.map(|time| Every::new(self.begin, time));
         loop {
             let now = Instant::now();

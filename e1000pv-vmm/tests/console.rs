@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -453,6 +454,69 @@ fn who_connects_to_the_socket_has_the_serial_port_and_then_the_next() {
     assert!(!socket.exists());
 }
 
+/// A machine that waits for the first connection, and what it has said then.
+fn waiting(
+    root: &Path,
+    kernel: &tempfile::NamedTempFile,
+    dir: &Path,
+    time: &str,
+) -> (Child, String) {
+    let to = format!("unix:{},server", dir.join("serial").display());
+    let path = kernel.path().to_str().expect("text");
+    let args = ["--name", "waits", "--kernel", path, "--timeout", time, "--serial", &to];
+    let mut child = vmm(root, &args).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut line = String::new();
+    let mut said = BufReader::new(child.stderr.as_mut().expect("piped"));
+    said.read_line(&mut line).expect("text");
+    (child, line)
+}
+
+#[test]
+fn machine_that_waits_for_a_connection_heeds_time_and_commands() {
+    need_kvm!("machine_that_waits_for_a_connection_heeds_time_and_commands");
+    let (root, kernel) = (root(), echo());
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let (mut child, said) = waiting(root.path(), &kernel, elsewhere.path(), "100ms");
+    assert!(said.contains("waits for a connection"), "{said}");
+    assert_eq!(child.wait().expect("our child").code(), Some(3));
+    let (mut child, _) = waiting(root.path(), &kernel, elsewhere.path(), TIMEOUT);
+    let ctl = |command: &[&str]| {
+        support::output(vmm(root.path(), &[&["--ctl", "waits"], command].concat()))
+    };
+    for command in [&["link", "down"][..], &["powerdown"], &["reset"]] {
+        let answer = ctl(command);
+        assert_eq!(answer.status.code(), Some(3), "{command:?}");
+        assert!(support::stderr(&answer).contains("has not begun"), "{command:?}");
+    }
+    assert_eq!(ctl(&["quit"]).status.code(), Some(0));
+    assert_eq!(child.wait().expect("our child").code(), Some(0));
+    assert!(!elsewhere.path().join("serial").exists());
+}
+
+#[test]
+fn fifo_is_written_if_somebody_reads_and_else_refused() {
+    need_kvm!("fifo_is_written_if_somebody_reads_and_else_refused");
+    let (root, kernel) = (root(), Asm::new().print("ready\n").exit(0).kernel());
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let fifo = elsewhere.path().join("out");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a directory");
+    let to = format!("file:{}", fifo.display());
+    let refused = machine(root.path(), &kernel, &["--serial", &to]).output().expect("starts");
+    assert_eq!(refused.status.code(), Some(1));
+    let why = support::stderr(&refused);
+    assert!(why.contains("start its reader first"), "{why}");
+    let mut reader = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&fifo)
+        .expect("it waits for no writer");
+    let status = machine(root.path(), &kernel, &["--serial", &to]).status().expect("starts");
+    let mut seen = String::new();
+    reader.read_to_string(&mut seen).expect("its writer has gone");
+    assert_eq!((status.code(), seen.as_str()), (Some(0), "ready\n"));
+}
+
+/// What a process's first thread has spent on a CPU.
 fn cpu_time(process: u32) -> Duration {
     let schedstat = format!("/proc/{process}/task/{process}/schedstat");
     let text = std::fs::read_to_string(schedstat).expect("a running process");

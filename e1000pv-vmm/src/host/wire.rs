@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -56,6 +56,19 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     path.symlink_metadata().ok().map(|file| (file.dev(), file.ino()))
 }
 
+/// The longest path that a socket may have: an address holds 108 bytes, the last of which is zero.
+const PATH_MAX_BYTES: usize = 107;
+
+fn check_length(path: &Path) -> anyhow::Result<()> {
+    let bytes = path.as_os_str().len();
+    if bytes > PATH_MAX_BYTES {
+        bail!(
+            "its path has {bytes} bytes, and that of a socket at most {PATH_MAX_BYTES}: make it shorter"
+        );
+    }
+    Ok(())
+}
+
 /// Whether a socket is there that nobody listens to any more.
 fn is_left_over(path: &Path) -> bool {
     let is_socket = path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
@@ -69,6 +82,7 @@ impl Wire {
     /// # Errors
     /// Something is in the way.
     pub fn listen(path: &Path) -> anyhow::Result<Wire> {
+        check_length(path)?;
         let socket = match UnixListener::bind(path) {
             Err(why) if why.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
                 std::fs::remove_file(path).context("removing what is left of another")?;
@@ -90,7 +104,16 @@ impl Wire {
     /// # Errors
     /// Nobody listens there.
     pub fn connect(path: &Path) -> anyhow::Result<Wire> {
-        let peer = UnixStream::connect(path)?;
+        check_length(path)?;
+        let peer = UnixStream::connect(path).map_err(|why| {
+            use io::ErrorKind::{ConnectionRefused, NotFound};
+            match why.kind() {
+                ConnectionRefused | NotFound => anyhow!(
+                    "nobody listens there; with `,server` behind the path others may connect to it"
+                ),
+                _ => why.into(),
+            }
+        })?;
         peer.set_nonblocking(true)?;
         let ends = Ends { peer: Some(Arc::new(peer)), resumes: None };
         Ok(Wire { listener: None, ends: Mutex::new(ends) })
@@ -100,21 +123,22 @@ impl Wire {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a first peer, or until the other descriptor is readable, which returns false.
+    /// Waits for a first peer, or until one of the other descriptors is readable or the time has come, which returns false.
     ///
     /// # Errors
     /// Waiting failed.
-    pub fn wait(&self, other: BorrowedFd<'_>) -> anyhow::Result<bool> {
+    pub fn wait(&self, others: &[BorrowedFd<'_>], end: Option<Instant>) -> anyhow::Result<bool> {
         if self.listener.is_none() {
             return Ok(true);
         }
         let now = Instant::now();
-        let mut fds = vec![PollFd::new(other, PollFlags::POLLIN)];
-        fds.extend(self.listener(now).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        let pause = self.resumes(now).map_or(PollTimeout::NONE, |at| timeout(at, now));
-        match poll(&mut fds, pause) {
+        let listener = self.listener(now);
+        let all = others.iter().copied().chain(listener);
+        let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let until = [end, self.resumes(now)].into_iter().flatten().min();
+        match poll(&mut fds, until.map_or(PollTimeout::NONE, |at| timeout(at, now))) {
             Ok(_) => {
-                let has_come = fds.get(1).is_some_and(|fd| fd.any() == Some(true));
+                let has_come = listener.and(fds.last()).is_some_and(|fd| fd.any() == Some(true));
                 Ok(has_come && self.accept().is_some())
             }
             Err(nix::errno::Errno::EINTR) => Ok(false),
@@ -182,5 +206,25 @@ mod tests {
         std::fs::remove_file(&path).expect("it is there");
         drop(Wire::listen(&path).expect("nothing is in the way"));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_a_socket_of_ours_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let why = |wire: anyhow::Result<Wire>| format!("{:#}", wire.expect_err("refused"));
+        let long = dir.path().join("x".repeat(PATH_MAX_BYTES));
+        for refused in [Wire::listen(&long), Wire::connect(&long)] {
+            let text = why(refused);
+            assert!(text.contains("at most 107"), "{text}");
+        }
+        let left_over = dir.path().join("left");
+        drop(UnixListener::bind(&left_over).expect("a socket, which stays"));
+        for path in [left_over, dir.path().join("none")] {
+            let text = why(Wire::connect(&path));
+            assert!(text.contains("`,server`"), "{text}");
+        }
+        let longest =
+            dir.path().join("x".repeat(PATH_MAX_BYTES - dir.path().as_os_str().len() - 1));
+        Wire::listen(&longest).expect("as long as it may be");
     }
 }

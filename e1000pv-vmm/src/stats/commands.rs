@@ -19,6 +19,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::stats::counters::{Reading, VmCounters};
 
@@ -63,12 +64,20 @@ pub enum Answer {
     Deaf = 4,
     /// The guest has no machine that could be reset.
     NoMachine = 5,
+    /// The machine has not begun: it waits for a connection to its serial port.
+    NotBegun = 6,
 }
 
 impl Answer {
     fn of(code: u32) -> Option<Answer> {
-        const ALL: [Answer; 5] =
-            [Answer::Done, Answer::NoNic, Answer::Unknown, Answer::Deaf, Answer::NoMachine];
+        const ALL: [Answer; 6] = [
+            Answer::Done,
+            Answer::NoNic,
+            Answer::Unknown,
+            Answer::Deaf,
+            Answer::NoMachine,
+            Answer::NotBegun,
+        ];
         ALL.into_iter().find(|answer| *answer as u32 == code)
     }
 }
@@ -123,6 +132,8 @@ impl Inbox {
     /// An empty one, which the counters tell of.
     pub fn new(counters: &VmCounters) -> io::Result<Inbox> {
         let (pipe, writer) = io::pipe()?;
+        // This end alone: who opens the other has a description of his own.
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         counters.take_commands_at(writer.as_raw_fd());
         Ok(Inbox { pipe, _writer: writer, counters: counters.clone() })
     }
@@ -132,10 +143,9 @@ impl Inbox {
         self.pipe.as_fd()
     }
 
-    /// Reads what has come, once it is readable: commands by their numbers, `None` for one that is not known.
+    /// Reads what has come, if anything: commands by their numbers, `None` for one that is not known.
     pub fn read(&mut self) -> Vec<(u32, Option<Command>)> {
         let mut bytes = [0; 64 * RECORD];
-        // Readable, so this does not block; nobody else reads.
         let n = self.pipe.read(&mut bytes).unwrap_or(0);
         bytes[..n].chunks(RECORD).filter_map(Command::read).collect()
     }

@@ -91,6 +91,10 @@ fn file(
     path: &PathBuf,
     initrd: Option<&Initrd>,
 ) -> anyhow::Result<(Loaded, Option<Header>)> {
+    // Before it is opened, which would wait for a FIFO's writer. What is read twice, by a reboot too, must be a file.
+    if !std::fs::metadata(path)?.is_file() {
+        bail!("it is no file: a kernel cannot come by a pipe or device");
+    }
     let mut file = File::open(path)?;
     if let Some(why) = kind::wrong_kind(&file) {
         bail!("{why}");

@@ -206,6 +206,19 @@ fn disk_that_has_no_size_is_refused() {
     assert!(format!("{error:#}").contains("/dev/null is no file"), "{error:#}");
 }
 
+/// A FIFO without a writer would be waited for.
+#[test]
+fn kernel_that_is_no_file_is_refused_before_it_is_opened() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fifo = dir.path().join("kernel");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("room");
+    for path in [fifo.as_path(), dir.path(), std::path::Path::new("/dev/null")] {
+        let image = Image::File(path.to_path_buf());
+        let error = load(&memory(), &image, None, "", &[]).expect_err("refused");
+        assert!(format!("{error:#}").contains("it is no file"), "{error:#}");
+    }
+}
+
 #[test]
 fn what_is_no_kernel_is_refused_in_words() {
     assert!(error(b"").contains("neither an ELF image"));
