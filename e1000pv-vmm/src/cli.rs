@@ -49,7 +49,8 @@ How a machine ends:
       --no-reboot; without, it begins anew, with an empty memory and its kernel loaded again (but
       a reset by the keyboard controller, Linux's reboot=k, always ends it, as in Firecracker).
       SIGINT, SIGTERM, SIGHUP, Ctrl-a x, --ctl NAME quit
-  1   it writes another number to port 0xf4, or does what KVM cannot go on with
+  1   it writes another number to port 0xf4, or does what KVM cannot go on with; or what it prints
+      cannot be written (a full disk)
   2   it writes 2: it does not understand its command line
   3   --timeout
   33  triple fault

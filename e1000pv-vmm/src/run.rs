@@ -142,7 +142,7 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         );
     }
     let console = console(plan, &signals, wire, input.terminal().is_some())?;
-    let result = console.result();
+    let (result, lost) = (console.result(), console.lost_flag());
     let mem_bytes = memory.bytes();
     let start = |accel| Start {
         name: plan.name.clone(),
@@ -192,6 +192,7 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         service,
         counters,
         result,
+        lost,
         begin: Instant::now(),
         timeout: end,
         ended: owned(ended),
@@ -349,6 +350,8 @@ struct Running<'a> {
     service: Service,
     counters: VmCounters,
     result: GuestResult,
+    /// Some of what the guest printed could not be written.
+    lost: Arc<AtomicBool>,
     begin: Instant,
     /// When it is ended.
     timeout: Option<Instant>,
@@ -415,7 +418,12 @@ impl Running<'_> {
         if self.plan.output.machine() || !self.plan.output.quiet {
             self.reporter.emit(&self.live, Kind::End, &totals)?;
         }
-        end.outcome()
+        match end.outcome()? {
+            Outcome::Done if self.lost.load(Ordering::Relaxed) => {
+                bail!("what the guest printed could not be written, and is lost")
+            }
+            outcome => Ok(outcome),
+        }
     }
 
     /// Waits a limited time until the guest has ended.

@@ -7,6 +7,7 @@
 //! | it writes 0 to its exit port | 0 |
 //! | it writes 2: its command line is invalid | 2 |
 //! | it writes anything else, or crashes | 1 |
+//! | it ended well, and what it printed to stdout or a file could not be written | 1 |
 //! | triple fault | 33 |
 //! | it tells that it has panicked | 34 |
 //! | SIGINT, SIGTERM, SIGHUP, Ctrl-a x, `--ctl NAME quit` | 0, with the report |

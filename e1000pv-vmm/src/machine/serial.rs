@@ -127,6 +127,7 @@ pub struct Console {
     result: GuestResult,
     hangup: Option<Hangup>,
     stop: Arc<AtomicBool>,
+    lost: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Console {
@@ -139,13 +140,18 @@ impl Console {
     /// A console that prints to `sink`.
     pub fn new(sink: Sink, hangup: Hangup) -> Console {
         let (line, result) = (Vec::new(), GuestResult::default());
-        let (hangup, stop) = (Some(hangup), Arc::default());
-        Console { sink, line, raw: false, keep_results: false, result, hangup, stop }
+        let (hangup, stop, lost) = (Some(hangup), Arc::default(), Arc::default());
+        Console { sink, line, raw: false, keep_results: false, result, hangup, stop, lost }
     }
 
     /// Set to wait for readers no more.
     pub fn stop_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
+    }
+
+    /// Set when something could not be written to stdout or a file: a full disk, for one.
+    pub fn lost_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.lost)
     }
 
     /// Prints bytes as they come: somebody types on the other side.
@@ -201,12 +207,15 @@ impl Console {
 
     fn put(&mut self, bytes: &[u8]) {
         let Err(error) = self.sink.write(bytes, &self.stop) else { return };
+        let is_talk = matches!(self.sink, Sink::Stderr);
         // Reported once: the guest goes on printing, and a message per byte would be useless.
         self.sink = Sink::Null;
         if error.kind() == io::ErrorKind::TimedOut {
             nm_cli::say!("e1000pv-vmm: nobody reads the guest's output: the rest of it is lost");
         } else if error.kind() != io::ErrorKind::BrokenPipe {
             nm_cli::say!("e1000pv-vmm: the guest's output is lost from here on: {error}");
+            // Relaxed: looked at when the threads have ended.
+            self.lost.store(!is_talk, Ordering::Relaxed);
         } else if let Some(hangup) = self.hangup.take() {
             hangup();
         }
