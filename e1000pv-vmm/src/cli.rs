@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 use nm_cli::args::OutputArgs;
 use nm_cli::cpulist::CpuList;
@@ -143,7 +144,7 @@ pub struct Cli {
     pub ctl: Option<String>,
 
     /// The command of --ctl.
-    #[arg(value_name = "COMMAND", requires = "ctl", num_args = 1.., hide = true)]
+    #[arg(value_name = "COMMAND", num_args = 1.., hide = true)]
     pub command: Vec<String>,
 
     /// Boot this kernel, a bzImage or a PVH ELF image, instead of the bench guest.
@@ -413,7 +414,17 @@ pub fn command(words: &[String]) -> Result<Ctl, UsageError> {
 impl Cli {
     /// Parses a command line of either spelling.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(argv(args)?)
+        let cli = Cli::try_parse_from(argv(args)?)?;
+        match cli.command.first() {
+            Some(word) if cli.ctl.is_none() => Err(clap::Error::raw(
+                ErrorKind::UnknownArgument,
+                format!(
+                    "{word:?} belongs to no option. If it is a disk, as for QEMU: there are no disks; an initial \
+                     RAM disk is for --initrd\n"
+                ),
+            )),
+            _ => Ok(cli),
+        }
     }
 
     /// Parses this process's command line; on error, or for `--help`, prints and exits.

@@ -112,6 +112,9 @@ impl Pair {
     /// As our options, joined by an id.
     fn options(self, number: usize) -> Result<Vec<OsString>, String> {
         let kind = self.network.split(',').next().unwrap_or_default();
+        if kind.is_empty() {
+            return Err("to which network? Write tap,ifname=NAME or netmap,ifname=valeA:x".into());
+        }
         if let Some(why) = unsupported::network(kind) {
             return Err(format!("{kind}: {why}"));
         }
@@ -336,6 +339,12 @@ mod tests {
             ("vmm -pidfile f", "--list"),
             ("vmm -S", "debugger"),
             ("vmm -nic user", "passt"),
+            ("vmm -nic model=e1000", "to which network?"),
+            ("vmm -nic tap", "tap,ifname=NAME"),
+            ("vmm -device e1000e,netdev=n", "write e1000"),
+            ("vmm -device virtio-blk-pci,drive=d", "--initrd FILE"),
+            ("vmm disk.img", "there are no disks"),
+            ("vmm -kernel k initrd", "\"initrd\""),
             ("vmm -nic tap,ifname=t,model=virtio", "model=e1000"),
             ("vmm -net nic -net user", "passt"),
             ("vmm -net tap,ifname=t", "belong together"),

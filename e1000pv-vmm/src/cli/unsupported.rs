@@ -3,6 +3,8 @@
 const NO_MONITOR: &str = "there is no monitor: see --ctl, --stats and --list";
 const NO_SCREEN: &str = "there is no screen: the console is the serial port, console=ttyS0";
 const NO_ACCEL: &str = "guests run on KVM; --accel thread is the bench guest's";
+const NO_DISKS: &str =
+    "there are no disks: a root file system is an initial RAM disk, --initrd FILE";
 const NO_OTHER: &str = "the machine is a PC";
 
 /// Options and why they are refused. Long names; one dash or two.
@@ -12,7 +14,7 @@ const OPTIONS: [(&[&str], &str); 21] = [
             "drive", "hda", "hdb", "hdc", "hdd", "cdrom", "blockdev", "fda", "fdb", "sd",
             "mtdblock", "snapshot", "iscsi",
         ],
-        "there are no disks: a root file system is an initial RAM disk, --initrd FILE",
+        NO_DISKS,
     ),
     (
         &["bios", "pflash", "boot", "option-rom"],
@@ -154,7 +156,15 @@ pub fn accel(kind: &str) -> Option<&'static str> {
 
 /// Why there is no such device, if it is one that is often asked for.
 pub fn device(kind: &str) -> Option<&'static str> {
-    kind.starts_with("virtio-rng").then_some("guests have the processor's RDRAND for entropy")
+    let is = |names: &[&str]| names.iter().any(|name| kind.starts_with(name));
+    if is(&["virtio-rng"]) {
+        return Some("guests have the processor's RDRAND for entropy");
+    }
+    if is(&["e1000", "igb", "virtio-net", "rtl8139", "vmxnet3", "pcnet", "ne2k"]) {
+        return Some("the NICs here are Intel's 82540EM: write e1000");
+    }
+    let is_disk = is(&["virtio-blk", "virtio-scsi", "scsi-", "ide-", "nvme", "ahci", "floppy"]);
+    is_disk.then_some(NO_DISKS)
 }
 
 /// Why an option that is ignored cannot be so with this value: it asks for more than what is the case anyway.

@@ -223,6 +223,7 @@ impl FromStr for Netdev {
         match port {
             Some(port) if tap => Ok(Netdev { id, port: format!("tap:{port}") }),
             Some(port) => Ok(Netdev { id, port }),
+            None if tap => Err("which one? Write tap,ifname=NAME or port=tap:NAME".to_string()),
             None => Err("which port? Write port=valeA:x".to_string()),
         }
     }
