@@ -194,7 +194,8 @@ fn watch_for_ends(mode: libc::termios) {
     // Kept for the life of the process: an end may need it at any time. One for each time that a user comes back.
     MODE.store(Box::leak(Box::new(mode)), Ordering::Release);
     INSTALL.call_once(|| {
-        nm_cli::signal::before_the_last(put_back);
+        // SAFETY: async-signal-safe, as it says.
+        unsafe { nm_cli::signal::before_the_last(put_back) };
         for signal in ENDS {
             // SAFETY: all-zero bytes are a valid sigaction.
             let mut before: libc::sigaction = unsafe { std::mem::zeroed() };

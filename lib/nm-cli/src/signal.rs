@@ -67,8 +67,12 @@ impl Requests {
 static BEFORE_THE_LAST: OnceLock<fn()> = OnceLock::new();
 
 /// Has a third request do this before it ends the process at once, without whatever is done at other ends; the first that
-/// is given counts. It runs in a signal handler, so it must be async-signal-safe.
-pub fn before_the_last(act: fn()) {
+/// is given counts.
+///
+/// # Safety
+/// It runs in a signal handler, so it must be async-signal-safe.
+#[allow(unsafe_code)]
+pub unsafe fn before_the_last(act: fn()) {
     let _ = BEFORE_THE_LAST.set(act); // the first counts
 }
 
