@@ -437,8 +437,12 @@ impl<'a> Cursor<'a> {
         if name.len() > NETNS_MOST {
             return self.fail_at(start + NETNS_MOST, TooLong("the name of a namespace"));
         }
-        if ["", ".", ".."].contains(&name) {
+        if name.is_empty() {
             return self.fail_at(start, Missing("the name of the namespace is missing"));
+        }
+        if [".", ".."].contains(&name) {
+            let why = "expected the name of a namespace, as `ip netns list` has it, and no path";
+            return self.fail_at(start, Unexpected(why));
         }
         port.netns = Some(name.to_owned());
         Ok(())
