@@ -120,7 +120,9 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         let notes = plan.nics.iter().filter_map(|nic| control::default_route_note(&nic.port));
         notes.for_each(|note| nm_cli::say!("e1000pv-vmm: {note}"));
     }
-    let end = plan.timeout.map(|time| Instant::now() + time);
+    // Who waits for a connection does not wait longer than the machine is to run.
+    let waits = matches!(plan.serial, Serial::Unix { wait: true, .. });
+    let end = plan.timeout.filter(|_| waits).map(|time| Instant::now() + time);
     let wire = wire(plan)?;
     let quits = match &wire {
         Some(wire) => wait_for_peer(plan, wire, end, &mut inbox, &signals)?,
@@ -186,6 +188,7 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         sandbox::filter(Role::Main)?.enter()?;
     }
     let before = Some(Before { elapsed_ns: 0, counters: counters.snapshot() });
+    let begin = Instant::now();
     let running = Running {
         plan,
         guest,
@@ -193,8 +196,8 @@ fn machine(plan: &Plan) -> anyhow::Result<Outcome> {
         counters,
         result,
         lost,
-        begin: Instant::now(),
-        timeout: end,
+        begin,
+        timeout: end.or_else(|| plan.timeout.map(|time| begin + time)),
         ended: owned(ended),
         failed: owned(failed),
         halts: Watch::new(Instant::now()),

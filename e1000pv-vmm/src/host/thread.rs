@@ -9,8 +9,8 @@ use nm_cli::cpulist;
 
 use crate::host::sandbox::Filter;
 
-/// What the main thread handles.
-const SIGNALS: [Signal; 7] = [
+/// What the main thread handles, also by ending: the filters of others have not all that this takes.
+const SIGNALS: [Signal; 15] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -18,6 +18,14 @@ const SIGNALS: [Signal; 7] = [
     Signal::SIGUSR1,
     Signal::SIGTSTP,
     Signal::SIGCONT,
+    Signal::SIGALRM,
+    Signal::SIGIO,
+    Signal::SIGPROF,
+    Signal::SIGPWR,
+    Signal::SIGSTKFLT,
+    Signal::SIGUSR2,
+    Signal::SIGVTALRM,
+    Signal::SIGXCPU,
 ];
 
 /// First thing in a thread: signals are for the main thread, the CPU is the one asked for, and the
