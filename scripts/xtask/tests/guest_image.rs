@@ -33,6 +33,8 @@ fn guest_image_refuses_what_it_does_not_understand() {
         (vec!["--out", out, "--kernel", "mine"], 2, "installed, download or auto, not 'mine'"),
         (vec!["--out", out, "--add", "/no/file"], 1, "/no/file: no such file"),
         (vec!["--out", "/no/guest.cpio"], 1, "there is no directory /no"),
+        (vec!["--out", "/tmp", "--tools", "none"], 1, "/tmp is a directory"),
+        (vec!["--out", out, "--kernel-out", "/tmp"], 1, "/tmp is a directory"),
     ] {
         let output = guest_image(&words);
 
