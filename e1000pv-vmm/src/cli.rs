@@ -140,7 +140,7 @@ pub struct Cli {
     /// Carry out a command at the running machine NAME, and end: `link down`, `link up`, each for all NICs or for one,
     /// by its number from 0; `powerdown` (presses the power button), `reset`, `quit`.
     #[arg(long, value_name = "NAME", value_parser = name, conflicts_with_all = MACHINE,
-          conflicts_with_all = ["stats", "list"], requires = "command")]
+          conflicts_with_all = ["stats", "list"])]
     pub ctl: Option<String>,
 
     /// The command of --ctl.
@@ -423,6 +423,9 @@ impl Cli {
                      RAM disk is for --initrd\n"
                 ),
             )),
+            None if cli.ctl.is_some() => {
+                Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, format!("{COMMANDS}\n")))
+            }
             _ => Ok(cli),
         }
     }
@@ -537,6 +540,8 @@ mod tests {
         ] {
             assert!(parse(line).is_err(), "{line} was accepted");
         }
+        let why = parse("vmm --ctl x").expect_err("no command").to_string();
+        assert!(why.contains(COMMANDS), "{why}");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! A run from beginning to end: open ports, start threads, report while they work, join them, print the
 //! totals. The totals are printed however the run ended; an error comes after them.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -48,9 +47,7 @@ pub fn run(plan: &mut Plan) -> anyhow::Result<Outcome> {
         None => None,
     };
     let latency_out = match &plan.latency_out {
-        Some(path) => {
-            Some(File::create(path).with_context(|| format!("creating {}", path.display()))?)
-        }
+        Some(path) => Some(nm_cli::output::create(path)?),
         None => None,
     };
     // Who only sends takes nothing from the host.

@@ -286,6 +286,16 @@ fn capture_on_stdout_leaves_reports_to_stderr() {
 }
 
 #[test]
+fn latencies_are_not_kept_for_a_fifo_that_nobody_reads() {
+    let rig = Rig::new();
+    nix::unistd::mkfifo(&rig.path("latencies"), nix::sys::stat::Mode::S_IRWXU).expect("room");
+    let mut command = rig.command("-i valeA:t -f ping -n 5 --latency-out latencies");
+    let output = command.output().expect("run");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("start its reader first"), "{said}");
+}
+
+#[test]
 fn report_that_cannot_be_printed_costs_no_latencies_and_no_capture() {
     let rig = Rig::new();
     let frames = vec![vec![2; 60]; 5];

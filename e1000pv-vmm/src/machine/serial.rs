@@ -9,12 +9,10 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
@@ -44,16 +42,9 @@ pub enum Sink {
 }
 
 impl Sink {
-    /// Creates (or empties) a file for the guest's output. A FIFO must have its reader already: to wait for one would be to
-    /// hear no signal.
+    /// Creates (or empties) a file for the guest's output.
     pub fn create(path: &Path) -> anyhow::Result<Sink> {
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK);
-        let file = options.open(path).map_err(|why| match why.raw_os_error() {
-            Some(libc::ENXIO) => anyhow!("nobody reads from it: start its reader first"),
-            _ => why.into(),
-        });
-        Ok(Sink::File(file.with_context(|| format!("creating {}", path.display()))?))
+        nm_cli::output::create(path).map(Sink::File)
     }
 
     fn write(&mut self, bytes: &[u8], stop: &AtomicBool) -> io::Result<()> {

@@ -26,6 +26,7 @@ pub mod latency;
 pub mod live;
 pub mod mac;
 pub mod machine;
+pub mod output;
 pub mod report;
 pub mod ring_config;
 pub mod say;
