@@ -54,15 +54,21 @@ pub struct Line {
     pub unmask: EventFd,
 }
 
+/// An eventfd that does not block.
+///
+/// # Errors
+/// As eventfd(2).
+pub fn eventfd() -> nix::Result<EventFd> {
+    EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
+}
+
 impl Line {
     /// Ends that nothing is at.
     ///
     /// # Errors
     /// As eventfd(2).
     pub fn new() -> io::Result<Self> {
-        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        let end = || EventFd::from_value_and_flags(0, flags);
-        Ok(Self { events: end()?, unmask: end()? })
+        Ok(Self { events: eventfd()?, unmask: eventfd()? })
     }
 }
 

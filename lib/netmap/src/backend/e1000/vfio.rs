@@ -13,11 +13,11 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::eventfd::EventFd;
 use vfio_bindings::bindings::vfio as sys;
 
 use super::command::Command;
-use super::door::Line;
+use super::door::{Line, eventfd};
 use super::memory::Memory;
 use super::registers::Registers;
 use crate::name::PciAddress;
@@ -313,8 +313,7 @@ impl Device {
         if !self.has_event(REQUEST, sys::VFIO_IRQ_INFO_EVENTFD)? {
             return Ok(None);
         }
-        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        let request = EventFd::from_value_and_flags(0, flags)?;
+        let request = eventfd()?;
         self.set_event(REQUEST, sys::VFIO_IRQ_SET_ACTION_TRIGGER, Some(&request))?;
         Ok(Some(request))
     }
