@@ -245,19 +245,21 @@ impl NicDriver {
     ];
 }
 
-/// Who runs the program of an `xdp:` port.
+/// Who runs the program of an `xdp:` port, and who copies its packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum XdpMode {
-    /// The interface's driver.
+    /// The interface's driver, and the NIC reads and writes the port's memory.
+    ZeroCopy,
+    /// The interface's driver, and the kernel copies.
     Native,
-    /// The kernel, for any interface.
+    /// The kernel, for any interface; it copies.
     Generic,
 }
 
 impl XdpMode {
     /// All, with their spelling.
-    pub(crate) const ALL: [(&'static str, Self); 2] =
-        [("native", Self::Native), ("generic", Self::Generic)];
+    pub(crate) const ALL: [(&'static str, Self); 3] =
+        [("zerocopy", Self::ZeroCopy), ("native", Self::Native), ("generic", Self::Generic)];
 }
 
 /// A port name, taken apart.

@@ -414,6 +414,11 @@ pub enum Invalid {
     /// An interface that is to run programs and cannot.
     #[error("its driver runs no XDP programs; leave `mode=native` out, then the kernel does")]
     NoNativeXdp,
+    /// An AF_XDP port is to have zero-copy mode, and the driver has none.
+    #[error(
+        "its driver has no zero-copy mode, or not on this queue; leave `mode=zerocopy` out, then the kernel copies"
+    )]
+    NoZeroCopy,
     /// A PCI device that is none of those that are driven.
     #[error(
         "it is a PCI device {vendor:04x}:{device:04x}; driven are the 82540EM (8086:100e), 82545EM (8086:100f) and \

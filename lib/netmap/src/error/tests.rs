@@ -205,6 +205,7 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (invalid(Invalid::QueuePairs { tx: 1, rx: 2 }), EINVAL, "as many of both"),
         (invalid(Invalid::HostRingsAndGeneric), EINVAL, "to a tap instead"),
         (invalid(Invalid::NoNativeXdp), EINVAL, "leave `mode=native` out"),
+        (invalid(Invalid::NoZeroCopy), EINVAL, "leave `mode=zerocopy` out"),
         (unavailable(Lack::Namespace), ENXIO, "`ip netns add NAME` makes one"),
         (not_permitted(Privilege::EnterNamespace), EPERM, "CAP_SYS_ADMIN"),
         (

@@ -469,7 +469,7 @@ impl<'a> Cursor<'a> {
         let at = self.at;
         let word = self.take_while(|byte| byte.is_ascii_alphabetic());
         let Some((_, mode)) = XdpMode::ALL.iter().find(|(spelling, _)| *spelling == word) else {
-            return self.fail_at(at, Unexpected("expected a mode: native or generic"));
+            return self.fail_at(at, Unexpected("expected a mode: zerocopy, native or generic"));
         };
         port.conf.xdp_mode = Some(*mode);
         Ok(())

@@ -15,6 +15,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use shared_bytes::Span;
+
 /// Types that may be referenced in shared memory.
 ///
 /// # Safety
@@ -75,6 +77,16 @@ impl Map {
         // SAFETY: n Ts from `p` lie within the mapping (checked), which lives as long as `self`
         // and is page-aligned, so `p` is aligned; T consists of atomics (`Shared`).
         Some(unsafe { std::slice::from_raw_parts(p.cast::<T>(), n) })
+    }
+
+    /// `len` bytes at byte `offset`, if they lie within the mapping.
+    pub fn span(&self, offset: usize, len: usize) -> Option<Span<'_>> {
+        if offset.checked_add(len)? > self.len() {
+            return None;
+        }
+        // SAFETY: the bytes lie within the mapping, which lives as long as `self`. References to them are to atomics alone:
+        // no others are ever made of shared memory (rule 1).
+        Some(unsafe { Span::new(self.base().wrapping_add(offset), len) })
     }
 
     /// Makes the pages of `[offset, offset + len)` present, so that the data path takes few page

@@ -270,9 +270,9 @@ impl Region {
         BufferView { first, stride: STRIDE, count, memory: PhantomData }
     }
 
-    /// Start of the mapping, which is page-aligned and has `bytes` bytes.
-    pub fn start(&self) -> *mut u8 {
-        self.map.base()
+    /// The mapping, of `bytes` bytes.
+    pub fn mapping(&self) -> &Map {
+        &self.map
     }
 
     /// Start of cell 0.

@@ -11,6 +11,9 @@ use crate::name::{Capabilities, PortName, RingSel, Scheme, Syntax};
 use crate::netns::{self, Home};
 use crate::options::Options;
 
+pub use store::pretend_zero_copy;
+
+mod chunks;
 mod host;
 mod port;
 mod program;
@@ -19,6 +22,7 @@ mod queue;
 mod raw;
 mod ring;
 mod socket;
+mod store;
 mod umem;
 
 /// What such a port can do.

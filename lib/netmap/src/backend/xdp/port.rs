@@ -13,15 +13,17 @@ use nix::poll::PollFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
 use super::CAPABILITIES;
+use super::chunks::Chunks;
 use super::host::tap_of;
 use super::program::{Hook, Redirect};
 use super::queue::Queue;
 use super::raw;
-use super::socket::{Failure, Socket, Target};
+use super::socket::{Failure, Rings, Socket, Target};
+use super::store::Store;
 use super::umem::Umem;
 use crate::adapter::Adapter;
 use crate::error::{Error, Invalid, Lack, Result};
-use crate::name::{Capabilities, PortName, RingSel};
+use crate::name::{Capabilities, PortName, RingSel, XdpMode};
 use crate::netlink::{Link, Presence, Watch};
 use crate::netns::Home;
 use crate::options::{BoundRings, MAX_RINGS, MemoryRef, Options, PerDirection, Places, Sizes};
@@ -254,7 +256,11 @@ impl Shared {
         name: &PortName,
     ) -> Result<()> {
         let receives = !bound.rx.is_empty();
-        let mut redirect = receives.then(|| Redirect::load(&self.name, queues.end)).transpose()?;
+        let mode = name.conf.xdp_mode;
+        // In zero-copy mode a driver receives by the socket's memory even what is the stack's, for which it needs a program.
+        let attaches = receives || mode == Some(XdpMode::ZeroCopy);
+        let mut redirect = attaches.then(|| Redirect::load(&self.name, queues.end)).transpose()?;
+        let mut try_own = receives;
         for queue in queues {
             let target = Target {
                 port: &self.name,
@@ -265,17 +271,16 @@ impl Shared {
                 rx: receives.then_some(self.cells.rx_slots),
                 busy_poll_us: name.conf.busy_poll_us,
             };
-            let (socket, rings) = Socket::open(target, &self.umem)?;
-            if let Some(redirect) = &redirect {
+            let (socket, rings) = self.socket(target, mode, &mut try_own)?;
+            if let Some(redirect) = redirect.as_ref().filter(|_| receives) {
                 redirect.enter(&self.name, queue, socket.fd())?;
             }
             let polls = name.conf.busy_poll_us.is_some();
             let rx = receives.then(|| self.rx(RingNumber::new(self.queues.len())));
-            let made = Queue::new(socket, rings, &self.umem, self.cells.tx_slots, rx, polls);
+            let made = Queue::new(socket, rings, self.cells.tx_slots, rx, polls);
             self.queues.push(made);
         }
         if let Some(redirect) = &mut redirect {
-            let mode = name.conf.xdp_mode;
             let hook = redirect.attach(&self.name, &self.interface, index, mode)?;
             if hook == Hook::Generic && Watch::new(&tap_of(index.cast_signed())).is_ok() {
                 // What its host rings hand to the stack would come back here.
@@ -285,6 +290,35 @@ impl Shared {
         }
         self.redirect = redirect;
         Ok(())
+    }
+
+    /// A socket in zero-copy mode, if it is to be or can; else one in copy mode, and none of the next will `try_own`. Who sends
+    /// alone does not try: the queue would be set up anew, and the stack's packets copied once more.
+    fn socket(
+        &self,
+        target: Target<'_>,
+        mode: Option<XdpMode>,
+        try_own: &mut bool,
+    ) -> Result<(Socket, Rings)> {
+        let own = || {
+            let tx = target.tx.unwrap_or(0);
+            // The stack's share of what comes needs chunks, too.
+            let chunks = Chunks::new(&self.name, target.rx.unwrap_or(tx), tx)?;
+            Socket::open(target, Store::Own(chunks.into()))
+        };
+        let lent = || Socket::open(target, Store::Lent(self.umem.clone()));
+        match mode {
+            Some(XdpMode::ZeroCopy) => own(),
+            None if *try_own => match own() {
+                Err(error) if !matches!(error, Error::Busy { .. }) => {
+                    // Without such a mode, or the right to lock so much memory; what else is wrong shows again.
+                    *try_own = false;
+                    lent()
+                }
+                opened => opened,
+            },
+            _ => lent(),
+        }
     }
 
     fn tx(&self, ring: RingNumber) -> RingRef<'_> {
@@ -309,7 +343,13 @@ impl Shared {
             true => format!("queue {first}"),
             false => format!("queues {first} to {last}"),
         };
-        format!("{queues}, {hook}, the kernel copies")
+        let own = self.queues.iter().filter(|queue| queue.socket().store().is_own()).count();
+        let copies = match own {
+            0 => "the kernel copies".into(),
+            n if n == self.queues.len() => "zero-copy mode".into(),
+            n => format!("zero-copy mode on {n} of them"),
+        };
+        format!("{queues}, {hook}, {copies}")
     }
 
     /// The same, unless that was done a moment ago.
@@ -390,11 +430,11 @@ impl Adapter for Xdp {
         }
         if is_down() {
             // As on a cable that is unplugged: nothing old is sent when it is up again.
-            shared.queues[queue.at()].discard(&shared.umem, shared.tx(queue));
+            shared.queues[queue.at()].discard(shared.tx(queue));
             return self.settle(Ok(()));
         }
         let longest = shared.longest.load(Ordering::Relaxed);
-        let called = shared.queues[queue.at()].txsync(&shared.umem, shared.tx(queue), longest);
+        let called = shared.queues[queue.at()].txsync(shared.tx(queue), longest);
         let (completed, sent) = shared.queues[queue.at()].sent();
         if completed != sent {
             shared.look_again(); // why it does not go
@@ -405,7 +445,7 @@ impl Adapter for Xdp {
     fn rxsync_ring(&mut self, ring: usize) -> Result<()> {
         let (queue, shared) = (self.bound.rx[ring], &self.shared);
         let slots = shared.rx(queue);
-        let called = shared.queues[queue.at()].rxsync(&shared.umem, slots);
+        let called = shared.queues[queue.at()].rxsync(slots);
         if slots.is_ready() {
             self.idle = 0;
             return Ok(()); // what came is read before anything is told

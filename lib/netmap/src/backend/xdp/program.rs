@@ -106,7 +106,7 @@ impl Redirect {
         let native = || Ok((Hook::Native, link(XDP_FLAGS_DRV_MODE)?));
         let done = match mode {
             Some(XdpMode::Generic) => generic(),
-            Some(XdpMode::Native) => native(),
+            Some(XdpMode::Native | XdpMode::ZeroCopy) => native(),
             None => match native() {
                 Err(Errno::EOPNOTSUPP) => generic(),
                 done => done,

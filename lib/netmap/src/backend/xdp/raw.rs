@@ -12,7 +12,7 @@ use libc::{c_int, c_long, c_uint, c_void, socklen_t};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType};
 
-use crate::shm::mem::Region;
+use crate::shm::map::Map;
 
 /// A program's result: on to the stack.
 pub const XDP_PASS: i32 = 2;
@@ -190,15 +190,21 @@ fn get<T>(socket: BorrowedFd<'_>, option: c_int, value: &mut T) -> nix::Result<(
     Errno::result(result).map(drop)
 }
 
-/// Registers a region for a socket's packets: chunks of so many bytes, which may begin anywhere. The kernel keeps the
-/// pages for itself, whatever becomes of the mapping, and their bytes are for anybody to change.
-pub fn register(socket: BorrowedFd<'_>, region: &Region, chunk: u32) -> nix::Result<()> {
+/// Registers memory for a socket's packets: chunks of so many bytes, which begin at multiples of that or, if `anywhere`,
+/// where they like. The kernel keeps the pages for itself, whatever becomes of the mapping, and their bytes are for
+/// anybody to change.
+pub fn register(
+    socket: BorrowedFd<'_>,
+    memory: &Map,
+    chunk: u32,
+    anywhere: bool,
+) -> nix::Result<()> {
     let memory = libc::xdp_umem_reg {
-        addr: region.start() as u64,
-        len: region.bytes(),
+        addr: memory.base() as u64,
+        len: memory.len() as u64,
         chunk_size: chunk,
         headroom: 0,
-        flags: libc::XDP_UMEM_UNALIGNED_CHUNK_FLAG,
+        flags: if anywhere { libc::XDP_UMEM_UNALIGNED_CHUNK_FLAG } else { 0 },
         tx_metadata_len: 0,
     };
     set(socket, libc::SOL_XDP, libc::XDP_UMEM_REG, &memory)

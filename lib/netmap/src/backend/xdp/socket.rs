@@ -4,14 +4,13 @@
 //! it is closed, so it holds on to that.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::raw;
 use super::ring::{Consumer, Layout, Producer, Ring};
-use super::umem::{CHUNK, Umem};
+use super::store::{Registration, Store};
 use crate::error::{Error, InUse, Invalid, Lack, Privilege, Result};
 use crate::shm::map::Map;
 
@@ -44,7 +43,8 @@ pub struct Target<'a> {
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
-    _memory: Arc<Umem>,
+    store: Store,
+    flags: u16,
 }
 
 /// The rings of a socket.
@@ -61,24 +61,29 @@ pub struct Rings {
 }
 
 impl Socket {
-    /// A socket on that queue, with `umem` for its packets.
-    pub fn open(target: Target<'_>, umem: &Arc<Umem>) -> Result<(Self, Rings)> {
+    /// A socket on that queue, with `store` for its packets.
+    pub fn open(target: Target<'_>, store: Store) -> Result<(Self, Rings)> {
         let Target { port, interface, index, queue, .. } = target;
         let fd = raw::socket().map_err(|errno| match errno {
             Errno::EPERM | Errno::EACCES => lacks_capabilities(port),
             Errno::EAFNOSUPPORT => Error::Unavailable { name: port.into(), lack: Lack::AfXdp },
             _ => Error::io("make an AF_XDP socket for", port)(errno),
         })?;
-        let region = umem.region();
-        raw::register(fd.as_fd(), region, CHUNK).map_err(|errno| match errno {
+        let Registration { memory, chunk, anywhere, flag } = store.registration();
+        raw::register(fd.as_fd(), memory, chunk, anywhere).map_err(|errno| match errno {
             Errno::ENOBUFS | Errno::EPERM => {
-                let privilege = Privilege::LockMemory { bytes: region.bytes() };
+                let privilege = Privilege::LockMemory { bytes: memory.len() as u64 };
                 Error::NotPermitted { name: port.into(), privilege }
             }
             _ => Error::io("register the memory of", port)(errno),
         })?;
-        let rings =
-            Rings::make(fd.as_fd(), &target).map_err(Error::io("make the rings of", port))?;
+        let mut rings = Rings::make(fd.as_fd(), &target, &store)
+            .map_err(Error::io("make the rings of", port))?;
+        if let Store::Own(chunks) = &store {
+            // First: a driver looks for them when its queue changes over.
+            chunks.to_fill().for_each(|chunk| rings.fill.put(chunk));
+            rings.fill.publish();
+        }
         if let Some(entries) = target.tx {
             raw::widen(fd.as_fd(), entries.next_power_of_two());
         }
@@ -87,15 +92,19 @@ impl Socket {
                 .map_err(Error::io("let busy polling serve", port))?;
         }
         let start = Instant::now();
-        let flags = libc::XDP_COPY | libc::XDP_USE_NEED_WAKEUP;
+        let flags = flag | libc::XDP_USE_NEED_WAKEUP;
         loop {
             match raw::bind(fd.as_fd(), index, queue, flags) {
-                Ok(()) => return Ok((Self { fd, _memory: umem.clone() }, rings)),
+                Ok(()) => return Ok((Self { fd, store, flags }, rings)),
                 Err(Errno::EBUSY) if start.elapsed() < LONGEST_BUSY => std::thread::sleep(PAUSE),
                 Err(errno) => {
                     return Err(match errno {
                         Errno::EBUSY => {
                             Error::Busy { name: port.into(), by: InUse::Queue { queue } }
+                        }
+                        // Of what else it depends is the driver's affair.
+                        Errno::EOPNOTSUPP | Errno::EINVAL if store.is_own() => {
+                            Error::invalid(port, Invalid::NoZeroCopy)
                         }
                         Errno::EINVAL => {
                             let interface = interface.to_owned();
@@ -111,6 +120,16 @@ impl Socket {
         }
     }
 
+    /// Where its packets are.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Whether the driver serves it, and the kernel's own code does not.
+    pub fn is_zero_copy(&self) -> bool {
+        self.flags & libc::XDP_ZEROCOPY != 0
+    }
+
     /// The descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -123,11 +142,19 @@ pub fn lacks_capabilities(port: &str) -> Error {
 }
 
 impl Rings {
-    fn make(fd: BorrowedFd<'_>, target: &Target<'_>) -> std::result::Result<Self, std::io::Error> {
+    fn make(
+        fd: BorrowedFd<'_>,
+        target: &Target<'_>,
+        store: &Store,
+    ) -> std::result::Result<Self, std::io::Error> {
         // Each is asked for before any is mapped: the kernel tells then where things are.
         let count = |entries: Option<u32>| entries.unwrap_or(1).next_power_of_two();
         let (rx, tx) = (count(target.rx), count(target.tx));
-        raw::make_ring(fd, libc::XDP_UMEM_FILL_RING, rx)?;
+        let fill = match store {
+            Store::Lent(_) => rx,
+            Store::Own(chunks) => count(Some(chunks.to_fill().len() as u32)),
+        };
+        raw::make_ring(fd, libc::XDP_UMEM_FILL_RING, fill)?;
         raw::make_ring(fd, libc::XDP_UMEM_COMPLETION_RING, tx)?;
         if target.rx.is_some() {
             raw::make_ring(fd, libc::XDP_RX_RING, rx)?;
@@ -148,7 +175,7 @@ impl Rings {
             let map = Map::of(fd, page, layout.bytes())?;
             Ring::new(map, layout).ok_or_else(|| std::io::Error::from(Errno::EPROTO))
         };
-        let fill = map(libc::XDP_UMEM_PGOFF_FILL_RING, &at.fr, rx, 1)?;
+        let fill = map(libc::XDP_UMEM_PGOFF_FILL_RING, &at.fr, fill, 1)?;
         let completion = map(libc::XDP_UMEM_PGOFF_COMPLETION_RING, &at.cr, tx, 1)?;
         let page = |offset: libc::off_t| offset.cast_unsigned();
         let rx = target.rx.map(|_| map(page(libc::XDP_PGOFF_RX_RING), &at.rx, rx, 2));

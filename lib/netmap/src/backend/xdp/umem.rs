@@ -21,7 +21,7 @@ use crate::shm::mem::{Cell, RESERVED, Region, STRIDE};
 use crate::vale::lifecycle::lodging::{self, Lodging};
 
 /// What the kernel keeps for itself at the start of a chunk (`XDP_PACKET_HEADROOM`).
-const HEADROOM: u64 = 256;
+pub const HEADROOM: u64 = 256;
 /// Bytes of a chunk.
 pub const CHUNK: u32 = STRIDE as u32 + HEADROOM as u32;
 /// A received packet's address has the headroom in its upper 16 bits.
