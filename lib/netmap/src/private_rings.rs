@@ -1,4 +1,4 @@
-//! Ring pairs for ports that are not on a switch, in private memory or, to exchange buffers with a port of a switch, in
+//! Ring pairs for ports that are not on a switch, in memory of this process or, to exchange buffers with a port of a switch, in
 //! that one's.
 //!
 //! Invariant: the rings behave as those of a VALE port do (head, cur, tail, one slot empty), whatever others write into
@@ -15,7 +15,8 @@ use crate::options::{BoundRings, Memory, MemoryRef, Options, PerDirection, Place
 use crate::ring::RingRef;
 use crate::rings::{RingCells, cells_needed, extra_buffers, make_if, make_rings};
 use crate::shm::file::FileId;
-use crate::shm::mem::{Cell, RESERVED, Region};
+use crate::shm::mem::{Cell, Region};
+use crate::shm::private;
 use crate::stats::{C, Counters, SharedCounters};
 use crate::sync::core_atomic::{AtomicU32, Ordering};
 use crate::vale::lifecycle::lodging::{self, Lodging, Registration};
@@ -35,6 +36,8 @@ struct Shared {
     region: Arc<Region>,
     /// Where that was found, if it is a switch's, and what tells others of it.
     lodging: Option<(Lodging, Option<Registration>)>,
+    /// Whether others may be made in it.
+    shares: bool,
     if_cell: Cell,
     tx: Vec<TxState>,
     rx: Vec<RxState>,
@@ -76,15 +79,18 @@ impl PrivateRings {
             let fault = if most == 1 { Invalid::OneRingPair } else { Invalid::RingPairs };
             return Err(Error::invalid(name, fault));
         }
-        let lodging = match &options.memory {
-            Memory::Private => None,
-            _ if !shares => None,
-            Memory::With(MemoryRef(region)) => Some(lodging::named(region)?),
-            Memory::Id(id) | Memory::Existing(id) => Some(lodging::numbered(name, *id)?),
+        let not_shareable = || Error::invalid(name, Invalid::NotShareable);
+        let (with, lodging) = match &options.memory {
+            Memory::Private => (None, None),
+            _ if !shares => (None, None),
+            Memory::With(MemoryRef(region)) => match private::named(region) {
+                Some(found) => (Some(found), None),
+                None => (None, Some(lodging::named(region)?.ok_or_else(not_shareable)?)),
+            },
+            Memory::Id(id) | Memory::Existing(id) => {
+                (None, Some(lodging::numbered(name, *id)?.ok_or_else(not_shareable)?))
+            }
         };
-        let lodging = lodging
-            .map(|found| found.ok_or_else(|| Error::invalid(name, Invalid::NotShareable)))
-            .transpose()?;
         let has = PerDirection { tx: sizes.tx_rings.into(), rx: sizes.rx_rings.into() };
         let bound = BoundRings::all(has);
         let make = |region: &Region| -> Result<(RingCells, Cell)> {
@@ -111,12 +117,11 @@ impl PrivateRings {
                 (region, made, Some((lodging, Some(registration))))
             }
             None => {
-                // Nothing else is ever made in it.
                 let needed = cells_needed(sizes).saturating_add(1);
                 let needed = needed.saturating_add(options.extra_bufs);
-                let region = Region::anonymous(needed.saturating_add(RESERVED))?;
-                let made = make(&region)?;
-                (region.into(), made, None)
+                let region = with.map_or_else(|| private::make(needed), Ok)?;
+                let made = private::locked(|| make(&region))?;
+                (region, made, None)
             }
         };
         let never = EventFd::new().map_err(Error::io("make an event for", name))?;
@@ -130,6 +135,7 @@ impl PrivateRings {
             cells,
             region,
             lodging,
+            shares,
             if_cell,
             never,
         };
@@ -275,6 +281,15 @@ impl PrivateRings {
     /// The file that this memory is in.
     pub fn memory_id(&self) -> FileId {
         self.shared.region.id()
+    }
+
+    /// That memory, for another port to be made in it, if the port shares it.
+    pub fn memory(&self) -> Option<MemoryRef> {
+        let Shared { shares, lodging, region, .. } = &*self.shared;
+        shares.then(|| match lodging {
+            Some((lodging, _)) => MemoryRef(lodging.name().to_owned()),
+            None => MemoryRef(private::name(region)),
+        })
     }
 
     /// Buffers beside those in the rings.

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use netmap::error::{Errno, Error};
-use netmap::{Capabilities, Interest, Link, Options, Port, Wait};
+use netmap::{Capabilities, Interest, Link, Memory, Options, Port, Wait, transfer};
 use netns::Namespace;
 
 /// Far beyond anything that works.
@@ -365,4 +365,59 @@ fn more_news_than_the_kernel_keeps_do_not_end_a_port() {
             (port.link(), port.mtu()) == (link, Some(mtu))
         });
     }
+}
+
+/// A bridge between two interfaces of the host has their rings in one memory of its own, and exchanges buffers.
+#[test]
+fn two_taps_share_memory_and_exchange_buffers() {
+    const NAME: &str = "two_taps_share_memory_and_exchange_buffers";
+    let Some(ns) = namespace(NAME, "xa") else { return };
+    let Some(far) = namespace(NAME, "xb") else { return };
+    let mut a = open(&format!("tap:t0@netns:{}", ns.0), &Options::default());
+    let with = |port: &Port| Options {
+        memory: Memory::With(port.memory().unwrap()),
+        ..Options::default()
+    };
+    let mut b = open(&format!("tap:t0@netns:{}", far.0), &with(&a));
+    assert!(a.same_memory(&b));
+    // Room is for two.
+    let third: Result<Port, Error> =
+        Port::open_with(&format!("tap:t1@netns:{}", ns.0).parse().unwrap(), &with(&a));
+    assert!(third.is_err());
+    address(&ns);
+    far.ip("addr add 10.9.0.2/24 dev t0");
+    far.ip("link set dev t0 address 02:00:00:00:00:02");
+    let receiver = far.inside(|| UdpSocket::bind(PEER).expect("bound"));
+    receiver.set_read_timeout(Some(DEADLINE)).unwrap();
+    let sender = ns.inside(|| UdpSocket::bind("10.9.0.1:0").expect("bound"));
+    let mut buffers: Vec<u32> = (0..a.rx(0).num_slots()).map(|_| 0).collect();
+    // More than either ring has slots.
+    for number in 0..3000_u32 {
+        let sent: Vec<u8> = number.to_le_bytes().repeat(1 + number as usize % 300);
+        sender.send_to(&sent, PEER).expect("sent");
+        let mut got = [0; 2048];
+        loop {
+            a.wait(Interest::RX, Wait::Block, Some(DEADLINE)).unwrap();
+            let slot = a.rx(0).slot(0);
+            let (frame, at) = (slot.frame().to_vec(), number as usize % buffers.len());
+            buffers[at] = slot.buf_idx();
+            assert_eq!(transfer(&mut a.rx(0), &mut b.tx(0), 1, true).packets, 1);
+            b.txsync().unwrap();
+            // IPv4 and UDP: the stack says other things, too.
+            if frame[12..14] == [8, 0] && frame[23] == 17 {
+                break;
+            }
+        }
+        let len = receiver.recv(&mut got).expect("the datagram");
+        assert_eq!(&got[..len], &sent[..], "{number}");
+    }
+    // They went from the one to the other: what has been received is in slots of the other's ring now.
+    let n = b.tx(0).num_slots();
+    let sent: Vec<u32> = (0..n - 1).map(|i| b.tx(0).slot(i).buf_idx()).collect();
+    assert!(buffers.iter().filter(|buffer| sent.contains(buffer)).count() > buffers.len() / 2);
+    // The memory is there as long as either.
+    drop(a);
+    assert!(b.tx(0).push(&[0xff; 60]));
+    b.txsync().unwrap();
+    assert_eq!(b.pending(), 0);
 }

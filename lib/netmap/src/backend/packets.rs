@@ -16,7 +16,7 @@ use crate::backend::{Device, Sent};
 use crate::error::{Error, Invalid, Result};
 use crate::name::{Capabilities, PortName, RingSel};
 use crate::netlink::Link;
-use crate::options::{BoundRings, Options, PerDirection, Places};
+use crate::options::{BoundRings, MemoryRef, Options, PerDirection, Places};
 use crate::private_rings::PrivateRings;
 use crate::ring::{RingRef, TxRingRef};
 use crate::ring_number::RingNumber;
@@ -381,6 +381,10 @@ impl<D: Device + 'static> Adapter for Packets<D> {
 
     fn memory_id(&self) -> FileId {
         self.rings.memory_id()
+    }
+
+    fn memory(&self) -> Option<MemoryRef> {
+        self.rings.memory()
     }
 
     fn extra_buffers(&self) -> Vec<Cell> {

@@ -15,5 +15,6 @@ pub mod map;
 pub mod mem;
 #[allow(unsafe_code)]
 pub mod place;
+pub mod private;
 pub mod spare;
 pub mod text;

@@ -31,7 +31,7 @@ use crate::ring::{RingRef, TxRingRef};
 use crate::ring_number::RingNumber;
 use crate::rings::{RingCells, cells_needed, extra_buffers, make_if, make_rings, populate};
 use crate::shm::file::FileId;
-use crate::shm::mem::{Cell, RESERVED, STRIDE};
+use crate::shm::mem::{Cell, STRIDE};
 use crate::stats::Counters;
 use crate::time::now_ms;
 use crate::wait::Interest;
@@ -147,9 +147,7 @@ impl Xdp {
         let bound = BoundRings::chosen(&port, RingSel::All, options.direction, has)?;
 
         let needed = cells_needed(sizes).saturating_add(options.extra_bufs).saturating_add(1);
-        // With room for another port that exchanges buffers with this one.
-        let umem =
-            Umem::choose(&port, &options, needed.saturating_mul(2).saturating_add(RESERVED))?;
+        let umem = Umem::choose(&port, &options, needed)?;
         let (cells, if_cell) = umem.allocate(|region| {
             region.count_port();
             let cells = make_rings(region, sizes)?;

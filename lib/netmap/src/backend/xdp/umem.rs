@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::error::{Error, Invalid, Result};
 use crate::options::{Memory, MemoryRef, Options};
 use crate::shm::mem::{Cell, RESERVED, Region, STRIDE};
+use crate::shm::private;
 use crate::vale::lifecycle::lodging::{self, Lodging};
 
 /// What the kernel keeps for itself at the start of a chunk (`XDP_PACKET_HEADROOM`).
@@ -75,27 +76,21 @@ pub struct Umem {
     marks: Box<[AtomicU32]>,
     /// Users so far.
     users: AtomicU16,
-    /// What is told of the region, for another port to be made in it.
-    name: String,
     /// Where it was found, if it belongs to a port of a switch.
     lodging: Option<Lodging>,
 }
 
 impl Umem {
-    /// The memory that a port is to have: that of another port, if the options say so, or its own with room for `cells`
-    /// more than it needs itself.
+    /// The memory that a port is to have: that of another port, if the options say so, or its own, with room for two that need so
+    /// many cells.
     pub fn choose(port: &str, options: &Options, cells: u32) -> Result<Arc<Self>> {
         let not_shareable = || Error::invalid(port, Invalid::NotShareable);
         let lodging = match &options.memory {
-            Memory::Private => return Ok(Self::of(Region::anonymous(cells)?.into(), None)),
-            Memory::With(MemoryRef(name)) => {
-                if let Some(found) =
-                    known().iter().filter_map(Weak::upgrade).find(|u| u.name == *name)
-                {
-                    return Ok(found);
-                }
-                lodging::named(name)?
-            }
+            Memory::Private => return Ok(Self::of(private::make(cells)?, None)),
+            Memory::With(MemoryRef(name)) => match private::named(name) {
+                Some(found) => return Ok(Self::of(found, None)),
+                None => lodging::named(name)?,
+            },
             Memory::Id(id) | Memory::Existing(id) => lodging::numbered(port, *id)?,
         };
         let lodging = lodging.ok_or_else(not_shareable)?;
@@ -108,14 +103,8 @@ impl Umem {
         if let Some(found) = known.iter().filter_map(Weak::upgrade).find(same) {
             return found;
         }
-        let id = region.id();
-        let name = match &lodging {
-            Some(lodging) => lodging.name().to_owned(),
-            // No region of a switch can have this name.
-            None => format!("xdp-{:x}-{:x}", id.device, id.inode),
-        };
         let marks = (0..region.cells()).map(|_| AtomicU32::new(FREE)).collect();
-        let umem = Arc::new(Self { region, marks, users: AtomicU16::new(0), name, lodging });
+        let umem = Arc::new(Self { region, marks, users: AtomicU16::new(0), lodging });
         known.push(Arc::downgrade(&umem));
         umem
     }
@@ -127,24 +116,23 @@ impl Umem {
 
     /// For another port to be made in it.
     pub fn memory(&self) -> MemoryRef {
-        MemoryRef(self.name.clone())
+        MemoryRef(match &self.lodging {
+            Some(lodging) => lodging.name().to_owned(),
+            None => private::name(&self.region),
+        })
     }
 
     /// Changes which cells are used, alone.
     pub fn allocate<T>(&self, work: impl FnOnce(&Region) -> Result<T>) -> Result<T> {
         match &self.lodging {
             Some(lodging) => lodging.locked(|| work(&self.region)),
-            None => {
-                // Only ports of this process know of it.
-                let _alone = known();
-                work(&self.region)
-            }
+            None => private::locked(|| work(&self.region)),
         }
     }
 
     /// Gives cells back that a port had, but those that somebody else names.
     pub fn give_back(&self, mut cells: Vec<Cell>) {
-        // Those of memory that is no switch's end with it: a port that exchanged buffers with this one may name them.
+        // Those of memory that is no switch's end with it.
         if let Some(lodging) = &self.lodging {
             cells.retain(|&cell| self.is_free(cell));
             lodging.give_back(None, cells.into_iter().collect());
@@ -270,7 +258,7 @@ mod tests {
 
     #[test]
     fn region_has_one_set_of_marks_in_a_process() {
-        let umem = Umem::of(Region::anonymous(16).unwrap().into(), None);
+        let umem = Umem::of(private::make(7).unwrap(), None);
         let options = Options { memory: Memory::With(umem.memory()), ..Options::default() };
         let same = Umem::choose("xdp:x", &options, 0).unwrap();
         assert!(Arc::ptr_eq(&umem, &same));
