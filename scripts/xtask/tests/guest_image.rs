@@ -30,7 +30,11 @@ fn guest_image_refuses_what_it_does_not_understand() {
         (vec![], 2, "--out FILE is missing"),
         (vec!["--out"], 2, "--out needs a value"),
         (vec!["--out", out, "more"], 2, "unexpected argument 'more'"),
-        (vec!["--out", out, "--kernel", "mine"], 2, "installed, download, newest or auto, not 'mine'"),
+        (
+            vec!["--out", out, "--kernel", "mine"],
+            2,
+            "installed, download, newest or auto, not 'mine'",
+        ),
         (vec!["--out", out, "--add", "/no/file"], 1, "/no/file: no such file"),
         (vec!["--out", "/no/guest.cpio"], 1, "there is no directory /no"),
         (vec!["--out", "/tmp", "--tools", "none"], 1, "/tmp is a directory"),
