@@ -175,7 +175,19 @@ impl Xdp {
             down: AtomicBool::new(false),
             looked_ms: AtomicU64::new(0),
         };
-        shared.begin(index, queues, &bound, name)?;
+        let tries = name.conf.xdp_mode.is_none() && !bound.rx.is_empty();
+        match shared.begin(index, queues.clone(), &bound, name, tries) {
+            Err(error)
+                if tries
+                    && shared.queues.iter().any(Queue::is_own)
+                    && !matches!(error, Error::Busy { .. } | Error::NotPermitted { .. }) =>
+            {
+                // What a driver refuses in zero-copy mode it may do without.
+                shared.queues.clear();
+                shared.begin(index, queues, &bound, name, false)?;
+            }
+            begun => begun?,
+        }
         shared.look();
         Self::with(shared.into(), bound)
     }
@@ -252,13 +264,13 @@ impl Shared {
         queues: std::ops::Range<u32>,
         bound: &BoundRings,
         name: &PortName,
+        mut try_own: bool,
     ) -> Result<()> {
         let receives = !bound.rx.is_empty();
         let mode = name.conf.xdp_mode;
         // In zero-copy mode a driver receives by the socket's memory even what is the stack's, for which it needs a program.
         let attaches = receives || mode == Some(XdpMode::ZeroCopy);
         let mut redirect = attaches.then(|| Redirect::load(&self.name, queues.end)).transpose()?;
-        let mut try_own = receives;
         for queue in queues {
             let target = Target {
                 port: &self.name,
@@ -279,7 +291,11 @@ impl Shared {
             self.queues.push(made);
         }
         if let Some(redirect) = &mut redirect {
-            let hook = redirect.attach(&self.name, &self.interface, index, mode)?;
+            let own = self.queues.iter().any(Queue::is_own);
+            // Not the kernel's own program in front of a driver in zero-copy mode: the packets would be copied twice, from
+            // memory that both take from.
+            let insists = if own && mode.is_none() { Some(XdpMode::Native) } else { mode };
+            let hook = redirect.attach(&self.name, &self.interface, index, insists)?;
             if hook == Hook::Generic && Watch::new(&tap_of(index.cast_signed())).is_ok() {
                 // What its host rings hand to the stack would come back here.
                 return Err(Error::invalid(&self.name, Invalid::HostRingsAndGeneric));
@@ -341,7 +357,7 @@ impl Shared {
             true => format!("queue {first}"),
             false => format!("queues {first} to {last}"),
         };
-        let own = self.queues.iter().filter(|queue| queue.socket().store().is_own()).count();
+        let own = self.queues.iter().filter(|queue| queue.is_own()).count();
         let copies = match own {
             0 => "the kernel copies".into(),
             n if n == self.queues.len() => "zero-copy mode".into(),

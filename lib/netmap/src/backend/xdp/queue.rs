@@ -17,6 +17,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::errno::Errno;
 use shared_bytes::Span;
 
 use super::chunks::Chunks;
@@ -132,6 +133,11 @@ impl Queue {
         &self.socket
     }
 
+    /// Whether its packets are in memory of its own, for zero-copy mode.
+    pub fn is_own(&self) -> bool {
+        self.store().is_own()
+    }
+
     fn store(&self) -> &Store {
         self.socket.store()
     }
@@ -144,7 +150,9 @@ impl Queue {
     /// netlink knows better.
     fn judged(&self, called: Result<(), Failure>) -> Result<(), Failure> {
         match called {
-            Err(Failure::Gone) if self.store().is_own() => Err(Failure::Later),
+            Err(Failure::Gone | Failure::Other(Errno::EINVAL)) if self.store().is_own() => {
+                Err(Failure::Later)
+            }
             called => called,
         }
     }
@@ -247,7 +255,7 @@ impl Queue {
             }
             slots.raw.tail.store(rx.hwtail, Ordering::Release);
         }
-        if self.store().is_own() && rx.fill.needs_wakeup() {
+        if self.store().is_own() && called.is_ok() && !self.polls && rx.fill.needs_wakeup() {
             // It has found the ring empty, perhaps before the last chunks went there.
             called = raw::receive(self.socket.fd()).map_err(Failure::from);
         }

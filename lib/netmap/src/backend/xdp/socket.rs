@@ -102,8 +102,12 @@ impl Socket {
                         Errno::EBUSY => {
                             Error::Busy { name: port.into(), by: InUse::Queue { queue } }
                         }
-                        // Of what else it depends is the driver's affair.
-                        Errno::EOPNOTSUPP | Errno::EINVAL if store.is_own() => {
+                        // Of what else it depends is the driver's affair, and each says it in its own way.
+                        errno
+                            if store.is_own()
+                                && ![Errno::ENODEV, Errno::ENOMEM, Errno::EPERM]
+                                    .contains(&errno) =>
+                        {
                             Error::invalid(port, Invalid::NoZeroCopy)
                         }
                         Errno::EINVAL => {
