@@ -1,8 +1,8 @@
-//! Memory of a queue's own, which a NIC in zero-copy mode reads and writes: a page for each slot.
+//! Memory of a queue's own, which a NIC in zero-copy mode reads and writes: two pages for each RX slot, one for each TX slot.
 //!
 //! ```text
 //!   chunk  0 ...                      rx, rx + 1 ...
-//!          | one for each RX slot    | one for each TX slot    |
+//!          | two for each RX slot    | one for each TX slot    |
 //!          | 256 of the kernel, packet| packet                 |
 //! ```
 //!

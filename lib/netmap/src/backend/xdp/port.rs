@@ -316,8 +316,10 @@ impl Shared {
     ) -> Result<(Socket, Rings)> {
         let own = || {
             let tx = target.tx.unwrap_or(0);
-            // The stack's share of what comes needs chunks, too.
-            let chunks = Chunks::new(&self.name, target.rx.unwrap_or(tx), tx)?;
+            // As many for the NIC's own ring as for packets that wait for us; else a burst finds none. The stack's share of what
+            // comes needs chunks, too.
+            let rx = target.rx.map_or(tx, |slots| 2 * slots);
+            let chunks = Chunks::new(&self.name, rx, tx)?;
             Socket::open(target, Store::Own(chunks.into()))
         };
         let lent = || Socket::open(target, Store::Lent(self.umem.clone()));
