@@ -5,7 +5,7 @@
 //! not hold. The same functions are called by the fuzz targets (`fuzz/`) and by the replay of
 //! their corpora in the normal tests (`tests/corpus.rs`).
 //!
-//! `count_copy_mode_as_zero_copy` is for tests of what no interface here can do.
+//! `pretend_zero_copy` is for tests of what no interface here can do.
 //!
 //! `headers` and `slots` work below `NETMAP_ROOT`, which the caller points to a directory of
 //! its own. Not part of the library's API.
@@ -24,7 +24,7 @@ mod headers;
 #[allow(unsafe_code)]
 mod slots;
 
-pub use crate::backend::xdp::pretend_zero_copy as count_copy_mode_as_zero_copy;
+pub use crate::backend::xdp::pretend_zero_copy;
 pub use headers::headers;
 pub use slots::slots;
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
@@ -83,6 +84,8 @@ struct Shared {
     /// Longest frame that is sent.
     longest: AtomicUsize,
     gone: AtomicBool,
+    /// Netlink tells nothing any more: sends fail when the interface has gone.
+    is_deaf: AtomicBool,
     down: AtomicBool,
     looked_ms: AtomicU64,
 }
@@ -172,6 +175,7 @@ impl Xdp {
             home,
             longest: AtomicUsize::new(mtu as usize + HEADERS),
             gone: AtomicBool::new(false),
+            is_deaf: AtomicBool::new(false),
             down: AtomicBool::new(false),
             looked_ms: AtomicU64::new(0),
         };
@@ -183,7 +187,7 @@ impl Xdp {
                     && !matches!(error, Error::Busy { .. } | Error::NotPermitted { .. }) =>
             {
                 // What a driver refuses in zero-copy mode it may do without.
-                shared.queues.clear();
+                shared.close();
                 shared.begin(index, queues, &bound, name, false)?;
             }
             begun => begun?,
@@ -243,6 +247,13 @@ impl Xdp {
     fn settle(&mut self, called: std::result::Result<(), Failure>) -> Result<()> {
         match called {
             Ok(()) | Err(Failure::Later) => {}
+            // A driver that sets its queues up anew answers so, in zero-copy mode. Netlink knows better, unless it fails.
+            Err(Failure::Gone | Failure::Other(Errno::EINVAL))
+                if self.shared.queues.iter().any(Queue::is_own)
+                    && !self.shared.is_deaf.load(Ordering::Relaxed) =>
+            {
+                self.shared.look_again();
+            }
             Err(Failure::Gone) => self.shared.gone.store(true, Ordering::Relaxed),
             Err(Failure::Other(errno)) => {
                 return Err(Error::io("exchange packets with", &self.shared.interface)(errno));
@@ -304,6 +315,20 @@ impl Shared {
         }
         self.redirect = redirect;
         Ok(())
+    }
+
+    /// Closes all queues; returns the buffers of their rings and slots.
+    fn close(&mut self) -> Vec<Cell> {
+        let mut queues = std::mem::take(&mut self.queues).into_iter();
+        let mut had = Vec::new();
+        for ring in RingNumber::first(self.cells.tx.len()) {
+            let (tx, rx) = (self.tx(ring), self.rx(ring));
+            match queues.next() {
+                Some(queue) => had.extend(queue.close(&self.umem, tx, rx)),
+                None => had.extend([tx, rx].into_iter().flat_map(RingRef::named_buffers)),
+            }
+        }
+        had
     }
 
     /// A socket in zero-copy mode, if it is to be or can; else one in copy mode, and none of the next will `try_own`. Who sends
@@ -379,8 +404,7 @@ impl Shared {
     fn look(&self) {
         let mut watch = lock(&self.watch);
         self.looked_ms.store(now_ms(), Ordering::Relaxed);
-        // A socket that fails tells nothing any more; sends fail when the interface has gone.
-        let _ = watch.update();
+        self.is_deaf.store(watch.update().is_err(), Ordering::Relaxed);
         let is_home = self.home.as_ref().is_none_or(Home::is_there);
         let gone = watch.presence() != Presence::Here || !is_home;
         self.gone.fetch_or(gone, Ordering::Relaxed);
@@ -393,18 +417,10 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.redirect = None;
-        let (cells, umem) = (&self.cells, self.umem.clone());
-        let mut had: HashSet<Cell> = cells.ring_cells().chain([self.if_cell]).collect();
-        had.extend(extra_buffers(umem.region(), self.if_cell));
-        let mut queues = std::mem::take(&mut self.queues).into_iter();
-        for ring in RingNumber::first(self.cells.tx.len()) {
-            let (tx, rx) = (self.tx(ring), self.rx(ring));
-            match queues.next() {
-                Some(queue) => had.extend(queue.close(&umem, tx, rx)),
-                None => had.extend([tx, rx].into_iter().flat_map(RingRef::named_buffers)),
-            }
-        }
-        umem.give_back(had.into_iter().collect());
+        let mut had: HashSet<Cell> = self.close().into_iter().collect();
+        had.extend(self.cells.ring_cells().chain([self.if_cell]));
+        had.extend(extra_buffers(self.umem.region(), self.if_cell));
+        self.umem.give_back(had.into_iter().collect());
     }
 }
 

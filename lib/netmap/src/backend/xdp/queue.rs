@@ -17,7 +17,6 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nix::errno::Errno;
 use shared_bytes::Span;
 
 use super::chunks::Chunks;
@@ -146,17 +145,6 @@ impl Queue {
         self.user.expect("entered when the queue was made")
     }
 
-    /// What a call has failed of. A driver that sets its queues up anew answers as one that is gone, in zero-copy mode;
-    /// netlink knows better.
-    fn judged(&self, called: Result<(), Failure>) -> Result<(), Failure> {
-        match called {
-            Err(Failure::Gone | Failure::Other(Errno::EINVAL)) if self.store().is_own() => {
-                Err(Failure::Later)
-            }
-            called => called,
-        }
-    }
-
     /// First TX slot that is not the program's again, and first that was not sent.
     pub fn sent(&self) -> (u32, u32) {
         (self.completed.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
@@ -191,7 +179,7 @@ impl Queue {
         self.sent.store(tx.sent, Ordering::Relaxed);
         let tail = slots.step(tx.completed, slots.n() - 1);
         slots.raw.tail.store(tail, Ordering::Release);
-        self.judged(kicked)
+        kicked
     }
 
     /// Drops and counts queued packets, and takes back the buffers of those that went.
@@ -259,7 +247,7 @@ impl Queue {
             // It has found the ring empty, perhaps before the last chunks went there.
             called = raw::receive(self.socket.fd()).map_err(Failure::from);
         }
-        match self.judged(called) {
+        match called {
             Err(Failure::Later) => Ok(()),
             called => called,
         }
@@ -280,13 +268,13 @@ impl Queue {
         let mut counters = self.tx_counters.read() + self.rx_counters.read();
         // A socket of an interface that is gone has counted nothing any more.
         if let Ok(kernel) = raw::statistics(self.socket.fd()) {
-            counters.rx_drop_full += kernel.rx_ring_full;
-            if !self.socket.is_zero_copy() {
-                counters.rx_drop_full += kernel.rx_fill_ring_empty_descs;
-                // Longer than a buffer, for one; without a buffer, which is counted as full.
-                counters.rx_drop_bad +=
-                    kernel.rx_dropped.saturating_sub(kernel.rx_fill_ring_empty_descs);
-            } // Else it counts how often a driver has looked for more than there were; the NIC counts what it dropped.
+            // In zero-copy mode `rx_fill_ring_empty_descs` says how often a driver has looked for more buffers than there were;
+            // what it had none for, the NIC has dropped and counted.
+            let unfilled =
+                if self.socket.is_zero_copy() { 0 } else { kernel.rx_fill_ring_empty_descs };
+            counters.rx_drop_full += unfilled + kernel.rx_ring_full;
+            // Longer than a buffer, for one; without a buffer, which is counted as full.
+            counters.rx_drop_bad += kernel.rx_dropped.saturating_sub(unfilled);
             counters.tx_drop_bad += kernel.tx_invalid_descs;
         }
         counters
