@@ -14,6 +14,10 @@ use crate::Fault;
 pub const TCP: u8 = 6;
 /// Protocol number of UDP.
 pub const UDP: u8 = 17;
+/// Ethernet type of IPv4.
+pub const IPV4_TYPE: u16 = 0x0800;
+/// Ethernet type of IPv6.
+pub const IPV6_TYPE: u16 = 0x86dd;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const FRAGMENT: u8 = 44;
@@ -53,9 +57,10 @@ pub fn be16(frame: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([frame[at], frame[at + 1]])
 }
 
-/// The Ethernet type of `frame` behind all tags, and where what is of that type begins: at its end at most.
-pub fn link(frame: &[u8]) -> Result<(u16, usize), Fault> {
-    let mut at = 12;
+/// The Ethernet type behind all tags of the Ethernet header that begins at `start`, and where what is of that type
+/// begins: at the frame's end at most.
+pub fn link(frame: &[u8], start: usize) -> Result<(u16, usize), Fault> {
+    let mut at = start + 12;
     let mut kind = half(frame, at).ok_or(Fault::Short)?;
     for _ in 0..MOST_TAGS {
         if !is_tag(kind) {
@@ -70,9 +75,15 @@ pub fn link(frame: &[u8]) -> Result<(u16, usize), Fault> {
 impl Layers {
     /// The layers of `frame`, or None if it is not IP.
     pub fn of(frame: &[u8]) -> Result<Option<Self>, Fault> {
-        match link(frame)? {
-            (0x0800, network) => Self::of_v4(frame, network).map(Some),
-            (0x86dd, network) => Self::of_v6(frame, network).map(Some),
+        let (kind, network) = link(frame, 0)?;
+        Self::of_type(frame, kind, network)
+    }
+
+    /// The layers of what is of an Ethernet type and begins at `start`, in the frame at most; None if it is not IP.
+    pub fn of_type(frame: &[u8], kind: u16, start: usize) -> Result<Option<Self>, Fault> {
+        match kind {
+            IPV4_TYPE => Self::of_v4(frame, start).map(Some),
+            IPV6_TYPE => Self::of_v6(frame, start).map(Some),
             _ => Ok(None),
         }
     }

@@ -89,7 +89,7 @@ pub fn complete<'a>(header: &Header, frame: &'a [u8]) -> Result<Segments<'a>, Fa
 fn one_checksum(start: usize, field: usize, frame: &[u8]) -> Result<Segments<'_>, Fault> {
     let Some(layers) = Layers::of(frame)? else {
         // Another protocol's packet: the header is all that is known of it, but that it begins behind the tags.
-        let outside = start < link(frame)?.1;
+        let outside = start < link(frame, 0)?.1;
         return if outside {
             Err(Fault::ChecksumPlace)
         } else {

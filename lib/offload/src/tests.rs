@@ -292,6 +292,118 @@ fn partial_checksum_is_known_by_its_value() {
     assert!(!finish_partial(&mut fragment));
 }
 
+/// A frame with a tunnel's header of its own protocol, or of UDP to that port, and all of `inner` behind `header`. The checksum of
+/// UDP is right for `done`, which `inner` is to become; none is needed.
+fn tunnel(v6: bool, kind: Tunnel, header: &[u8], inner: &[u8], done: Option<&[u8]>) -> Vec<u8> {
+    let carried = |inner: &[u8]| [header, inner].concat();
+    let with = |payload: Vec<u8>, port: u16| {
+        let packet = Packet { v6, tcp: false, payload, ..Packet::default() };
+        let mut frame = packet.frame(true);
+        let at = packet.transport() + 2;
+        let old = u16::from_be_bytes([frame[at], frame[at + 1]]);
+        frame[at..at + 2].copy_from_slice(&port.to_be_bytes());
+        let field = packet.field();
+        let check = u16::from_be_bytes([frame[field], frame[field + 1]]);
+        let check = !plus(plus(!check, !old), port);
+        frame[field..field + 2].copy_from_slice(&check.to_be_bytes());
+        (packet, frame)
+    };
+    match kind {
+        Tunnel::Udp(port) => {
+            let (packet, mut frame) = with(carried(inner), port);
+            let check = match done {
+                Some(done) => with(carried(done), port).1[packet.field()..][..2].to_vec(),
+                None => vec![0, 0],
+            };
+            frame[packet.field()..][..2].copy_from_slice(&check);
+            frame
+        }
+        Tunnel::Protocol(protocol) => {
+            let packet = Packet { v6, tcp: false, payload: carried(inner), ..Packet::default() };
+            let mut frame = packet.frame(true);
+            let (network, transport) = (packet.network(), packet.transport());
+            frame.drain(transport..transport + 8);
+            let len = (frame.len() - network - if v6 { 40 } else { 0 }) as u16;
+            let at = network + if v6 { 4 } else { 2 };
+            frame[at..at + 2].copy_from_slice(&len.to_be_bytes());
+            frame[network + if v6 { 6 } else { 9 }] = protocol;
+            frame
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Tunnel {
+    Udp(u16),
+    Protocol(u8),
+}
+
+#[test]
+fn partial_checksum_within_a_tunnel_is_filled_in_and_the_tunnels_own_stays() {
+    use Tunnel::{Protocol, Udp};
+    for (outer_v6, v6, tcp) in (0..8).map(|i| (i & 1 != 0, i & 2 != 0, i & 4 != 0)) {
+        let packet = Packet { v6, tcp, payload: vec![5; 201], ..Packet::default() };
+        let (partial, done) = (packet.frame(false), packet.frame(true));
+        let ip = packet.network();
+        let kind = [partial[ip - 2], partial[ip - 1]];
+        let gre = |flags: u8, kind: [u8; 2], optional: usize| {
+            [vec![flags, 0, kind[0], kind[1]], vec![3; 4 * optional]].concat()
+        };
+        let geneve = |words: u8, kind: [u8; 2]| {
+            [vec![words, 0, kind[0], kind[1], 0, 0, 7, 0], vec![3; 4 * usize::from(words)]].concat()
+        };
+        let vxlan = vec![8, 0, 0, 0, 0, 0, 7, 0];
+        const ETHERNET: [u8; 2] = [0x65, 0x58];
+        for (tunnel_kind, header, from) in [
+            (Protocol(if v6 { 41 } else { 4 }), vec![], ip),
+            (Protocol(47), gre(0, kind, 0), ip),
+            (Protocol(47), gre(0xb0, ETHERNET, 3), 0),
+            (Protocol(47), gre(0x20, kind, 1), ip),
+            (Udp(4789), vxlan.clone(), 0),
+            (Udp(8472), vxlan.clone(), 0),
+            (Udp(6081), geneve(0, ETHERNET), 0),
+            (Udp(6081), geneve(3, kind), ip),
+        ] {
+            let (partial, done) = (&partial[from..], &done[from..]);
+            for sum in [None, Some(done)] {
+                let make = |inner| tunnel(outer_v6, tunnel_kind, &header, inner, sum);
+                let mut frame = make(partial);
+                frame.extend([9; 3]); // padding
+                assert!(finish_partial(&mut frame), "{tunnel_kind:?} {header:?}");
+                assert_eq!(frame[..frame.len() - 3], make(done), "{tunnel_kind:?} {header:?}");
+                assert!(!finish_partial(&mut frame));
+                // One in the other.
+                let mut twice = tunnel(false, Udp(4789), &vxlan, &make(partial), None);
+                assert!(finish_partial(&mut twice));
+                assert_eq!(twice, tunnel(false, Udp(4789), &vxlan, &make(done), None));
+                // Cut anywhere, it is survived.
+                let whole = make(partial);
+                for len in 0..whole.len() - 200 {
+                    assert!(!finish_partial(&mut whole[..len].to_vec()));
+                }
+            }
+            // What only looks so, on another port or behind another header.
+            let other = match tunnel_kind {
+                Udp(_) => tunnel(outer_v6, Udp(4788), &header, partial, None),
+                Protocol(_) => tunnel(outer_v6, Protocol(50), &header, partial, None),
+            };
+            assert!(!finish_partial(&mut other.clone()));
+        }
+        for (tunnel_kind, header) in [
+            (Protocol(47), gre(0x40, kind, 1)),
+            (Protocol(47), vec![0, 1, kind[0], kind[1]]),
+            (Protocol(47), vec![0, 0, 8, 6]),
+            (Udp(4789), vec![0; 8]),
+            (Udp(6081), geneve(0x40, kind)),
+            // Options beyond the end.
+            (Udp(6081), [vec![0x3f], geneve(0, kind)[1..].to_vec()].concat()),
+        ] {
+            let mut frame = tunnel(outer_v6, tunnel_kind, &header, &partial[ip..], None);
+            assert!(!finish_partial(&mut frame), "{tunnel_kind:?} {header:?}");
+        }
+    }
+}
+
 /// A complete frame whose field equals the pseudo-header's sum by chance.
 #[test]
 fn complete_checksum_that_looks_partial_stays() {

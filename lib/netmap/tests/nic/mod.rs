@@ -1,5 +1,6 @@
 //! What `xdp:` ports do on veth pairs, whose ends are in namespaces of the test's own, wherever the kernel has their packets.
 
+use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -555,6 +556,64 @@ fn interface_moved_under_traffic_is_told() {
         pair.within(0, || ip(&format!("link set v0 netns {place}")));
         pair.within(1, || ip("link del v1"));
     });
+}
+
+/// The 16-bit big-endian words of a packet, summed up.
+fn sum(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks(2);
+    words.map(|word| u64::from(word[0]) << 8 | u64::from(*word.get(1).unwrap_or(&0))).sum()
+}
+
+#[test]
+fn checksums_that_a_stack_leaves_partial_within_a_tunnel_are_completed() {
+    let test = "checksums_that_a_stack_leaves_partial_within_a_tunnel_are_completed";
+    let Some(pair) = new_pair(test, 1) else { return };
+    let mut port = pair.open(0, "");
+    for outer in ["udpcsum", "noudpcsum"] {
+        let lacks = pair.within(1, || {
+            ip("addr flush dev v1");
+            ip("addr add 10.9.0.2/24 dev v1");
+            ip("neigh replace 10.9.0.1 lladdr 02:00:00:00:00:01 dev v1");
+            let words =
+                format!("link add x0 type vxlan id 7 dstport 4789 remote 10.9.0.1 dev v1 {outer}");
+            let words = words.split_whitespace();
+            let made = std::process::Command::new("ip").args(words).output().unwrap();
+            if !made.status.success() {
+                return Some(String::from_utf8_lossy(&made.stderr).trim().to_owned());
+            }
+            ip("addr add 10.8.0.2/24 dev x0");
+            ip("link set x0 up");
+            ip("neigh add 10.8.0.1 lladdr 02:00:00:00:00:03 dev x0");
+            let address = "10.8.0.1:80".parse().unwrap();
+            let connected = TcpStream::connect_timeout(&address, Duration::from_millis(1));
+            assert!(connected.is_err(), "nobody is there");
+            ip("link del x0");
+            None
+        });
+        if let Some(why) = lacks {
+            return crate::skip::skip(test, &why);
+        }
+        // Ethernet, IP and UDP to 4789; VXLAN, Ethernet, IP, and the segment that begins a connection.
+        let found = loop {
+            let frame = receive(&mut port).1;
+            if frame.len() > 104
+                && frame[23] == 17
+                && frame[36..38] == [0x12, 0xb5]
+                && frame[73] == 6
+            {
+                break frame;
+            }
+        };
+        let tcp = &found[84..];
+        let inner = sum(&found[76..84]) + 6 + tcp.len() as u64 + sum(tcp);
+        assert_eq!(inner % 0xffff, 0, "{outer}: {found:02x?}");
+        if outer == "udpcsum" {
+            assert_ne!(found[40..42], [0, 0]);
+            let udp = &found[34..];
+            let outer = sum(&found[26..34]) + 17 + udp.len() as u64 + sum(udp);
+            assert_eq!(outer % 0xffff, 0, "{found:02x?}");
+        }
+    }
 }
 
 #[test]
