@@ -203,11 +203,17 @@ pub fn filter(role: Role) -> anyhow::Result<Filter> {
         let abort = abort()?;
         rules.entry(libc::SYS_tgkill).or_insert_with(|| vec![abort]);
         if !matches!(role, Role::Vcpu) {
-            // What the kernel counted of a NIC's packets.
-            let level = condition(1, u64::from(u32::MAX), libc::SOL_XDP as u64)?;
-            let option = condition(2, u64::from(u32::MAX), libc::XDP_STATISTICS as u64)?;
-            let ask = SeccompRule::new(vec![level, option])?;
-            rules.insert(libc::SYS_getsockopt, vec![ask]);
+            // What the kernel counted of a NIC's packets, and whether it has taken the NIC from a socket.
+            let mut asks = Vec::new();
+            for (level, option) in
+                [(libc::SOL_XDP, libc::XDP_STATISTICS), (libc::SOL_SOCKET, libc::SO_ERROR)]
+            {
+                let all = u64::from(u32::MAX);
+                let level = condition(1, all, level as u64)?;
+                let option = condition(2, all, option as u64)?;
+                asks.push(SeccompRule::new(vec![level, option])?);
+            }
+            rules.insert(libc::SYS_getsockopt, asks);
         }
         for call in [libc::SYS_mmap, libc::SYS_mprotect] {
             rules.insert(call, vec![masked(2, libc::PROT_EXEC as u64, 0)?]);

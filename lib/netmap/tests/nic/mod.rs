@@ -7,7 +7,7 @@ use std::time::Duration;
 use netmap::error::{InUse, Invalid, Lack};
 use netmap::{Error, Interest, Link, Memory, Options, Port, SlotFlags, Wait, transfer};
 
-use crate::veth::{Pair, ip};
+use crate::veth::{Namespace, Pair, ip};
 use crate::{common, prepare};
 
 /// Far beyond anything that works: what takes longer has failed.
@@ -556,6 +556,26 @@ fn interface_moved_under_traffic_is_told() {
         pair.within(0, || ip(&format!("link set v0 netns {place}")));
         pair.within(1, || ip("link del v1"));
     });
+}
+
+#[test]
+fn interface_that_was_elsewhere_for_a_moment_is_told() {
+    let test = "interface_that_was_elsewhere_for_a_moment_is_told";
+    let Some(pair) = new_pair(test, 1) else { return };
+    let (mut port, elsewhere) = (pair.open(0, ""), Namespace::new().unwrap());
+    let here = pair.place(0);
+    let number = || pair.within(0, || ip("-o link show v0").stdout);
+    let before = number();
+    // All that is told of it is there at once: that it went, and that one of that number came.
+    pair.within(0, || ip(&format!("link set v0 netns {}", elsewhere.place())));
+    elsewhere.within(|| ip(&format!("link set v0 netns {here}")));
+    pair.within(0, || ip("link set v0 up"));
+    assert_eq!(number().split(|&b| b == b':').next(), before.split(|&b| b == b':').next());
+    match port.wait(Interest::RX, Wait::Block, Some(FOR_EVER)) {
+        Err(Error::Unavailable { lack: Lack::InterfaceGone, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(port.link(), Link::Gone);
 }
 
 /// The 16-bit big-endian words of a packet, summed up.

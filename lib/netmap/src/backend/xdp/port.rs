@@ -406,7 +406,10 @@ impl Shared {
         self.looked_ms.store(now_ms(), Ordering::Relaxed);
         self.is_deaf.store(watch.update().is_err(), Ordering::Relaxed);
         let is_home = self.home.as_ref().is_none_or(Home::is_there);
-        let gone = watch.presence() != Presence::Here || !is_home;
+        // One of that number may be there again by now, which the sockets are not bound to.
+        let is_lost =
+            self.queues.first().is_some_and(|queue| raw::has_lost_interface(queue.socket().fd()));
+        let gone = watch.presence() != Presence::Here || is_lost || !is_home;
         self.gone.fetch_or(gone, Ordering::Relaxed);
         self.down.store(watch.link() == Link::Down, Ordering::Relaxed);
         let longest = (watch.interface().mtu as usize + HEADERS).min(STRIDE);

@@ -10,7 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, c_long, c_uint, c_void, socklen_t};
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType};
+use nix::sys::socket::sockopt::SocketError;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt};
 
 use crate::shm::map::Map;
 
@@ -274,6 +275,12 @@ pub fn receive(socket: BorrowedFd<'_>) -> nix::Result<()> {
     // SAFETY: the descriptor is open; no memory is involved.
     let result = unsafe { libc::recvfrom(socket.as_raw_fd(), none, 0, flags, from, len) };
     Errno::result(result).map(drop)
+}
+
+/// Whether the interface of a socket has been taken away since it was bound: deleted, or moved to another namespace, be it back by now.
+/// Told once.
+pub fn has_lost_interface(socket: BorrowedFd<'_>) -> bool {
+    getsockopt(&socket, SocketError) == Ok(libc::ENETDOWN)
 }
 
 /// What a socket has counted.
