@@ -14,7 +14,9 @@ use crate::error::{Error, Lack, Result};
 
 #[allow(unsafe_code)]
 pub mod socket;
-use socket::{IFLA_INFO_KIND, LINK_BYTES, Message, Socket, attribute, text, value_of, word};
+use socket::{
+    IFLA_INFO_DATA, IFLA_INFO_KIND, LINK_BYTES, Message, Socket, attribute, text, value_of, word,
+};
 
 /// Messages read in one call of `Watch::update`; the rest is the next call's. Somebody may make and remove interfaces
 /// all the time.
@@ -23,6 +25,9 @@ const MESSAGES: usize = 64;
 const IFLA_TARGET_NETNSID: u16 = 46;
 /// What taps are, and tuns.
 const TUN: &[u8] = b"tun\0";
+/// Of those that can have several queues: how many there are, and how many of these are switched off.
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 
 /// Whether packets can pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +67,8 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
     /// It is behind /dev/net/tun.
     pub is_tun: bool,
+    /// Queues that programs had open there when it was found, if it can have several.
+    pub queues: u32,
 }
 
 /// Watches an interface, of this network namespace or another.
@@ -258,6 +265,12 @@ impl Seen {
                 libc::IFLA_MTU => seen.mtu = word(value, 0).unwrap_or(seen.mtu),
                 libc::IFLA_LINKINFO => {
                     seen.is_tun = value_of(value, IFLA_INFO_KIND) == Some(TUN);
+                    if seen.is_tun {
+                        let data = value_of(value, IFLA_INFO_DATA).unwrap_or_default();
+                        let count = |kind| value_of(data, kind).and_then(|n| word(n, 0));
+                        let kinds = [IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES];
+                        seen.queues = kinds.into_iter().filter_map(count).sum();
+                    }
                 }
                 libc::IFLA_ADDRESS => seen.mac = value.try_into().ok(),
                 libc::IFLA_IFNAME => seen.name = text(value),

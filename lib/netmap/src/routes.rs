@@ -19,8 +19,8 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 use crate::netlink::socket::{
-    IFLA_INFO_KIND, LINK_BYTES, Message, Socket, attribute, attributes_of, half, text, value_of,
-    word,
+    IFLA_INFO_DATA, IFLA_INFO_KIND, LINK_BYTES, Message, Socket, attribute, attributes_of, half,
+    text, value_of, word,
 };
 
 /// Most tables that are looked at; a host with that many rules has others to ask.
@@ -47,7 +47,6 @@ const FR_ACT_TO_TBL: u8 = 1;
 const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
 const FRA_TABLE: u16 = 15;
 const FRA_L3MDEV: u16 = 19;
-const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VRF_TABLE: u16 = 1;
 /// Kinds of interfaces whose `IFLA_LINK` is the other end of a cable, not what they are made on.
 const PAIRS: [&[u8]; 3] = [b"veth\0", b"netkit\0", b"vxcan\0"];

@@ -266,6 +266,33 @@ fn queues_are_ring_pairs_that_flows_are_spread_over() {
 }
 
 #[test]
+fn queues_that_somebody_has_are_left_alone() {
+    const NAME: &str = "queues_that_somebody_has_are_left_alone";
+    let Some(ns) = namespace(NAME, "mb") else { return };
+    let tap = format!("tap:t0@conf:rings=2@netns:{}", ns.0);
+    let mut port = open(&tap, &with_header(12));
+    address(&ns);
+    for other in [&tap, &format!("tap:t0@netns:{}", ns.0)] {
+        let error = Port::open(other).unwrap_err();
+        assert!(error.to_string().contains("another program has it open"), "{error}");
+    }
+    // Headers of another length would be taken for the begin of a frame.
+    let socket = ns.inside(|| UdpSocket::bind("10.9.0.1:0").expect("bound"));
+    socket.send_to(&[7; 100], PEER).expect("sent");
+    let mut got = 0;
+    until("the packet", || {
+        port.wait(Interest::RX, Wait::Block, Some(Duration::from_millis(100))).unwrap();
+        for ring in 0..2 {
+            let mut rx = port.rx(ring);
+            let n = rx.available();
+            got += rx.batch(n).filter(|slot| slot.len() == 12 + 142).count();
+            rx.advance(n);
+        }
+        got > 0
+    });
+}
+
+#[test]
 fn frames_beyond_the_mtu_are_counted_and_the_mtu_is_followed() {
     const NAME: &str = "frames_beyond_the_mtu_are_counted_and_the_mtu_is_followed";
     let Some(ns) = namespace(NAME, "mtu") else { return };

@@ -13,7 +13,8 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::error::{Error, InUse, Invalid, Lack, Privilege, Result};
-use crate::{netlink, netns, random};
+use crate::netlink::{self, Watch};
+use crate::{netns, random};
 
 const TUN: &str = "/dev/net/tun";
 /// `struct virtio_net_hdr`: what the kernel has unless it is told another length.
@@ -97,6 +98,18 @@ fn up(interface: &str, port: &str) -> Result<()> {
 }
 
 fn attached(interface: &str, port: &str, queues: usize) -> Result<Vec<File>> {
+    // The kernel lets several programs have queues of one tap. Each would get a part of the packets, and the header is the same for
+    // all: whoever sets it sets it for the others. Looked at before, as a queue takes packets at once, and behind, as somebody else
+    // may have come meanwhile.
+    let at_most = |own| match Watch::new(interface) {
+        Ok(watch) if watch.interface().queues > own => {
+            Err(Error::Busy { name: port.to_owned(), by: InUse::Tap })
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.errno() == Errno::ENODEV => Ok(()),
+        Err(error) => Err(error),
+    };
+    at_most(0)?;
     let several = queues > 1;
     let first = match one(interface, port, several) {
         // There is one, of the other sort, or it is something else.
@@ -107,10 +120,15 @@ fn attached(interface: &str, port: &str, queues: usize) -> Result<Vec<File>> {
         Err(Error::Invalid { .. }) => one(interface, port, true)?,
         first => first?,
     };
+    at_most(1)?;
     let mut all = vec![first];
     for _ in 1..queues {
         all.push(one(interface, port, several)?);
     }
+    // Always: a persistent tap keeps both from its last user, who may have been killed. They are the same for all queues.
+    leave_undone(&all[0], false)
+        .and_then(|()| set_header(&all[0], PLAIN_HEADER_BYTES))
+        .map_err(Error::io("switch off the offloads of", interface))?;
     Ok(all)
 }
 
@@ -135,10 +153,6 @@ fn one(interface: &str, port: &str, several: bool) -> Result<File> {
         Errno::EINVAL => Error::invalid(port, Invalid::NotATap),
         _ => Error::io("attach to the tap", interface)(errno),
     })?;
-    // Always: a persistent tap keeps both from its last user, who may have been killed.
-    leave_undone(&file, false)
-        .and_then(|()| set_header(&file, PLAIN_HEADER_BYTES))
-        .map_err(Error::io("switch off the offloads of", interface))?;
     Ok(file)
 }
 

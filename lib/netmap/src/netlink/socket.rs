@@ -33,6 +33,7 @@ pub const IFLA_NEW_NETNSID: u16 = 45;
 
 /// Within `IFLA_LINKINFO`.
 pub const IFLA_INFO_KIND: u16 = 1;
+pub const IFLA_INFO_DATA: u16 = 2;
 
 /// A socket to the kernel.
 #[derive(Debug)]
