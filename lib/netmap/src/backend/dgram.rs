@@ -355,6 +355,7 @@ impl Device for Datagrams {
     }
 
     fn receive(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
+        let mut has_called = false;
         loop {
             let received = &mut self.received;
             while received.next < received.n {
@@ -365,11 +366,13 @@ impl Device for Datagrams {
                     return Ok(Some(length));
                 }
             }
-            // What came was nothing, or less than there was room for: no more in this call.
-            if (received.n > 0 && received.n < BATCH) || !self.fill()? {
+            // What came was nothing, or less than there was room for, or all of it was left out, of which a peer may send more and
+            // more: no more in this call.
+            if has_called || (received.n > 0 && received.n < BATCH) || !self.fill()? {
                 self.received.n = 0;
                 return Ok(None);
             }
+            has_called = true;
         }
     }
 

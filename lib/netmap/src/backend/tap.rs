@@ -327,7 +327,7 @@ impl Device for Tap {
 
 #[cfg(test)]
 #[path = "../../../nm-cli/tests/skip/mod.rs"]
-mod skip;
+pub mod skip;
 
 #[cfg(test)]
 mod tests {

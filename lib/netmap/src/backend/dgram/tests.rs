@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::*;
+use crate::backend::tap::skip;
 
 /// Far beyond anything that works.
 const LONG: Duration = Duration::from_secs(20);
@@ -81,6 +82,33 @@ fn frames_of_all_lengths_go_both_ways_and_nothing_else_does() {
     assert_eq!(receive(&mut device), Some(vec![3; 60]));
     assert_eq!(device.left_out(), 4);
     assert!(device.remarks()[0].contains("longer than 65600: 4"));
+}
+
+/// A namespace's queues may be longer than a call takes, and a peer may fill them again as quickly as they are emptied.
+#[test]
+fn call_ends_with_what_is_left_out_however_much_of_it_comes() {
+    let test = "call_ends_with_what_is_left_out_however_much_of_it_comes";
+    // The thread, and so the namespace, is this test's own.
+    if let Err(why) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+        return skip::skip(test, &format!("no network namespace can be made here: {why}"));
+    }
+    if let Err(why) = std::fs::write("/proc/sys/net/unix/max_dgram_qlen", "100") {
+        return skip::skip(test, &format!("queues of sockets cannot be made longer here: {why}"));
+    }
+    let lab = Lab::new();
+    let peer = lab.socket("p");
+    let mut device = lab.open("d", Some("p"));
+    for _ in 0..4 * BATCH {
+        peer.send_to(&[], lab.path("d")).unwrap();
+    }
+    peer.send_to(&[3; 60], lab.path("d")).unwrap();
+    let mut buf = vec![0; 1 << 17];
+    for calls in 1..=4 {
+        assert_eq!(device.receive(&mut buf).unwrap(), None);
+        assert_eq!(device.left_out(), (calls * BATCH) as u64);
+        assert!(wakes(&mut device, Interest::RX, Duration::ZERO), "there is more");
+    }
+    assert_eq!(device.receive(&mut buf).unwrap(), Some(60));
 }
 
 #[test]
