@@ -12,7 +12,8 @@
 //! kernel is told of a cell and cleared after the kernel has given it back; what the program's slots say is
 //! checked against it. All sockets of a process that use a region share its marks.
 
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::{Error, Invalid, Result};
@@ -74,8 +75,8 @@ pub struct Umem {
     region: Arc<Region>,
     /// Of each cell, who has it.
     marks: Box<[AtomicU32]>,
-    /// Users so far.
-    users: AtomicU16,
+    /// Who uses it. A number is given again, but to nobody else while its user has it.
+    users: Mutex<BTreeSet<u16>>,
     /// Where it was found, if it belongs to a port of a switch.
     lodging: Option<Lodging>,
 }
@@ -104,7 +105,7 @@ impl Umem {
             return found;
         }
         let marks = (0..region.cells()).map(|_| AtomicU32::new(FREE)).collect();
-        let umem = Arc::new(Self { region, marks, users: AtomicU16::new(0), lodging });
+        let umem = Arc::new(Self { region, marks, users: Mutex::default(), lodging });
         known.push(Arc::downgrade(&umem));
         umem
     }
@@ -140,8 +141,19 @@ impl Umem {
     }
 
     /// A queue that is going to use the region.
+    ///
+    /// # Panics
+    /// There are as many as numbers, each with a socket: more than a process can have.
     pub fn enter(&self) -> User {
-        User(self.users.fetch_add(1, Ordering::Relaxed))
+        let mut users = self.users();
+        let free = (0..=u16::MAX).find(|number| !users.contains(number));
+        let number = free.expect("fewer sockets than numbers");
+        users.insert(number);
+        User(number)
+    }
+
+    fn users(&self) -> MutexGuard<'_, BTreeSet<u16>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the use by a queue whose socket is closed; returns the cells that its rings had.
@@ -154,6 +166,7 @@ impl Umem {
                 left.push(cell);
             }
         }
+        self.users().remove(&user.0); // it has no mark any more
         left
     }
 
@@ -254,6 +267,20 @@ mod tests {
         assert!(umem.give(a, other, Purpose::Send(4095)) && umem.give(b, one, Purpose::Fill));
         assert_eq!((umem.leave(one), umem.leave(other)), (vec![b], vec![a]));
         assert!(umem.is_free(a) && umem.is_free(b));
+    }
+
+    #[test]
+    fn port_keeps_its_cells_however_many_others_come_and_go() {
+        let umem = Umem::of(Region::anonymous(16).unwrap().into(), None);
+        let (stays, cell) = (umem.enter(), Cell(5));
+        assert!(umem.give(cell, stays, Purpose::Fill));
+        for _ in 0..=u16::MAX {
+            let other = umem.enter();
+            assert_ne!(other, stays);
+            assert_eq!(umem.leave(other), []);
+        }
+        assert!(!umem.is_free(cell));
+        assert_eq!(umem.leave(stays), [cell]);
     }
 
     #[test]
