@@ -14,7 +14,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use netmap::control::Switch;
+use netmap::control::{self, Switch};
 use netmap::{Counters, Interest, Options, Port, Wait};
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
@@ -494,6 +494,33 @@ fn what_is_lost_behind_a_port_is_counted_at_the_port_in_both_directions() {
     drop(peer);
     let (status, end) = bridge.stop();
     assert!(status.success() && end["a_to_b_drops"] == 3 && end["b_to_a_drops"] == 1, "{end}");
+}
+
+#[test]
+fn what_is_lost_just_before_the_end_is_counted_at_the_port_that_stays() {
+    if in_own_root("what_is_lost_just_before_the_end_is_counted_at_the_port_that_stays") {
+        return;
+    }
+    let lab = Lab::new();
+    let name = format!("stream:{},server", lab.path("s").display());
+    control::create_port(&"valeF:q".parse().unwrap(), &Options::default()).expect("a port");
+    let counted = || {
+        let info = Switch::open("valeF").expect("it is there").info().expect("it is whole");
+        info.ports.iter().find(|port| port.name == "q").expect("it stays").counters
+    };
+    let mut sender = port("valeF:x");
+    // It is told to end in all phases of its reports to the switch.
+    for round in 1..=3 {
+        let bridge = Bridge::start(nm_bridge(&["valeF:q", &name]));
+        for _ in 0..3 {
+            send(&mut sender, &[0xff; 60]);
+        }
+        let (status, end) = bridge.stop();
+        assert!(status.success(), "{end}");
+        let lost = end["a_to_b_drops"].as_u64().expect("a number");
+        assert_eq!(lost, 3, "{end}");
+        assert_eq!(counted().far_drop_down, 3 * round);
+    }
 }
 
 #[test]

@@ -404,18 +404,19 @@ fn nic_of_a_namespace_is_attached_as_one_here() {
         };
         build_bridge();
         let _guard = Attached("valeA:blue");
-        blue.ip(&format!("link add eth0 type veth peer name eth0 netns {}", red.0));
+        // No interface here has that name, so that only a look over there tells that it is a NIC.
+        blue.ip(&format!("link add nmnic0 type veth peer name nmnic0 netns {}", red.0));
         for (namespace, address) in [(&blue, "10.79.0.1/24"), (&red, "10.79.0.2/24")] {
-            namespace.ip(&format!("addr add {address} dev eth0"));
-            namespace.ip("link set eth0 up");
+            namespace.ip(&format!("addr add {address} dev nmnic0"));
+            namespace.ip("link set nmnic0 up");
         }
-        let attach = ["attach", "valeA:blue", "--netns", &blue.0, "--interface", "eth0"];
+        let attach = ["attach", "valeA:blue", "--netns", &blue.0, "--interface", "nmnic0"];
         let ping = || {
             let mut ping = Command::new("ping");
             ping.args(["-c", "1", "-i", "0.2", "-w", "5", "10.79.0.1"]); // until the first answer
             red.exec(&ping).output().expect("ping runs").status.success()
         };
-        let has_program = || blue.ip("-d link show eth0").contains("prog/xdp");
+        let has_program = || blue.ip("-d link show nmnic0").contains("prog/xdp");
         blue.ip("route add default via 10.79.0.2");
         assert!(complaint(&attach, 1).contains("default route"));
         blue.ip("route del default");

@@ -173,4 +173,24 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn packets_of_several_slots_count_by_their_own_first_ones() {
+        let ram = GuestRam::anonymous(4096).unwrap();
+        let limiter = Limiter::new(RxLimit::Auto, &Load::new(1));
+        let mut uncounted = None;
+        let mut cost = |bytes: &[u8], more: bool| {
+            assert!(ram.write(0, bytes));
+            limiter.cost(ram.span(0, bytes.len()).unwrap(), more, &mut uncounted)
+        };
+        let (segment, datagram) = (frame(0, IPV4, TCP, 0x10), frame(0, IPV4, 17, 0));
+        let (rest, one) = ([0; 100], Governor::cost(100));
+        for _ in 0..2 {
+            assert_eq!((cost(&segment, true), cost(&rest, false)), (0, 0));
+            assert_eq!(
+                (cost(&datagram, true), cost(&rest, false)),
+                (Governor::cost(datagram.len()), one)
+            );
+        }
+    }
 }
