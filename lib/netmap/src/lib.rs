@@ -113,7 +113,7 @@ pub use {
     port::indices::{Indices, Ring},
     port::wait_set::{WaitSet, Waited, Watch, WatchFd},
     ring::{Moved, RxRing, Slot, TxRing, TxSlot, transfer, transfer_packets},
-    shm::map::{absorb_sigbus, guard_mapping, handle_sigbus_by, unguard_mapping},
+    shm::map::{absorb_sigbus, guard_mapping, handle_sigbus_by, place_for_huge, unguard_mapping},
     shm::{
         dir,
         place::{Placing, losses, place_descriptors},

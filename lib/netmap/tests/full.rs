@@ -6,7 +6,7 @@ mod skipping;
 
 use std::process::Command;
 
-use netmap::{Error, Options, Port};
+use netmap::{Error, Memory, Options, Port};
 use skipping::skip;
 
 /// A tmpfs of 2 MiB, unmounted when dropped.
@@ -42,6 +42,14 @@ fn full_file_system_is_an_error_that_says_so() {
     let e = Port::open("valeA:x").unwrap_err();
     assert!(matches!(e, Error::NoSpace { .. }), "{e}");
     assert!(e.to_string().contains("fewer slots"), "{e}");
+    // Nor does a larger one in the memory of the small one, and it leaves none of what it tried to take.
+    let free = || nix::sys::statvfs::statvfs(tiny.0.path()).expect("mounted").blocks_free();
+    let before = free();
+    let memory = Memory::Existing(small.layout().unwrap().mem_id);
+    let joins = Options { memory, ..common::slots(1024) };
+    let e = Port::open_with(&"valeA:x".parse().unwrap(), &joins).unwrap_err();
+    assert!(matches!(e, Error::NoSpace { .. }), "{e}");
+    assert_eq!(free(), before);
     // The failure took nothing: what fitted before fits again, and the switch works.
     let again = Port::open_with(&"valeA:x".parse().unwrap(), &common::slots(64)).unwrap();
     drop((small, again));

@@ -1,15 +1,19 @@
 //! Memory as netmap's programs see it: a file of fixed length that they map once, a number, pools.
 
 mod common;
+#[path = "../../nm-cli/tests/skip/mod.rs"]
+mod skipping;
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use common::{frame, in_own_root, open, read, root, slots};
+use common::{frame, in_own_root, open, read, root, send, slots};
 use netmap::error::Errno;
 use netmap::{Error, Layout, Memory, Options, Port, guard_mapping, unguard_mapping};
+use skipping::skip;
 
 /// A program's own mapping of a port's memory, of which it knows netmap's headers only.
 struct Mapping {
@@ -188,6 +192,65 @@ fn region_is_as_long_as_asked_and_takes_memory_as_it_is_given_out() {
     }
     open("valeB:small@conf:mem-mib=16", &Options::default());
     assert!(!root().join("valeB/port.none").exists());
+}
+
+/// Bytes of the file that this process has mapped by huge pages, of all its mappings together.
+fn huge_bytes(file: &File) -> u64 {
+    let inode = file.metadata().unwrap().ino();
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut ours = false;
+    let mut kib = 0;
+    for line in smaps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["ShmemPmdMapped:", n, "kB"] if ours => kib += n.parse::<u64>().unwrap(),
+            [range, _, _, _, number, ..] if range.contains('-') => {
+                ours = number == inode.to_string();
+            }
+            _ => {}
+        }
+    }
+    kib * 1024
+}
+
+/// Whether the kernel puts a file in memory into huge pages, where it is asked to.
+fn kernel_gathers() -> bool {
+    const HUGE: usize = 2 << 20;
+    let fd = nix::sys::memfd::memfd_create(c"probe", nix::sys::memfd::MFdFlags::empty()).unwrap();
+    let file = File::from(fd);
+    file.set_len(HUGE as u64).unwrap();
+    let (rw, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let (place, fd) = (netmap::place_for_huge(HUGE), file.as_raw_fd());
+    // SAFETY: without MAP_FIXED, which replaces no mapping.
+    let at = unsafe { libc::mmap(place, HUGE, rw, shared, fd, 0) };
+    assert_ne!(at, libc::MAP_FAILED);
+    // SAFETY: a byte of the mapping just made, which nobody else knows.
+    unsafe { at.cast::<u8>().write(1) };
+    // SAFETY: the advice changes no bytes.
+    let gathers = unsafe { libc::madvise(at, HUGE, libc::MADV_COLLAPSE) } == 0;
+    // SAFETY: nobody has a pointer to it.
+    unsafe { libc::munmap(at, HUGE) };
+    gathers
+}
+
+#[test]
+fn memory_lies_in_huge_pages_for_all_who_map_it_as_far_as_it_fills_some() {
+    let name = "memory_lies_in_huge_pages_for_all_who_map_it_as_far_as_it_fills_some";
+    if !kernel_gathers() {
+        return skip(name, "this kernel, or its settings, put no file into huge pages");
+    }
+    let huge = |port: &Port| huge_bytes(&File::from(port.open_memory().unwrap())) >> 20;
+    assert_eq!(huge(&open("valeH:short", &slots(64))), 0);
+    let mut long = open("valeH:long@conf:mem-mib=64", &slots(1024));
+    assert_eq!(huge(&long), 4); // of 2048 buffers of 2112 bytes
+    // What others have, and what the region gives later, joins: half a huge page was there already.
+    let more = Options { extra_bufs: 4000, ..slots(1024) };
+    let again = Options { memory: Memory::Existing(long.layout().unwrap().mem_id), ..more };
+    let mut second = open("valeH:second", &again);
+    assert_eq!(huge(&second), 16);
+    // Packets go through it as ever.
+    send(&mut long, 7);
+    assert_eq!(read(&mut second, 0, 10), [frame(9, 1, 7, 60)]);
 }
 
 #[test]

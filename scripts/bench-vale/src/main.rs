@@ -27,6 +27,9 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     plan: plan::Plan,
+    /// Measure with ordinary pages of memory alone
+    #[arg(long)]
+    small_pages: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -52,6 +55,9 @@ enum Command {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    if cli.small_pages {
+        nix::sys::prctl::set_thp_disable(true)?; // what it starts inherits it
+    }
     let result = match cli.command {
         None => return cases::run(&cli.plan),
         Some(Command::Send(role)) => role.send()?,

@@ -97,6 +97,8 @@ fn map(
                 netmap.port(fd)?.open_memory().map_err(|e| errno(&e))
             })
             .unwrap_or(Err(Errno::EINVAL))?;
+        // Where the place is ours to choose, huge pages fit.
+        let at = if at.is_null() && from == 0 { netmap::place_for_huge(len) } else { at };
         // SAFETY: the program's call, on another file.
         let there = unsafe { next::mmap(at, len, prot, flags, memory.as_raw_fd(), from) };
         if there == libc::MAP_FAILED {

@@ -11,7 +11,8 @@
 use std::fs::File;
 use std::io;
 use std::mem::{align_of, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -26,39 +27,80 @@ pub unsafe trait Shared {}
 unsafe impl Shared for crate::sync::core_atomic::AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Shared for crate::sync::core_atomic::AtomicU64 {}
+
+/// Bytes of a huge page.
+pub const HUGE: usize = 2 << 20;
+
 /// A shared mapping of a file from its start. It may reach beyond the end of the file; whoever
 /// uses that part must have checked that the file has grown there.
 #[derive(Debug)]
 pub struct Map {
-    raw: memmap2::MmapRaw,
+    base: NonNull<u8>,
+    len: usize,
     guard: usize,
 }
+// SAFETY: the mapping belongs to the process, not to a thread, and lives until `Map` is dropped. What `Map` hands out are
+// references to atomics, and pointers, whose use is their user's to justify.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
 
 impl Map {
-    /// Maps `len` bytes of `file` for reading and writing.
+    /// Maps `len` bytes of `file` for reading and writing; long mappings so that huge pages fit (`Map::gather`).
     pub fn new(file: &File, len: usize) -> io::Result<Self> {
-        let raw = memmap2::MmapOptions::new().len(len).map_raw(file)?;
+        let map = Self::at_hint(place_for_huge(len), file.as_fd(), 0, len)?;
         // Traffic has no place in a core dump. A kernel that does not know the advice goes without.
-        let _ = raw.advise(memmap2::Advice::DontDump);
-        let guard = sigbus::watch(raw.as_mut_ptr() as usize, len);
-        Ok(Self { raw, guard })
+        let _ = map.advise(0, len, libc::MADV_DONTDUMP);
+        Ok(map)
     }
 
-    /// Maps `len` bytes at `offset` of what a descriptor names, which need not be a file.
+    /// Maps `len` bytes at `offset` of what a descriptor names, which need not be a file. `offset` is a multiple of the page size.
     pub fn of(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
-        let raw = memmap2::MmapOptions::new().offset(offset).len(len).map_raw(fd.as_raw_fd())?;
-        let guard = sigbus::watch(raw.as_mut_ptr() as usize, len);
-        Ok(Self { raw, guard })
+        Self::at_hint(std::ptr::null_mut(), fd, offset, len)
+    }
+
+    fn at_hint(
+        hint: *mut libc::c_void,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<Self> {
+        let offset = offset.try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+        let (rw, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+        // SAFETY: without MAP_FIXED, which replaces no mapping, wherever the hint points.
+        let there = unsafe { libc::mmap(hint, len, rw, shared, fd.as_raw_fd(), offset) };
+        if there == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(there.cast()).ok_or(io::ErrorKind::Other)?;
+        Ok(Self { base, len, guard: sigbus::watch(there as usize, len) })
+    }
+
+    /// As madvise(2), for `len` bytes at `offset`, whole pages of the mapping.
+    fn advise(&self, offset: usize, len: usize, advice: libc::c_int) -> io::Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the pages are the mapping's, and the callers' advice changes no bytes in them.
+        let result = unsafe { libc::madvise(self.base().wrapping_add(offset).cast(), len, advice) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Puts the bytes from `start` to `end` into huge pages where the kernel can, with memory for what has none yet. Both are multiples
+    /// of `HUGE`, and each huge page has a page with memory already. Works for files in memory, of whatever mount (Linux 6.1),
+    /// unless the machine's or the process's settings say no; then nothing changes.
+    pub fn gather(&self, start: usize, end: usize) {
+        let _ = self.advise(start, end.saturating_sub(start), libc::MADV_COLLAPSE);
     }
 
     /// Length in bytes.
     pub fn len(&self) -> usize {
-        self.raw.len()
+        self.len
     }
 
     /// Start of the mapping.
     pub fn base(&self) -> *mut u8 {
-        self.raw.as_mut_ptr()
+        self.base.as_ptr()
     }
 
     /// The `T` at byte `offset`, if it lies within the mapping and is aligned.
@@ -108,7 +150,27 @@ impl Map {
 impl Drop for Map {
     fn drop(&mut self) {
         sigbus::unwatch(self.guard);
+        // SAFETY: the mapping is ours, and what was handed out of it borrowed `self`.
+        unsafe { libc::munmap(self.base().cast(), self.len) };
     }
+}
+
+/// Where a mapping of so many bytes from a file's start can be placed so that huge pages fit: a hint for mmap(2). Null, by which
+/// the kernel chooses, for one that holds none.
+#[must_use]
+pub fn place_for_huge(len: usize) -> *mut libc::c_void {
+    let null = std::ptr::null_mut();
+    let Some(room) = len.checked_add(HUGE).filter(|_| len >= HUGE) else { return null };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: an anonymous mapping at a place that is free.
+    let found = unsafe { libc::mmap(null, room, libc::PROT_NONE, flags, -1, 0) };
+    if found == libc::MAP_FAILED {
+        return null;
+    }
+    // SAFETY: it was made here, and nobody was told of it. Another thread may map something there before the hint is used:
+    // then the kernel chooses.
+    unsafe { libc::munmap(found, room) };
+    found.wrapping_byte_add(found.align_offset(HUGE))
 }
 
 /// Lets a mapping that the program made of a region have the same guard: should a peer truncate the file, it reads
