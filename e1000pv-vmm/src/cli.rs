@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Parser, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use nm_cli::args::OutputArgs;
 use nm_cli::cpulist::CpuList;
 use nm_cli::duration;
@@ -174,7 +175,7 @@ pub struct Cli {
     pub driver: Driver,
 
     /// Descriptors in each of its rings: 8 to 4096, a multiple of 8.
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = ring, help_heading = "Guest")]
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = ring, conflicts_with = "cmdline", help_heading = "Guest")]
     pub ring: u32,
 
     /// How an idle bench guest sleeps.
@@ -414,7 +415,21 @@ pub fn command(words: &[String]) -> Result<Ctl, UsageError> {
 impl Cli {
     /// Parses a command line of either spelling.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-        let cli = Cli::try_parse_from(argv(args)?)?;
+        let matches = Cli::command().try_get_matches_from(argv(args)?)?;
+        let cli = Cli::from_arg_matches(&matches)?;
+        if cli.kernel.is_some() && cli.guest.is_none() {
+            // Nobody would read them.
+            let given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+            if let Some(id) = ["driver", "ring"].into_iter().find(given) {
+                return Err(clap::Error::raw(
+                    ErrorKind::ArgumentConflict,
+                    format!(
+                        "--{id} is for the bench guest, and --kernel boots another. Leave it out; or if the kernel \
+                         is a bench guest, say what it does by --guest\n"
+                    ),
+                ));
+            }
+        }
         match cli.command.first() {
             Some(word) if cli.ctl.is_none() => Err(clap::Error::raw(
                 ErrorKind::UnknownArgument,
@@ -464,7 +479,6 @@ pub fn split(line: &str) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
     use proptest::prelude::*;
 
     use super::*;
@@ -527,6 +541,9 @@ mod tests {
             "vmm --initrd disk",
             "vmm --cmdline x --guest tx",
             "vmm --cmdline x --driver plain",
+            "vmm --cmdline x --ring 256",
+            "vmm --kernel k --driver plain",
+            "vmm --kernel k --ring 4096",
             "vmm --stats x --netdev null:",
             "vmm --list --kernel k",
             "vmm --list --stats x",
