@@ -4,6 +4,7 @@
 //! which ports these are. L1 pads by each batch's mean frame size, because looking at every slot's
 //! length would cost more than swapping it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -50,16 +51,21 @@ impl Totals {
     }
 }
 
-/// Why packets were lost that came in at a port and were to go out at another one: ` (tx_drop_long 3)`, or nothing.
-fn reasons(from: &Counters, to: &Counters) -> String {
+/// Packets lost, by the counters that say why; only those that are not 0.
+type Reasons = BTreeMap<&'static str, u64>;
+
+/// Why packets were lost that came in at a port and were to go out at another one.
+fn reasons(from: &Counters, to: &Counters) -> Reasons {
     let of = |side: &'static str, counters: &Counters| {
         let drops = counters.named().into_iter();
         drops.filter(move |(name, n)| name.starts_with(side) && *n > 0)
     };
-    let said: Vec<String> = of("rx_drop_", from)
-        .chain(of("tx_drop_", to))
-        .map(|(name, n)| format!("{name} {n}"))
-        .collect();
+    of("rx_drop_", from).chain(of("tx_drop_", to)).collect()
+}
+
+/// ` (tx_drop_long 3)`, or nothing.
+fn said(reasons: &Reasons) -> String {
+    let said: Vec<String> = reasons.iter().map(|(name, n)| format!("{name} {n}")).collect();
     if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) }
 }
 
@@ -106,6 +112,8 @@ pub struct Report {
     pub a_to_b_bps_l1: f64,
     /// Packets lost on A's receive side or B's send side.
     pub a_to_b_drops: u64,
+    /// Of these, by the counters of the ports that say why, those that are not 0.
+    pub a_to_b_drop_reasons: Reasons,
     /// Batches moved.
     pub a_to_b_batches: u64,
     /// Packets from B to A.
@@ -120,15 +128,14 @@ pub struct Report {
     pub b_to_a_bps_l1: f64,
     /// Packets lost on B's receive side or A's send side.
     pub b_to_a_drops: u64,
+    /// Of these, as above.
+    pub b_to_a_drop_reasons: Reasons,
     /// Batches moved.
     pub b_to_a_batches: u64,
     /// Times that the bridge slept.
     pub sleeps: u64,
     #[serde(skip)]
     flows: [Flow; 2],
-    /// Why packets were lost, from A to B and from B to A.
-    #[serde(skip)]
-    reasons: [String; 2],
     #[serde(skip)]
     span_s: f64,
 }
@@ -137,6 +144,7 @@ impl Report {
     /// A report of what was counted during `span`, of a run that lasts `elapsed` by now.
     pub fn new(start: &Start, counted: Totals, span: Duration, elapsed: Duration) -> Report {
         let (there, back, span_s) = (counted.a_to_b, counted.b_to_a, span.as_secs_f64());
+        let [a, b] = &counted.ports;
         Report {
             a: start.a.clone(),
             b: start.b.clone(),
@@ -148,6 +156,7 @@ impl Report {
             a_to_b_bps_l2: there.bps_l2(span_s),
             a_to_b_bps_l1: there.bps_l1(span_s),
             a_to_b_drops: there.drops,
+            a_to_b_drop_reasons: reasons(a, b),
             a_to_b_batches: there.batches,
             b_to_a_packets: back.packets,
             b_to_a_bytes: back.bytes,
@@ -155,13 +164,10 @@ impl Report {
             b_to_a_bps_l2: back.bps_l2(span_s),
             b_to_a_bps_l1: back.bps_l1(span_s),
             b_to_a_drops: back.drops,
+            b_to_a_drop_reasons: reasons(b, a),
             b_to_a_batches: back.batches,
             sleeps: counted.sleeps,
             flows: [there, back],
-            reasons: {
-                let [a, b] = &counted.ports;
-                [reasons(a, b), reasons(b, a)]
-            },
             span_s,
         }
     }
@@ -169,8 +175,11 @@ impl Report {
 
 impl Record for Report {
     fn human(&self, f: &mut dyn fmt::Write, units: Units) -> fmt::Result {
-        let names = [(&self.a, &self.b), (&self.b, &self.a)];
-        for (i, (flow, (from, to))) in self.flows.iter().zip(names).enumerate() {
+        let ways = [
+            (&self.a, &self.b, &self.a_to_b_drop_reasons),
+            (&self.b, &self.a, &self.b_to_a_drop_reasons),
+        ];
+        for (i, (flow, (from, to, reasons))) in self.flows.iter().zip(ways).enumerate() {
             let time = if i == 0 { format!("{:8.1} s", self.seconds) } else { " ".repeat(10) };
             write!(
                 f,
@@ -181,7 +190,7 @@ impl Record for Report {
                 units.bps(flow.bps_l1(self.span_s)),
                 units.count(flow.packets),
                 units.count(flow.drops),
-                self.reasons[i],
+                said(reasons),
                 flow.avg_batch(),
             )?;
         }
@@ -242,11 +251,16 @@ mod tests {
         let start = Start { a: "valeA:x".into(), b: "tap:t".into(), zero_copy: true, burst: 64 };
         let second = Duration::from_secs(1);
         let mut text = String::new();
-        Report::new(&start, now.since(before), second, second)
-            .human(&mut text, Units::default())
-            .unwrap();
+        let report = Report::new(&start, now.since(before), second, second);
+        report.human(&mut text, Units::default()).unwrap();
         let (there, back) = text.split_once('\n').unwrap();
-        assert!(there.contains("drops (rx_drop_bad 4, tx_drop_long 2, tx_drop_down 1) "), "{text}");
+        assert!(there.contains("drops (rx_drop_bad 4, tx_drop_down 1, tx_drop_long 2) "), "{text}");
         assert!(back.contains("0 drops  "), "{text}");
+        let json = serde_json::to_value(&report).unwrap();
+        let why = serde_json::json!({ "rx_drop_bad": 4, "tx_drop_down": 1, "tx_drop_long": 2 });
+        assert_eq!(
+            (&json["a_to_b_drop_reasons"], &json["b_to_a_drop_reasons"]),
+            (&why, &serde_json::json!({}))
+        );
     }
 }

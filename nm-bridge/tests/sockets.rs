@@ -494,6 +494,7 @@ fn what_is_lost_behind_a_port_is_counted_at_the_port_in_both_directions() {
     drop(peer);
     let (status, end) = bridge.stop();
     assert!(status.success() && end["a_to_b_drops"] == 3 && end["b_to_a_drops"] == 1, "{end}");
+    assert_eq!(end["a_to_b_drop_reasons"], serde_json::json!({ "tx_drop_down": 3 }));
 }
 
 #[test]

@@ -47,9 +47,12 @@ pub fn fits(root: &Value, schema: &Value, instance: &Value) -> bool {
             .iter()
             .all(|(key, part)| instance.get(key).is_none_or(|value| fits(root, part, value))),
         "additionalProperties" => {
-            assert_eq!(meaning, &Value::Bool(false), "nothing else is understood here");
-            let known = properties.expect("beside properties");
-            instance.as_object().is_none_or(|all| all.keys().all(|key| known.contains_key(key)))
+            let is_known = |key: &String| properties.is_some_and(|known| known.contains_key(key));
+            let may_be =
+                |value: &Value| meaning != &Value::Bool(false) && fits(root, meaning, value);
+            instance
+                .as_object()
+                .is_none_or(|all| all.iter().all(|(key, value)| is_known(key) || may_be(value)))
         }
         other => panic!("{other} is not understood here"),
     })
