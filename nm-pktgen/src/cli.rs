@@ -198,7 +198,8 @@ pub struct PacketArgs {
     /// Do not write packets: send what the buffers happen to hold.
     #[arg(short = 'r', long)]
     pub no_init: bool,
-    /// Bytes of virtio-net header in front of each frame, if not the port's own.
+    /// Bytes of virtio-net header in front of each frame, if not the port's own: the port has them meanwhile. With 0 it keeps its
+    /// own, and packets begin with what --pcap-in has for it.
     #[arg(short = 'H', long, value_name = "BYTES", value_parser = ["0", "10", "12"])]
     pub vnet_hdr: Option<String>,
 }

@@ -146,6 +146,13 @@ impl Plan {
         Ok(())
     }
 
+    /// The length of headers that the port is to have, if that was asked for. With 0 the port keeps its own, and packets are what
+    /// the capture or the program has for them, headers among them.
+    pub fn asked_header(&self) -> Option<u8> {
+        let len = u8::try_from(self.recipe.vnet).ok().filter(|&len| len > 0)?;
+        (!self.own_header).then_some(len)
+    }
+
     /// Checks what was typed.
     pub fn new(mut cli: Cli) -> anyhow::Result<Plan> {
         apply_option_bits(&mut cli);
@@ -158,6 +165,9 @@ impl Plan {
         let idle = crate::idle::flags(&cli, function);
         let ports = thread_ports(&name, cli.threads.threads)?;
         let recipe = recipe(&cli, function, &name)?;
+        if recipe.vnet > 0 && !name.can(Capabilities::OFFLOAD_HEADERS) {
+            return usage(format!("{name} takes no virtio-net headers; leave --vnet-hdr out"));
+        }
         let cut = cut(&cli, recipe.vnet, recipe.sizes)?;
         if cli.packet.indirect {
             if !name.can(Capabilities::INDIRECT) {

@@ -251,8 +251,15 @@ fn open(plan: &Plan) -> anyhow::Result<Vec<Port>> {
     let to_ethernet = plan.to_ethernet();
     let options = Options { direction, to_ethernet, ..plan.options.clone() };
     let open_one = |name: &PortName| {
-        let port =
+        let mut port =
             Port::open_with(name, &options).with_context(|| format!("opening port {name}"))?;
+        // Whoever asks for headers has to tell the port, or its frames would begin with them. A port that stays is to be as it was.
+        if let Some(len) = plan.asked_header()
+            && len != port.vnet_hdr_len()
+        {
+            port.borrow_vnet_hdr_len(len)
+                .with_context(|| format!("setting the header of {name}"))?;
+        }
         let missing = (plan.function.sends() && port.tx_rings() == 0).then_some("transmit");
         let missing =
             missing.or((plan.function.receives() && port.rx_rings() == 0).then_some("receive"));

@@ -39,6 +39,7 @@ fn wrong_usage_is_one_clear_error_and_exit_2() {
         "-i valeA:x tx -d 10.0.0.2-10.0.0.1",
         "-i valeA:x tx -D 02:00",
         "-i valeA:x tx -H 11",
+        "-i xdp:eth0 tx -H 12",
         "-i valeA:x tx -F 64",
         "-i valeA:x tx -F 40",
         "-i valeA:x tx -M 4",

@@ -170,18 +170,22 @@ fn fragments_arrive_as_one_packet() {
 }
 
 #[test]
-fn vnet_header_stands_before_each_frame() {
+fn headers_that_are_asked_for_are_the_ports_meanwhile() {
     let rig = Rig::new();
-    rig.end("-i pcap:plain.pcap -f txseq -n 3 --seed 1");
-    rig.end("-i pcap:vnet.pcap -f txseq -n 3 --seed 1 -H 12");
-    let (plain, vnet) = (rig.read_pcap("plain.pcap"), rig.read_pcap("vnet.pcap"));
-    for (plain, vnet) in plain.iter().zip(&vnet) {
-        assert_eq!(vnet[..12], [0; 12]);
-        assert_eq!(
-            (vnet.len(), &vnet[12..46]),
-            (72, [&vnet[12..24], &plain[12..34]].concat().as_slice())
-        );
+    // Whoever has none gets frames without, and whoever asks for some reads none into his frames.
+    for [of_rx, of_tx] in [["", "-H 12"], ["-H 12", ""], ["-H 10", "-H 12"]] {
+        let rx =
+            rig.start(&format!("-i valeA:r -f rxseq -n 50 {of_rx} --pcap-out out.pcap {ROOMY}"));
+        let sent = rig.end(&format!("-i valeA:t -f txseq -n 50 -l 100 {of_tx} {ROOMY}"));
+        let (code, received, errors) = rx.finish();
+        assert_eq!(code, Some(0), "{errors}");
+        assert_eq!((number(&sent, "tx_bytes"), number(&received, "rx_bytes")), (5000, 5000));
+        assert_eq!((number(&received, "lost"), number(&received, "foreign")), (0, 0));
+        assert!(rig.read_pcap("out.pcap").iter().all(|frame| frame.len() == 100));
     }
+    // No capture has a header in it.
+    rig.end("-i pcap:vnet.pcap -f txseq -n 3 -l 100 -H 12");
+    assert!(rig.read_pcap("vnet.pcap").iter().all(|frame| frame.len() == 100));
     let received = rig.end("-i pcap:vnet.pcap -f rxseq -n 3 -H 12");
     assert_eq!((number(&received, "lost"), number(&received, "foreign")), (0, 0));
 }
