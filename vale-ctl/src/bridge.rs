@@ -57,13 +57,15 @@ pub fn far_end(iface: &str, netns: Option<&str>) -> Result<String, String> {
     let is_nic = matches!(control::is_tap(iface, netns), Ok(Some(false)));
     let kind = if is_nic { NIC } else { "tap" };
     let netns = netns.map(|name| format!("@netns:{name}")).unwrap_or_default();
-    let name = format!("{kind}:{iface}{netns}");
-    // As a whole: what an interface's name may not hold would be read as something else.
+    // As a whole: what an interface's name may not hold would be read as something else. No ring is chosen: a dash and a number
+    // at the end of a NIC's name are part of it.
+    let all = if is_nic { "*" } else { "" };
+    let name = format!("{kind}:{iface}{all}{netns}");
     let parsed: PortName = name.parse().map_err(|why: NameError| why.to_string())?;
     if parsed.interface() != Some(iface) {
         return Err(format!("{iface} cannot be the name of an interface"));
     }
-    Ok(name)
+    Ok(parsed.to_string())
 }
 
 /// The port of the stack that goes on using a NIC, beside that of the NIC.

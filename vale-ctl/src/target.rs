@@ -3,7 +3,7 @@
 
 use netmap::name::SwitchPort;
 use netmap::name::parse_switch;
-use netmap::{NameError, PortName, RingSel};
+use netmap::{NameError, PortName};
 
 use crate::cli::{Cli, Command, Fdb, MirrorTo, Poll, Target};
 
@@ -31,11 +31,17 @@ pub fn check(cli: &Cli) -> Result<(), String> {
             }),
             None => whole(target),
         };
-        let hint = target.port.as_ref().filter(|_| attaches && chooses_a_ring(target));
+        let hint = target.port.as_ref().filter(|port| attaches && has_dashes(port));
         let hint = hint.map(|interface| {
-            format!("; an interface with a dash and a number at its end: --interface {interface}")
+            let (switch, port) = (&target.switch, interface.replace('-', "_"));
+            format!("an interface with a dash in its name: {switch}:{port} --interface {interface}")
         });
-        checked.map_err(|why| format!("{target}: {why}{}", hint.unwrap_or_default()))
+        checked.map_err(|why| match hint {
+            None => format!("{target}: {why}"),
+            // A name that cannot be read is shown with a mark below it.
+            Some(hint) if why.contains('\n') => format!("{target}: {why}\n{hint}"),
+            Some(hint) => format!("{target}: {why}; {hint}"),
+        })
     })
 }
 
@@ -73,12 +79,10 @@ fn monitored(target: &Target) -> Option<Target> {
     Some(Target { port: Some(port.to_owned()), ..target.clone() })
 }
 
-/// Whether a name means a ring by its end, and nothing else: `valeA:own-0`.
-fn chooses_a_ring(target: &Target) -> bool {
-    let name = target.to_string();
-    name.parse().is_ok_and(|port: PortName| {
-        matches!(port.rings, RingSel::One(_)) && port.to_string() == name
-    })
+/// Whether a name could be that of an interface, and is none of a port, because of its dashes: `br-lan`, `own-0`.
+fn has_dashes(port: &str) -> bool {
+    let mut bytes = port.bytes();
+    port.contains('-') && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
 }
 
 /// Splits a name and checks it.

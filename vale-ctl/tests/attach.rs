@@ -333,6 +333,37 @@ fn attached_nic_is_bridged_with_its_host_until_detach() {
 }
 
 #[test]
+fn nic_with_dashes_in_its_name_is_attached_alone_and_with_its_host() {
+    const NAME: &str = "nic_with_dashes_in_its_name_is_attached_alone_and_with_its_host";
+    in_own_root(NAME, || {
+        let Some(pair) = Pair::new(NAME, 1) else { return };
+        build_bridge();
+        let _guard = Attached("valeA:nic");
+        pair.within(1, || {
+            // The second one is not queue 1 of another.
+            for (was, name) in [("v1", "br-lan"), ("br-lan", "br-1")] {
+                for words in [format!("set {was} down name {name}"), format!("set {name} up")] {
+                    assert!(veth::ip(&format!("link {words}")).status.success(), "{words}");
+                }
+                for host in [&[][..], &["--host"]] {
+                    let words = [&["attach", "valeA:nic", "--interface", name], host].concat();
+                    vale_ctl(&words).assert().success();
+                    let shown = veth::ip(&format!("-d link show {name}"));
+                    assert!(
+                        String::from_utf8_lossy(&shown.stdout).contains("prog/xdp"),
+                        "{words:?}"
+                    );
+                    vale_ctl(&["detach", "valeA:nic"]).assert().success();
+                }
+                let why = complaint(&["attach", &format!("valeA:{name}")], 2);
+                let port = name.replace('-', "_");
+                assert!(why.contains(&format!("valeA:{port} --interface {name}")), "{why}");
+            }
+        });
+    });
+}
+
+#[test]
 fn nic_of_the_default_route_is_attached_alone_only_by_force() {
     const NAME: &str = "nic_of_the_default_route_is_attached_alone_only_by_force";
     in_own_root(NAME, || {

@@ -254,6 +254,7 @@ fn of_io(error: &io::Error) -> Errno {
         (None, Kind::WouldBlock) => Errno::EAGAIN,
         (None, Kind::Interrupted) => Errno::EINTR,
         (None, Kind::InvalidInput) => Errno::EINVAL,
+        (None, Kind::InvalidFilename) => Errno::ENAMETOOLONG,
         (None, Kind::OutOfMemory) => Errno::ENOMEM,
         (None, Kind::Unsupported) => Errno::EOPNOTSUPP,
         (None, Kind::BrokenPipe) => Errno::EPIPE,

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! name    = kind [rings] { "/" flags | "@" memid } { "@conf:" key "=" value { "," ... } | "@netns:" netns }
-//! kind    = "vale" [id] ":" id [pipe] | "netmap:" ifname | "xdp:" ifname | "tap:" tapname | "pcap:" path | "null" [":"]
+//! kind    = "vale" [id] ":" id [pipe] | "netmap:" ifname | "xdp:" tapname | "tap:" tapname | "pcap:" path | "null" [":"]
 //!         | "e1000:" [domain ":"] bus ":" device "." function  (in hexadecimal, as lspci writes it)
 //!         | "tap..."  (bare, a tap as in pkt-gen) | ifname (bare, as `netmap:ifname`)
 //! pipe    = ("{" | "}") id
 //! rings   = "*" | "^" [number] | "-" number
 //! flags   = { "x" | "z" | "t" | "r" | "R" | "T" }
 //! id      = { "0".."9" | "A".."Z" | "a".."z" | "_" }      ifname = the same and "."
-//! tapname = the same as ifname and "-": rings of a tap cannot be chosen
+//! tapname = the same as ifname and "-": rings of a tap cannot be chosen. Behind "xdp:", "-" number at the end is a ring, unless
+//!           "*" or "^" follows
 //! netns   = the same as tapname, up to 255 of them
 //! ```
 //!
@@ -92,15 +93,45 @@ bitflags! {
     }
 }
 
+/// What dashes mean in the name of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dashes {
+    /// The first one ends it and begins a ring's number, as in netmap's own names.
+    BeginRing,
+    /// They belong to it, and so no ring can be chosen by one.
+    InName,
+    /// They belong to it, but for one with a number behind it at the end, which is a ring's: `xdp:veth-a-2`. With `*` or `^` at
+    /// the end, that belongs to the name as well: `xdp:veth-2*`.
+    InNameBeforeRing,
+}
+
+impl Dashes {
+    /// Where a name ends in `text`, which holds nothing but what may be in one, if `next` follows.
+    fn end(self, text: &str, next: Option<u8>) -> usize {
+        let ring = match self {
+            Dashes::BeginRing => text.find('-'),
+            Dashes::InNameBeforeRing if !matches!(next, Some(b'*' | b'^')) => {
+                text.rfind('-').filter(|&dash| is_number(&text[dash + 1..]))
+            }
+            Dashes::InName | Dashes::InNameBeforeRing => None,
+        };
+        ring.unwrap_or(text.len())
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// How the ports of a kind are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
     /// `valeA:x`: the prefix begins the name of a switch.
     SwitchPort,
-    /// `tap:t0`: an interface, in whose name there may be dashes or not.
+    /// `tap:t0`: an interface.
     Interface {
-        /// They belong to the name, and so no ring can be chosen by one.
-        dashes: bool,
+        /// What a dash means in it.
+        dashes: Dashes,
     },
     /// `pcap:FILE`: everything behind the colon is a path.
     File,
@@ -386,6 +417,18 @@ impl PortName {
     }
 }
 
+impl PortName {
+    /// Whether the interface's name ends as one does behind which a ring is chosen.
+    fn seems_to_choose_a_ring(&self) -> bool {
+        match (&self.address, self.scheme.syntax) {
+            (Address::Interface(name), Syntax::Interface { dashes }) => {
+                dashes.end(name, None) < name.len()
+            }
+            _ => false,
+        }
+    }
+}
+
 impl PartialEq for PortName {
     fn eq(&self, other: &PortName) -> bool {
         let fields = |n: &PortName| (n.scheme.prefix, n.rings, n.mem_id, n.flags, n.conf);
@@ -409,6 +452,7 @@ impl fmt::Display for PortName {
             Address::Socket(name) => return write!(f, "{prefix}:{name}"),
         }
         match self.rings {
+            RingSel::All | RingSel::Nic if self.seems_to_choose_a_ring() => f.write_str("*")?,
             RingSel::All | RingSel::Nic => {}
             RingSel::Host => f.write_str("^")?,
             RingSel::One(ring) => write!(f, "-{ring}")?,

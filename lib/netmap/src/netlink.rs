@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::errno::Errno;
 
 use crate::error::{Error, Lack, Result};
+use crate::name::{PortName, RingSel};
 
 #[allow(unsafe_code)]
 pub mod socket;
@@ -104,9 +105,13 @@ impl Watch {
     ///
     /// # Errors
     /// As `new`.
-    pub fn of_port(port: &str, name: &str) -> Result<Self> {
-        Self::new(name).map_err(|error| match error.errno() {
-            Errno::ENODEV => Error::Unavailable { name: port.to_owned(), lack: Lack::NoInterface },
+    pub fn of_port(port: &PortName) -> Result<Self> {
+        let lack = match port.rings {
+            RingSel::One(_) => Lack::NoInterfaceOfQueue,
+            _ => Lack::NoInterface,
+        };
+        Self::new(port.interface().unwrap_or_default()).map_err(|error| match error.errno() {
+            Errno::ENODEV => Error::Unavailable { name: port.to_string(), lack },
             _ => error,
         })
     }

@@ -27,7 +27,7 @@ use nix::sys::time::TimeSpec;
 
 use crate::adapter::Kind;
 use crate::backend::packets::Packets;
-use crate::backend::socket_file::{SocketFile, connect_to, is_vacant, no_peer};
+use crate::backend::socket_file::{SocketFile, address_of, connect_to, is_vacant, no_peer};
 use crate::backend::socket_wait::SocketWait;
 use crate::backend::stream::{MOST, SHORTEST};
 use crate::backend::{Device, Sent};
@@ -124,7 +124,7 @@ impl Datagrams {
         let told = told.map(|peer| std::path::absolute(peer).map_err(Error::io("find", peer)));
         let told = told.transpose()?;
         if let Some(peer) = &told {
-            UnixAddr::new(peer).map_err(Error::io("address the peer at", peer))?;
+            address_of(peer).map_err(Error::io("address the peer at", peer))?;
             // Nobody there now is waited for, and one that is connected is met; what else is in the way will stay.
             if let Err(error) = connect_to(peer, SockType::Datagram)
                 && !is_vacant(&error)

@@ -3,13 +3,13 @@
 
 use crate::adapter::Kind;
 use crate::error::{Error, Lack};
-use crate::name::{Capabilities, Scheme, Syntax};
+use crate::name::{Capabilities, Dashes, Scheme, Syntax};
 
 /// The kind.
 pub const KIND: Kind = Kind {
     scheme: Scheme {
         prefix: "netmap",
-        syntax: Syntax::Interface { dashes: false },
+        syntax: Syntax::Interface { dashes: Dashes::BeginRing },
         is_bare: |_| true,
         capabilities: Capabilities::RECEIVE
             .union(Capabilities::SEVERAL_RINGS)

@@ -46,7 +46,18 @@ fn place(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
 /// How that name is written in an address, which has no place for a directory's descriptor, nor for long paths.
 fn address(dir: BorrowedFd<'_>, name: &Path) -> io::Result<UnixAddr> {
     let through = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
-    Ok(UnixAddr::new(&through.join(name))?)
+    address_of(&through.join(name))
+}
+
+/// A path as an address.
+pub fn address_of(path: &Path) -> io::Result<UnixAddr> {
+    UnixAddr::new(path).map_err(|errno| match errno {
+        Errno::ENAMETOOLONG => io::Error::new(
+            io::ErrorKind::InvalidFilename,
+            "it is too long for the address of a socket, which holds 107 bytes; take a shorter one",
+        ),
+        _ => errno.into(),
+    })
 }
 
 fn unbound(kind: SockType) -> io::Result<OwnedFd> {
@@ -83,7 +94,7 @@ pub fn no_peer(path: &Path, error: io::Error) -> Error {
 }
 
 fn no_socket(path: &Path) -> Error {
-    Error::Damaged { path: path.into(), damage: Damage::Kind { expected: "a socket" } }
+    Error::Damaged { path: path.into(), damage: Damage::NoSocket }
 }
 
 fn is_socket(there: &FileStat) -> bool {
@@ -125,6 +136,8 @@ impl SocketFile {
 
     /// It must have some name before it listens, and shall have its own only afterwards.
     fn name_listener(&self, socket: &OwnedFd) -> io::Result<bool> {
+        // Under a name that no address holds nobody could connect to it.
+        address(self.dir.as_fd(), &self.name)?;
         let temporary = temporary();
         bind(socket.as_raw_fd(), &address(self.dir.as_fd(), &temporary)?)?;
         listen(socket, Backlog::new(BACKLOG)?)?;
@@ -137,7 +150,7 @@ impl SocketFile {
 
     /// It receives as soon as it is bound. The path of that is what others see as the sender's.
     fn name_receiver(&self, socket: &OwnedFd, path: &Path) -> io::Result<bool> {
-        let address = UnixAddr::new(&std::path::absolute(path)?)?;
+        let address = address_of(&std::path::absolute(path)?)?;
         self.take_name(SockType::Datagram, || bind(socket.as_raw_fd(), &address))
     }
 
@@ -276,6 +289,22 @@ mod tests {
         }
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
         assert_eq!(names(dir.path()).len(), 2);
+    }
+
+    #[test]
+    fn name_that_no_address_holds_is_told_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s".repeat(108));
+        for kind in [SockType::Stream, SockType::Datagram] {
+            let bound = SocketFile::bind(&path, kind, "x").unwrap_err();
+            let connected = no_peer(&path, connect_to(&path, kind).unwrap_err());
+            for error in [bound, connected] {
+                assert_eq!(error.errno(), Errno::ENAMETOOLONG, "{error}");
+                let Error::Io { source, .. } = error else { panic!("{error}") };
+                assert!(source.to_string().contains("take a shorter one"), "{source}");
+            }
+        }
+        assert!(names(dir.path()).is_empty());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::backend::packets::{PACKET_BYTES, Packets};
 use crate::backend::parts::Parts;
 use crate::backend::{Device, Sent, tun};
 use crate::error::{Error, Invalid, Lack, Result};
-use crate::name::{Capabilities, PortName, Scheme, Syntax};
+use crate::name::{Capabilities, Dashes, PortName, Scheme, Syntax};
 use crate::netlink::{Link, Presence, Watch};
 use crate::netns::{self, Home};
 use crate::options::MAX_RINGS;
@@ -54,7 +54,7 @@ pub const KIND: Kind = Kind {
         prefix: "tap",
         // Rings are queues that the kernel spreads flows over; a handle has all of them, so a dash chooses
         // none: it belongs to the name.
-        syntax: Syntax::Interface { dashes: true },
+        syntax: Syntax::Interface { dashes: Dashes::InName },
         is_bare: |name| name.starts_with("tap"),
         capabilities: CAPABILITIES,
     },

@@ -74,6 +74,9 @@ pub enum Damage {
         /// What should be there, with its article.
         expected: &'static str,
     },
+    /// Something else has the name of a socket.
+    #[error("it is not a socket; take another path")]
+    NoSocket,
     /// It ends too early.
     #[error("it is shorter than {} (truncated?); {}", .0.noun(), .0.cure())]
     Short(SharedFile),
@@ -509,8 +512,16 @@ pub enum Lack {
     #[error("somebody deleted the interface; open it again to make a new one")]
     Interface,
     /// An interface that is to be there.
-    #[error("there is no such interface in this network namespace; `ip link` lists them")]
+    #[error(
+        "there is no such interface in its network namespace; `ip link` lists them, `ip -n NAME link` those of NAME"
+    )]
     NoInterface,
+    /// The same, if what stands behind it was meant as part of its name.
+    #[error(
+        "there is no interface of that name, of which this would be a queue; one whose own name ends in a dash and a number is \
+         written with a star behind it, as in xdp:veth-1*"
+    )]
+    NoInterfaceOfQueue,
     /// The interface, which was there and cannot be made anew.
     #[error(
         "the interface is gone: deleted, or moved to another network namespace; open it again where it is"

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::name::{
-    Address, Conf, NameFlags, NicDriver, PciAddress, RingSel, SwitchPort, Syntax, XdpMode,
+    Address, Conf, Dashes, NameFlags, NicDriver, PciAddress, RingSel, SwitchPort, Syntax, XdpMode,
     parse_switch, valid_name, valid_port,
 };
 
@@ -61,6 +61,13 @@ const GOOD: &[(&str, &str)] = &[
         "e1000:0000:00:03.0@conf:force=yes,driver=csb,slots=256",
         "e1000:0000:00:03.0@conf:slots=256,driver=csb,force=yes",
     ),
+    ("xdp:br-a1b2c3d4e5f6", "xdp:br-a1b2c3d4e5f6"),
+    ("xdp:veth-a-2@netns:b", "xdp:veth-a-2@netns:b"),
+    ("xdp:veth-2*", "xdp:veth-2*"),
+    ("xdp:veth-a*", "xdp:veth-a"),
+    ("xdp:veth-2^", "xdp:veth-2^"),
+    ("xdp:veth-2-0/x", "xdp:veth-2-0/x"),
+    ("xdp:veth--", "xdp:veth--"),
     ("tap0", "tap:tap0"),
     ("tap", "tap:tap"),
     ("tap:t0", "tap:t0"),
@@ -156,6 +163,10 @@ const BAD: &[(&str, usize, &str)] = &[
     ("pcap:a\0b", 6, "NUL"),
     ("xdpx:eth0", 0, "no such kind"),
     ("xdp:", 4, "interface name is missing"),
+    ("xdp:-2", 4, "interface name is missing"),
+    ("xdp:veth-9999", 9, "between 0 and 4094"),
+    ("xdp:interface-16-let-2", 19, "at most 15"),
+    ("netmap:veth-a", 12, "ring number is missing"),
     ("xdp:eth0@conf:mode=", 19, "expected a mode"),
     ("xdp:eth0@conf:mode=drv", 19, "expected a mode"),
     ("xdp:eth0@conf:busy-poll-us=0", 27, "between 1"),
@@ -222,6 +233,21 @@ fn parse_takes_name_apart() {
 }
 
 #[test]
+fn dashes_in_the_name_of_a_nic_and_before_its_ring_are_told_apart() {
+    for (given, interface, rings) in [
+        ("xdp:veth-a", "veth-a", RingSel::All),
+        ("xdp:veth-2", "veth", RingSel::One(2)),
+        ("xdp:veth-2*", "veth-2", RingSel::All),
+        ("xdp:veth-2-0", "veth-2", RingSel::One(0)),
+        ("xdp:veth-2^", "veth-2", RingSel::Host),
+        ("xdp:veth-a^", "veth-a", RingSel::Host),
+    ] {
+        let name = parse(given).unwrap();
+        assert_eq!((name.interface(), name.rings), (Some(interface), rings), "{given}");
+    }
+}
+
+#[test]
 fn error_display_puts_caret_under_character() {
     let text = parse("valeA:x-y").unwrap_err().to_string();
     assert_eq!(text, "bad port name: a ring number is missing here\n  valeA:x-y\n          ^");
@@ -271,7 +297,7 @@ fn plain_name() -> impl Strategy<Value = PortName> {
         ),
         "[0-9A-Za-z_][0-9A-Za-z_.-]{0,14}".prop_map(interface(&TAP)),
         "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(interface(&KERNEL)),
-        "[0-9A-Za-z_][0-9A-Za-z_.]{0,14}".prop_map(interface(&XDP)),
+        "[0-9A-Za-z_][0-9A-Za-z_.-]{0,14}".prop_map(interface(&XDP)),
         (any::<u32>(), any::<u8>(), 0..32u8, 0..8u8).prop_map(|(domain, bus, device, function)| {
             let address = PciAddress::new(domain, bus, device, function).expect("in range");
             PortName::new(&E1000.scheme, Address::Pci(address))
@@ -324,7 +350,7 @@ fn port_name() -> impl Strategy<Value = PortName> {
             (conf.xdp_mode, conf.busy_poll_us) = of_xdp;
         }
         // Rings of names with dashes cannot be chosen by number.
-        let dashes = name.scheme.syntax == Syntax::Interface { dashes: true };
+        let dashes = name.scheme.syntax == Syntax::Interface { dashes: Dashes::InName };
         let rings = match rings {
             RingSel::One(_) if dashes => RingSel::All,
             rings => rings,

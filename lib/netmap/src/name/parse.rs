@@ -7,8 +7,8 @@ use super::NameFault::{
     Contradiction, Missing, NumberMissing, OutOfRange, Pipe, TooLong, Unexpected, UnknownKind,
 };
 use super::{
-    Address, FLAG_LETTERS, NAME_MOST, NameError, NameFault, NameFlags, NicDriver, PciAddress,
-    PipeEnd, PipeName, PortName, RingSel, Scheme, Syntax, XdpMode,
+    Address, Dashes, FLAG_LETTERS, NAME_MOST, NameError, NameFault, NameFlags, NicDriver,
+    PciAddress, PipeEnd, PipeName, PortName, RingSel, Scheme, Syntax, XdpMode,
 };
 
 /// Ring numbers lie in `[0, NETMAP_RING_MASK)`.
@@ -127,7 +127,7 @@ impl<'a> Cursor<'a> {
             return self.fail(UnknownKind { known: known.join(", ") });
         }
         for scheme in schemes {
-            let dashes = scheme.syntax == Syntax::Interface { dashes: true };
+            let dashes = scheme.syntax == Syntax::Interface { dashes: Dashes::InName };
             let end = self.name.find(|c: char| {
                 !(c.is_ascii_alphanumeric() || c == '_' || c == '.' || (dashes && c == '-'))
             });
@@ -135,7 +135,7 @@ impl<'a> Cursor<'a> {
                 continue;
             }
             return match scheme.syntax {
-                Syntax::Interface { .. } => {
+                Syntax::Interface { dashes } => {
                     Ok((scheme, Address::Interface(self.interface(dashes)?)))
                 }
                 _ => {
@@ -241,14 +241,16 @@ impl<'a> Cursor<'a> {
         Ok(PipeName { base, end, id }.to_string())
     }
 
-    fn interface(&mut self, dashes: bool) -> Result<String, NameError> {
+    fn interface(&mut self, dashes: Dashes) -> Result<String, NameError> {
         let from = self.at;
-        let name = self.take_while(|byte| is_id(byte) || byte == b'.' || (dashes && byte == b'-'));
+        let text = self.take_while(|byte| is_id(byte) || matches!(byte, b'.' | b'-'));
+        self.at = from + dashes.end(text, self.peek());
+        let name = &self.name[from..self.at];
         if name.len() > NAME_MOST {
             return self.fail_at(from + NAME_MOST, TooLong("an interface name"));
         }
         self.after_name(
-            "not allowed in an interface name (0-9, A-Z, a-z, _, ., in that of a tap also -)",
+            "not allowed in an interface name (0-9, A-Z, a-z, _, ., -); another one: `ip link property add dev NAME altname OTHER`",
         )?;
         match name {
             "" => self.fail(Missing("the interface name is missing")),

@@ -37,7 +37,7 @@ pub fn tap_of(interface: i32) -> String {
 pub fn open(name: &PortName, options: &Options, home: Option<Home>) -> Result<Box<dyn Adapter>> {
     let port = name.to_string();
     let interface = name.interface().unwrap_or_default();
-    let watch = Watch::of_port(&port, interface)?;
+    let watch = Watch::of_port(name)?;
     let index = watch.interface().index;
     runs_natively(&port, interface, index.cast_unsigned())?;
     let tap_name = tap_of(index);

@@ -7,7 +7,7 @@
 
 use crate::adapter::{Adapter, Kind};
 use crate::error::{Error, Feature, Result};
-use crate::name::{Capabilities, PortName, RingSel, Scheme, Syntax};
+use crate::name::{Capabilities, Dashes, PortName, RingSel, Scheme, Syntax};
 use crate::netns::{self, Home};
 use crate::options::Options;
 
@@ -38,7 +38,7 @@ const CAPABILITIES: Capabilities = Capabilities::RECEIVE
 pub const KIND: Kind = Kind {
     scheme: Scheme {
         prefix: "xdp",
-        syntax: Syntax::Interface { dashes: false },
+        syntax: Syntax::Interface { dashes: Dashes::InNameBeforeRing },
         is_bare: |_| false,
         capabilities: CAPABILITIES,
     },

@@ -132,7 +132,7 @@ impl Xdp {
     pub fn open(name: &PortName, options: &Options, home: Option<Home>) -> Result<Self> {
         let port = name.to_string();
         let interface = name.interface().unwrap_or_default();
-        let watch = Watch::of_port(&port, interface)?;
+        let watch = Watch::of_port(name)?;
         let mtu = watch.interface().mtu;
         let index = watch.interface().index.cast_unsigned();
         if mtu as usize + HEADERS > STRIDE {
