@@ -3,6 +3,7 @@
 //!
 //! * [`cli`] is what may be typed;
 //! * [`plan`] is which two ports that means;
+//! * [`headers`] is which virtio-net headers both have;
 //! * [`forward`] is one batch in one direction;
 //! * [`idle`] is sleeping on both ports without losing a wake-up;
 //! * [`capture`] is `--pcap-out`;
@@ -16,6 +17,7 @@
 pub mod capture;
 pub mod cli;
 pub mod forward;
+pub mod headers;
 pub mod idle;
 pub mod plan;
 mod run;

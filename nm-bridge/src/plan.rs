@@ -6,13 +6,14 @@
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use netmap::{Capabilities, PortName, RingSel};
 use netmap::{Direction, Memory, Options, Port, SLOTS, control};
 use nm_capture::{is_stdin, is_stdout};
 use nm_cli::exit::UsageError;
 
 use crate::cli::{Cli, Operands};
+use crate::headers::{agree, can_have};
 
 /// A virtio-net header with all its fields.
 const LONGEST_HEADER: u8 = 12;
@@ -122,25 +123,8 @@ impl Plan {
             };
         let zero_copy = !cli.copy && a.same_memory(&b);
         let before = [a.vnet_hdr_len(), b.vnet_hdr_len()];
-        let can = |port: &Port| port.can(Capabilities::OFFLOAD_HEADERS);
-        let header = self.header(cli, before, [can(&a), can(&b)]);
-        for port in [&mut a, &mut b] {
-            if can(port) && (header > 0 || port.vnet_hdr_len() > 0) {
-                // A port that stays on its switch is to be as it was, even if this bridge is killed.
-                port.borrow_vnet_hdr_len(header)
-                    .with_context(|| format!("setting the header of {}", port.name()))?;
-            }
-        }
-        if a.vnet_hdr_len() != b.vnet_hdr_len() {
-            // A monitor's are its port's, which is not for its watcher to change.
-            bail!(
-                "{} has virtio-net headers of {} bytes, and {} of {}; no port here can complete its frames",
-                a.name(),
-                a.vnet_hdr_len(),
-                b.name(),
-                b.vnet_hdr_len()
-            );
-        }
+        let header = self.header(cli, before, [&a, &b].map(can_have));
+        agree(&mut a, &mut b, header)?;
         Ok(Pair { a, b, zero_copy })
     }
 

@@ -19,6 +19,7 @@ use nm_cli::signal::Signals;
 use crate::capture::Capture;
 use crate::cli::Cli;
 use crate::forward::Mover;
+use crate::headers::Headers;
 use crate::idle::Idle;
 use crate::plan::{Pair, Plan};
 use crate::service::{self, Partner};
@@ -141,6 +142,7 @@ struct Bridge<'a> {
     a: Port,
     b: Port,
     mover: Mover,
+    headers: Headers,
     idle: Idle,
     totals: Totals,
     /// What the ports had counted before.
@@ -178,6 +180,7 @@ impl<'a> Bridge<'a> {
             before: [a.counters(), b.counters()],
             far: Counters::default(),
             next_shared: begin,
+            headers: Headers::of(&a, cli.no_offload),
             a,
             b,
             mover,
@@ -213,6 +216,10 @@ impl<'a> Bridge<'a> {
     fn work(&mut self, signals: &Signals, one_way: bool) -> anyhow::Result<()> {
         self.reporter.emit(&self.live, Kind::Start, &self.start)?;
         loop {
+            // Each time: frames with headers of the one length are nonsense to a port of another.
+            let [there, back] = self.headers.follow(&mut self.a, &mut self.b)?;
+            self.totals.a_to_b.drops += there;
+            self.totals.b_to_a.drops += back;
             let (moved, want_a, want_b) = self.round(one_way)?;
             let now = Instant::now();
             if signals.stopped() || self.is_done(now) || (!moved && self.is_at_the_end()) {

@@ -57,6 +57,7 @@ tests! {
     long_packets_pass_even_a_burst_of_one
     killed_bridge_leaves_names_and_neighbours_usable
     bridge_however_it_ends_leaves_no_headers_on_a_port_that_stays
+    headers_that_are_chosen_meanwhile_are_both_ports_or_taken_back
     idle_bridge_sleeps_in_both_modes
     sleeping_bridge_wakes_for_a_single_packet
     count_and_duration_end_the_run
@@ -335,6 +336,54 @@ mod bodies {
             assert_eq!(other.vnet_hdr_len(), 12, "{signal}");
         }
         other.set_vnet_hdr_len(0).expect("set");
+    }
+
+    pub fn headers_that_are_chosen_meanwhile_are_both_ports_or_taken_back() {
+        let name = |port: &str| port.parse::<netmap::PortName>().expect("a name");
+        let choose = |port: &str, len| {
+            netmap::control::set_vnet_hdr_len(&name(port), len).expect("set");
+        };
+        let ends = ["valeA:x", "valeB:y"];
+        for end in ends {
+            netmap::control::create_port(&name(end), &netmap::Options::default()).expect("made");
+        }
+        let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
+        let bridge = Bridge::start(nm_bridge(&ends));
+        for (end, len) in [(ends[0], 12), (ends[1], 10), (ends[1], 0), (ends[0], 10)] {
+            choose(end, len);
+            // What is under way at that time may be lost. What comes is what was sent, and nothing else.
+            let pass = |from: &mut Port, to: &mut Port, number: u32| {
+                until("a frame", || {
+                    send(from, &frame(number, 80));
+                    receive_within(to, Duration::from_millis(20))
+                })
+            };
+            for number in 0..20 {
+                assert_eq!(pass(&mut left, &mut right, number), frame(number, 80), "{end} {len}");
+                assert_eq!(pass(&mut right, &mut left, number), frame(number, 80), "{end} {len}");
+                for neighbour in [&mut left, &mut right] {
+                    while let Some(more) = receive_within(neighbour, Duration::ZERO) {
+                        assert_eq!(more, frame(number, 80), "{end} {len}");
+                    }
+                }
+            }
+            assert_eq!(ends.map(|end| port(end).vnet_hdr_len()), [len; 2]);
+        }
+        let (status, _) = bridge.stop();
+        assert!(status.success());
+        // What was chosen stays, what was but borrowed does not.
+        assert_eq!(ends.map(|end| port(end).vnet_hdr_len()), [10, 0]);
+
+        // The other port cannot have any: the bridge has its own on loan.
+        choose(ends[0], 0);
+        let bridge = Bridge::start(nm_bridge(&[ends[0], "null:"]));
+        choose(ends[0], 12);
+        until("headers to be taken back", || {
+            send(&mut left, &frame(1, 80)); // by whom the bridge is woken
+            (port(ends[0]).vnet_hdr_len() == 0).then_some(())
+        });
+        drop(bridge);
+        assert_eq!(port(ends[0]).vnet_hdr_len(), 12);
     }
 
     fn idle(mode: &str) {

@@ -58,6 +58,10 @@ impl NetmapPort {
         indirect: bool,
     ) -> netmap::Result<Self> {
         let mut port = Port::open_with(name, options)?;
+        if port.vnet_hdr_len() > 0 {
+            // The device knows nothing of them: frames are to come complete, and go as they are.
+            port.borrow_vnet_hdr_len(0)?;
+        }
         let indirect = indirect && name.can(Capabilities::INDIRECT);
         if indirect {
             let len = usize::try_from(ram.bytes()).expect("it is mapped");
@@ -382,6 +386,20 @@ mod tests {
             .collect();
         rx.release(n);
         frames
+    }
+
+    #[test]
+    fn headers_of_a_port_are_none_of_the_guests() {
+        let ram = GuestRam::anonymous(4096).unwrap();
+        let mut from = open("h:from@conf:vnet-hdr=12", &ram, false);
+        let mut to = open("h:to@conf:vnet-hdr=10", &ram, false);
+        let frame = [[0xff; 30], [1; 30]].concat();
+        assert!(ram.write(100, &frame));
+        let mut tx = from.tx();
+        tx.put(0, ram.span(100, 60).unwrap(), false);
+        tx.commit(1);
+        assert_eq!(from.tx_sync(), 0);
+        assert_eq!(received(&mut to), [frame]);
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! The length of the virtio-net headers in front of frames, which both ports of a bridge have: frames are moved as they are.
+//!
+//! Somebody may choose another length for a port of a switch meanwhile (`vale-ctl set`). Then the other port gets that, or, if it
+//! cannot have it, the chosen one has the bridge's on loan again. What came or was to be sent in the other form is discarded.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use netmap::{Capabilities, Port};
+
+/// Two bridges that want different things of one port would take them from each other for ever.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Whether a length can be chosen for a port.
+pub fn can_have(port: &Port) -> bool {
+    port.can(Capabilities::OFFLOAD_HEADERS)
+}
+
+/// Gives headers of `header` bytes to both ports, as long as the bridge has them open.
+pub fn agree(a: &mut Port, b: &mut Port, header: u8) -> anyhow::Result<()> {
+    for port in [&mut *a, &mut *b] {
+        if can_have(port) && (header > 0 || port.vnet_hdr_len() > 0) {
+            // A port that stays on its switch is to be as it was, even if this bridge is killed.
+            port.borrow_vnet_hdr_len(header)
+                .with_context(|| format!("setting the header of {}", port.name()))?;
+        }
+    }
+    if a.vnet_hdr_len() != b.vnet_hdr_len() {
+        // A monitor's are its port's, which is not for its watcher to change.
+        bail!(
+            "{} has virtio-net headers of {} bytes, and {} of {}; no port here can complete its frames",
+            a.name(),
+            a.vnet_hdr_len(),
+            b.name(),
+            b.vnet_hdr_len()
+        );
+    }
+    Ok(())
+}
+
+/// What the ports have agreed on.
+#[derive(Debug)]
+pub struct Headers {
+    agreed: u8,
+    /// Frames are to be complete.
+    none: bool,
+    /// When a length that somebody had chosen was last taken back.
+    taken_back: Option<Instant>,
+}
+
+/// Packets discarded because they were of the other form, of those that were to be sent the slots: from A to B, and from B to A.
+pub type Discarded = [u64; 2];
+
+impl Headers {
+    /// Of two ports that have agreed. `none`: they are not to have any.
+    pub fn of(a: &Port, none: bool) -> Headers {
+        Headers { agreed: a.vnet_hdr_len(), none, taken_back: None }
+    }
+
+    /// Looks whether both ports still have them, and sees to it else.
+    pub fn follow(&mut self, a: &mut Port, b: &mut Port) -> anyhow::Result<Discarded> {
+        let has = [a.vnet_hdr_len(), b.vnet_hdr_len()];
+        if has == [self.agreed; 2] {
+            return Ok([0; 2]);
+        }
+        let (chosen, of) = if has[0] == self.agreed { (has[1], &*b) } else { (has[0], &*a) };
+        let header = match [can_have(a), can_have(b)] {
+            [false, _] => has[0],
+            [_, false] => has[1],
+            _ if self.none => 0,
+            _ => chosen,
+        };
+        let of = of.name().to_string();
+        if header == chosen {
+            nm_cli::say!(
+                "nm-bridge: {of} was given virtio-net headers of {chosen} bytes, and now frames carry such"
+            );
+        } else {
+            if self.taken_back.is_some_and(|at| at.elapsed() < PATIENCE) {
+                bail!(
+                    "{of} is given virtio-net headers of {chosen} bytes again and again, where only {header} will do"
+                );
+            }
+            self.taken_back = Some(Instant::now());
+            nm_cli::say!(
+                "nm-bridge: {of} was given virtio-net headers of {chosen} bytes; it has {header} as long as this bridge runs"
+            );
+        }
+        agree(a, b, header)?;
+        self.agreed = header;
+        let (there, back) = (discard_received(a) + withdraw(b), discard_received(b) + withdraw(a));
+        Ok([there, back])
+    }
+}
+
+/// Throws away what has come to a port.
+fn discard_received(port: &mut Port) -> u64 {
+    let mut packets = 0;
+    for i in 0..port.rx_rings() {
+        let mut ring = port.rx(i);
+        let slots = ring.available();
+        packets += ring.batch(slots).filter(|slot| !slot.more_frag()).count() as u64;
+        ring.advance(slots);
+    }
+    packets
+}
+
+/// Takes back what a port was to send.
+fn withdraw(port: &mut Port) -> u64 {
+    (0..port.tx_rings()).map(|i| port.tx(i).withdraw() as u64).sum()
+}
