@@ -23,6 +23,9 @@ pub mod packets;
 #[allow(unsafe_code)]
 pub mod parts;
 pub mod pcap;
+#[cfg(test)]
+#[path = "../../../nm-cli/tests/skip/mod.rs"]
+mod skip;
 pub mod socket_file;
 pub mod socket_wait;
 pub mod stream;

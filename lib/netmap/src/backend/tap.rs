@@ -326,12 +326,9 @@ impl Device for Tap {
 }
 
 #[cfg(test)]
-#[path = "../../../nm-cli/tests/skip/mod.rs"]
-pub mod skip;
-
-#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::skip::skip;
 
     /// A tap of this process, or the reason why there can be none.
     fn tap(letter: char) -> Option<Tap> {
@@ -339,7 +336,7 @@ mod tests {
         match Tap::open(&name.parse().unwrap(), 1) {
             Ok(mut taps) => taps.pop(),
             Err(error @ (Error::NotPermitted { .. } | Error::Unavailable { .. })) => {
-                skip::skip("tap", &error.to_string());
+                skip("tap", &error.to_string());
                 None
             }
             Err(error) => panic!("{error}"),
@@ -393,7 +390,7 @@ mod tests {
             std::process::Command::new("ip").args(args).status().is_ok_and(|s| s.success())
         };
         if !ip(&["mtu", "1400"]) {
-            return skip::skip("link_and_mtu_follow_the_interface", "ip is not installed");
+            return skip("link_and_mtu_follow_the_interface", "ip is not installed");
         }
         let mut see = |link, mtu| {
             let until = std::time::Instant::now() + std::time::Duration::from_secs(10);

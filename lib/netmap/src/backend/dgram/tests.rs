@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::*;
-use crate::backend::tap::skip;
+use crate::backend::skip::skip;
 
 /// Far beyond anything that works.
 const LONG: Duration = Duration::from_secs(20);
@@ -90,10 +90,10 @@ fn call_ends_with_what_is_left_out_however_much_of_it_comes() {
     let test = "call_ends_with_what_is_left_out_however_much_of_it_comes";
     // The thread, and so the namespace, is this test's own.
     if let Err(why) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
-        return skip::skip(test, &format!("no network namespace can be made here: {why}"));
+        return skip(test, &format!("no network namespace can be made here: {why}"));
     }
     if let Err(why) = std::fs::write("/proc/sys/net/unix/max_dgram_qlen", "100") {
-        return skip::skip(test, &format!("queues of sockets cannot be made longer here: {why}"));
+        return skip(test, &format!("queues of sockets cannot be made longer here: {why}"));
     }
     let lab = Lab::new();
     let peer = lab.socket("p");

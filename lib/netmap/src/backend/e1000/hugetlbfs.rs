@@ -16,7 +16,7 @@ use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 use crate::error::{Error, Result};
 
 /// Bytes of a page.
-pub const PAGE: usize = 2 << 20;
+pub const PAGE: usize = crate::shm::map::HUGE;
 
 /// Where a file system of such pages is mounted, by the kernel's list of mounts.
 fn mounted(mounts: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
