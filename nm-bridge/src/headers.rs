@@ -46,6 +46,8 @@ pub struct Headers {
     none: bool,
     /// When a length that somebody had chosen was last taken back.
     taken_back: Option<Instant>,
+    /// What has become of the last one, until it is told.
+    news: Option<String>,
 }
 
 /// Packets discarded because they were of the other form, of those that were to be sent the slots: from A to B, and from B to A.
@@ -54,7 +56,7 @@ pub type Discarded = [u64; 2];
 impl Headers {
     /// Of two ports that have agreed. `none`: they are not to have any.
     pub fn of(a: &Port, none: bool) -> Headers {
-        Headers { agreed: a.vnet_hdr_len(), none, taken_back: None }
+        Headers { agreed: a.vnet_hdr_len(), none, taken_back: None, news: None }
     }
 
     /// Looks whether both ports still have them, and sees to it else.
@@ -72,9 +74,9 @@ impl Headers {
         };
         let of = of.name().to_string();
         if header == chosen {
-            nm_cli::say!(
-                "nm-bridge: {of} was given virtio-net headers of {chosen} bytes, and now frames carry such"
-            );
+            self.news = Some(format!(
+                "{of} was given virtio-net headers of {chosen} bytes, and now frames carry such"
+            ));
         } else {
             if self.taken_back.is_some_and(|at| at.elapsed() < PATIENCE) {
                 bail!(
@@ -82,14 +84,19 @@ impl Headers {
                 );
             }
             self.taken_back = Some(Instant::now());
-            nm_cli::say!(
-                "nm-bridge: {of} was given virtio-net headers of {chosen} bytes; it has {header} as long as this bridge runs"
-            );
+            self.news = Some(format!(
+                "{of} was given virtio-net headers of {chosen} bytes; it has {header} as long as this bridge runs"
+            ));
         }
         agree(a, b, header)?;
         self.agreed = header;
         let (there, back) = (discard_received(a) + withdraw(b), discard_received(b) + withdraw(a));
         Ok([there, back])
+    }
+
+    /// What is to be told, once. Whoever may choose a length may do so very often, so only the last is told.
+    pub fn news(&mut self) -> Option<String> {
+        self.news.take()
     }
 }
 

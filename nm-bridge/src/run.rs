@@ -232,7 +232,7 @@ impl<'a> Bridge<'a> {
             // Whoever reads the capture need not wait for the next packet, nor for a pause.
             if !moved || now >= self.next_flush {
                 self.flush()?;
-                self.tell_links(now);
+                self.tell_changes(now);
                 // A bridge that spins comes here all the time.
                 if now >= self.next_shared {
                     self.tell_switch();
@@ -258,10 +258,14 @@ impl<'a> Bridge<'a> {
         self.partner.as_ref().map(|_| FLUSH).or(has_link.then_some(TELL))
     }
 
-    /// Says what has become of a port's link.
-    fn tell_links(&mut self, now: Instant) {
+    /// Says what has become of the headers and of a port's link, now and then.
+    fn tell_changes(&mut self, now: Instant) {
         if now < self.next_told {
             return;
+        }
+        if let Some(news) = self.headers.news() {
+            nm_cli::say!("nm-bridge: {news}");
+            self.next_told = now + TELL;
         }
         for (port, told) in [&self.a, &self.b].into_iter().zip(&mut self.links) {
             let link = port.link();
