@@ -369,10 +369,21 @@ mod bodies {
             }
             assert_eq!(ends.map(|end| port(end).vnet_hdr_len()), [len; 2]);
         }
-        let (status, _) = bridge.stop();
-        assert!(status.success());
+        // What has come in the other form goes no further, and is counted.
+        bridge.stop_in_its_sleep();
+        for number in 0..3 {
+            send(&mut left, &frame(number, 80));
+        }
+        choose(ends[0], 12);
+        bridge.signal(Signal::SIGCONT);
+        until("the same headers", || {
+            (ends.map(|end| port(end).vnet_hdr_len()) == [12; 2]).then_some(())
+        });
+        let (status, end) = bridge.stop();
+        assert!(status.success() && end["a_to_b_drops"].as_u64() >= Some(3), "{end}");
+        assert!(receive_within(&mut right, Duration::ZERO).is_none(), "{end}");
         // What was chosen stays, what was but borrowed does not.
-        assert_eq!(ends.map(|end| port(end).vnet_hdr_len()), [10, 0]);
+        assert_eq!(ends.map(|end| port(end).vnet_hdr_len()), [12, 0]);
 
         // The other port cannot have any: the bridge has its own on loan.
         choose(ends[0], 0);

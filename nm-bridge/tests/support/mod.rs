@@ -56,13 +56,26 @@ impl Bridge {
         self.child.id()
     }
 
-    /// CPU time it has used, in ticks of 10 ms.
-    pub fn cpu_ticks(&self) -> u64 {
+    /// What the kernel tells of the process, from its state on.
+    fn stat(&self) -> Vec<String> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
         let stat = stat.expect("the bridge runs");
         // The command name, in parentheses, is the only field that may hold a space.
         let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
-        let fields: Vec<&str> = fields.split(' ').collect();
+        fields.split(' ').map(str::to_owned).collect()
+    }
+
+    /// Stops it while it sleeps; SIGCONT has it go on.
+    #[allow(dead_code, reason = "not every test binary stops one")]
+    pub fn stop_in_its_sleep(&self) {
+        until("its sleep", || (self.stat()[0] == "S").then_some(()));
+        self.signal(Signal::SIGSTOP);
+        until("it to stop", || (self.stat()[0] == "T").then_some(()));
+    }
+
+    /// CPU time it has used, in ticks of 10 ms.
+    pub fn cpu_ticks(&self) -> u64 {
+        let fields = self.stat();
         [11, 12].iter().map(|&i: &usize| fields[i].parse::<u64>().expect("ticks")).sum()
     }
 
