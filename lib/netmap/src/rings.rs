@@ -172,8 +172,9 @@ impl NewRing {
     }
 }
 
-/// Makes the pages of a port's rings and buffers present.
+/// Makes the pages of a new port's rings and buffers present, huge ones where the kernel has them. Nobody need wait for it.
 pub fn populate(rings: &RingCells, region: &Region) {
+    region.gather();
     if region.ports_ever() == 1 {
         region.populate(Cell(0), region.end_of_given());
     } else {

@@ -219,17 +219,22 @@ fn kernel_gathers() -> bool {
     let fd = nix::sys::memfd::memfd_create(c"probe", nix::sys::memfd::MFdFlags::empty()).unwrap();
     let file = File::from(fd);
     file.set_len(HUGE as u64).unwrap();
-    let (rw, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-    let (place, fd) = (netmap::place_for_huge(HUGE), file.as_raw_fd());
-    // SAFETY: without MAP_FIXED, which replaces no mapping.
-    let at = unsafe { libc::mmap(place, HUGE, rw, shared, fd, 0) };
-    assert_ne!(at, libc::MAP_FAILED);
+    let null = std::ptr::null_mut();
+    let private = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: an anonymous mapping at a place that is free.
+    let room = unsafe { libc::mmap(null, 2 * HUGE, libc::PROT_NONE, private, -1, 0) };
+    assert_ne!(room, libc::MAP_FAILED);
+    let place = room.wrapping_byte_add(room.cast::<u8>().align_offset(HUGE));
+    let (rw, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
+    // SAFETY: it replaces a part of the mapping just made, which nobody else knows.
+    let at = unsafe { libc::mmap(place, HUGE, rw, shared, file.as_raw_fd(), 0) };
+    assert_eq!(at, place);
     // SAFETY: a byte of the mapping just made, which nobody else knows.
     unsafe { at.cast::<u8>().write(1) };
     // SAFETY: the advice changes no bytes.
     let gathers = unsafe { libc::madvise(at, HUGE, libc::MADV_COLLAPSE) } == 0;
-    // SAFETY: nobody has a pointer to it.
-    unsafe { libc::munmap(at, HUGE) };
+    // SAFETY: both mappings, to which nobody has a pointer.
+    unsafe { libc::munmap(room, 2 * HUGE) };
     gathers
 }
 

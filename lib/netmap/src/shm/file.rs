@@ -17,9 +17,6 @@ use crate::shm::dir::Dir;
 pub use crate::shm::identity::{FileId, id};
 use crate::shm::place::Kept;
 
-/// Bytes of a page.
-const PAGE: u64 = 4096;
-
 /// Creates a file of `len` zero bytes, all of them allocated. Replaces nothing.
 pub fn create(dir: &Dir, name: &str, len: u64) -> Result<File> {
     let path = dir.join(name);
@@ -56,15 +53,6 @@ pub fn reserve(file: &File, path: &Path, from: u64, to: u64) -> Result<()> {
                 });
             }
         }
-    }
-}
-
-/// Gives back the memory of the whole pages between the bytes `from` and `to` of `file`; best effort.
-pub fn release(file: &File, from: u64, to: u64) {
-    let (from, to) = (from.next_multiple_of(PAGE), to / PAGE * PAGE);
-    if from < to {
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let _ = nix::fcntl::fallocate(file, flags, from as i64, (to - from) as i64);
     }
 }
 

@@ -86,11 +86,10 @@ impl Map {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Puts the bytes from `start` to `end` into huge pages where the kernel can, with memory for what has none yet. Both are multiples
-    /// of `HUGE`, and each huge page has a page with memory already. Works for files in memory, of whatever mount (Linux 6.1),
-    /// unless the machine's or the process's settings say no; then nothing changes.
-    pub fn gather(&self, start: usize, end: usize) {
-        let _ = self.advise(start, end.saturating_sub(start), libc::MADV_COLLAPSE);
+    /// Puts the first `len` bytes, a multiple of `HUGE`, into huge pages where the kernel can. Each of these has memory already. Works for files
+    /// in memory, of whatever mount (Linux 6.1), unless the machine's or the process's settings say no; then nothing changes.
+    pub fn gather(&self, len: usize) {
+        let _ = self.advise(0, len, libc::MADV_COLLAPSE);
     }
 
     /// Length in bytes.
@@ -388,6 +387,16 @@ mod tests {
         assert!(map.at::<AtomicU32>(4096).is_none());
         assert!(map.slice::<AtomicU32>(0, usize::MAX / 2).is_none());
         assert!(map.at::<AtomicU32>(usize::MAX - 3).is_none());
+    }
+
+    #[test]
+    fn long_mappings_begin_where_huge_pages_do() {
+        assert!(place_for_huge(HUGE - 4096).is_null() && place_for_huge(usize::MAX).is_null());
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.set_len(4 * HUGE as u64).unwrap();
+        // Mappings lie beside each other, and so elsewhere without a hint: each of these moves what follows by a page.
+        let maps: Vec<Map> = (0..4).map(|i| Map::new(&file, HUGE + i * 4096).unwrap()).collect();
+        assert!(maps.iter().all(|map| (map.base() as usize).is_multiple_of(HUGE)), "{maps:?}");
     }
 
     #[test]

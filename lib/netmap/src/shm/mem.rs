@@ -302,6 +302,15 @@ impl Region {
         self.map.slice(start, n)
     }
 
+    /// Puts the cells that have memory into huge pages, as far as they fill some. Not under the root's lock: the kernel copies what is there,
+    /// and waits for all processors in turn.
+    pub fn gather(&self) {
+        let end = Self::offset(Cell(self.backed())) / HUGE * HUGE;
+        if end > 0 {
+            self.map.gather(end);
+        }
+    }
+
     /// Makes the pages of `n` cells present.
     pub fn populate(&self, first: Cell, n: u32) {
         let (start, end) = (Self::offset(first), Self::offset(Cell(first.0 + n)));
@@ -365,26 +374,10 @@ impl Region {
                 return Err(damaged(&self.path, Damage::Short(SharedFile::Region)));
             }
             let (from, to) = (Self::offset(Cell(backed)) as u64, Self::offset(Cell(end)) as u64);
-            self.gather(&file, from, to);
-            file::reserve(&file, &self.path, from, to)
-                .inspect_err(|_| file::release(&file, from, to))?;
+            file::reserve(&file, &self.path, from, to)?;
             self.header().backed.store(end, Ordering::Relaxed);
         }
         Ok(())
-    }
-
-    /// Takes huge pages for what of `from` to `to`, which has no memory yet, fills them. One page of each is taken first, since the
-    /// kernel makes no huge page of nothing; from one that is nearly empty it makes it about as fast as it gives so many small pages.
-    fn gather(&self, file: &File, from: u64, to: u64) {
-        const PAGE: u64 = HUGE as u64;
-        let (first, end) = (from / PAGE * PAGE, to / PAGE * PAGE);
-        for page in (first..end).step_by(HUGE) {
-            // What there is no room for, `reserve` reports.
-            let _ = file::reserve(file, &self.path, page.max(from), page.max(from) + 1);
-        }
-        if first < end {
-            self.map.gather(first as usize, end as usize);
-        }
     }
 
     /// Cells that are free, with memory or without.
