@@ -1,15 +1,11 @@
 //! The length of the virtio-net headers in front of frames, which both ports of a bridge have: frames are moved as they are.
 //!
-//! Somebody may choose another length for a port of a switch meanwhile (`vale-ctl set`). Then the other port gets that, or, if it
-//! cannot have it, the chosen one has the bridge's on loan again. What came or was to be sent in the other form is discarded.
-
-use std::time::{Duration, Instant};
+//! The bridge borrows that length for each port that can have one, and nobody chooses another for it then. Those of a monitor
+//! are the port's that it sees: when they change, the other port follows. What came or was to be sent in the other form is
+//! discarded.
 
 use anyhow::{Context, bail};
 use netmap::{Capabilities, Port};
-
-/// Two bridges that want different things of one port would take them from each other for ever.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Whether a length can be chosen for a port.
 pub fn can_have(port: &Port) -> bool {
@@ -19,8 +15,8 @@ pub fn can_have(port: &Port) -> bool {
 /// Gives headers of `header` bytes to both ports, as long as the bridge has them open.
 pub fn agree(a: &mut Port, b: &mut Port, header: u8) -> anyhow::Result<()> {
     for port in [&mut *a, &mut *b] {
-        if can_have(port) && (header > 0 || port.vnet_hdr_len() > 0) {
-            // A port that stays on its switch is to be as it was, even if this bridge is killed.
+        if can_have(port) {
+            // Borrowed: nobody changes it meanwhile, and a port that stays on its switch is as it was, even if this bridge is killed.
             port.borrow_vnet_hdr_len(header)
                 .with_context(|| format!("setting the header of {}", port.name()))?;
         }
@@ -42,11 +38,7 @@ pub fn agree(a: &mut Port, b: &mut Port, header: u8) -> anyhow::Result<()> {
 #[derive(Debug)]
 pub struct Headers {
     agreed: u8,
-    /// Frames are to be complete.
-    none: bool,
-    /// When a length that somebody had chosen was last taken back.
-    taken_back: Option<Instant>,
-    /// What has become of the last one, until it is told.
+    /// What has become of a monitor's, until it is told.
     news: Option<String>,
 }
 
@@ -54,9 +46,9 @@ pub struct Headers {
 pub type Discarded = [u64; 2];
 
 impl Headers {
-    /// Of two ports that have agreed. `none`: they are not to have any.
-    pub fn of(a: &Port, none: bool) -> Headers {
-        Headers { agreed: a.vnet_hdr_len(), none, taken_back: None, news: None }
+    /// Of two ports that have agreed.
+    pub fn of(a: &Port) -> Headers {
+        Headers { agreed: a.vnet_hdr_len(), news: None }
     }
 
     /// Looks whether both ports still have them, and sees to it else.
@@ -65,28 +57,16 @@ impl Headers {
         if has == [self.agreed; 2] {
             return Ok([0; 2]);
         }
-        let (chosen, of) = if has[0] == self.agreed { (has[1], &*b) } else { (has[0], &*a) };
-        let header = match [can_have(a), can_have(b)] {
-            [false, _] => has[0],
-            [_, false] => has[1],
-            _ if self.none => 0,
-            _ => chosen,
+        let (header, of) = match [can_have(a), can_have(b)] {
+            [false, _] => (has[0], &*a),
+            [_, false] => (has[1], &*b),
+            // Neither changes by itself, but whoever is on the switch may write to its memory.
+            _ => (self.agreed, &*a),
         };
         let of = of.name().to_string();
-        if header == chosen {
-            self.news = Some(format!(
-                "{of} was given virtio-net headers of {chosen} bytes, and now frames carry such"
-            ));
-        } else {
-            if self.taken_back.is_some_and(|at| at.elapsed() < PATIENCE) {
-                bail!(
-                    "{of} is given virtio-net headers of {chosen} bytes again and again, where only {header} will do"
-                );
-            }
-            self.taken_back = Some(Instant::now());
-            self.news = Some(format!(
-                "{of} was given virtio-net headers of {chosen} bytes; it has {header} as long as this bridge runs"
-            ));
+        if header != self.agreed {
+            self.news =
+                Some(format!("frames of {of} carry virtio-net headers of {header} bytes now"));
         }
         agree(a, b, header)?;
         self.agreed = header;
@@ -94,7 +74,7 @@ impl Headers {
         Ok([there, back])
     }
 
-    /// What is to be told, once. Whoever may choose a length may do so very often, so only the last is told.
+    /// What is to be told, once. A length may be chosen very often, so only the last is told.
     pub fn news(&mut self) -> Option<String> {
         self.news.take()
     }

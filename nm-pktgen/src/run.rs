@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use netmap::{Counters, Direction, Options, PerDirection, Port, PortName};
+use netmap::{Capabilities, Counters, Direction, Options, PerDirection, Port, PortName};
 use nm_cli::cpulist;
 use nm_cli::every::Every;
 use nm_cli::exit::{Outcome, UsageError};
@@ -253,10 +253,10 @@ fn open(plan: &Plan) -> anyhow::Result<Vec<Port>> {
     let open_one = |name: &PortName| {
         let mut port =
             Port::open_with(name, &options).with_context(|| format!("opening port {name}"))?;
-        // Whoever asks for headers has to tell the port, or its frames would begin with them. A port that stays is to be as it was.
-        if let Some(len) = plan.asked_header()
-            && len != port.vnet_hdr_len()
-        {
+        // Whoever asks for headers has to tell the port, or its frames would begin with them. Borrowed, what the port has already as
+        // well: nobody changes it under this program's hands, and a port that stays is as it was.
+        if port.can(Capabilities::OFFLOAD_HEADERS) {
+            let len = plan.asked_header().unwrap_or(port.vnet_hdr_len());
             port.borrow_vnet_hdr_len(len)
                 .with_context(|| format!("setting the header of {name}"))?;
         }

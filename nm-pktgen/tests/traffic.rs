@@ -204,6 +204,38 @@ fn headers_of_a_port_are_no_part_of_its_frames() {
 }
 
 #[test]
+fn headers_of_a_port_in_use_are_nobody_elses_to_choose() {
+    for (own, asked) in [(0, ""), (12, ""), (0, "-H 10"), (12, "-H 0")] {
+        let rig = Rig::new();
+        let rx = rig.start(&format!("-i valeA:r@conf:vnet-hdr={own} {asked} -f rx"));
+        let refused = rig.run(&format!("-i valeA:r@conf:vnet-hdr={} -f tx -n 1", 12 - own));
+        let message = String::from_utf8_lossy(&refused.stderr);
+        assert!(message.contains(&format!("process {}", rx.pid())), "{own} {asked}: {message}");
+        rx.stop();
+    }
+}
+
+#[test]
+fn headers_that_a_monitor_sees_may_change() {
+    rig::within("headers_that_a_monitor_sees_may_change", |rig| {
+        let name: netmap::PortName = "valeA:x".parse().expect("a name");
+        netmap::control::create_port(&name, &netmap::Options::default()).expect("made");
+        let mut seen = rig.start(&format!("-i valeA:x/r -f rx {ROOMY}"));
+        let mut marks = rig.start(&format!("-i valeA:x/r -f rxseq {ROOMY}"));
+        for (packets, header) in [(5, 0), (10, 12), (15, 10)] {
+            netmap::control::set_vnet_hdr_len(&name, header).expect("set");
+            rig.end(&format!("-i valeA:t -f txseq -n 5 -l 100 {ROOMY}"));
+            for monitor in [&mut seen, &mut marks] {
+                monitor.totals_until(|totals| number(totals, "rx_packets") == packets);
+            }
+        }
+        assert_eq!(number(&seen.stop(), "rx_bytes"), 1500);
+        let marks = marks.stop();
+        assert_eq!((number(&marks, "rx_bytes"), number(&marks, "foreign")), (1500, 0));
+    });
+}
+
+#[test]
 fn capture_of_a_port_with_headers_holds_complete_frames() {
     let rig = Rig::new();
     let packet = Packet::default();

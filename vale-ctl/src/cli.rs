@@ -412,7 +412,8 @@ pub struct Set {
     /// Switch, or a port of it
     pub switch: Target,
     /// `ageing TIME|off`, `backpressure on|off`, `persistent on|off` of a switch; `vnet-hdr 0|10|12` of a port: the bytes
-    /// of the virtio-net header in front of each frame; `key=value` works too
+    /// of the virtio-net header in front of each frame, unless a program has the port open that counts on another length;
+    /// `key=value` works too
     #[arg(value_name = "KEY VALUE", required = true, num_args = 1..)]
     pub words: Vec<String>,
     /// Whether to do it.

@@ -58,8 +58,8 @@ impl NetmapPort {
         indirect: bool,
     ) -> netmap::Result<Self> {
         let mut port = Port::open_with(name, options)?;
-        if port.vnet_hdr_len() > 0 {
-            // The device knows nothing of them: frames are to come complete, and go as they are.
+        if port.can(Capabilities::OFFLOAD_HEADERS) {
+            // The device knows nothing of them: frames are to come complete, and go as they are, as long as the machine runs.
             port.borrow_vnet_hdr_len(0)?;
         }
         let indirect = indirect && name.can(Capabilities::INDIRECT);
@@ -400,6 +400,11 @@ mod tests {
         tx.commit(1);
         assert_eq!(from.tx_sync(), 0);
         assert_eq!(received(&mut to), [frame]);
+        // A port without any has none as long as the machine runs.
+        let plain = open("h:plain", &ram, false);
+        for port in [&from, &to, &plain] {
+            netmap::control::set_vnet_hdr_len(port.port.name(), 12).expect_err("a guest has it");
+        }
     }
 
     #[test]

@@ -467,7 +467,7 @@ pub fn set_mirror(name: &PortName, to: Option<&PortName>) -> Result<()> {
 pub fn set_vnet_hdr_len(name: &PortName, len: u8) -> Result<()> {
     let SwitchPort { switch, port } = vale(name)?;
     let none = || Error::NotFound { name: format!("port {name}") };
-    persist::set_vnet_hdr_len(&Root::existing()?.ok_or_else(none)?, switch, port, len)
+    persist::set_vnet_hdr_len(&Root::existing()?.ok_or_else(none)?, switch, port, None, len)
 }
 
 /// Whether the interface `name` is a tap, or a tun, in the network namespace `netns`, or else in the calling thread's; `None`:

@@ -313,13 +313,14 @@ impl Port {
     /// Changes that, for all who have the port open.
     ///
     /// # Errors
-    /// No such headers have that length; the port is none of a switch; the root's lock cannot be had.
+    /// No such headers have that length; another handle has borrowed another length; the port has no such headers, or they
+    /// are another's to change; the root's lock cannot be had.
     pub fn set_vnet_hdr_len(&mut self, len: u8) -> Result<()> {
         self.adapter.set_vnet_hdr_len(&self.name, len)
     }
 
-    /// The same for as long as this handle lives, whatever ends it: then the port has the headers that it had before, or
-    /// those that were chosen for it meanwhile. What is queued in the other form is discarded, at either end of that time.
+    /// The same for as long as this handle lives, whatever ends it: then the port has the headers that it had before. Nobody
+    /// can choose another length meanwhile. What is queued in the other form is discarded, at either end of that time.
     ///
     /// # Errors
     /// As `set_vnet_hdr_len`.

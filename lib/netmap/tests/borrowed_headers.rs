@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use common::{frame, in_own_root, read, slots};
 use netmap::control::{self, PortInfo, Switch};
-use netmap::{Options, Port};
+use netmap::error::InUse;
+use netmap::{Error, Options, Port};
 
 const CHILD: &str = "NM_TEST_BORROWS";
 
@@ -97,30 +98,94 @@ fn what_was_queued_before_headers_were_borrowed_is_not_read_with_them() {
 }
 
 #[test]
-fn last_of_several_borrowers_gives_back_unless_a_length_was_chosen_meanwhile() {
-    in_own_root(
-        "last_of_several_borrowers_gives_back_unless_a_length_was_chosen_meanwhile",
-        |_| {
-            for (port, chosen, left) in [("valeB:x", None, 10), ("valeB:z", Some(0), 0)] {
-                let mut options = slots(64);
-                options.vnet_hdr_len = Some(10);
-                control::create_port(&name(port), &options).expect("made");
-                let mut one = open(port, &Options::default());
-                let mut other = open(port, &Options::default());
-                one.borrow_vnet_hdr_len(12).expect("lent");
-                other.borrow_vnet_hdr_len(12).expect("lent");
-                drop(one);
-                assert_eq!(other.vnet_hdr_len(), 12, "the other one goes on");
-                if let Some(len) = chosen {
-                    control::set_vnet_hdr_len(&name(port), len).expect("set");
-                }
-                // Halves of a handle have what the whole had.
-                let (tx, rx) = other.split().expect("halves");
-                drop(tx);
-                assert_eq!(rx.vnet_hdr_len(), chosen.unwrap_or(12));
-                drop(rx);
-                assert_eq!(info("valeB", &port[6..]).vnet_hdr_len, left, "{port}");
+fn last_of_several_borrowers_gives_back_what_was_there_before_the_first() {
+    in_own_root("last_of_several_borrowers_gives_back_what_was_there_before_the_first", |_| {
+        let ten = Options { vnet_hdr_len: Some(10), ..slots(64) };
+        control::create_port(&name("valeB:x"), &ten).expect("made");
+        let mut one = open("valeB:x", &Options::default());
+        let mut other = open("valeB:x", &Options::default());
+        one.borrow_vnet_hdr_len(12).expect("lent");
+        other.borrow_vnet_hdr_len(12).expect("lent");
+        drop(one);
+        assert_eq!(other.vnet_hdr_len(), 12, "the other one goes on");
+        // Halves of a handle have what the whole had.
+        let (tx, rx) = other.split().expect("halves");
+        drop(tx);
+        assert_eq!(rx.vnet_hdr_len(), 12);
+        drop(rx);
+        assert_eq!(info("valeB", "x").vnet_hdr_len, 10);
+    });
+}
+
+#[test]
+fn length_that_is_lent_is_nobody_elses_to_change() {
+    in_own_root("length_that_is_lent_is_nobody_elses_to_change", |_| {
+        let x = name("valeB:x");
+        control::create_port(&x, &slots(64)).expect("made");
+        let mut other = open("valeB:y", &slots(64));
+        // Also of one that is as before: its user counts on it.
+        for lent in [0, 12] {
+            let mut user = open("valeB:x", &Options::default());
+            let mut second = open("valeB:x", &Options::default());
+            user.borrow_vnet_hdr_len(lent).expect("lent");
+            send(&mut other, &frame(0xff, 2, 1, 60));
+            let at_open = Options { vnet_hdr_len: Some(10), ..Options::default() };
+            for refused in [
+                control::set_vnet_hdr_len(&x, 10),
+                second.borrow_vnet_hdr_len(10),
+                second.set_vnet_hdr_len(10),
+                Port::open_with(&x, &at_open).map(drop),
+            ] {
+                let e = refused.expect_err("it is lent");
+                let by = InUse::Headers { pid: std::process::id(), lent };
+                assert!(
+                    matches!(&e, Error::Busy { by: found, name } if *found == by && name == "valeB:x"),
+                    "{e}"
+                );
             }
-        },
-    );
+            assert_eq!((user.vnet_hdr_len(), second.vnet_hdr_len()), (lent, lent));
+            let packet = [&vec![0; lent.into()][..], &frame(0xff, 2, 1, 60)].concat();
+            assert_eq!(read(&mut user, 0, 9), [packet], "nothing was discarded");
+            drop((user, second));
+            assert_eq!(info("valeB", "x").vnet_hdr_len, 0);
+        }
+        // The same can be chosen, and stays.
+        let mut user = open("valeB:x", &Options::default());
+        user.borrow_vnet_hdr_len(12).expect("lent");
+        control::set_vnet_hdr_len(&x, 12).expect("set");
+        control::set_vnet_hdr_len(&x, 10).expect_err("it is lent as before");
+        drop(user);
+        assert_eq!(info("valeB", "x").vnet_hdr_len, 12);
+        // Whoever borrowed it changes its mind.
+        let mut user = open("valeB:x", &Options::default());
+        user.borrow_vnet_hdr_len(0).expect("lent");
+        user.borrow_vnet_hdr_len(10).expect("lent");
+        user.set_vnet_hdr_len(0).expect("set");
+        control::set_vnet_hdr_len(&x, 10).expect("nobody has it on loan");
+        assert_eq!(user.vnet_hdr_len(), 10);
+    });
+}
+
+#[test]
+fn what_a_port_that_goes_sent_last_has_the_headers_that_it_had() {
+    in_own_root("what_a_port_that_goes_sent_last_has_the_headers_that_it_had", |_| {
+        let _neighbour = open("valeB:y", &slots(64));
+        for lent in [false, true] {
+            let own = if lent { 0 } else { 12 };
+            let options = Options { vnet_hdr_len: Some(own), ..slots(64) };
+            let mut port = open("valeB:x", &options);
+            if lent {
+                port.borrow_vnet_hdr_len(12).expect("lent");
+            }
+            let mut monitor = open("valeB:x/t", &Options::default());
+            let packet = [&[0; 12][..], &frame(0xff, 1, 1, 60)].concat();
+            send(&mut port, &packet);
+            drop(port);
+            assert_eq!(monitor.vnet_hdr_len(), 12, "lent: {lent}");
+            assert_eq!(read(&mut monitor, 0, 9), [packet]);
+            // Another port of that name, or of that place, is none of its business.
+            let _next = open("valeB:x", &slots(64));
+            assert_eq!(monitor.vnet_hdr_len(), 12, "lent: {lent}");
+        }
+    });
 }

@@ -36,6 +36,7 @@ fn receive(worker: &mut Worker<'_>) -> anyhow::Result<()> {
         if worker.control.stopped() || worker.complete() {
             break;
         }
+        look.header = worker.header();
         let mut got = 0;
         for ring in 0..worker.port.rx_rings() {
             got += drain(worker, &mut look, ring);
@@ -96,8 +97,11 @@ fn drain(worker: &mut Worker<'_>, look: &mut Look, ring: usize) -> usize {
     if limit == 0 {
         return 0;
     }
-    let taken =
-        if look.needed { look.take(worker, ring, limit) } else { count(worker, ring, limit) };
+    let taken = if look.needed {
+        look.take(worker, ring, limit)
+    } else {
+        count(worker, look.header, ring, limit)
+    };
     // What a peer took out of the ring between the two looks is claimed and not there.
     worker.give_back(limit - taken.packets);
     worker.received(taken.packets, taken.bytes, taken.pad_bytes);
@@ -123,13 +127,13 @@ struct Taken {
     bytes: u64,
     pad_bytes: u64,
     /// Bytes of each packet that are no part of its frame.
-    vnet: u64,
+    header: u64,
 }
 
 impl Taken {
     #[inline]
     fn packet(&mut self, bytes: u64) {
-        let bytes = bytes.saturating_sub(self.vnet);
+        let bytes = bytes.saturating_sub(self.header);
         self.packets += 1;
         self.bytes += bytes;
         self.pad_bytes += units::pad_bytes(bytes);
@@ -137,9 +141,9 @@ impl Taken {
 }
 
 /// The fast loop: reads a word of each slot, and nothing else is asked for.
-fn count(worker: &mut Worker<'_>, ring: usize, limit: usize) -> Taken {
+fn count(worker: &mut Worker<'_>, header: usize, ring: usize, limit: usize) -> Taken {
     let mut rx = worker.port.rx(ring);
-    let mut taken = Taken { vnet: worker.plan.recipe.vnet as u64, ..Taken::default() };
+    let mut taken = Taken { header: header as u64, ..Taken::default() };
     let (mut slots, mut packet_bytes, mut read) = (0, 0, 0u64);
     for slot in rx.batch(usize::MAX) {
         let frame = slot.frame();
@@ -186,7 +190,8 @@ struct Look {
     /// Whole packets are kept (capture, hexadecimal), not only their heads.
     whole: bool,
     heard: Option<Heard>,
-    vnet: usize,
+    /// Bytes in front of each frame of the batch.
+    header: usize,
     /// Bytes of the batch's packets, and where each ends.
     bytes: Vec<u8>,
     ends: Vec<usize>,
@@ -200,7 +205,7 @@ impl Look {
             needed: whole || heard.is_some(),
             whole,
             heard,
-            vnet: worker.plan.recipe.vnet,
+            header: 0,
             bytes: Vec::new(),
             ends: Vec::new(),
         }
@@ -208,7 +213,7 @@ impl Look {
 
     fn take(&mut self, worker: &mut Worker<'_>, ring: usize, limit: usize) -> Taken {
         let mut rx = worker.port.rx(ring);
-        let mut taken = Taken { vnet: self.vnet as u64, ..Taken::default() };
+        let mut taken = Taken { header: self.header as u64, ..Taken::default() };
         let (mut slots, mut packet_bytes, mut begin) = (0, 0u64, self.bytes.len());
         for slot in rx.batch(usize::MAX) {
             let frame = slot.frame();
@@ -237,7 +242,7 @@ impl Look {
     }
 
     fn end_packet(&mut self, begin: &mut usize) {
-        let packet = self.bytes.get(*begin + self.vnet..).unwrap_or_default();
+        let packet = self.bytes.get(*begin + self.header..).unwrap_or_default();
         if let Some(heard) = &mut self.heard {
             heard.note(packet);
         }
@@ -259,12 +264,12 @@ impl Look {
             worker.tally.foreign = heard.foreign;
         }
         if let Some(capture) = worker.capture {
-            capture.write(&self.bytes, &self.ends, self.vnet)?;
+            capture.write(&self.bytes, &self.ends, self.header)?;
         }
         if worker.plan.hexdump {
             let mut begin = 0;
             for &end in &self.ends {
-                let (header, frame) = self.bytes[begin..end].split_at(self.vnet.min(end - begin));
+                let (header, frame) = self.bytes[begin..end].split_at(self.header.min(end - begin));
                 super::fill::print(worker.plan, &title(header), frame);
                 begin = end;
             }

@@ -128,6 +128,16 @@ pub enum InUse {
         /// The name of one.
         first: String,
     },
+    /// Somebody has virtio-net headers of another length on loan.
+    #[error(
+        "process {pid} has it open and counts on virtio-net headers of {lent} bytes; end that first"
+    )]
+    Headers {
+        /// Who.
+        pid: u32,
+        /// The length.
+        lent: u8,
+    },
     /// What is left of an earlier port of the name has not been cleared away yet.
     #[error("what its last users left behind is still being cleared away; try again")]
     ClearingAway,

@@ -160,6 +160,11 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
             EBUSY,
             "it has 2 ports, x among them",
         ),
+        (
+            busy(InUse::Headers { pid: 7, lent: 12 }),
+            EBUSY,
+            "process 7 has it open and counts on virtio-net headers of 12 bytes",
+        ),
         (busy(InUse::ClearingAway), EBUSY, "try again"),
         (busy(InUse::Tap), EBUSY, "a tap has one user at a time"),
         (busy(InUse::HostRings), EBUSY, "host rings of a NIC have one user at a time"),

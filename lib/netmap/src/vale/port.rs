@@ -50,6 +50,8 @@ pub struct ValePort {
     pub(crate) at: Attached,
     /// It is no port of the switch, but sees one.
     is_monitor: bool,
+    /// The length of the headers that a monitor saw last.
+    header: std::cell::Cell<u8>,
     forwarder: Forwarder,
     peers: Peers,
     death_checks: DeathChecks,
@@ -71,10 +73,11 @@ impl ValePort {
         let (death_checks, skipped, reinits) = (DeathChecks::default(), 0, 0);
         let peers = Peers::new();
         let is_monitor = at.switch.monitor(at.port.file.shape.index).is_some();
-        Self {
+        let port = Self {
             bell,
             at,
             is_monitor,
+            header: std::cell::Cell::new(0),
             forwarder,
             peers,
             armed,
@@ -82,7 +85,9 @@ impl ValePort {
             skipped,
             reinits,
             death_checks,
-        }
+        };
+        port.vnet_hdr_len(); // a monitor has seen it from now on
+        port
     }
 
     /// TX ring `i` in memory.
@@ -373,10 +378,10 @@ impl Adapter for ValePort {
     }
 
     fn vnet_hdr_len(&self) -> u8 {
-        let index = self.at.port.file.shape.index;
-        // A monitor's packets have the headers of the port that it sees.
-        let of = if self.is_monitor { self.sees() } else { Some(index) };
-        of.map_or(0, |of| self.at.switch.header_of(of))
+        if self.is_monitor {
+            return self.header_seen();
+        }
+        self.at.switch.header_of(self.at.port.file.shape.index)
     }
 
     fn set_vnet_hdr_len(&mut self, name: &PortName, len: u8) -> Result<()> {
@@ -384,7 +389,7 @@ impl Adapter for ValePort {
             return Err(Error::unsupported(name, Feature::VnetHeaders));
         }
         let SwitchPort { switch, port } = name.switch_port().expect("the syntax of the kind");
-        persist::set_vnet_hdr_len(self.at.switch.root(), switch, port, len)
+        persist::set_vnet_hdr_len(self.at.switch.root(), switch, port, Some(self.at.id), len)
     }
 
     fn borrow_vnet_hdr_len(&mut self, name: &PortName, len: u8) -> Result<()> {

@@ -1,12 +1,13 @@
 //! Virtio-net headers on loan: a length that a port has as long as the handles live that asked for it.
 //!
-//! Invariant: when the last of them goes, whatever ended it, the port has the headers that it had before the first;
-//! and what was queued in the one form is never read or sent in the other, but discarded. A length that is chosen for
-//! the port itself ends all loans.
+//! Invariant: as long as one of them lives the port has that length, and all of them have asked for the same: another is
+//! refused, whether it is to be lent or chosen for the port itself. When the last of them goes, whatever ended it, the port
+//! has the headers that it had before the first, and what was queued in the one form is never read or sent in the other, but
+//! discarded.
 //!
 //! The handle's entry says what it borrowed before the port's entry changes, so a death in between is one after.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, InUse, Result};
 use crate::options::{BoundRings, PerDirection};
 use crate::shm::lock::RootLock;
 use crate::vale::lifecycle::shared;
@@ -23,6 +24,9 @@ use crate::vale::state::switch::HEADER_LENGTHS;
 const MOST_LOOKS: u32 = 1000;
 
 /// Lends a port headers of `len` bytes, one of `HEADER_LENGTHS`, for as long as the handle `id` lives, which binds the rings `bound`.
+///
+/// # Errors
+/// Another handle has another length on loan; the handle is no more; the root's lock cannot be had.
 pub fn lend(
     switch: &Switch,
     files: &PortFiles,
@@ -35,6 +39,7 @@ pub fn lend(
     if switch.handles().get(id.index).is_none_or(|entry| entry.id != id) {
         return Err(Error::NotFound { name: format!("port of {} any more", switch.name()) });
     }
+    refuse_another(switch, port, Some(id), len)?;
     let mut loans = switch.handles().all().filter(|h| h.port == port).filter_map(|h| h.loan);
     let before = loans.next().map_or(switch.header_of(port), |loan| loan.before);
     switch.handles().lend(&lock, id.index, Some(Loan { before, lent: len }));
@@ -45,11 +50,36 @@ pub fn lend(
     Ok(())
 }
 
-/// The port has headers of its own choice now.
-pub fn forget(switch: &Switch, lock: &RootLock, port: PortIndex) {
-    for handle in switch.handles().all().filter(|h| h.port == port && h.loan.is_some()) {
-        switch.handles().lend(lock, handle.index, None);
+/// Chooses headers of `len` bytes, one of `HEADER_LENGTHS`, for the port itself. The handle `by`, if one asks, has nothing on loan any more.
+///
+/// # Errors
+/// Another handle has another length on loan.
+pub fn choose(
+    switch: &Switch,
+    lock: &RootLock,
+    port: PortIndex,
+    by: Option<HandleId>,
+    len: u8,
+) -> Result<()> {
+    refuse_another(switch, port, by, len)?;
+    switch.set_header(lock, port, len);
+    for handle in switch.handles().all().filter(|h| h.port == port) {
+        let loan = handle.loan.filter(|_| by != Some(handle.id));
+        switch.handles().lend(lock, handle.index, loan.map(|loan| Loan { before: len, ..loan }));
     }
+    Ok(())
+}
+
+/// Refuses a length while somebody who lives counts on another, `but` one.
+fn refuse_another(switch: &Switch, port: PortIndex, but: Option<HandleId>, len: u8) -> Result<()> {
+    let others = switch.live_handles_of(port).filter(|h| Some(h.id) != but);
+    let mut lent = others.filter_map(|h| Some((h.pid, h.loan?.lent)));
+    let Some((pid, lent)) = lent.find(|&(_, lent)| lent != len) else { return Ok(()) };
+    let name = match switch.listed(port) {
+        Some(listed) => format!("{}:{}", switch.name(), listed.name),
+        None => switch.name().to_string(),
+    };
+    Err(Error::Busy { name, by: InUse::Headers { pid, lent } })
 }
 
 /// Before a handle that is no more is freed: ends its loan.

@@ -318,7 +318,10 @@ impl Attached {
             let mut sweep = Sweep::new(&self.switch);
             // What cannot be told now is a dead handle's from now on, and the next reaper's.
             if let Some(cells) = sweep.cells_of_if(region, name, self.if_cell, Some(index)) {
-                loan::end(&self.switch, &lock, &entry);
+                // Who sees a port that goes has its last packets still to read.
+                if self.switch.port_is_kept(entry.port) {
+                    loan::end(&self.switch, &lock, &entry);
+                }
                 offsets::end(&self.switch, &lock, entry.port, Some(entry.id));
                 self.switch.handles().free(&lock, index);
                 let _ = file::remove(self.switch.dir(), &self.bell()); // the next one of that index does

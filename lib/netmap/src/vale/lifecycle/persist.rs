@@ -8,6 +8,7 @@ use crate::vale::lifecycle::reap::reap;
 use crate::vale::lifecycle::root::Root;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::lifecycle::{loan, offsets};
+use crate::vale::state::ids::HandleId;
 use crate::vale::state::switch::HEADER_LENGTHS;
 
 /// Makes a persistent port.
@@ -56,8 +57,14 @@ pub fn header(port: &str, len: u8) -> Result<u8> {
     HEADER_LENGTHS.contains(&len).then_some(len).ok_or_else(|| Error::invalid(port, fault))
 }
 
-/// Chooses the length of a port's virtio-net headers.
-pub fn set_vnet_hdr_len(root: &Root, switch_name: &str, port: &str, len: u8) -> Result<()> {
+/// Chooses the length of a port's virtio-net headers. `by`: the handle that asks, if one does.
+pub fn set_vnet_hdr_len(
+    root: &Root,
+    switch_name: &str,
+    port: &str,
+    by: Option<HandleId>,
+    len: u8,
+) -> Result<()> {
     let full = format!("{switch_name}:{port}");
     let len = header(&full, len)?;
     let none = || Error::NotFound { name: format!("port {full}") };
@@ -65,9 +72,7 @@ pub fn set_vnet_hdr_len(root: &Root, switch_name: &str, port: &str, len: u8) -> 
     let switch = Switch::open_existing(root, switch_name)?.ok_or_else(none)?;
     reap(&switch, &lock)?;
     let index = switch.find(port).ok_or_else(none)?.index;
-    loan::forget(&switch, &lock, index);
-    switch.set_header(&lock, index, len);
-    Ok(())
+    loan::choose(&switch, &lock, index, by, len)
 }
 
 /// Ends a port's persistence; it must not be open.
