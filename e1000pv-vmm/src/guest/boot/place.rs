@@ -49,11 +49,11 @@ pub fn fits(memory: &GuestMemoryMmap, end: u64, disk_bytes: u64) -> anyhow::Resu
             "{what} memory up to {need_mib} MiB, and no guest has more below its devices than 3072"
         );
     }
-    let least = need.next_multiple_of(layout::RAM_ALIGN_BYTES) / MIB;
     bail!(
-        "{what} memory up to {need_mib} MiB, and the guest has {}: give it --mem {least}M at least, and \
+        "{what} memory up to {need_mib} MiB, and the guest has {}: give it --mem {}M at least, and \
          some to work with",
-        has / MIB
+        has / MIB,
+        least(end, disk) / MIB
     );
 }
 
@@ -83,16 +83,22 @@ pub fn load(memory: &GuestMemoryMmap, kernel: &Loaded, disk: &Initrd) -> anyhow:
 /// What to tell of a disk that fits, and that Linux has not the memory to unpack: it needs room for what is in it besides.
 pub fn scarce(memory: &GuestMemoryMmap, end: u64, disk: Placed) -> Option<String> {
     let has: u64 = memory.iter().map(GuestMemoryRegion::len).sum();
-    let need = end.saturating_add(disk.bytes.saturating_mul(2));
-    (need > has).then(|| {
-        let least = need.next_multiple_of(layout::RAM_ALIGN_BYTES) / MIB;
+    let least = least(end, disk.bytes);
+    (least > has).then(|| {
         format!(
             "the guest has {} MiB of memory, and Linux will not be able to unpack the initial RAM disk, of {}: that \
-             takes --mem {least}M at least",
+             takes --mem {}M at least",
             has / MIB,
-            disk.bytes.div_ceil(MIB)
+            disk.bytes.div_ceil(MIB),
+            least / MIB
         )
     })
+}
+
+/// Bytes of memory for a kernel up to `end` that unpacks a disk of so many bytes.
+fn least(end: u64, disk_bytes: u64) -> u64 {
+    let need = end.saturating_add(disk_bytes.saturating_mul(2));
+    need.checked_next_multiple_of(layout::RAM_ALIGN_BYTES).unwrap_or(u64::MAX)
 }
 
 fn place(bytes: u64, from: u64, top: u64) -> Option<u64> {

@@ -181,6 +181,16 @@ fn disk_that_fits_and_cannot_be_unpacked_is_told_with_what_it_takes() {
 }
 
 #[test]
+fn memory_that_is_asked_for_is_enough_to_unpack_the_disk() {
+    let (end, bytes) = (15 << 20, (18 << 20) + 1);
+    let why = place::fits(&memory(), end, bytes).expect_err("it does not fit").to_string();
+    assert!(why.contains("memory up to 34 MiB") && why.contains("--mem 52M"), "{why}");
+    let enough = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 52 << 20)]).expect("memory");
+    place::fits(&enough, end, bytes).expect("room");
+    assert_eq!(place::scarce(&enough, end, place::Placed { at: end, bytes }), None);
+}
+
+#[test]
 fn disk_of_a_hundred_megabytes_is_loaded_whole() {
     const DISK: u64 = 100 << 20;
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 160 << 20)]).expect("memory");
