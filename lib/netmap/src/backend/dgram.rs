@@ -27,7 +27,9 @@ use nix::sys::time::TimeSpec;
 
 use crate::adapter::Kind;
 use crate::backend::packets::Packets;
-use crate::backend::socket_file::{SocketFile, address_of, connect_to, is_vacant, no_peer};
+use crate::backend::socket_file::{
+    SocketFile, address_of, connect_to, is_connected, is_vacant, no_peer, why_no_peer,
+};
 use crate::backend::socket_wait::SocketWait;
 use crate::backend::stream::{MOST, SHORTEST};
 use crate::backend::{Device, Sent};
@@ -100,6 +102,8 @@ pub struct Datagrams {
     lost: u64,
     /// Who sent last, and gave a path that leads nowhere from here.
     out_of_reach: Option<PathBuf>,
+    /// Why a peer could not be met last, if that is not for want of one.
+    unmet: Option<String>,
 }
 
 /// What the last call brought.
@@ -159,6 +163,7 @@ impl Datagrams {
             ends: Vec::with_capacity(BATCH),
             lost: 0,
             out_of_reach: None,
+            unmet: None,
         };
         if let Some(peer) = device.told.clone() {
             device.meet(&peer)?;
@@ -172,12 +177,15 @@ impl Datagrams {
 
     /// Takes whoever lives at `path` for the peer, if somebody does; one that is told is looked for again else.
     fn meet(&mut self, path: &Path) -> Result<bool> {
-        self.peer = None;
+        (self.peer, self.unmet) = (None, None);
         self.watched.1 = EpollFlags::empty();
         let gauge = match connect_to(path, SockType::Datagram) {
             Ok(gauge) => Some(Some(gauge)),
             Err(error) if is_connected(&error) => Some(None),
-            Err(_) => None,
+            Err(error) => {
+                self.unmet = why_no_peer(path, error);
+                None
+            }
         };
         let address = UnixAddr::new(path).ok();
         if let (Some(gauge), Some(address)) = (gauge, address) {
@@ -310,15 +318,11 @@ impl Datagrams {
             }
         }
         // One without a root is from where the sender works, and here might be another's.
+        self.unmet = None;
         let is_met = sender.is_absolute() && self.meet(sender)?;
-        self.out_of_reach = (!is_met).then(|| sender.to_owned());
+        self.out_of_reach = (!is_met && self.unmet.is_none()).then(|| sender.to_owned());
         Ok(())
     }
-}
-
-/// Whether a peer refuses another one because it has one.
-fn is_connected(error: &std::io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::EPERM as i32)
 }
 
 /// Whether a socket has room for a packet to be sent.
@@ -439,6 +443,8 @@ impl Device for Datagrams {
                  not lead there from here; start it with one that does, or name that here, as in dgram:{path},PEER"
             ));
         }
+        remarks
+            .extend(self.unmet.as_ref().map(|why| format!("dgram:{path}: no peer at last: {why}")));
         if self.lost > 0 {
             remarks.push(format!("dgram:{path}: frames lost with peers that left: {}", self.lost));
         }

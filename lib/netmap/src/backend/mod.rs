@@ -18,6 +18,8 @@ use crate::wait::Interest;
 pub mod dgram;
 pub mod e1000;
 pub mod kernel;
+#[cfg(test)]
+mod nobody;
 pub mod null;
 pub mod packets;
 #[allow(unsafe_code)]

@@ -14,7 +14,7 @@ use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, stat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::error::{Damage, Error, InUse, Result};
@@ -90,7 +90,33 @@ pub fn no_peer(path: &Path, error: io::Error) -> Error {
     if error.raw_os_error() == Some(Errno::ENOTSOCK as i32) {
         return no_socket(path);
     }
+    let error = match stat(path) {
+        Ok(there) if error.kind() == io::ErrorKind::PermissionDenied && is_socket(&there) => {
+            denied(format!(
+                "who may write a socket may connect to it, and this one is user {}'s, with mode {:o}; let that user \
+                 connect, or give it to yours (chown, chgrp, chmod)",
+                there.st_uid,
+                there.st_mode & 0o7777
+            ))
+        }
+        _ => error,
+    };
     Error::io("connect to", path)(error)
+}
+
+/// The same in words, for a port that is there already and looks for its peer again and again. `None`: nobody is there, or has no
+/// time, which is no fault of anybody's.
+pub fn why_no_peer(path: &Path, error: io::Error) -> Option<String> {
+    if is_vacant(&error) || error.kind() == io::ErrorKind::WouldBlock {
+        return None;
+    }
+    let error = no_peer(path, error);
+    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+    Some(format!("{error}{}", cause.unwrap_or_default()))
+}
+
+fn denied(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
 }
 
 fn no_socket(path: &Path) -> Error {
@@ -104,6 +130,11 @@ fn is_socket(there: &FileStat) -> bool {
 /// Whether an error of `connect_to` says that nobody lives there.
 pub fn is_vacant(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+}
+
+/// Whether an error of `connect_to` says that a peer refuses another one because it has one.
+pub fn is_connected(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EPERM as i32)
 }
 
 /// A name that nobody has.
@@ -175,8 +206,25 @@ impl SocketFile {
             if !is_socket(&there) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
+            let owner = there.st_uid;
             match connect_in(self.dir.as_fd(), &self.name, kind) {
-                Err(error) if is_vacant(&error) => self.clear(FileId::from(&there))?,
+                Err(error) if is_vacant(&error) => match self.clear(FileId::from(&there)) {
+                    Err(Errno::EPERM | Errno::EACCES) => {
+                        return Err(denied(format!(
+                            "there is one already, which a dead process of user {owner} left, and this user may not \
+                             remove it; let that user remove it, or take another path"
+                        )));
+                    }
+                    done => done?,
+                },
+                Err(error)
+                    if error.kind() == io::ErrorKind::PermissionDenied && !is_connected(&error) =>
+                {
+                    return Err(denied(format!(
+                        "there is one of user {owner} already, and this user may not ask it whether its program lives; \
+                         let that user end the program, or remove what it left, or take another path"
+                    )));
+                }
                 // Somebody takes connections there, has no time, or is of another kind.
                 _ => return Ok(false),
             }
@@ -186,25 +234,25 @@ impl SocketFile {
 
     /// Removes what was seen to be dead. Another one may have taken the name since: it is put aside first, and
     /// looked at.
-    fn clear(&self, dead: FileId) -> io::Result<()> {
+    fn clear(&self, dead: FileId) -> nix::Result<()> {
         let aside = temporary();
         match nix::fcntl::renameat(&self.dir, &self.name, &self.dir, &aside) {
             Ok(()) => {}
             Err(Errno::ENOENT) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => return Err(errno),
         }
         if FileId::from(&self.stat(&aside)?) != dead {
             // It gets its name back, unless that was given to yet another.
             let _ = linkat(&self.dir, &aside, &self.dir, &self.name, AtFlags::empty());
         }
-        Ok(unlinkat(&self.dir, &aside, UnlinkatFlags::NoRemoveDir)?)
+        unlinkat(&self.dir, &aside, UnlinkatFlags::NoRemoveDir)
     }
 }
 
 impl SocketFile {
     /// Whether that path leads to it.
     pub fn is_at(&self, path: &Path) -> bool {
-        nix::sys::stat::stat(path).is_ok_and(|there| FileId::from(&there) == self.id)
+        stat(path).is_ok_and(|there| FileId::from(&there) == self.id)
     }
 }
 
@@ -219,9 +267,13 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     use super::*;
+    use crate::backend::nobody::as_nobody;
+    use crate::backend::skip::skip;
 
     fn bind(path: &Path) -> Result<(OwnedFd, SocketFile)> {
         SocketFile::bind(path, SockType::Stream, "stream:x")
@@ -305,6 +357,53 @@ mod tests {
             }
         }
         assert!(names(dir.path()).is_empty());
+    }
+
+    /// The directory is one like /tmp.
+    #[test]
+    fn sockets_of_other_users_are_told_with_what_to_do() {
+        let test = "sockets_of_other_users_are_told_with_what_to_do";
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(&dir, Permissions::from_mode(0o1777)).unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (live, dead, open) = (path("live"), path("dead"), path("open"));
+        let live_one = UnixListener::bind(&live).unwrap();
+        drop([UnixListener::bind(&dead).unwrap(), UnixListener::bind(&open).unwrap()]);
+        drop(UnixDatagram::bind(path("datagrams")).unwrap());
+        for (name, mode) in
+            [("live", 0o755), ("dead", 0o755), ("open", 0o777), ("datagrams", 0o777)]
+        {
+            std::fs::set_permissions(path(name), Permissions::from_mode(mode)).unwrap();
+        }
+        let said = as_nobody(|| {
+            let text = |error: Error| {
+                assert_eq!(error.errno(), Errno::EACCES, "{error}");
+                let Error::Io { source, .. } = error else { panic!("{error}") };
+                source.to_string()
+            };
+            let bound = |path: &Path, kind| text(SocketFile::bind(path, kind, "x").unwrap_err());
+            let to = |path: &Path| no_peer(path, connect_to(path, SockType::Stream).unwrap_err());
+            bind(&path("new")).unwrap();
+            [
+                bound(&live, SockType::Stream),
+                bound(&dead, SockType::Stream),
+                bound(&open, SockType::Stream),
+                bound(&path("datagrams"), SockType::Datagram),
+                text(to(&live)),
+            ]
+        });
+        let Some([live_there, dead_there, open_there, datagrams, connected]) = said else {
+            return skip(test, "this user cannot become another");
+        };
+        for said in [&live_there, &dead_there] {
+            assert!(said.contains("of user 0 already") && said.contains("may not ask"), "{said}");
+        }
+        for said in [&open_there, &datagrams] {
+            assert!(said.contains("dead process of user 0"), "{said}");
+        }
+        assert!(connected.contains("user 0's, with mode 755"), "{connected}");
+        assert_eq!(names(dir.path()).len(), 4);
+        drop(live_one);
     }
 
     #[test]

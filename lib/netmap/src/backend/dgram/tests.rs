@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::*;
+use crate::backend::nobody::as_nobody;
 use crate::backend::skip::skip;
 
 /// Far beyond anything that works.
@@ -360,4 +361,47 @@ fn peer_that_can_never_be_one_is_refused_at_once() {
     let _other = lab.socket("other");
     connected.connect(lab.path("other")).unwrap();
     drop((lab.open("own", Some("nobody")), lab.open("own2", Some("connected"))));
+}
+
+/// A QEMU of another user makes such a socket: what it sends comes, and nothing can go.
+#[test]
+fn peer_that_may_not_be_sent_to_is_told_with_what_to_do() {
+    let test = "peer_that_may_not_be_sent_to_is_told_with_what_to_do";
+    let lab = Lab::new();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(lab.0.path(), 0o1777);
+    let peer = lab.socket("p");
+    let (peer_path, path) = (lab.path("p"), lab.path("d"));
+    mode(peer_path.as_ref(), 0o755);
+    let Some(mut device) = as_nobody(|| Datagrams::open("dgram:x", &path).unwrap()) else {
+        return skip(test, "this user cannot become another");
+    };
+    peer.send_to(&[1; 60], &path).unwrap();
+    let device = &mut device;
+    let came = as_nobody(|| receive(device)).unwrap();
+    assert_eq!((came, device.link()), (Some(vec![1; 60]), Link::Down));
+    let remarks = device.remarks();
+    assert_eq!(remarks.len(), 1, "{remarks:?}");
+    assert!(remarks[0].contains("user 0's, with mode 755"), "{remarks:?}");
+    mode(peer_path.as_ref(), 0o777);
+    peer.send_to(&[2; 60], &path).unwrap();
+    let came = as_nobody(|| receive(device)).unwrap();
+    assert_eq!((came, device.link()), (Some(vec![2; 60]), Link::Up));
+    assert_eq!(device.remarks(), [""; 0]);
+    // One that is told and comes later.
+    drop(peer);
+    let told = format!("{},{peer_path}", lab.path("e"));
+    std::fs::remove_file(&peer_path).unwrap();
+    let device = &mut as_nobody(|| Datagrams::open("dgram:y", &told).unwrap()).unwrap();
+    let _peer = lab.socket("p");
+    mode(peer_path.as_ref(), 0o755);
+    let begin = Instant::now();
+    while device.remarks().is_empty() {
+        assert!(begin.elapsed() < LONG);
+        wakes(device, Interest::RX, LONG);
+        as_nobody(|| device.look().unwrap()).unwrap();
+    }
+    assert!(device.remarks()[0].contains("user 0's, with mode 755"));
 }

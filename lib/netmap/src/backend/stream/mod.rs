@@ -24,7 +24,7 @@ use nix::unistd::read;
 
 use crate::adapter::Kind;
 use crate::backend::packets::Packets;
-use crate::backend::socket_file::{SocketFile, connect_to, is_vacant, no_peer};
+use crate::backend::socket_file::{SocketFile, connect_to, is_vacant, no_peer, why_no_peer};
 use crate::backend::socket_wait::SocketWait;
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Invalid, Result};
@@ -96,6 +96,8 @@ struct Notes {
     announced: u32,
     /// Peers that went before all that was sent to them had been handed over.
     deserted: u64,
+    /// Why the server that is looked for could not be connected to last, if that is not for want of one.
+    unmet: Option<String>,
 }
 
 /// The path, and the side if the name says which: what is behind the last comma, unless that is within the path.
@@ -170,6 +172,7 @@ impl Stream {
         self.watched = EpollFlags::EPOLLIN;
         self.wait.add(&socket, self.watched).map_err(self.failed("watch the peer on"))?;
         self.peer = Some(socket);
+        self.notes.unmet = None;
         self.notes.cut += u64::from(self.inbox.restart());
         self.dry = false;
         self.look_for_peers(false)
@@ -252,8 +255,12 @@ impl Stream {
                 }
                 match connect_to(&self.path, SockType::Stream) {
                     Ok(socket) => socket,
-                    // Whatever is in the way may go away; open has shown that the path makes sense.
-                    Err(_) => return Ok(()),
+                    // Whatever is in the way may go away; open has shown that the path makes sense. If it does not, somebody
+                    // will ask why there was no peer.
+                    Err(error) => {
+                        self.notes.unmet = why_no_peer(&self.path, error);
+                        return Ok(());
+                    }
                 }
             }
         };
@@ -420,7 +427,7 @@ impl Device for Stream {
 
     fn remarks(&self) -> Vec<String> {
         let path = self.path.display();
-        let Notes { cut, broken, announced, deserted } = self.notes;
+        let Notes { cut, broken, announced, deserted, ref unmet } = self.notes;
         let left_out = self.inbox.left_out();
         let mut remarks = Vec::new();
         let mut remark = |n: u64, what: &str| {
@@ -434,6 +441,7 @@ impl Device for Stream {
         remark(broken, &what);
         remark(cut, "peers that left in the middle of a frame");
         remark(deserted, "peers that left with frames under way to them");
+        remarks.extend(unmet.as_ref().map(|why| format!("stream:{path}: no peer at last: {why}")));
         remarks
     }
 }

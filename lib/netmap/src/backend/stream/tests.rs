@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::*;
+use crate::backend::nobody::as_nobody;
+use crate::backend::skip::skip;
 
 /// Far beyond anything that works.
 const LONG: Duration = Duration::from_secs(20);
@@ -408,4 +410,36 @@ fn word_behind_the_comma_is_a_side_and_no_part_of_a_path() {
         assert!(dir.path().join(path).exists(), "{name}");
         assert!(device.about().unwrap().contains("server"), "{name}");
     }
+}
+
+/// Root's passt makes such a socket, and a bridge of another user may look for it for ever.
+#[test]
+fn client_says_why_the_server_that_is_there_is_none_for_it() {
+    let test = "client_says_why_the_server_that_is_there_is_none_for_it";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(dir.path(), 0o755);
+    let name = format!("{},client", path.display());
+    let Some(mut device) = as_nobody(|| Stream::open("stream:s", &name).unwrap()) else {
+        return skip(test, "this user cannot become another");
+    };
+    assert_eq!(device.remarks(), [""; 0]);
+    let begin = Instant::now();
+    let mut look = |until: fn(&Stream) -> bool| {
+        while !until(&device) {
+            assert!(begin.elapsed() < LONG);
+            wakes(&mut device, Interest::RX, LONG);
+            as_nobody(|| device.look().unwrap()).unwrap();
+        }
+        device.remarks()
+    };
+    let _server = UnixListener::bind(&path).unwrap();
+    mode(&path, 0o755);
+    let remarks = look(|device| !device.remarks().is_empty());
+    assert!(remarks[0].contains("user 0's, with mode 755"), "{remarks:?}");
+    mode(&path, 0o777);
+    assert_eq!(look(|device| device.link() == Link::Up), [""; 0]);
 }
