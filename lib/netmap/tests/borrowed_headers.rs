@@ -5,6 +5,7 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{frame, in_own_root, read, slots};
 use netmap::control::{self, PortInfo, Switch};
@@ -187,5 +188,43 @@ fn what_a_port_that_goes_sent_last_has_the_headers_that_it_had() {
             let _next = open("valeB:x", &slots(64));
             assert_eq!(monitor.vnet_hdr_len(), 12, "lent: {lent}");
         }
+    });
+}
+
+#[test]
+fn what_neighbours_send_meanwhile_comes_in_the_form_that_is_lent() {
+    in_own_root("what_neighbours_send_meanwhile_comes_in_the_form_that_is_lent", |_| {
+        let mut port = open("valeB:x", &slots(1024));
+        let mut neighbour = open("valeB:y", &slots(1024));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // As many as there is room for: one sync sends them all.
+                    while neighbour.tx(0).push(&frame(0xff, 2, 7, 60)) {}
+                    neighbour.txsync().expect("synced");
+                }
+            });
+            let mut all_fit = || {
+                for round in 0..500 {
+                    let lent = [12, 0][round % 2];
+                    port.borrow_vnet_hdr_len(lent).expect("lent");
+                    let packet = [&vec![0; lent.into()][..], &frame(0xff, 2, 7, 60)].concat();
+                    let mut seen = 0;
+                    while seen < 1500 {
+                        for found in read(&mut port, 0, 64) {
+                            if found != packet {
+                                return Err(format!("round {round}, packet {seen}: {found:?}"));
+                            }
+                            seen += 1;
+                        }
+                    }
+                }
+                Ok(())
+            };
+            let all_fit = all_fit();
+            done.store(true, Ordering::Relaxed);
+            all_fit.expect("packets have the headers that are lent");
+        });
     });
 }

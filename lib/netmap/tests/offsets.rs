@@ -4,6 +4,7 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{frame, in_own_root, open, read, slots};
 use netmap::error::Errno;
@@ -205,4 +206,60 @@ fn monitor_of_a_port_with_offsets_sees_what_found_room_and_not_what_did_not() {
     let fit = [0, 2, 4].map(|i| packets[i].clone());
     assert_eq!(read_at(&mut x), fit.clone().map(|packet| (100, packet)));
     assert_eq!(read(&mut monitor, 0, 9), fit);
+}
+
+#[test]
+fn what_came_before_there_were_offsets_is_not_read_with_them() {
+    in_own_root("what_came_before_there_were_offsets_is_not_read_with_them", |_| {
+        netmap::control::create_port(&"valeOw:x".parse().unwrap(), &slots(64)).unwrap();
+        let mut y = there("valeOw:y", None).unwrap();
+        let mut send = |number| {
+            assert!(y.tx(0).push(&frame(0xff, 2, number, 60)));
+            y.txsync().unwrap();
+        };
+        send(1);
+        let mut x = there("valeOw:x", Some(PORT)).unwrap();
+        assert_eq!(read_at(&mut x), []);
+        send(2);
+        assert_eq!(read_at(&mut x), [(64, frame(0xff, 2, 2, 60))]);
+    });
+}
+
+#[test]
+fn what_neighbours_send_meanwhile_is_where_the_slots_say() {
+    in_own_root("what_neighbours_send_meanwhile_is_where_the_slots_say", |_| {
+        let ports: [netmap::PortName; 2] =
+            ["valeOn:stays", "valeOn:new"].map(|p| p.parse().unwrap());
+        netmap::control::create_port(&ports[0], &slots(1024)).unwrap();
+        let name = "valeOn:neighbour".parse().unwrap();
+        let mut neighbour = Port::open_with(&name, &slots(1024)).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // As many as there is room for: one sync sends them all.
+                    while neighbour.tx(0).push(&frame(0xff, 2, 7, 60)) {}
+                    neighbour.txsync().unwrap();
+                }
+            });
+            let all_fit = (0..200).try_for_each(|round| {
+                let offsets = Offsets { initial: 64 + round / 2 % 2 * 64, ..PORT };
+                let options = Options { offsets: Some(offsets), ..slots(1024) };
+                let port = Port::open_with(&ports[round as usize % 2], &options);
+                let mut port = port.map_err(|e| e.to_string())?;
+                let mut seen = 0;
+                while seen < 1500 {
+                    for (at, found) in read_at(&mut port) {
+                        if found != frame(0xff, 2, 7, 60) {
+                            return Err(format!("round {round}, packet {seen}, {at}: {found:?}"));
+                        }
+                        seen += 1;
+                    }
+                }
+                Ok(())
+            });
+            done.store(true, Ordering::Relaxed);
+            all_fit.expect("packets are where the slots say");
+        });
+    });
 }

@@ -95,7 +95,6 @@ pub fn deliver<I: Isa>(
         // What is for everybody goes to ring 0; the rest to the ring of the same number. Where
         // that is the same ring, the two are merged in order.
         let merged = own == RingNumber::FIRST;
-        let form = job.form_for(port);
         let floods = !batch.floods.is_empty();
         let rings = [
             (RingNumber::FIRST, Which { floods, unicast: unicast && merged }),
@@ -104,7 +103,7 @@ pub fn deliver<I: Isa>(
         for (ring, which) in rings.into_iter().filter(|(_, w)| w.floods || w.unicast) {
             match writer::hold(job.switch, to, ring, job.me, means.budget) {
                 Ok(lease) => {
-                    let load = Load { port, which, lease, form };
+                    let load = Load { port, which, lease, form: job.form_for(port) };
                     if !job.lossless {
                         let out = Writer::new(to, lease, job);
                         delivery.put::<I>(out, load, &*destinations, means, &mut done);
@@ -142,8 +141,8 @@ pub fn deliver<I: Isa>(
     if let Some(copies) = copies {
         for (mirror, packets) in copies.mirrors(batch, job.switch, job.port) {
             let packets = packets.take_while(|&packet| usize::from(packet) < stop);
-            let (to, form) =
-                (Target { port: mirror, ring: RingNumber::FIRST }, job.form_for(mirror));
+            let to = Target { port: mirror, ring: RingNumber::FIRST };
+            let form = || job.form_for(mirror);
             delivery.show::<I, 0>(to, packets, form, &*destinations, means, &mut done);
         }
     }
@@ -183,16 +182,17 @@ impl Delivery<'_> {
             let packets = batch.firsts().map(|(packet, _)| packet);
             let packets = packets.take_while(|&packet| usize::from(packet) < stop);
             let to = Target { port: monitor, ring: job.ring_no };
-            self.show::<I, SENT>(to, packets, None, destinations, means, done);
+            self.show::<I, SENT>(to, packets, || None, destinations, means, done);
         }
     }
 
-    /// Copies packets to a ring of who watches, as far as there is room, in that form, with `FLAGS` in their slots.
+    /// Copies packets to a ring of who watches, as far as there is room, in the form that is asked for once the ring is held, with
+    /// `FLAGS` in their slots.
     fn show<I: Isa, const FLAGS: u16>(
         &self,
         to: Target,
         packets: impl Iterator<Item = u16>,
-        form: Option<Form>,
+        form: impl FnOnce() -> Option<Form>,
         destinations: &impl Destinations,
         means: &mut Means<'_>,
         done: &mut Done,
@@ -203,7 +203,7 @@ impl Delivery<'_> {
         let Ok(lease) = writer::hold(job.switch, to, ring, job.me, means.budget) else { return };
         let mut out = Writer::new(to, lease, job);
         let mut misfits = 0;
-        match form {
+        match form() {
             None => put_packets::<I, FLAGS>(&mut out, batch, packets, |_| misfits += 1),
             Some(form) => {
                 let put = means.headers.put::<I, FLAGS>(&mut out, batch, packets, form, |_| ());
@@ -275,7 +275,7 @@ impl Delivery<'_> {
                 let packets = packets.filter(|&packet| !misfits.contains(packet));
                 let packets = packets.take(out.packets_put());
                 let to = Target { port: monitor, ring };
-                self.show::<I, 0>(to, packets, None, destinations, means, done);
+                self.show::<I, 0>(to, packets, || None, destinations, means, done);
             }
         }
         out.finish(job.counters, destinations);
@@ -306,7 +306,7 @@ impl Delivery<'_> {
             for monitor in copies.monitors(load.port, RingDir::Rx, ring) {
                 let packets = packets().filter(|&packet| !lost.contains(packet)).take(put.packets);
                 let to = Target { port: monitor, ring };
-                self.show::<I, 0>(to, packets, Some(form), destinations, means, done);
+                self.show::<I, 0>(to, packets, || Some(form), destinations, means, done);
             }
         }
         out.finish(job.counters, destinations);

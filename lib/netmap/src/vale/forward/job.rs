@@ -103,10 +103,6 @@ pub struct Job<'a> {
     pub epoch: Generation,
     /// Bytes of the virtio-net header in front of each frame.
     pub header: u8,
-    /// Some port has such headers.
-    pub headers: bool,
-    /// Some port has offsets in its slots.
-    pub offsets: bool,
     /// Bytes of the cache that two rings should fit.
     pub cache: usize,
     /// Bytes of a packet, about.
@@ -116,17 +112,11 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Which bits of `ptr` in a port's slots are an offset; 0: it has none.
-    #[inline]
-    pub fn offset_mask_of(&self, port: PortIndex) -> u64 {
-        if self.offsets { self.switch.offset_mask_of(port) } else { 0 }
-    }
-
-    /// What packets become for a port; `None`: they pass as they are.
+    /// What packets become for a port; `None`: they pass as they are. A destination's ring is held before this is asked: whoever
+    /// changes the length empties the ring afterwards, and waits for who holds it.
     #[inline]
     pub fn form_for(&self, port: PortIndex) -> Option<Form> {
-        let from = self.header;
-        let to = if self.headers { self.switch.header_of(port) } else { from };
+        let (from, to) = (self.header, self.switch.header_of(port));
         (to != from).then_some(Form { from, to })
     }
 

@@ -171,9 +171,7 @@ impl Forwarder {
             ring_no: from.number,
             head: from.head,
             lossless: modes.backpressure,
-            header: if modes.headers { switch.header_of(self.port) } else { 0 },
-            headers: modes.headers,
-            offsets: modes.offsets,
+            header: switch.header_of(self.port),
             epoch: switch.epoch(),
             cache: self.cache,
             average_len: self.average_len,
@@ -184,7 +182,7 @@ impl Forwarder {
         let mut sent = Sent { hwcur: from.hwcur, stall: None, full: None };
         // In turns, so that traffic which changes its destination often is still sent in batches. A
         // run has no stage.
-        let has_runs = !(modes.copies || modes.headers || modes.offsets);
+        let has_runs = !(modes.copies || modes.headers || modes.offsets) && job.header == 0;
         let mut runs = has_runs;
         let (mut slots, mut bytes) = (0, 0);
         while sent.hwcur != job.head && sent.stall.is_none() {
@@ -241,7 +239,7 @@ impl Forwarder {
         from: u32,
         staged: bool,
     ) -> Done {
-        let mask = job.offset_mask_of(job.port);
+        let mask = job.switch.offset_mask_of(job.port);
         gather::gather(&mut self.batch, job.ring, &mut self.indirect, mask, from, job.head);
         let look = Lookup::new(job.switch.fdb(), job.clock, job.port, &mut self.memo);
         if job.header == 0 {

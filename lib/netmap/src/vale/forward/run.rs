@@ -47,6 +47,11 @@ pub fn run<I: Isa, S: Source>(
     };
     let Ok(lease) = writer::hold(job.switch, peer, to, job.me, budget) else { return done };
     let mut out = Writer::new(peer, lease, job);
+    // Somebody has chosen that since this sync began.
+    if out.offset_mask != 0 || job.form_for(port).is_some() {
+        out.finish(job.counters, &*destinations);
+        return done;
+    }
     let head = portion(job, from, out.num_slots());
     let (mut at, mut bytes) = (from, 0);
     while at != head {

@@ -152,7 +152,7 @@ impl<'a> Writer<'a> {
     pub fn new(to: &'a PortFiles, lease: Lease, job: &Job<'_>) -> Self {
         let ring = to.rx_ring(lease.ring).expect("`hold` has seen it");
         let exchange = &to.file.kring(lease.ring).exchange;
-        let offset_mask = job.offset_mask_of(to.file.shape.index);
+        let offset_mask = job.switch.offset_mask_of(to.file.shape.index);
         let warm = || Warm::new(exchange, ring.n(), lease.tail, lease.space);
         Self {
             to,

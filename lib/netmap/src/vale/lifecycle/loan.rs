@@ -7,6 +7,8 @@
 //!
 //! The handle's entry says what it borrowed before the port's entry changes, so a death in between is one after.
 
+use std::time::{Duration, Instant};
+
 use crate::error::{Error, InUse, Result};
 use crate::options::{BoundRings, PerDirection};
 use crate::shm::lock::RootLock;
@@ -20,8 +22,8 @@ use crate::vale::state::owner::Taken;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::HEADER_LENGTHS;
 
-/// Times that a sender in the middle of a batch is looked for again.
-const MOST_LOOKS: u32 = 1000;
+/// How long senders in the middle of a batch are waited for in all.
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
 
 /// Lends a port headers of `len` bytes, one of `HEADER_LENGTHS`, for as long as the handle `id` lives, which binds the rings `bound`.
 ///
@@ -116,8 +118,9 @@ pub fn discard(switch: &Switch, port: &PortFiles, rings: &BoundRings) -> Result<
     for &i in &rings.tx {
         discard_sent(switch, port, i, me);
     }
+    let end = Instant::now() + LONGEST_WAIT;
     for &i in &rings.rx {
-        discard_received(switch, port, i, me);
+        discard_received(switch, port, i, me, end);
     }
     Ok(())
 }
@@ -135,18 +138,20 @@ fn discard_sent(switch: &Switch, port: &PortFiles, i: RingNumber, me: Participan
     }
 }
 
-fn discard_received(switch: &Switch, port: &PortFiles, i: RingNumber, me: ParticipantId) {
+fn discard_received(
+    switch: &Switch,
+    port: &PortFiles,
+    i: RingNumber,
+    me: ParticipantId,
+    end: Instant,
+) {
     let (kring, ring) = (port.file.kring(i), port.rx_ring(i));
     let Some(ring) = ring else { return };
-    // A sender that had looked at the length before is done when its ring can be held.
-    let mut looks = 0;
-    let held = kring.hold(me, |owner| {
-        looks += 1;
-        match switch.is_dead(owner) {
-            true => OnHeld::Dead,
-            false if looks < MOST_LOOKS => OnHeld::Wait,
-            false => OnHeld::GiveUp,
-        }
+    // Senders look at the length while they hold the ring, so who has looked before is done when it can be held.
+    let held = kring.hold(me, |owner| match switch.is_dead(owner) {
+        true => OnHeld::Dead,
+        false if Instant::now() < end => OnHeld::Wait,
+        false => OnHeld::GiveUp,
     });
     if held == Held::Stolen {
         kring.mend(ring);

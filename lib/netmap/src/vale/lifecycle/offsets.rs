@@ -1,7 +1,7 @@
 //! Offsets in a port's slots: given to them for the sake of a handle, or with the port.
 //!
-//! Invariant: those that a port was made with stay. Others end with the port's last handle, whatever ended it: what was
-//! queued is discarded, as its data lie where nobody looks for them any more, and the slots say 0.
+//! Invariant: those that a port was made with stay. Others end with the port's last handle, whatever ended it, and the slots
+//! say 0. At both ends of that time what was queued is discarded, as its data lie where nobody looks for them any more.
 //!
 //! That is done before the last handle's entry is freed, so a death in between leaves it to the next reaper; and when the
 //! port is opened, if whoever freed the entry could not.
@@ -36,7 +36,7 @@ pub fn set(
     }
     write(port, mask, offsets.initial, offsets.tx_align);
     switch.set_offset_bits(lock, index, bits);
-    Ok(())
+    discard(switch, port, &all(port))
 }
 
 /// What all slots and rings of a port say.
@@ -63,10 +63,13 @@ pub fn end(switch: &Switch, lock: &RootLock, index: PortIndex, but: Option<Handl
     let Ok((port, _)) = shared::port(switch, &listed.name) else { return };
     // In this order: a sender that has looked at the bits finds offsets of 0, or is done before its ring is emptied.
     write(&port, 0, 0, 0);
-    let rings = &port.file.shape.rings;
-    let all = BoundRings::all(PerDirection { tx: rings.tx.len(), rx: rings.rx.len() });
     // Without a place among the processes, whoever opens the port does it again.
-    if discard(switch, &port, &all).is_ok() {
+    if discard(switch, &port, &all(&port)).is_ok() {
         switch.set_offset_bits(lock, index, 0);
     }
+}
+
+fn all(port: &PortFiles) -> BoundRings {
+    let rings = &port.file.shape.rings;
+    BoundRings::all(PerDirection { tx: rings.tx.len(), rx: rings.rx.len() })
 }

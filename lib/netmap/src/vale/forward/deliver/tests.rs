@@ -68,8 +68,6 @@ fn send_since(rig: &mut Rig, packets: &Packets, lossless: bool, epoch: Generatio
         lossless,
         epoch,
         header: 0,
-        headers: false,
-        offsets: false,
         cache: usize::MAX,
         average_len: 0,
         warm: false,
