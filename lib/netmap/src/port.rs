@@ -310,7 +310,7 @@ impl Port {
         self.adapter.vnet_hdr_len()
     }
 
-    /// Changes that, for all who have the port open.
+    /// Changes that, for all who have the port open. What is queued in rings that nobody else has bound is discarded.
     ///
     /// # Errors
     /// No such headers have that length; another handle has borrowed another length; the port has no such headers, or they

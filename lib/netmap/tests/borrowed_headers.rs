@@ -228,3 +228,38 @@ fn what_neighbours_send_meanwhile_comes_in_the_form_that_is_lent() {
         });
     });
 }
+
+#[test]
+fn nothing_that_came_before_a_length_was_chosen_is_read_with_it() {
+    in_own_root("nothing_that_came_before_a_length_was_chosen_is_read_with_it", |_| {
+        control::create_port(&name("valeB:stays"), &slots(1024)).expect("made");
+        let mut neighbour = open("valeB:y", &slots(1024));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    while neighbour.tx(0).push(&frame(0xff, 2, 7, 60)) {}
+                    neighbour.txsync().expect("synced");
+                }
+            });
+            let all_fit = (0..100).try_for_each(|round| {
+                let len = [12, 0][round / 2 % 2];
+                let options = Options { vnet_hdr_len: Some(len), ..slots(1024) };
+                let mut port = open(["valeB:stays", "valeB:new"][round % 2], &options);
+                let packet = [&vec![0; len.into()][..], &frame(0xff, 2, 7, 60)].concat();
+                let mut seen = 0;
+                while seen < 1500 {
+                    for found in read(&mut port, 0, 64) {
+                        if found != packet {
+                            return Err(format!("round {round}, packet {seen}: {found:?}"));
+                        }
+                        seen += 1;
+                    }
+                }
+                Ok(())
+            });
+            done.store(true, Ordering::Relaxed);
+            all_fit.expect("packets have the headers that were chosen");
+        });
+    });
+}

@@ -53,6 +53,7 @@ pub fn lend(
 }
 
 /// Chooses headers of `len` bytes, one of `HEADER_LENGTHS`, for the port itself. The handle `by`, if one asks, has nothing on loan any more.
+/// What is in rings that nobody else has bound is discarded.
 ///
 /// # Errors
 /// Another handle has another length on loan.
@@ -64,7 +65,11 @@ pub fn choose(
     len: u8,
 ) -> Result<()> {
     refuse_another(switch, port, by, len)?;
+    let is_other = switch.header_of(port) != len;
     switch.set_header(lock, port, len);
+    if is_other {
+        discard_unused(switch, port, by);
+    }
     for handle in switch.handles().all().filter(|h| h.port == port) {
         let loan = handle.loan.filter(|_| by != Some(handle.id));
         switch.handles().lend(lock, handle.index, loan.map(|loan| Loan { before: len, ..loan }));
@@ -98,13 +103,18 @@ pub fn end(switch: &Switch, lock: &RootLock, handle: &ListedHandle) {
         return;
     }
     switch.set_header(lock, handle.port, loan.before);
-    let Some(listed) = switch.listed(handle.port) else { return };
+    discard_unused(switch, handle.port, Some(handle.id));
+}
+
+/// Empties the rings of a port but those that somebody who lives has bound, other than `but`: who has may have read how things are, and has
+/// to see to it.
+fn discard_unused(switch: &Switch, index: PortIndex, but: Option<HandleId>) {
+    let Some(listed) = switch.listed(index) else { return };
     if let Ok((port, _)) = shared::port(switch, &listed.name) {
         let rings = &port.file.shape.rings;
         let has = PerDirection { tx: rings.tx.len(), rx: rings.rx.len() };
         let mut all = BoundRings::all(has);
-        // Whoever lives may have read how things are, and has to see to it.
-        for user in switch.live_handles_of(handle.port).filter(|user| user.id != handle.id) {
+        for user in switch.live_handles_of(index).filter(|user| Some(user.id) != but) {
             all = all.without(&user.bound);
         }
         // Without a place among the processes, the next one finds what this one leaves.

@@ -27,8 +27,8 @@ pub fn create_persistent(root: &Root, switch_name: &str, port: &str, o: &Options
         Ok((header, made))
     });
     let result = made.map(|(header, (made, _))| {
-        switch.activate_port(&lock, made.file.shape.index);
         switch.set_header(&lock, made.file.shape.index, header);
+        switch.activate_port(&lock, made.file.shape.index);
         switch.set_port_persistent(&lock, made.file.shape.index, true);
     });
     reap(&switch, &lock)?;
