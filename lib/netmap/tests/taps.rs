@@ -2,6 +2,8 @@
 
 #[path = "../../nm-cli/tests/netns/mod.rs"]
 mod netns;
+#[path = "common/patient.rs"]
+mod patient;
 #[path = "../../nm-cli/tests/skip/mod.rs"]
 mod skip;
 
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 use netmap::error::{Errno, Error};
 use netmap::{Capabilities, Interest, Link, Memory, Options, Port, Wait, transfer};
 use netns::Namespace;
+use patient::patient;
 
 /// Far beyond anything that works.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -25,7 +28,8 @@ fn namespace(test: &str, role: &str) -> Option<Namespace> {
 }
 
 fn open(name: &str, options: &Options) -> Port {
-    Port::open_with(&name.parse().expect(name), options).expect(name)
+    let parsed = name.parse().expect(name);
+    patient(|| Port::open_with(&parsed, options)).expect(name)
 }
 
 fn with_header(len: u8) -> Options {

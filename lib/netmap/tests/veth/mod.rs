@@ -12,6 +12,11 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::skip::skip;
 
+#[path = "../common/patient.rs"]
+mod patient;
+
+use patient::patient;
+
 /// The names of the two ends.
 pub const ENDS: [&str; 2] = ["v0", "v1"];
 
@@ -124,6 +129,6 @@ impl Pair {
     /// Opens an end, with that behind its name.
     pub fn open(&self, end: usize, rest: &str) -> Port {
         let name = format!("xdp:{}{rest}", ENDS[end]);
-        self.within(end, || Port::open(&name)).unwrap_or_else(|why| panic!("{why}"))
+        self.within(end, || patient(|| Port::open(&name))).unwrap_or_else(|why| panic!("{why}"))
     }
 }
