@@ -86,7 +86,8 @@ pub struct Cli {
     #[arg(long, value_parser = name)]
     pub name: Option<String>,
 
-    /// A port for a NIC, as port=valeA:x or QEMU's netmap,id=n,ifname=valeA:x. Once per NIC.
+    /// A port for a NIC, as port=valeA:x or QEMU's netmap,id=n,ifname=valeA:x. Once per NIC. A comma that belongs to the
+    /// port's name is written twice, as in QEMU: port=valeA:x@conf:slots=512,,vnet-hdr=12.
     #[arg(long, value_name = "port=PORT[,id=ID]")]
     pub netdev: Vec<Netdev>,
 

@@ -122,8 +122,8 @@ impl FromStr for Vcpus {
         };
         let (first, rest) = text.split_once(',').unwrap_or((text, ""));
         let vcpus = number(first.strip_prefix("cpus=").unwrap_or(first))?;
-        for word in words(rest).filter(|(word, _)| !word.is_empty()) {
-            match word {
+        for word in words(rest).iter().filter(|word| !word.is_empty()) {
+            match pair(word) {
                 ("cores" | "maxcpus", Some(n)) if number(n)? == vcpus => {}
                 ("sockets" | "dies" | "threads", Some("1")) => {}
                 _ => return Err(wrong()),
@@ -163,13 +163,14 @@ const NO_OTHERS: &str = "a serial port leads to stdio, null, file:NAME, or unix:
 
 /// `PATH[,server[=on]][,wait=off]`, or `nowait`, as QEMU had it.
 fn unix(text: &str) -> Result<SerialTo, String> {
-    let (path, rest) = text.split_once(',').unwrap_or((text, ""));
+    let words = words(text);
+    let (path, rest) = words.split_first().expect("words are one at least");
     if path.is_empty() {
         return Err("a socket needs a path".to_string());
     }
     let (mut server, mut wait) = (false, true);
-    for word in words(rest).filter(|(word, _)| !word.is_empty()) {
-        match word {
+    for word in rest.iter().filter(|word| !word.is_empty()) {
+        match pair(word) {
             ("server", None) => server = true,
             ("server", Some(value)) => server = on_off(value)?,
             ("nowait", None) => wait = false,
@@ -183,12 +184,22 @@ fn unix(text: &str) -> Result<SerialTo, String> {
     Ok(SerialTo::Unix { path: path.into(), server, wait: server && wait })
 }
 
-/// The words of `a,b=c`: key and value, or a word alone.
-fn words(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
-    text.split(',').map(|word| match word.split_once('=') {
-        Some((key, value)) => (key, Some(value)),
-        None => (word, None),
-    })
+/// The words of `a,b=c`. Two commas are one that belongs to a word, as QEMU has it: ports' names have commas, and paths may.
+fn words(text: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            ',' if chars.next_if_eq(&',').is_none() => words.push(String::new()),
+            c => words.last_mut().expect("there is one from the beginning").push(c),
+        }
+    }
+    words
+}
+
+/// Key and value, or a word alone.
+fn pair(word: &str) -> (&str, Option<&str>) {
+    word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)))
 }
 
 impl FromStr for Netdev {
@@ -196,11 +207,11 @@ impl FromStr for Netdev {
 
     fn from_str(text: &str) -> Result<Netdev, String> {
         let (mut id, mut port, mut tap) = (None, None, false);
-        for (i, word) in words(text).enumerate() {
-            match word {
+        for (i, word) in words(text).iter().enumerate() {
+            match pair(word) {
                 ("netmap" | "vale", None) if i == 0 => {}
                 ("tap", None) if i == 0 => tap = true,
-                (name, None) if i == 0 && name.contains(':') => port = Some(name.to_string()),
+                (name, _) if i == 0 && name.contains(':') => port = Some(word.clone()),
                 ("id", Some(name)) if !name.is_empty() => id = Some(name.to_string()),
                 ("port" | "ifname", Some(name)) if !name.is_empty() => {
                     port = Some(name.to_string());
@@ -216,7 +227,13 @@ impl FromStr for Netdev {
                     return Err(format!("{kind}: {why}; write port=valeA:x[,id=NAME]"));
                 }
                 (key, _) => {
-                    return Err(format!("{key:?} is not understood; write port=valeA:x[,id=NAME]"));
+                    let twice = match port {
+                        Some(_) => "; a comma that belongs to the port's name is written twice",
+                        None => "",
+                    };
+                    return Err(format!(
+                        "{key:?} is not understood; write port=valeA:x[,id=NAME]{twice}"
+                    ));
                 }
             }
         }
@@ -234,8 +251,8 @@ impl FromStr for Device {
 
     fn from_str(text: &str) -> Result<Device, String> {
         let mut device = Device::default();
-        for (i, word) in words(text).enumerate() {
-            match word {
+        for (i, word) in words(text).iter().enumerate() {
+            match pair(word) {
                 ("e1000" | "e1000-82540em" | "e1000-paravirt" | "e1000pv", None) if i == 0 => {}
                 ("isa-debug-exit", None) if i == 0 => {
                     device.built_in = true;
@@ -276,8 +293,8 @@ impl FromStr for Device {
 
 /// The exit port can only be at its usual address, where guests expect it.
 fn isa_debug_exit(text: &str) -> Result<(), String> {
-    for word in words(text).skip(1) {
-        match word {
+    for word in words(text).iter().skip(1) {
+        match pair(word) {
             ("iobase", Some("0xf4" | "0xF4" | "244")) | ("iosize" | "id", Some(_)) => {}
             _ => return Err("the exit port of this machine is 0xf4".to_string()),
         }
@@ -287,8 +304,8 @@ fn isa_debug_exit(text: &str) -> Result<(), String> {
 
 /// The same of the port at which a guest tells of its panic.
 fn pvpanic(text: &str) -> Result<(), String> {
-    for word in words(text).skip(1) {
-        match word {
+    for word in words(text).iter().skip(1) {
+        match pair(word) {
             ("ioport", Some("0x505" | "1285")) | ("id" | "events", Some(_)) => {}
             _ => return Err("the panic port of this machine is 0x505".to_string()),
         }
@@ -310,6 +327,29 @@ mod tests {
         for text in ["", "netmap", "port=", "user,id=n", "port=a:b,speed=1", "port=a:b,id="] {
             assert!(port(text).is_err(), "{text:?} was accepted");
         }
+    }
+
+    #[test]
+    fn names_of_ports_have_their_commas_and_paths_too() {
+        for (text, name, id) in [
+            (
+                "port=valeA:x@conf:slots=512,,vnet-hdr=12,id=n",
+                "valeA:x@conf:slots=512,vnet-hdr=12",
+                true,
+            ),
+            ("valeA:x@conf:slots=512,,mem-mib=64", "valeA:x@conf:slots=512,mem-mib=64", false),
+            ("valeA:x@conf:slots=512,id=n", "valeA:x@conf:slots=512", true),
+            ("netmap,id=n,ifname=stream:/run/s,,client", "stream:/run/s,client", true),
+            ("pcap:a,,,,b", "pcap:a,,b", false),
+            ("port=null:,,", "null:,", false),
+        ] {
+            let netdev: Netdev = text.parse().unwrap_or_else(|why| panic!("{text}: {why}"));
+            assert_eq!((netdev.port.as_str(), netdev.id.is_some()), (name, id), "{text}");
+        }
+        let why = "port=valeA:x@conf:slots=512,vnet-hdr=12".parse::<Netdev>().unwrap_err();
+        assert!(why.contains("is written twice"), "{why}");
+        let unix = SerialTo::Unix { path: "/run/a,b".into(), server: true, wait: true };
+        assert_eq!("unix:/run/a,,b,server".parse(), Ok(unix));
     }
 
     #[test]

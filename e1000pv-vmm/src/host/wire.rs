@@ -69,11 +69,22 @@ fn check_length(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a socket is there that nobody listens to any more.
-fn is_left_over(path: &Path) -> bool {
-    let is_socket = path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
-    let refused = |why: io::Error| why.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && UnixStream::connect(path).is_err_and(refused)
+/// Makes room where something is: a socket that nobody listens to any more goes.
+fn clear(path: &Path) -> anyhow::Result<()> {
+    use io::ErrorKind::{ConnectionRefused, PermissionDenied};
+    let there = path.symlink_metadata()?;
+    let connected = UnixStream::connect(path).map_err(|why| why.kind());
+    match (there.file_type().is_socket(), connected) {
+        (true, Err(ConnectionRefused)) => std::fs::remove_file(path).with_context(|| {
+            let user = there.uid();
+            format!("removing what a dead process of user {user} left; take another path if it may not be removed")
+        }),
+        (true, Err(PermissionDenied)) => bail!(
+            "a socket of user {} is there already, which may be in use: have it removed, or take another path",
+            there.uid()
+        ),
+        _ => bail!("something is there already, and in use or no socket: take another path"),
+    }
 }
 
 impl Wire {
@@ -84,12 +95,9 @@ impl Wire {
     pub fn listen(path: &Path) -> anyhow::Result<Wire> {
         check_length(path)?;
         let socket = match UnixListener::bind(path) {
-            Err(why) if why.kind() == io::ErrorKind::AddrInUse && is_left_over(path) => {
-                std::fs::remove_file(path).context("removing what is left of another")?;
-                UnixListener::bind(path)?
-            }
             Err(why) if why.kind() == io::ErrorKind::AddrInUse => {
-                bail!("something is there already, and in use or no socket")
+                clear(path)?;
+                UnixListener::bind(path)?
             }
             other => other?,
         };
@@ -223,6 +231,21 @@ mod tests {
             let text = why(Wire::connect(&path));
             assert!(text.contains("`,server`"), "{text}");
         }
+        // A user's whom this one may not ask: the test may run as root, whom nothing stops, so on a thread that is nobody.
+        let (denied, nobody) = (dir.path().join("denied"), nix::unistd::Uid::from_raw(65534));
+        let _other = UnixListener::bind(&denied).expect("a socket");
+        let mode = |path: &Path, mode| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(path, mode).expect("it is ours");
+        };
+        mode(dir.path(), 0o755);
+        mode(&denied, if nix::unistd::geteuid().is_root() { 0o755 } else { 0 });
+        let as_nobody = || {
+            nix::unistd::setfsuid(nobody);
+            why(Wire::listen(&denied))
+        };
+        let text = std::thread::scope(|scope| scope.spawn(as_nobody).join().expect("no panic"));
+        assert!(text.contains("may be in use"), "{text}");
         let longest =
             dir.path().join("x".repeat(PATH_MAX_BYTES - dir.path().as_os_str().len() - 1));
         Wire::listen(&longest).expect("as long as it may be");
