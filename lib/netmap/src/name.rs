@@ -93,6 +93,15 @@ bitflags! {
     }
 }
 
+/// What may stand behind a comma after a socket's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// `server` or `client`, behind the last comma that is not within the path.
+    Side,
+    /// The path of the peer's socket, behind the first comma.
+    Peer,
+}
+
 /// What dashes mean in the name of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dashes {
@@ -135,8 +144,11 @@ pub enum Syntax {
     },
     /// `pcap:FILE`: everything behind the colon is a path.
     File,
-    /// `stream:PATH`: everything behind the colon is the kind's own: paths of sockets, and which side to take.
-    Socket,
+    /// `stream:PATH`: the path of a socket, and what the kind takes behind a comma.
+    Socket {
+        /// What that is.
+        behind: Behind,
+    },
     /// `e1000:0000:00:03.0`: a PCI device.
     Pci,
     /// `null:`: there is nothing to be chosen.

@@ -34,7 +34,7 @@ use crate::backend::socket_wait::SocketWait;
 use crate::backend::stream::{MOST, SHORTEST};
 use crate::backend::{Device, Sent};
 use crate::error::{Error, Invalid, Result};
-use crate::name::{Capabilities, Scheme, Syntax};
+use crate::name::{Behind, Capabilities, Scheme, Syntax};
 use crate::netlink::Link;
 use crate::wait::Interest;
 use calls::BATCH;
@@ -51,7 +51,7 @@ const CAPABILITIES: Capabilities = Capabilities::RECEIVE.union(Capabilities::LIN
 pub const KIND: Kind = Kind {
     scheme: Scheme {
         prefix: "dgram",
-        syntax: Syntax::Socket,
+        syntax: Syntax::Socket { behind: Behind::Peer },
         is_bare: |_| false,
         capabilities: CAPABILITIES,
     },

@@ -336,15 +336,6 @@ pub enum Invalid {
     /// The path of a socket for that of its peer.
     #[error("its own socket cannot be its peer; name the other one's path behind the comma")]
     OwnPeer,
-    /// Behind the comma of a stream socket's path stands something else than a side.
-    #[error(
-        "behind the comma stands `server` or `client`, and not `{word}`; a path that has a comma itself takes one of them \
-         behind it"
-    )]
-    SocketSide {
-        /// What stands there.
-        word: String,
-    },
     /// A mirror on another switch.
     #[error("the mirror of a port of {switch} must be a port of {switch}, too")]
     ForeignMirror {

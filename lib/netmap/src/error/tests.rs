@@ -278,7 +278,6 @@ fn table() -> Vec<(Error, Errno, &'static str)> {
         (invalid(Invalid::OtherOffsets), EINVAL, "the same number of bits"),
         (invalid(Invalid::OwnMirror), EINVAL, "its own mirror"),
         (invalid(Invalid::OwnPeer), EINVAL, "the other one's path"),
-        (invalid(Invalid::SocketSide { word: "sever".into() }), EINVAL, "and not `sever`"),
         (invalid(Invalid::Monitor), EINVAL, "name the port that it sees"),
         (invalid(Invalid::SeesNothing), EINVAL, "what it is to see"),
         (

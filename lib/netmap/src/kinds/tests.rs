@@ -86,6 +86,9 @@ const GOOD: &[(&str, &str)] = &[
     ("stream:/run/vm1", "stream:/run/vm1"),
     ("stream:vm 1/{x}@1,server", "stream:vm 1/{x}@1,server"),
     ("dgram:/run/vm1,/run/vm2", "dgram:/run/vm1,/run/vm2"),
+    ("dgram:vm1,vm2", "dgram:vm1,vm2"),
+    ("stream:a,b,client", "stream:a,b,client"),
+    ("stream:a,b/c", "stream:a,b/c"),
 ];
 
 /// As given, byte of the caret, a part of the message.
@@ -190,6 +193,8 @@ const BAD: &[(&str, usize, &str)] = &[
     ("stream:", 7, "path is missing"),
     ("stream:a\0b", 8, "NUL"),
     ("stream:,server", 7, "path is missing"),
+    ("stream:/run/vm1,sever", 16, "`server` or `client`"),
+    ("stream:a,client,b", 16, "`server` or `client`"),
     ("dgram:,/run/peer", 6, "path is missing"),
     ("dgram:own,", 10, "behind the comma"),
     ("dgram:", 6, "path is missing"),

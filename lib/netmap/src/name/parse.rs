@@ -7,7 +7,7 @@ use super::NameFault::{
     Contradiction, Missing, NumberMissing, OutOfRange, Pipe, TooLong, Unexpected, UnknownKind,
 };
 use super::{
-    Address, Dashes, FLAG_LETTERS, NAME_MOST, NameError, NameFault, NameFlags, NicDriver,
+    Address, Behind, Dashes, FLAG_LETTERS, NAME_MOST, NameError, NameFault, NameFlags, NicDriver,
     PciAddress, PipeEnd, PipeName, PortName, RingSel, Scheme, Syntax, XdpMode,
 };
 
@@ -154,7 +154,7 @@ impl<'a> Cursor<'a> {
                 self.path("a file name is missing behind the colon (`-` is stdin or stdout)")?
                     .into(),
             ),
-            Syntax::Socket => Address::Socket(self.socket()?.into()),
+            Syntax::Socket { behind } => Address::Socket(self.socket(behind)?.into()),
             Syntax::Interface { dashes } => Address::Interface(self.interface(dashes)?),
             Syntax::Pci => Address::Pci(self.pci()?),
             Syntax::Nothing | Syntax::SwitchPort => Address::Nothing,
@@ -173,7 +173,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A path, and what a kind of socket takes behind a comma.
-    fn socket(&mut self) -> Result<&'a str, NameError> {
+    fn socket(&mut self, behind: Behind) -> Result<&'a str, NameError> {
         const MISSING: &str = "a socket's path is missing behind the colon";
         let name = self.path(MISSING)?;
         if name.starts_with(',') {
@@ -183,6 +183,18 @@ impl<'a> Cursor<'a> {
             return self.fail_at(
                 self.name.len(),
                 Missing("something is missing behind the comma: a stream's side, or a peer's path"),
+            );
+        }
+        if let (Behind::Side, Some((path, word))) = (behind, name.rsplit_once(','))
+            && !matches!(word, "server" | "client")
+            && !word.contains('/')
+        {
+            let at = self.name.len() - name.len() + path.len() + 1;
+            return self.fail_at(
+                at,
+                Unexpected(
+                    "behind the comma stands `server` or `client`; a path that has a comma itself takes one of them behind it",
+                ),
             );
         }
         Ok(name)

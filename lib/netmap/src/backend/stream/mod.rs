@@ -27,8 +27,8 @@ use crate::backend::packets::Packets;
 use crate::backend::socket_file::{SocketFile, connect_to, is_vacant, no_peer, why_no_peer};
 use crate::backend::socket_wait::SocketWait;
 use crate::backend::{Device, Sent};
-use crate::error::{Error, Invalid, Result};
-use crate::name::{Capabilities, Scheme, Syntax};
+use crate::error::{Error, Result};
+use crate::name::{Behind, Capabilities, Scheme, Syntax};
 use crate::netlink::Link;
 use crate::wait::Interest;
 use inbox::{Inbox, Next};
@@ -46,7 +46,7 @@ const CAPABILITIES: Capabilities = Capabilities::RECEIVE.union(Capabilities::LIN
 pub const KIND: Kind = Kind {
     scheme: Scheme {
         prefix: "stream",
-        syntax: Syntax::Socket,
+        syntax: Syntax::Socket { behind: Behind::Side },
         is_bare: |_| false,
         capabilities: CAPABILITIES,
     },
@@ -100,17 +100,15 @@ struct Notes {
     unmet: Option<String>,
 }
 
-/// The path, and the side if the name says which: what is behind the last comma, unless that is within the path.
-fn sides<'a>(port: &str, name: &'a str) -> Result<(&'a Path, Option<bool>)> {
+/// The path, and the side if the name says which: what is behind the last comma, unless that is within the path. Names with
+/// other words there are none (`Behind::Side`).
+fn sides(name: &str) -> (&Path, Option<bool>) {
     let (path, is_server) = match name.rsplit_once(',') {
         Some((path, "server")) => (path, Some(true)),
         Some((path, "client")) => (path, Some(false)),
-        Some((_, word)) if !word.contains('/') => {
-            return Err(Error::invalid(port, Invalid::SocketSide { word: word.to_owned() }));
-        }
         _ => (name, None),
     };
-    Ok((Path::new(path), is_server))
+    (Path::new(path), is_server)
 }
 
 /// Whether an error says that the process or the machine has no more of something now.
@@ -123,7 +121,7 @@ impl Stream {
     /// Opens the port `port`, of which `name` is what is behind the colon: a path, and `,server` or `,client`.
     /// Without either it is the client of whoever listens there, else the server.
     pub fn open(port: &str, name: &str) -> Result<Self> {
-        let (path, is_server) = sides(port, name)?;
+        let (path, is_server) = sides(name);
         let failed = |errno: Errno| Error::io("make a socket for", path)(errno);
         let first =
             if is_server == Some(true) { None } else { Some(connect_to(path, SockType::Stream)) };
