@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -175,10 +175,11 @@ fn what_a_port_that_goes_sent_last_has_the_headers_that_it_had() {
             let own = if lent { 0 } else { 12 };
             let options = Options { vnet_hdr_len: Some(own), ..slots(64) };
             let mut port = open("valeB:x", &options);
+            // Whoever sees it need not have looked since.
+            let mut monitor = open("valeB:x/t", &Options::default());
             if lent {
                 port.borrow_vnet_hdr_len(12).expect("lent");
             }
-            let mut monitor = open("valeB:x/t", &Options::default());
             let packet = [&[0; 12][..], &frame(0xff, 1, 1, 60)].concat();
             send(&mut port, &packet);
             drop(port);
@@ -188,6 +189,45 @@ fn what_a_port_that_goes_sent_last_has_the_headers_that_it_had() {
             let _next = open("valeB:x", &slots(64));
             assert_eq!(monitor.vnet_hdr_len(), 12, "lent: {lent}");
         }
+    });
+}
+
+#[test]
+fn what_a_killed_process_sent_last_has_the_headers_that_its_port_had() {
+    const NAME: &str = "what_a_killed_process_sent_last_has_the_headers_that_its_port_had";
+    if std::env::var_os(CHILD).is_some() {
+        let mut port = Port::open("valeB:x").expect("opened");
+        println!("ready");
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).expect("the monitor is there");
+        port.borrow_vnet_hdr_len(12).expect("lent");
+        send(&mut port, &[&[0; 12][..], &frame(0xff, 1, 1, 60)].concat());
+        println!("ready");
+        loop {
+            std::thread::park();
+        }
+    }
+    in_own_root(NAME, |_| {
+        let _neighbour = open("valeB:y", &slots(64));
+        let mut child = Command::new(std::env::current_exe().expect("the test binary"))
+            .args([NAME, "--exact", "--nocapture"])
+            .env(CHILD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut ready = || lines.any(|line| line.expect("text").contains("ready"));
+        assert!(ready());
+        let mut monitor = open("valeB:x/t", &Options::default());
+        child.stdin.take().expect("piped").write_all(b"\n").expect("it reads");
+        assert!(ready());
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+        let _next = open("valeB:x", &slots(64)); // clears it away
+        assert_eq!(monitor.vnet_hdr_len(), 12);
+        let packet = [&[0; 12][..], &frame(0xff, 1, 1, 60)].concat();
+        assert_eq!(read(&mut monitor, 0, 9), [packet]);
     });
 }
 

@@ -50,8 +50,6 @@ pub struct ValePort {
     pub(crate) at: Attached,
     /// It is no port of the switch, but sees one.
     is_monitor: bool,
-    /// The length of the headers that a monitor saw last.
-    header: std::cell::Cell<u8>,
     forwarder: Forwarder,
     peers: Peers,
     death_checks: DeathChecks,
@@ -73,11 +71,10 @@ impl ValePort {
         let (death_checks, skipped, reinits) = (DeathChecks::default(), 0, 0);
         let peers = Peers::new();
         let is_monitor = at.switch.monitor(at.port.file.shape.index).is_some();
-        let port = Self {
+        Self {
             bell,
             at,
             is_monitor,
-            header: std::cell::Cell::new(0),
             forwarder,
             peers,
             armed,
@@ -85,9 +82,7 @@ impl ValePort {
             skipped,
             reinits,
             death_checks,
-        };
-        port.vnet_hdr_len(); // a monitor has seen it from now on
-        port
+        }
     }
 
     /// TX ring `i` in memory.
@@ -378,10 +373,11 @@ impl Adapter for ValePort {
     }
 
     fn vnet_hdr_len(&self) -> u8 {
+        let index = self.at.port.file.shape.index;
         if self.is_monitor {
-            return self.header_seen();
+            return self.at.switch.header_seen(index);
         }
-        self.at.switch.header_of(self.at.port.file.shape.index)
+        self.at.switch.header_of(index)
     }
 
     fn set_vnet_hdr_len(&mut self, name: &PortName, len: u8) -> Result<()> {

@@ -3,7 +3,6 @@
 use crate::error::{Error, Invalid, Result};
 use crate::name::{Capabilities, NameFlags, PortName, RingSel};
 use crate::sync::core_atomic::Ordering;
-use crate::sync::fence;
 use crate::vale::lifecycle::switch::Switch;
 use crate::vale::port::ValePort;
 use crate::vale::state::ids::{PortIndex, RingNumber};
@@ -63,19 +62,6 @@ impl ValePort {
         let shape = &self.at.port.file.shape;
         let now = self.at.switch.monitor(shape.index);
         now.filter(|(generation, _)| *generation == shape.generation)?.1.of
-    }
-
-    /// The length of the headers of the port that this monitor sees, or saw last: what came from it may not have been read yet.
-    pub(super) fn header_seen(&self) -> u8 {
-        if let Some(of) = self.sees() {
-            let len = self.at.switch.header_of(of);
-            // A port that goes is seen no more before its header is taken away.
-            fence(Ordering::Acquire);
-            if self.sees() == Some(of) {
-                self.header.set(len);
-            }
-        }
-        self.header.get()
     }
 
     /// Whether the port that this monitor saw has gone, and all that it saw has been read.

@@ -200,8 +200,11 @@ impl SwitchFile {
     pub fn set_header(&self, _lock: &RootLock, index: PortIndex, header: u8) {
         let flags = &self.ports()[index.at()].flags;
         let others = flags.load(Ordering::Relaxed) & !(0xff << HEADER_SHIFT);
-        flags.store(others | u64::from(header) << HEADER_SHIFT, Ordering::Relaxed);
-        self.note(HEADERS, PortIndex::all().any(|i| self.header_of(i) != 0));
+        // Release pairs with the Acquire in `header_seen`.
+        flags.store(others | u64::from(header) << HEADER_SHIFT, Ordering::Release);
+        // Monitors send nothing, and get what there is.
+        let is_port = |i: &PortIndex| self.monitor(*i).is_none();
+        self.note(HEADERS, PortIndex::all().filter(is_port).any(|i| self.header_of(i) != 0));
     }
 
     /// Says how many bits offsets have in the slots of the port at `index`, 1 to 64; 0: there are none.

@@ -110,6 +110,30 @@ fn what_a_port_is_and_has_does_not_change_with_the_rest() {
 }
 
 #[test]
+fn monitor_has_the_headers_of_what_it_saw_until_it_goes() {
+    let (_temp, dir, lock) = rig();
+    let switch = SwitchFile::create(&dir, "valeA", 1, 2).unwrap();
+    let x = add(&switch, &lock, "x");
+    let watch = Watch { of: Some(x), ring: None, tx: true, rx: true, zero_copy: false };
+    let (monitor, _) = switch.reserve_port(&lock, &NewName::MonitorOf("x", watch), "1").unwrap();
+    switch.list_port(&lock, monitor);
+    switch.activate_port(&lock, monitor);
+    for len in [12, 0, 10] {
+        switch.set_header(&lock, x, len);
+        assert_eq!(switch.header_seen(monitor), len);
+    }
+    switch.unlist_port(&lock, x);
+    assert_eq!(switch.header_seen(monitor), 10);
+    assert!(!switch.modes().headers, "nobody sends or gets any");
+    switch.free_port(&lock, x);
+    assert_eq!(add(&switch, &lock, "y"), x, "the place is another's");
+    switch.set_header(&lock, x, 12);
+    assert_eq!(switch.header_seen(monitor), 10);
+    switch.unlist_port(&lock, monitor);
+    assert_eq!(switch.header_of(monitor), 0);
+}
+
+#[test]
 fn words_that_a_peer_scribbled_over_are_taken_for_what_they_can_be() {
     let (temp, dir, lock) = rig();
     let switch = SwitchFile::create(&dir, "valeA", 1, 2).unwrap();

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   mirror    its index stands in the flags of the port that it sees
-//!   monitor   its own flags say which port it sees, and what of it; a set in the header has them all
+//!   monitor   its own flags say which port it sees, and what of it, and once that has gone, which headers it had;
+//!             a set in the header has them all
 //! ```
 //!
 //! Who writes: the holder of the root's lock. Invariant: nobody sees a port that is no longer the one that was
@@ -10,6 +11,7 @@
 //! exactly while there are some, by two bits of the switch's flags.
 
 use super::*;
+use crate::sync::fence;
 
 impl SwitchFile {
     /// The port that gets copies of what the port at `index` sends and receives.
@@ -34,6 +36,21 @@ impl SwitchFile {
             PortKind::Monitor(watch) if generation != Generation::NONE => Some((generation, watch)),
             _ => None,
         }
+    }
+
+    /// The length of the headers of the port that the monitor at `index` sees, or saw last: what came from it may not have been
+    /// read yet.
+    pub fn header_seen(&self, index: PortIndex) -> u8 {
+        let sees = || self.monitor(index).and_then(|(_, watch)| watch.of);
+        if let Some(of) = sees() {
+            let len = self.header_of(of);
+            // Pairs with the Release in `set_header`: a port that goes is seen no more before its header is taken away.
+            fence(Ordering::Acquire);
+            if sees() == Some(of) {
+                return len;
+            }
+        }
+        self.header_of(index)
     }
 
     /// Whether some monitor sees the port at `index`.
@@ -86,11 +103,12 @@ impl SwitchFile {
         self.tell_senders(lock);
     }
 
-    /// Lets a monitor see nothing any more.
+    /// Lets a monitor see nothing any more. Its entry says from then on which headers the packets have that it saw.
     fn blind(&self, index: PortIndex, watch: Watch) {
         let flags = &self.ports()[index.at()].flags;
-        let others = flags.load(Ordering::Relaxed) & !PortKind::BITS;
+        let header = watch.of.map_or(0, |of| self.header_of(of));
+        let others = flags.load(Ordering::Relaxed) & !(PortKind::BITS | 0xff << HEADER_SHIFT);
         let kind = PortKind::Monitor(Watch { of: None, ..watch });
-        flags.store(others | kind.pack(), Ordering::Release);
+        flags.store(others | kind.pack() | u64::from(header) << HEADER_SHIFT, Ordering::Release);
     }
 }
