@@ -168,6 +168,40 @@ fn length_that_is_lent_is_nobody_elses_to_change() {
 }
 
 #[test]
+fn nothing_is_discarded_where_the_length_stays_or_somebody_else_reads() {
+    in_own_root("nothing_is_discarded_where_the_length_stays_or_somebody_else_reads", |_| {
+        control::create_port(&name("valeB:x"), &slots(64)).expect("made");
+        let mut other = open("valeB:y", &slots(64));
+        let mut user = open("valeB:x", &Options::default());
+        send(&mut other, &frame(0xff, 2, 1, 60));
+        user.borrow_vnet_hdr_len(0).expect("lent");
+        drop(user);
+        let mut next = open("valeB:x", &Options::default());
+        assert_eq!(
+            read(&mut next, 0, 9),
+            [frame(0xff, 2, 1, 60)],
+            "the port had no headers before"
+        );
+        // Who has it open beside a borrower reads its length, and what came with it.
+        let mut borrower = open("valeB:x", &Options::default());
+        borrower.borrow_vnet_hdr_len(12).expect("lent");
+        send(&mut other, &frame(0xff, 2, 2, 60));
+        next.borrow_vnet_hdr_len(12).expect("lent");
+        next.set_vnet_hdr_len(12).expect("the same"); // which ends that loan
+        control::set_vnet_hdr_len(&name("valeB:x"), 12).expect("the same");
+        let with_header = [&[0; 12][..], &frame(0xff, 2, 2, 60)].concat();
+        assert_eq!(read(&mut next, 0, 9), [with_header]);
+        borrower.set_vnet_hdr_len(0).expect("nobody else has it on loan");
+        borrower.borrow_vnet_hdr_len(12).expect("lent");
+        let with_header = [&[0; 12][..], &frame(0xff, 2, 3, 60)].concat();
+        send(&mut other, &frame(0xff, 2, 3, 60));
+        drop(borrower);
+        assert_eq!(next.vnet_hdr_len(), 0);
+        assert_eq!(read(&mut next, 0, 9), [with_header]);
+    });
+}
+
+#[test]
 fn what_a_port_that_goes_sent_last_has_the_headers_that_it_had() {
     in_own_root("what_a_port_that_goes_sent_last_has_the_headers_that_it_had", |_| {
         let _neighbour = open("valeB:y", &slots(64));

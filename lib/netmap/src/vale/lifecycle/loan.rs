@@ -5,7 +5,8 @@
 //! has the headers that it had before the first, and what was queued in the one form is never read or sent in the other, but
 //! discarded.
 //!
-//! The handle's entry says what it borrowed before the port's entry changes, so a death in between is one after.
+//! The handle's entry says what it borrowed before the port's entry changes, so a death in between is one after. What another
+//! loan has changed is taken back before, so that there is one change that a death may leave, and an entry that tells of it.
 
 use std::time::{Duration, Instant};
 
@@ -42,14 +43,20 @@ pub fn lend(
         return Err(Error::NotFound { name: format!("port of {} any more", switch.name()) });
     }
     refuse_another(switch, port, Some(id), len)?;
-    let mut loans = switch.handles().all().filter(|h| h.port == port).filter_map(|h| h.loan);
+    let had = switch.header_of(port);
+    let loans = || switch.handles().all().filter(|h| h.port == port && h.loan.is_some());
+    // Of the dead, or this handle's own.
+    for handle in loans().filter(|h| h.loan.is_some_and(|loan| loan.lent != len)) {
+        take_back(switch, &lock, &handle, id);
+        switch.handles().lend(&lock, handle.index, None);
+    }
+    let mut loans = loans().filter_map(|h| h.loan);
     let before = loans.next().map_or(switch.header_of(port), |loan| loan.before);
     switch.handles().lend(&lock, id.index, Some(Loan { before, lent: len }));
     if switch.header_of(port) != len {
         switch.set_header(&lock, port, len);
-        discard(switch, files, bound)?;
     }
-    Ok(())
+    if had == len { Ok(()) } else { discard(switch, files, bound) }
 }
 
 /// Chooses headers of `len` bytes, one of `HEADER_LENGTHS`, for the port itself. The handle `by`, if one asks, has nothing on loan any more.
@@ -91,6 +98,12 @@ fn refuse_another(switch: &Switch, port: PortIndex, but: Option<HandleId>, len: 
 
 /// Before a handle that is no more is freed: ends its loan.
 pub fn end(switch: &Switch, lock: &RootLock, handle: &ListedHandle) {
+    take_back(switch, lock, handle, handle.id);
+}
+
+/// Gives a port the headers that it had before a handle's loan, unless another one has some as well. Rings that only the dead have
+/// bound, or `but`, are emptied.
+fn take_back(switch: &Switch, lock: &RootLock, handle: &ListedHandle, but: HandleId) {
     // The entry is what some process wrote.
     let Some(loan) = handle.loan.filter(|loan| HEADER_LENGTHS.contains(&loan.before)) else {
         return;
@@ -103,7 +116,7 @@ pub fn end(switch: &Switch, lock: &RootLock, handle: &ListedHandle) {
         return;
     }
     switch.set_header(lock, handle.port, loan.before);
-    discard_unused(switch, handle.port, Some(handle.id));
+    discard_unused(switch, handle.port, Some(but));
 }
 
 /// Empties the rings of a port but those that somebody who lives has bound, other than `but`: who has may have read how things are, and has
@@ -179,3 +192,6 @@ fn discard_received(
         switch.ring(waits, None);
     }
 }
+
+#[cfg(test)]
+mod tests;
