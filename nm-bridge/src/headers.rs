@@ -68,9 +68,10 @@ impl Headers {
             self.news =
                 Some(format!("frames of {of} carry virtio-net headers of {header} bytes now"));
         }
+        // Before: a port that gets other headers empties its rings, and says nothing of what was there.
+        let (there, back) = (discard_received(a) + withdraw(b), discard_received(b) + withdraw(a));
         agree(a, b, header)?;
         self.agreed = header;
-        let (there, back) = (discard_received(a) + withdraw(b), discard_received(b) + withdraw(a));
         Ok([there, back])
     }
 

@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use netmap::{Interest, Port, Wait};
@@ -59,6 +59,8 @@ tests! {
     bridge_however_it_ends_leaves_no_headers_on_a_port_that_stays
     headers_of_a_bridges_ports_are_nobody_elses_to_choose
     capture_follows_the_headers_of_the_port_that_it_sees
+    what_came_before_headers_changed_is_discarded_and_counted
+    headers_that_a_peer_wrote_are_taken_back
     idle_bridge_sleeps_in_both_modes
     sleeping_bridge_wakes_for_a_single_packet
     count_and_duration_end_the_run
@@ -390,6 +392,91 @@ mod bodies {
         let mut captured = frames(&output);
         captured.dedup();
         assert_eq!(captured, [0, 1, 2].map(|number| frame(number, 80)));
+    }
+
+    pub fn what_came_before_headers_changed_is_discarded_and_counted() {
+        for swapped in [false, true] {
+            let (mut left, _neighbour) = (port("valeA:left"), port("valeA:neighbour"));
+            let few = netmap::Options { rx_slots: Some(64), ..netmap::Options::default() };
+            let name = "valeB:right".parse().expect("a name");
+            let mut right = Port::open_with(&name, &few).expect("opened");
+            with_backpressure("valeB");
+            let mut ends = ["valeA:left/t", "valeB:y"];
+            if swapped {
+                ends.reverse();
+            }
+            let mut command = nm_bridge(&ends);
+            command.stderr(Stdio::piped());
+            let mut bridge = Bridge::start(command);
+            let mut stderr = bridge.stderr().expect("piped");
+            for number in 0..100 {
+                send(&mut left, &frame(number, 80));
+            }
+            // That many fit. The bridge has the others to send.
+            until("a full ring", || {
+                right.rxsync().expect("rxsync");
+                (right.rx(0).available() == 63).then_some(())
+            });
+            until("the bridge to have taken all", || {
+                bridge.signal(Signal::SIGUSR1);
+                let totals = bridge.record();
+                let packets = |way: &str| totals[format!("{way}_packets")].as_u64();
+                (packets("a_to_b").max(packets("b_to_a")) == Some(100)).then_some(())
+            });
+            bridge.stop_in_its_sleep();
+            // In two slots, and in one.
+            for (number, len) in [(100, 3000), (101, 80), (102, 80)] {
+                send(&mut left, &frame(number, len));
+            }
+            left.borrow_vnet_hdr_len(12).expect("lent");
+            bridge.signal(Signal::SIGCONT);
+            until("the same headers", || (port("valeB:y").vnet_hdr_len() == 12).then_some(()));
+            for number in 0..63 {
+                assert_eq!(receive(&mut right), frame(number, 80));
+            }
+            send(&mut left, &[vec![0; 12], frame(103, 80)].concat());
+            assert_eq!(receive(&mut right), frame(103, 80));
+            let (_, end) = bridge.stop();
+            let drops = ["a_to_b_drops", "b_to_a_drops"].map(|way| end[way].as_u64());
+            assert_eq!(drops[usize::from(swapped)], Some(37 + 3), "{end}");
+            assert_eq!(drops[usize::from(!swapped)], Some(0), "{end}");
+            let mut said = String::new();
+            stderr.read_to_string(&mut said).expect("text");
+            let news = "frames of valeA:left/t carry virtio-net headers of 12 bytes now";
+            assert!(said.contains(news), "{said}");
+        }
+    }
+
+    pub fn headers_that_a_peer_wrote_are_taken_back() {
+        let name: netmap::PortName = "valeA:x".parse().expect("a name");
+        netmap::control::create_port(&name, &netmap::Options::default()).expect("made");
+        let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
+        let root = std::env::var_os("NETMAP_ROOT").expect("it is set");
+        let switch = std::path::Path::new(&root).join("valeA/switch");
+        let read = || std::fs::read(&switch).expect("the file of the switch");
+        // Where the length is, and that some port has one.
+        let none = read();
+        netmap::control::set_vnet_hdr_len(&name, 12).expect("set");
+        let some = read();
+        netmap::control::set_vnet_hdr_len(&name, 0).expect("set");
+        let at = (0..none.len()).find(|&i| (none[i], some[i]) == (0, 12)).expect("a length");
+        let mut command = nm_bridge(&["valeA:x", "valeB:y"]);
+        command.stderr(Stdio::piped());
+        let mut bridge = Bridge::start(command);
+        let mut stderr = bridge.stderr().expect("piped");
+        let file = std::fs::File::options().write(true).open(&switch).expect("it is ours");
+        std::os::unix::fs::FileExt::write_all_at(&file, &[12], at as u64).expect("written");
+        until("its own headers", || {
+            send(&mut left, &frame(1, 80)); // by whom the bridge is woken
+            (port("valeA:x").vnet_hdr_len() == 0).then_some(())
+        });
+        while receive_within(&mut right, Duration::ZERO).is_some() {}
+        send(&mut left, &frame(2, 80));
+        until("a frame", || (receive(&mut right) == frame(2, 80)).then_some(()));
+        assert!(bridge.stop().0.success());
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).expect("text");
+        assert!(!said.contains("carry"), "nothing has changed: {said}");
     }
 
     fn file_bytes(path: &std::path::Path) -> u64 {
