@@ -23,8 +23,9 @@ use crate::vale::state::owner::Taken;
 use crate::vale::state::portfiles::PortFiles;
 use crate::vale::state::switch::HEADER_LENGTHS;
 
-/// How long senders in the middle of a batch are waited for in all.
-const LONGEST_WAIT: Duration = Duration::from_millis(20);
+/// How long senders in the middle of a batch are waited for in all: some turns of a processor that ten share. Only one that is stopped, or
+/// that lies, takes longer.
+const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
 /// Lends a port headers of `len` bytes, one of `HEADER_LENGTHS`, for as long as the handle `id` lives, which binds the rings `bound`.
 ///
