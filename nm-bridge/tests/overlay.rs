@@ -143,6 +143,23 @@ fn wrong_usage_is_one_line_and_makes_nothing() {
 }
 
 #[test]
+fn names_lead_nowhere_else_and_only_its_own_files_are_removed() {
+    let name = name("e");
+    let long = "x".repeat(65);
+    for wrong in ["a/b", "..", "../shm/x", "-x", "a b", &long] {
+        let output = demo(wrong, &["down"]).output().expect("it runs");
+        assert!(output.status.code() == Some(2) && said(&output).contains("NM_OVERLAY"), "{wrong}");
+    }
+    // Somebody's switches.
+    let root = Path::new("/dev/shm").join(&name);
+    std::fs::create_dir_all(root.join("switches")).expect("made");
+    let output = demo(&name, &["down"]).output().expect("it runs");
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(root.join("switches").exists());
+    std::fs::remove_dir_all(root).expect("it is there");
+}
+
+#[test]
 fn bridge_that_fails_is_told_at_once_and_all_is_taken_down() {
     let test = "bridge_that_fails_is_told_at_once_and_all_is_taken_down";
     if let Some(reason) = unable() {

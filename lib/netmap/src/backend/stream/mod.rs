@@ -96,6 +96,8 @@ struct Notes {
     announced: u32,
     /// Peers that went before all that was sent to them had been handed over.
     deserted: u64,
+    /// Bytes of frames that a peer which is there has not taken at the end.
+    untaken: usize,
     /// Why the server that is looked for could not be connected to last, if that is not for want of one.
     unmet: Option<String>,
 }
@@ -425,7 +427,10 @@ impl Device for Stream {
             let (Some(peer), false) = (&self.peer, self.outbox.is_empty()) else { return Ok(()) };
             let mut waits = [PollFd::new(peer.as_fd(), PollFlags::POLLOUT)];
             match poll(&mut waits, LONGEST_DRAIN_MS) {
-                Ok(0) => return Ok(()),
+                Ok(0) => {
+                    self.notes.untaken = self.outbox.rest().len();
+                    return Ok(());
+                }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(self.failed("wait for the peer on")(errno)),
             }
@@ -445,7 +450,7 @@ impl Device for Stream {
 
     fn remarks(&self) -> Vec<String> {
         let path = self.path.display();
-        let Notes { cut, broken, announced, deserted, ref unmet } = self.notes;
+        let Notes { cut, broken, announced, deserted, untaken, ref unmet } = self.notes;
         let left_out = self.inbox.left_out();
         let mut remarks = Vec::new();
         let mut remark = |n: u64, what: &str| {
@@ -459,6 +464,10 @@ impl Device for Stream {
         remark(broken, &what);
         remark(cut, "peers that left in the middle of a frame");
         remark(deserted, "peers that left with frames under way to them");
+        remark(
+            untaken as u64,
+            "bytes of frames that the peer did not take at the end, though it was waited for",
+        );
         remarks.extend(unmet.as_ref().map(|why| format!("stream:{path}: no peer at last: {why}")));
         remarks
     }

@@ -91,6 +91,19 @@ fn what_is_no_frame_is_never_sent() {
 }
 
 #[test]
+fn what_a_peer_that_takes_nothing_leaves_at_the_end_is_told() {
+    let (_dir, _peer, mut device) = pair();
+    while device.send(&[9; 100]).unwrap() == Sent::Done {}
+    device.finish().unwrap();
+    let remarks = device.remarks();
+    let left = format!(
+        "did not take at the end, though it was waited for: {}",
+        device.outbox.rest().len()
+    );
+    assert!(remarks.iter().any(|remark| remark.ends_with(&left)), "{remarks:?}");
+}
+
+#[test]
 fn full_peer_takes_whole_frames_and_all_of_them_in_the_end() {
     let (_dir, mut peer, mut device) = pair();
     let frame = |n: u32| [&n.to_be_bytes()[..], &[9; 96]].concat();
