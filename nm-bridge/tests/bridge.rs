@@ -60,6 +60,7 @@ tests! {
     headers_of_a_bridges_ports_are_nobody_elses_to_choose
     capture_follows_the_headers_of_the_port_that_it_sees
     what_came_before_headers_changed_is_discarded_and_counted
+    headers_of_a_monitor_that_the_other_port_cannot_have_are_refused
     headers_that_a_peer_wrote_are_taken_back
     idle_bridge_sleeps_in_both_modes
     sleeping_bridge_wakes_for_a_single_packet
@@ -424,9 +425,9 @@ mod bodies {
                 (packets("a_to_b").max(packets("b_to_a")) == Some(100)).then_some(())
             });
             bridge.stop_in_its_sleep();
-            // In two slots, and in one.
-            for (number, len) in [(100, 3000), (101, 80), (102, 80)] {
-                send(&mut left, &frame(number, len));
+            // In two slots, in one, and one that begins as a header does: nobody else would drop it.
+            for packet in [frame(100, 3000), frame(101, 80), vec![0; 80]] {
+                send(&mut left, &packet);
             }
             left.borrow_vnet_hdr_len(12).expect("lent");
             bridge.signal(Signal::SIGCONT);
@@ -445,6 +446,14 @@ mod bodies {
             let news = "frames of valeA:left/t carry virtio-net headers of 12 bytes now";
             assert!(said.contains(news), "{said}");
         }
+    }
+
+    pub fn headers_of_a_monitor_that_the_other_port_cannot_have_are_refused() {
+        let _left = port("valeA:left@conf:vnet-hdr=12");
+        let output = nm_bridge(&["valeA:left/t", "null:"]).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let why = "valeA:left/t has virtio-net headers of 12 bytes, and null: of 0";
+        assert!(output.status.code() == Some(1) && said.contains(why), "{output:?}");
     }
 
     pub fn headers_that_a_peer_wrote_are_taken_back() {
