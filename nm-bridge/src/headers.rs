@@ -38,6 +38,8 @@ pub fn agree(a: &mut Port, b: &mut Port, header: u8) -> anyhow::Result<()> {
 #[derive(Debug)]
 pub struct Headers {
     agreed: u8,
+    /// Which ports' may change: those of switches, monitors among them. A device's are its user's, and asking it takes a lock.
+    may_change: [bool; 2],
     /// What has become of a monitor's, until it is told.
     news: Option<String>,
 }
@@ -47,13 +49,15 @@ pub type Discarded = [u64; 2];
 
 impl Headers {
     /// Of two ports that have agreed.
-    pub fn of(a: &Port) -> Headers {
-        Headers { agreed: a.vnet_hdr_len(), news: None }
+    pub fn of(a: &Port, b: &Port) -> Headers {
+        let may_change = [a, b].map(|port| port.name().switch_port().is_some());
+        Headers { agreed: a.vnet_hdr_len(), may_change, news: None }
     }
 
     /// Looks whether both ports still have them, and sees to it else.
     pub fn follow(&mut self, a: &mut Port, b: &mut Port) -> anyhow::Result<Discarded> {
-        let has = [a.vnet_hdr_len(), b.vnet_hdr_len()];
+        let now = |port: &Port, may: bool| if may { port.vnet_hdr_len() } else { self.agreed };
+        let has = [now(a, self.may_change[0]), now(b, self.may_change[1])];
         if has == [self.agreed; 2] {
             return Ok([0; 2]);
         }

@@ -180,7 +180,7 @@ impl<'a> Bridge<'a> {
             before: [a.counters(), b.counters()],
             far: Counters::default(),
             next_shared: begin,
-            headers: Headers::of(&a),
+            headers: Headers::of(&a, &b),
             a,
             b,
             mover,

@@ -93,7 +93,8 @@ impl<'a> Worker<'a> {
 
     /// Bytes in front of each frame. A monitor's are those of the port that it sees, and may change; nobody changes others.
     pub fn header(&self) -> usize {
-        if self.plan.own_header { self.port.vnet_hdr_len().into() } else { self.plan.recipe.vnet }
+        let may_change = self.plan.own_header && self.port.name().is_monitor();
+        if may_change { self.port.vnet_hdr_len().into() } else { self.plan.recipe.vnet }
     }
 
     /// Takes up to `want` packets out of what the run may still move; 0 ends the run. What moves in
