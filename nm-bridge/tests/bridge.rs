@@ -450,7 +450,8 @@ mod bodies {
 
     pub fn headers_of_a_monitor_that_the_other_port_cannot_have_are_refused() {
         let _left = port("valeA:left@conf:vnet-hdr=12");
-        let output = nm_bridge(&["valeA:left/t", "null:"]).output().expect("it runs");
+        let output =
+            nm_bridge(&["valeA:left/t", "null:", "--duration", "1s"]).output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr);
         let why = "valeA:left/t has virtio-net headers of 12 bytes, and null: of 0";
         assert!(output.status.code() == Some(1) && said.contains(why), "{output:?}");
