@@ -1,50 +1,18 @@
 //! nm-bridge as its users meet it: real processes, real switches, the library's own ports as ends.
-//!
-//! Each test runs in a process and a root directory of its own: the root is an environment variable,
-//! and a test that changed it under its neighbours' feet would be worse than none.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use netmap::{Interest, Port, Wait};
+use netmap::Port;
 use nix::sys::signal::Signal;
 use nm_capture::{Options, Reader, Writer};
 
-#[path = "../../lib/offload/tests/packet/mod.rs"]
-mod packet;
+#[path = "support/fresh.rs"]
+mod fresh;
 mod support;
-use offload::Header;
+use fresh::{frame, port, receive, receive_within, send, tests, with_backpressure};
 use support::{Bridge, TIMEOUT, nm_bridge, until};
-
-/// Set in the process that runs the body.
-const INSIDE: &str = "NM_BRIDGE_TEST_INSIDE";
-
-/// Runs `body` in a fresh process with a fresh root.
-fn in_fresh_root(name: &str, body: fn()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return body();
-    }
-    let root = tempfile::tempdir_in("/dev/shm").expect("a directory for the root");
-    let status = Command::new(std::env::current_exe().expect("this test"))
-        .args([name, "--exact", "--nocapture"])
-        .env("NETMAP_ROOT", root.path())
-        .env(INSIDE, "1")
-        .status()
-        .expect("this test runs again");
-    assert!(status.success(), "{name}: {status}");
-}
-
-/// Declares tests that run each in a fresh root.
-macro_rules! tests {
-    ($($name:ident)*) => {$(
-        #[test]
-        fn $name() {
-            in_fresh_root(stringify!($name), bodies::$name);
-        }
-    )*};
-}
 
 tests! {
     two_switches_are_joined_both_ways_by_swapping
@@ -56,76 +24,15 @@ tests! {
     stuck_bridge_outlives_what_peers_do_to_the_root
     long_packets_pass_even_a_burst_of_one
     killed_bridge_leaves_names_and_neighbours_usable
-    bridge_however_it_ends_leaves_no_headers_on_a_port_that_stays
-    headers_of_a_bridges_ports_are_nobody_elses_to_choose
-    capture_follows_the_headers_of_the_port_that_it_sees
-    what_came_before_headers_changed_is_discarded_and_counted
-    headers_of_a_monitor_that_the_other_port_cannot_have_are_refused
-    headers_that_a_peer_wrote_are_taken_back
     idle_bridge_sleeps_in_both_modes
     sleeping_bridge_wakes_for_a_single_packet
     count_and_duration_end_the_run
     usr1_reports_and_term_reports_and_ends_well
     capture_replayed_comes_out_as_capture
-    capture_of_frames_with_headers_holds_complete_ones
     loopback_sends_packets_back
     loopback_of_a_port_that_is_on_no_switch_sends_packets_back
     peer_that_comes_and_goes_does_not_fill_the_log
     taken_port_is_a_failure_that_names_it
-}
-
-/// A frame to everybody, with its number, of `len` bytes.
-fn frame(number: u32, len: usize) -> Vec<u8> {
-    let mut frame = vec![0xee; len];
-    frame[..6].fill(0xff);
-    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
-    frame[14..18].copy_from_slice(&number.to_be_bytes());
-    frame
-}
-
-/// Sends one packet, whatever it takes.
-fn send(port: &mut Port, packet: &[u8]) {
-    until("room to send", || {
-        port.tx(0).push(packet).then_some(()).or_else(|| {
-            port.txsync().expect("txsync");
-            None
-        })
-    });
-    port.txsync().expect("txsync");
-}
-
-/// The next packet, or nothing within `time`.
-fn receive_within(port: &mut Port, time: Duration) -> Option<Vec<u8>> {
-    let end = Instant::now() + time;
-    port.rxsync().expect("rxsync");
-    while port.rx(0).available() == 0 {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return None;
-        }
-        port.wait(Interest::RX, Wait::Block, Some(left)).expect("wait");
-    }
-    let mut ring = port.rx(0);
-    let mut packet = Vec::new();
-    for i in 0..ring.available() {
-        let slot = ring.slot(i);
-        let begin = packet.len();
-        packet.resize(begin + slot.len(), 0);
-        slot.frame().copy_to(&mut packet[begin..]);
-        if !slot.more_frag() {
-            ring.advance(i + 1);
-            return Some(packet);
-        }
-    }
-    panic!("a packet without an end");
-}
-
-fn receive(port: &mut Port) -> Vec<u8> {
-    receive_within(port, TIMEOUT).expect("a packet")
-}
-
-fn port(name: &str) -> Port {
-    Port::open(name).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 mod bodies {
@@ -184,11 +91,6 @@ mod bodies {
         }
         let (_, end) = bridge.stop();
         assert_eq!(end["a_to_b_packets"], PACKETS);
-    }
-
-    fn with_backpressure(switch: &str) {
-        let switch = netmap::control::Switch::open(switch).expect("it has a port");
-        switch.set_backpressure(true).expect("it is ours");
     }
 
     /// Sends until the path is full and the sender stuck; returns how many were queued or sent.
@@ -327,172 +229,6 @@ mod bodies {
         }
     }
 
-    pub fn bridge_however_it_ends_leaves_no_headers_on_a_port_that_stays() {
-        let name = "valeA:x".parse().expect("a name");
-        netmap::control::create_port(&name, &netmap::Options::default()).expect("made");
-        let mut other = port("valeB:y@conf:vnet-hdr=12");
-        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-            let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y"]));
-            assert_eq!(port("valeA:x").vnet_hdr_len(), 12, "they have agreed");
-            bridge.signal(signal);
-            drop(bridge);
-            assert_eq!(port("valeA:x").vnet_hdr_len(), 0, "{signal}");
-            assert_eq!(other.vnet_hdr_len(), 12, "{signal}");
-        }
-        other.set_vnet_hdr_len(0).expect("set");
-    }
-
-    pub fn headers_of_a_bridges_ports_are_nobody_elses_to_choose() {
-        let name = |port: &str| port.parse::<netmap::PortName>().expect("a name");
-        let ends = ["valeA:x", "valeB:y"];
-        for end in ends {
-            netmap::control::create_port(&name(end), &netmap::Options::default()).expect("made");
-        }
-        let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
-        for (other, most) in [(ends[1], 12), ("null:", 10)] {
-            let bridge = Bridge::start(nm_bridge(&[ends[0], other]));
-            for len in [10, most] {
-                let refused = netmap::control::set_vnet_hdr_len(&name(ends[0]), len);
-                let e = refused.expect_err("it has it on loan").to_string();
-                assert!(e.contains(&format!("process {}", bridge.pid())), "{e}");
-            }
-            send(&mut left, &frame(1, 80));
-            if other == ends[1] {
-                assert_eq!(receive(&mut right), frame(1, 80));
-            }
-            bridge.signal(Signal::SIGKILL);
-            drop(bridge);
-            netmap::control::set_vnet_hdr_len(&name(ends[0]), 10).expect("nobody has it any more");
-            netmap::control::set_vnet_hdr_len(&name(ends[0]), 0).expect("nobody has it any more");
-        }
-    }
-
-    pub fn capture_follows_the_headers_of_the_port_that_it_sees() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let output = dir.path().join("out.pcap");
-        let capture = format!("pcap:{}", output.display());
-        let (mut left, _right) = (port("valeA:left"), port("valeA:right"));
-        let bridge = Bridge::start(nm_bridge(&["valeA:left/t", &capture]));
-        let packet = |number, header: usize| [vec![0; header], frame(number, 80)].concat();
-        for (number, header) in [(0, 0), (1, 12)] {
-            // As by a bridge to a tap that begins meanwhile. What is under way at that time may be lost.
-            left.borrow_vnet_hdr_len(header).expect("lent");
-            let before = file_bytes(&output);
-            until("a packet in the capture", || {
-                send(&mut left, &packet(number, header.into()));
-                std::thread::yield_now();
-                (file_bytes(&output) > before.max(24)).then_some(())
-            });
-        }
-        // The last ones of a port that goes have the headers that it had.
-        bridge.stop_in_its_sleep();
-        send(&mut left, &packet(2, 12));
-        drop(left);
-        bridge.signal(Signal::SIGCONT);
-        assert!(bridge.wait().0.success());
-        let mut captured = frames(&output);
-        captured.dedup();
-        assert_eq!(captured, [0, 1, 2].map(|number| frame(number, 80)));
-    }
-
-    pub fn what_came_before_headers_changed_is_discarded_and_counted() {
-        for swapped in [false, true] {
-            let (mut left, _neighbour) = (port("valeA:left"), port("valeA:neighbour"));
-            let few = netmap::Options { rx_slots: Some(64), ..netmap::Options::default() };
-            let name = "valeB:right".parse().expect("a name");
-            let mut right = Port::open_with(&name, &few).expect("opened");
-            with_backpressure("valeB");
-            let mut ends = ["valeA:left/t", "valeB:y"];
-            if swapped {
-                ends.reverse();
-            }
-            let mut command = nm_bridge(&ends);
-            command.stderr(Stdio::piped());
-            let mut bridge = Bridge::start(command);
-            let mut stderr = bridge.stderr().expect("piped");
-            for number in 0..100 {
-                send(&mut left, &frame(number, 80));
-            }
-            // That many fit. The bridge has the others to send.
-            until("a full ring", || {
-                right.rxsync().expect("rxsync");
-                (right.rx(0).available() == 63).then_some(())
-            });
-            until("the bridge to have taken all", || {
-                bridge.signal(Signal::SIGUSR1);
-                let totals = bridge.record();
-                let packets = |way: &str| totals[format!("{way}_packets")].as_u64();
-                (packets("a_to_b").max(packets("b_to_a")) == Some(100)).then_some(())
-            });
-            bridge.stop_in_its_sleep();
-            // In two slots, in one, and one that begins as a header does: nobody else would drop it.
-            for packet in [frame(100, 3000), frame(101, 80), vec![0; 80]] {
-                send(&mut left, &packet);
-            }
-            left.borrow_vnet_hdr_len(12).expect("lent");
-            bridge.signal(Signal::SIGCONT);
-            until("the same headers", || (port("valeB:y").vnet_hdr_len() == 12).then_some(()));
-            for number in 0..63 {
-                assert_eq!(receive(&mut right), frame(number, 80));
-            }
-            send(&mut left, &[vec![0; 12], frame(103, 80)].concat());
-            assert_eq!(receive(&mut right), frame(103, 80));
-            let (_, end) = bridge.stop();
-            let drops = ["a_to_b_drops", "b_to_a_drops"].map(|way| end[way].as_u64());
-            assert_eq!(drops[usize::from(swapped)], Some(37 + 3), "{end}");
-            assert_eq!(drops[usize::from(!swapped)], Some(0), "{end}");
-            let mut said = String::new();
-            stderr.read_to_string(&mut said).expect("text");
-            let news = "frames of valeA:left/t carry virtio-net headers of 12 bytes now";
-            assert!(said.contains(news), "{said}");
-        }
-    }
-
-    pub fn headers_of_a_monitor_that_the_other_port_cannot_have_are_refused() {
-        let _left = port("valeA:left@conf:vnet-hdr=12");
-        let output =
-            nm_bridge(&["valeA:left/t", "null:", "--duration", "1s"]).output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stderr);
-        let why = "valeA:left/t has virtio-net headers of 12 bytes, and null: of 0";
-        assert!(output.status.code() == Some(1) && said.contains(why), "{output:?}");
-    }
-
-    pub fn headers_that_a_peer_wrote_are_taken_back() {
-        let name: netmap::PortName = "valeA:x".parse().expect("a name");
-        netmap::control::create_port(&name, &netmap::Options::default()).expect("made");
-        let (mut left, mut right) = (port("valeA:left"), port("valeB:right"));
-        let root = std::env::var_os("NETMAP_ROOT").expect("it is set");
-        let switch = std::path::Path::new(&root).join("valeA/switch");
-        let read = || std::fs::read(&switch).expect("the file of the switch");
-        // Where the length is, and that some port has one.
-        let none = read();
-        netmap::control::set_vnet_hdr_len(&name, 12).expect("set");
-        let some = read();
-        netmap::control::set_vnet_hdr_len(&name, 0).expect("set");
-        let at = (0..none.len()).find(|&i| (none[i], some[i]) == (0, 12)).expect("a length");
-        let mut command = nm_bridge(&["valeA:x", "valeB:y"]);
-        command.stderr(Stdio::piped());
-        let mut bridge = Bridge::start(command);
-        let mut stderr = bridge.stderr().expect("piped");
-        let file = std::fs::File::options().write(true).open(&switch).expect("it is ours");
-        std::os::unix::fs::FileExt::write_all_at(&file, &[12], at as u64).expect("written");
-        until("its own headers", || {
-            send(&mut left, &frame(1, 80)); // by whom the bridge is woken
-            (port("valeA:x").vnet_hdr_len() == 0).then_some(())
-        });
-        while receive_within(&mut right, Duration::ZERO).is_some() {}
-        send(&mut left, &frame(2, 80));
-        until("a frame", || (receive(&mut right) == frame(2, 80)).then_some(()));
-        assert!(bridge.stop().0.success());
-        let mut said = String::new();
-        stderr.read_to_string(&mut said).expect("text");
-        assert!(!said.contains("carry"), "nothing has changed: {said}");
-    }
-
-    fn file_bytes(path: &std::path::Path) -> u64 {
-        std::fs::metadata(path).map_or(0, |file| file.len())
-    }
-
     fn idle(mode: &str) {
         let bridge = Bridge::start(nm_bridge(&["valeA:x", "valeB:y", "--wait-mode", mode]));
         // Nothing can be waited for when nothing is to happen.
@@ -572,44 +308,6 @@ mod bodies {
         assert_eq!(status.code(), Some(0));
         assert_eq!((&end["type"], &end["schema"]), (&"end".into(), &1.into()));
         assert_eq!((&end["a"], &end["b"]), (&"valeA:x".into(), &"valeB:y".into()));
-    }
-
-    pub fn capture_of_frames_with_headers_holds_complete_ones() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let output = dir.path().join("out.pcap");
-        let out = output.to_str().expect("text");
-        let headers = netmap::Options { vnet_hdr_len: Some(12), ..netmap::Options::default() };
-        let open = |name: &str| Port::open_with(&name.parse().expect("a name"), &headers);
-        let mut left = open("valeA:left").expect("opened");
-        let _right = open("valeB:right").expect("opened");
-        let ends = ["valeA:x@conf:vnet-hdr=12", "valeB:y@conf:vnet-hdr=12"];
-        let bridge =
-            Bridge::start(nm_bridge(&[ends[0], ends[1], "--count", "2", "--pcap-out", out]));
-        let packet = crate::packet::Packet::default();
-        let mut bytes = vec![0; 12];
-        packet.header(1000).write(&mut bytes);
-        bytes.extend(packet.frame(false));
-        for _ in 0..2 {
-            send(&mut left, &bytes);
-        }
-        assert!(bridge.wait().0.success());
-        let segments = packet.segments(1000);
-        assert_eq!(frames(&output), [segments.clone(), segments.clone()].concat());
-        // A monitor's packets have its port's headers; the port's do as well.
-        for source in ["valeA:left/t", "valeA:x@conf:vnet-hdr=12"] {
-            let output = dir.path().join(&source[6..7]);
-            let capture = format!("pcap:{}", output.display());
-            let bridge = Bridge::start(nm_bridge(&[source, &capture, "--count", "1"]));
-            send(&mut left, &bytes);
-            assert!(bridge.wait().0.success());
-            assert_eq!(frames(&output), segments, "{source}");
-        }
-    }
-
-    fn frames(path: &std::path::Path) -> Vec<Vec<u8>> {
-        let mut reader = Reader::open(path, Options::default()).expect("a capture");
-        let next = || reader.next().expect("readable").map(|packet| packet.data.to_vec());
-        std::iter::from_fn(next).collect()
     }
 
     pub fn capture_replayed_comes_out_as_capture() {

@@ -66,7 +66,6 @@ impl Bridge {
     }
 
     /// Stops it while it sleeps; SIGCONT has it go on.
-    #[allow(dead_code, reason = "not every test binary stops one")]
     pub fn stop_in_its_sleep(&self) {
         until("its sleep", || (self.stat()[0] == "S").then_some(()));
         self.signal(Signal::SIGSTOP);
