@@ -5,9 +5,8 @@ mod common;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{frame, in_own_root, read, slots};
+use common::{all_are, beside_a_sender, frame, in_own_root, read, slots};
 use netmap::control::{self, PortInfo, Switch};
 use netmap::error::InUse;
 use netmap::{Error, Options, Port};
@@ -268,37 +267,14 @@ fn what_a_killed_process_sent_last_has_the_headers_that_its_port_had() {
 #[test]
 fn what_neighbours_send_meanwhile_comes_in_the_form_that_is_lent() {
     in_own_root("what_neighbours_send_meanwhile_comes_in_the_form_that_is_lent", |_| {
-        let mut port = open("valeB:x", &slots(1024));
-        let mut neighbour = open("valeB:y", &slots(1024));
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    // As many as there is room for: one sync sends them all.
-                    while neighbour.tx(0).push(&frame(0xff, 2, 7, 60)) {}
-                    neighbour.txsync().expect("synced");
-                }
-            });
-            let mut all_fit = || {
-                for round in 0..500 {
-                    let lent = [12, 0][round % 2];
-                    port.borrow_vnet_hdr_len(lent).expect("lent");
-                    let packet = [&vec![0; lent.into()][..], &frame(0xff, 2, 7, 60)].concat();
-                    let mut seen = 0;
-                    while seen < 1500 {
-                        for found in read(&mut port, 0, 64) {
-                            if found != packet {
-                                return Err(format!("round {round}, packet {seen}: {found:?}"));
-                            }
-                            seen += 1;
-                        }
-                    }
-                }
-                Ok(())
-            };
-            let all_fit = all_fit();
-            done.store(true, Ordering::Relaxed);
-            all_fit.expect("packets have the headers that are lent");
+        let (mut port, bare) = (open("valeB:x", &slots(1024)), frame(0xff, 2, 7, 60));
+        beside_a_sender(open("valeB:y", &slots(1024)), &bare, || {
+            for round in 0..500 {
+                let lent = [12, 0][round % 2];
+                port.borrow_vnet_hdr_len(lent).expect("lent");
+                let packet = [&vec![0; lent.into()][..], &bare].concat();
+                all_are(&packet, 1500, &format!("round {round}"), || read(&mut port, 0, 64));
+            }
         });
     });
 }
@@ -307,33 +283,15 @@ fn what_neighbours_send_meanwhile_comes_in_the_form_that_is_lent() {
 fn nothing_that_came_before_a_length_was_chosen_is_read_with_it() {
     in_own_root("nothing_that_came_before_a_length_was_chosen_is_read_with_it", |_| {
         control::create_port(&name("valeB:stays"), &slots(1024)).expect("made");
-        let mut neighbour = open("valeB:y", &slots(1024));
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    while neighbour.tx(0).push(&frame(0xff, 2, 7, 60)) {}
-                    neighbour.txsync().expect("synced");
-                }
-            });
-            let all_fit = (0..100).try_for_each(|round| {
+        let bare = frame(0xff, 2, 7, 60);
+        beside_a_sender(open("valeB:y", &slots(1024)), &bare, || {
+            for round in 0..100 {
                 let len = [12, 0][round / 2 % 2];
                 let options = Options { vnet_hdr_len: Some(len), ..slots(1024) };
                 let mut port = open(["valeB:stays", "valeB:new"][round % 2], &options);
-                let packet = [&vec![0; len.into()][..], &frame(0xff, 2, 7, 60)].concat();
-                let mut seen = 0;
-                while seen < 1500 {
-                    for found in read(&mut port, 0, 64) {
-                        if found != packet {
-                            return Err(format!("round {round}, packet {seen}: {found:?}"));
-                        }
-                        seen += 1;
-                    }
-                }
-                Ok(())
-            });
-            done.store(true, Ordering::Relaxed);
-            all_fit.expect("packets have the headers that were chosen");
+                let packet = [&vec![0; len.into()][..], &bare].concat();
+                all_are(&packet, 1500, &format!("round {round}"), || read(&mut port, 0, 64));
+            }
         });
     });
 }

@@ -4,9 +4,8 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{frame, in_own_root, open, read, slots};
+use common::{all_are, beside_a_sender, frame, in_own_root, open, read, slots};
 use netmap::error::Errno;
 use netmap::{Offsets, Options, Port, SlotFlags};
 
@@ -232,34 +231,16 @@ fn what_neighbours_send_meanwhile_is_where_the_slots_say() {
             ["valeOn:stays", "valeOn:new"].map(|p| p.parse().unwrap());
         netmap::control::create_port(&ports[0], &slots(1024)).unwrap();
         let name = "valeOn:neighbour".parse().unwrap();
-        let mut neighbour = Port::open_with(&name, &slots(1024)).unwrap();
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    // As many as there is room for: one sync sends them all.
-                    while neighbour.tx(0).push(&frame(0xff, 2, 7, 60)) {}
-                    neighbour.txsync().unwrap();
-                }
-            });
-            let all_fit = (0..200).try_for_each(|round| {
+        let neighbour = Port::open_with(&name, &slots(1024)).unwrap();
+        let packet = frame(0xff, 2, 7, 60);
+        beside_a_sender(neighbour, &packet, || {
+            for round in 0..200 {
                 let offsets = Offsets { initial: 64 + round / 2 % 2 * 64, ..PORT };
                 let options = Options { offsets: Some(offsets), ..slots(1024) };
-                let port = Port::open_with(&ports[round as usize % 2], &options);
-                let mut port = port.map_err(|e| e.to_string())?;
-                let mut seen = 0;
-                while seen < 1500 {
-                    for (at, found) in read_at(&mut port) {
-                        if found != frame(0xff, 2, 7, 60) {
-                            return Err(format!("round {round}, packet {seen}, {at}: {found:?}"));
-                        }
-                        seen += 1;
-                    }
-                }
-                Ok(())
-            });
-            done.store(true, Ordering::Relaxed);
-            all_fit.expect("packets are where the slots say");
+                let mut port = Port::open_with(&ports[round as usize % 2], &options).unwrap();
+                let read = || read_at(&mut port).into_iter().map(|(_, packet)| packet).collect();
+                all_are(&packet, 1500, &format!("round {round}"), read);
+            }
         });
     });
 }

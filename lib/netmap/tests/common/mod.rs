@@ -117,6 +117,39 @@ pub fn send(port: &mut Port, number: u32) {
     port.txsync().expect("synced");
 }
 
+/// Does something while a neighbour sends that packet all the time, as many in a sync as its ring has room for.
+pub fn beside_a_sender(mut neighbour: Port, packet: &[u8], work: impl FnOnce()) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    struct End<'a>(&'a AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                while neighbour.tx(0).push(packet) {}
+                neighbour.txsync().expect("synced");
+            }
+        });
+        let _end = End(&done); // also if the work fails
+        work();
+    });
+}
+
+/// Takes so many packets at least from `read`, each of which is to be `packet`. `what` is told else.
+pub fn all_are(packet: &[u8], least: usize, what: &str, mut read: impl FnMut() -> Vec<Vec<u8>>) {
+    let mut seen = 0;
+    while seen < least {
+        for found in read() {
+            assert_eq!(found, packet, "{what}, packet {seen}");
+            seen += 1;
+        }
+    }
+}
+
 /// Sends numbered packets from one station to another until this process is killed.
 pub fn send_for_ever(mut port: Port, from: u32) -> ! {
     let mut next = from;
