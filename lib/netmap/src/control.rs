@@ -535,10 +535,7 @@ fn port_info(switch: &switch::Switch, listed: &Listed, handles: &[ListedHandle])
         persistent: listed.persistent,
         pipe_of: PipeName::of(&listed.name).map(|pipe| pipe.base.to_owned()),
         mirror: switch.mirror_of(listed.index).and_then(|to| switch.listed(to)).map(|to| to.name),
-        vnet_hdr_len: match listed.kind {
-            PortKind::Monitor(_) => switch.header_seen(listed.index),
-            PortKind::Switch => switch.header_of(listed.index),
-        },
+        vnet_hdr_len: switch.header_seen(listed.index),
         monitor: monitor_info(switch, listed.kind),
         damaged: None,
         tx_rings: 0,

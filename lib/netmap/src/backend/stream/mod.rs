@@ -3,8 +3,10 @@
 //!
 //! Invariants: one peer at a time, and the port outlives it: a server serves the next, a client tries again. What
 //! is sent while nobody is there is dropped and counted, as on a cable that is unplugged, so nothing old reaches
-//! the next peer. Padding of IPv4 packets to Ethernet's shortest frame is nobody's data, and is left out. What a peer sent before it went is read to its end. Whatever a peer sends, a read and the frames in
-//! it are all that a call looks at, and memory is bounded. Nothing shorter than an Ethernet header is ever sent: an empty frame would end QEMU's netdev for good.
+//! the next peer. What a peer sent before it went is read to its end. Whatever a peer sends, a read and the frames in
+//! it are all that a call looks at, and memory is bounded. Nothing shorter than an Ethernet header is ever sent: an
+//! empty frame would end QEMU's netdev for good. What pads an IPv4 packet to Ethernet's shortest frame is nobody's
+//! data, and is left out.
 //!
 //! Follows docs/design/host-and-nics.md, "Stream and datagram sockets".
 

@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, InUse, Result};
-use crate::options::{BoundRings, PerDirection};
+use crate::options::BoundRings;
 use crate::shm::lock::RootLock;
 use crate::vale::lifecycle::shared;
 use crate::vale::lifecycle::switch::Switch;
@@ -125,9 +125,7 @@ fn take_back(switch: &Switch, lock: &RootLock, handle: &ListedHandle, but: Handl
 fn discard_unused(switch: &Switch, index: PortIndex, but: Option<HandleId>) {
     let Some(listed) = switch.listed(index) else { return };
     if let Ok((port, _)) = shared::port(switch, &listed.name) {
-        let rings = &port.file.shape.rings;
-        let has = PerDirection { tx: rings.tx.len(), rx: rings.rx.len() };
-        let mut all = BoundRings::all(has);
+        let mut all = port.all_rings();
         for user in switch.live_handles_of(index).filter(|user| Some(user.id) != but) {
             all = all.without(&user.bound);
         }

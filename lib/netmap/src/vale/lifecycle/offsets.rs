@@ -7,7 +7,7 @@
 //! port is opened, if whoever freed the entry could not.
 
 use crate::error::{Error, Invalid, Result};
-use crate::options::{BoundRings, Offsets, PerDirection};
+use crate::options::Offsets;
 use crate::ring::RingRef;
 use crate::shm::lock::RootLock;
 use crate::shm::mem::STRIDE;
@@ -36,7 +36,7 @@ pub fn set(
     }
     write(port, mask, offsets.initial, offsets.tx_align);
     switch.set_offset_bits(lock, index, bits);
-    discard(switch, port, &all(port))
+    discard(switch, port, &port.all_rings())
 }
 
 /// What all slots and rings of a port say.
@@ -64,12 +64,7 @@ pub fn end(switch: &Switch, lock: &RootLock, index: PortIndex, but: Option<Handl
     // In this order: a sender that has looked at the bits finds offsets of 0, or is done before its ring is emptied.
     write(&port, 0, 0, 0);
     // Without a place among the processes, whoever opens the port does it again.
-    if discard(switch, &port, &all(&port)).is_ok() {
+    if discard(switch, &port, &port.all_rings()).is_ok() {
         switch.set_offset_bits(lock, index, 0);
     }
-}
-
-fn all(port: &PortFiles) -> BoundRings {
-    let rings = &port.file.shape.rings;
-    BoundRings::all(PerDirection { tx: rings.tx.len(), rx: rings.rx.len() })
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::options::{BoundRings, PerDirection};
 use crate::ring::RingRef;
 use crate::shm::mem::Region;
 use crate::vale::state::ids::RingNumber;
@@ -26,5 +27,11 @@ impl PortFiles {
     #[inline]
     pub fn rx_ring(&self, i: RingNumber) -> Option<RingRef<'_>> {
         self.file.shape.rings.rx_ring(&self.region, i)
+    }
+
+    /// The numbers of all its rings.
+    pub fn all_rings(&self) -> BoundRings {
+        let rings = &self.file.shape.rings;
+        BoundRings::all(PerDirection { tx: rings.tx.len(), rx: rings.rx.len() })
     }
 }

@@ -1,7 +1,7 @@
 //! Loans: what the dead leave of them, and what peers make up.
 
 use super::*;
-use crate::options::Options;
+use crate::options::{Options, PerDirection};
 use crate::shm::mem::Cell;
 use crate::vale::lifecycle::open::{Handle, open};
 use crate::vale::lifecycle::persist;

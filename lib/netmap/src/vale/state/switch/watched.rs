@@ -38,8 +38,8 @@ impl SwitchFile {
         }
     }
 
-    /// The length of the headers of the port that the monitor at `index` sees, or saw last: what came from it may not have been
-    /// read yet.
+    /// The length of the headers of the port at `index`; of a monitor, those of the port that it sees, or saw last: what came from it
+    /// may not have been read yet.
     pub fn header_seen(&self, index: PortIndex) -> u8 {
         let sees = || self.monitor(index).and_then(|(_, watch)| watch.of);
         if let Some(of) = sees() {
